@@ -1,0 +1,65 @@
+"""Wall time of a run by phase: what is left when the phases are taken off is training."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
+
+import torch
+
+Phase = Literal["evaluation", "compression", "compile", "checkpoint"]
+
+
+class Stopwatch:
+    """Seconds since it was made, by phase. Phases do not nest; the rest is ``training``.
+
+    On a GPU, work is queued: a phase waits for the device when it begins and when it ends, so that
+    each second is booked where it was caused.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._began = time.monotonic()
+        self._earlier = 0.0
+        self._phases: dict[str, float] = dict.fromkeys(get_args(Phase), 0.0)
+        self._running: tuple[str, float] | None = None
+
+    @contextmanager
+    def phase(self, name: Phase) -> Iterator[None]:
+        """Book the time inside the ``with`` block under ``name``, also when it raises."""
+        if name not in self._phases:
+            raise ValueError(f"unknown phase {name!r}; one of {', '.join(self._phases)}")
+        if self._running is not None:
+            raise RuntimeError(f"phase {name!r} inside phase {self._running[0]!r}; phases do not nest")
+        self._running = (name, self._now())
+        try:
+            yield
+        finally:
+            begin = self._running[1]
+            self._running = None
+            self._phases[name] += self._now() - begin
+
+    def seconds(self) -> dict[str, float]:
+        """``total``, ``training`` and every phase, until now; a phase that is running counts so far."""
+        now = self._now()
+        phases = dict(self._phases)
+        if self._running is not None:
+            name, begin = self._running
+            phases[name] += now - begin
+        total = self._earlier + now - self._began
+        return {"total": total, "training": total - sum(phases.values()), **phases}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The seconds until now, for a run that resumes."""
+        return self.seconds()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Add the seconds of the run that this one resumes."""
+        self._earlier += state["total"]
+        for name in self._phases:
+            self._phases[name] += state[name]
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.monotonic()

@@ -1,0 +1,114 @@
+"""Peak memory: measured in a run, estimated before one."""
+
+import resource
+import sys
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+from compressm_cli.accounting.probe import on_copy, training_step
+from compressm_cli.data.interface import Split
+
+
+class PeakMemory:
+    """Peak memory from ``start`` on: what PyTorch allocated on the GPU, or the process's resident set."""
+
+    def __init__(self, device: torch.device, process: Path = Path("/proc/self")) -> None:
+        self._device = device
+        self._process = process
+        self._reset = False
+
+    def start(self) -> None:
+        """Forget earlier peaks, where the system lets us."""
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+            return
+        try:
+            (self._process / "clear_refs").write_text("5")
+            self._reset = self._high_water_mark() is not None
+        except OSError:
+            self._reset = False
+
+    def result(self) -> dict[str, Any]:
+        """``bytes`` and ``kind``, which says what these bytes are and since when."""
+        if self._device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self._device)
+            return {"bytes": peak, "kind": "allocated by PyTorch on the GPU"}
+        if self._reset and (peak_resident := self._high_water_mark()) is not None:
+            return {"bytes": peak_resident, "kind": "resident set of the process"}
+        kind = "resident set of the process since it began (the system does not let its peak be reset)"
+        return {"bytes": _resident_since_start(), "kind": kind}
+
+    def _high_water_mark(self) -> int | None:
+        try:
+            status = (self._process / "status").read_text()
+        except OSError:
+            return None
+        for line in status.splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+        return None
+
+
+def estimate_training_bytes(model: nn.Module, batch: Split) -> int:
+    """Bytes of tensors that one training step with AdamW holds at its peak.
+
+    Parameters, buffers, two moments for every trained parameter, and the peak of all tensors that exist at
+    once between the first operator of the forward and the last of the backward (gradients among them), in
+    the precision of the parameters. Not included: short-lived buffers inside operators and the optimizer, the
+    allocator's reserve, the data set, and PyTorch itself (some 300 MB of resident memory, more with CUDA).
+    """
+    parameters = list(model.parameters())
+    moments = 2 * sum(_size(p) for p in parameters if p.requires_grad)
+    held = sum(_size(t) for t in [*parameters, *model.buffers()])
+    return held + moments + on_copy(model, batch, _peak_of_step)
+
+
+def _peak_of_step(model: nn.Module, batch: Split) -> int:
+    given = [t for t in (batch.inputs, batch.labels, batch.lengths) if t is not None]
+    with _LiveTensors([*model.parameters(), *model.buffers(), *given]) as live:
+        training_step(model, batch)
+    return live.peak
+
+
+class _LiveTensors(TorchDispatchMode):
+    """Follows the storages that operators create, each from its creation until nothing refers to it."""
+
+    def __init__(self, known: list[Tensor]) -> None:
+        super().__init__()
+        self.peak = 0
+        self._now = 0
+        self._known = weakref.WeakSet(t.untyped_storage() for t in known)
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        tree_map_only(Tensor, self._note, result)
+        return result
+
+    def _note(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage not in self._known:
+            self._known.add(storage)
+            self._now += storage.nbytes()
+            self.peak = max(self.peak, self._now)
+            weakref.finalize(storage, self._forget, storage.nbytes())
+
+    def _forget(self, size: int) -> None:
+        self._now -= size
+
+
+def _size(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _resident_since_start() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,81 @@
+"""Try a model out on a copy of it, without arithmetic where possible, and leave the model as it was."""
+
+import copy
+import warnings
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from compressm_cli.data.interface import DataSpec, Split
+
+T = TypeVar("T")
+
+
+def example_batch(spec: DataSpec, rows: int) -> Split:
+    """A batch of ``rows`` sequences of the longest length, all zeros; counting needs no more than its shapes.
+
+    All entries share one number in memory, so it is for reading only.
+    """
+    if (spec.features is None) == (spec.vocabulary is None):
+        raise ValueError("a data set has either features or a vocabulary")
+    if spec.features is None:
+        inputs = torch.zeros((), dtype=torch.int64).expand(rows, spec.length)
+    else:
+        inputs = torch.zeros(()).expand(rows, spec.length, spec.features)
+    return Split(inputs, torch.zeros((), dtype=torch.int64).expand(rows))
+
+
+def on_copy(model: nn.Module, batch: Split, measure: Callable[[nn.Module, Split], T]) -> T:
+    """``measure`` of a copy of the model and the batch; neither they nor the random state change.
+
+    The copy consists of fake tensors, which have a shape, a type and a device but no values: the same
+    operators run as on that device, without memory or arithmetic. A model that needs values (a branch on
+    data, an operator without a fake kernel) is copied for real instead, with a warning that says why.
+    The model must not be compiled nor wrapped for distributed training: give the module inside.
+    """
+    device = next((p.device for p in model.parameters()), batch.inputs.device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.enable_grad():
+        try:
+            with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+                return measure(_fake_model(model, fake), _fake_batch(batch, device))
+        except RuntimeError as error:  # what fake tensors raise where values are needed is one
+            reason = str(error).splitlines()[0]
+        warnings.warn(f"measured on a copy with values, since without them: {reason}", stacklevel=3)
+        twin = copy.deepcopy(model)
+        twin.zero_grad(set_to_none=True)
+        return measure(twin, batch.to(device))
+
+
+def training_step(model: nn.Module, batch: Split) -> None:
+    """Forward in training mode, cross-entropy, backward."""
+    model.train()
+    nn.functional.cross_entropy(model(batch.inputs, batch.lengths), batch.labels).backward()
+
+
+def inference(model: nn.Module, batch: Split) -> None:
+    """Forward in evaluation mode, without gradient."""
+    model.eval()
+    with torch.no_grad():
+        model(batch.inputs, batch.lengths)
+
+
+def _fake_model(model: nn.Module, fake: FakeTensorMode) -> nn.Module:
+    # Tensors are handed to deepcopy as if copied already, so that no second set of weights, nor of
+    # gradients, ever exists: on a GPU that would show up in the peak memory of the run.
+    twins: dict[int, object] = {
+        id(p): nn.Parameter(fake.from_tensor(p.detach()), requires_grad=p.requires_grad)
+        for p in model.parameters()
+    }
+    twins.update({id(b): fake.from_tensor(b.detach()) for b in model.buffers()})
+    return copy.deepcopy(model, twins)
+
+
+def _fake_batch(batch: Split, device: torch.device) -> Split:
+    def like(t: Tensor) -> Tensor:
+        return torch.empty(t.shape, dtype=t.dtype, device=device)
+
+    lengths = None if batch.lengths is None else like(batch.lengths)
+    return Split(like(batch.inputs), like(batch.labels), lengths)

@@ -1,0 +1,151 @@
+"""``compressm doctor``: what this machine offers, and what will be used of it."""
+
+import json
+import os
+import platform
+import sys
+from dataclasses import asdict, dataclass
+from importlib import import_module, metadata
+from pathlib import Path
+
+import click
+
+from compressm_cli import __version__
+from compressm_cli.cli.console import escape, stdout, table
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; ``ok`` is None where there is nothing to judge."""
+
+    group: str
+    name: str
+    ok: bool | None
+    detail: str
+
+
+LIBRARIES = (
+    ("numba", "numba", "recurrences on the CPU", "pip install numba"),
+    ("datasets", "datasets", "data from files and from the hub", "pip install datasets"),
+    ("triton", "triton", "fused kernels on CUDA", "comes with the CUDA builds of torch"),
+    ("mamba_ssm", "mamba-ssm", "fused Mamba layers on CUDA", "pip install 'compressm[mamba]'"),
+)
+"""Module, distribution, what it is for, how to get it."""
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+def doctor(as_json: bool) -> None:
+    """Show what this machine offers, and what will be used of it. Makes no network access."""
+    found = findings()
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in found], indent=2))
+        return
+    for group in dict.fromkeys(finding.group for finding in found):
+        rows = table(group, "", "")
+        for finding in found:
+            if finding.group == group:
+                mark = {True: "[green]yes[/]", False: "[yellow]no[/]", None: ""}[finding.ok]
+                rows.add_row(escape(finding.name), mark, escape(finding.detail))
+        stdout().print(rows)
+
+
+def findings() -> list[Finding]:
+    """Everything that the report says, in its order."""
+    return [*_software(), *_processor(), *_cuda(), *_libraries(), *_backends(), *_joules(), *_folders()]
+
+
+def _software() -> list[Finding]:
+    import torch
+
+    return [
+        Finding("software", "compressm", None, __version__),
+        Finding("software", "python", None, f"{platform.python_version()}, {sys.executable}"),
+        Finding("software", "torch", None, f"{torch.__version__}, {torch.get_num_threads()} threads"),
+    ]
+
+
+def _processor() -> list[Finding]:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return [
+        Finding("machine", "system", None, platform.platform()),
+        Finding("machine", "processor", None, f"{_processor_name()}, {usable} cores usable"),
+        Finding("machine", "memory", None, _memory()),
+    ]
+
+
+def _processor_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _memory() -> str:
+    try:
+        size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return "unknown: this system does not tell"
+    return f"{size / 2**30:.1f} GiB"
+
+
+def _cuda() -> list[Finding]:
+    import torch
+
+    if torch.version.cuda is None:
+        return [Finding("cuda", "device", False, f"torch {torch.__version__} is built without CUDA")]
+    if not torch.cuda.is_available():
+        return [Finding("cuda", "device", False, "no CUDA device, or no driver for it")]
+    found = []
+    for index in range(torch.cuda.device_count()):
+        device = torch.cuda.get_device_properties(index)
+        detail = (
+            f"{device.name}, {device.total_memory / 2**30:.1f} GiB, capability {device.major}.{device.minor}"
+        )
+        found.append(Finding("cuda", f"cuda:{index}", True, detail))
+    return found
+
+
+def _libraries() -> list[Finding]:
+    return [Finding("libraries", module, *_library(module, *rest)) for module, *rest in LIBRARIES]
+
+
+def _library(module: str, distribution: str, purpose: str, how: str) -> tuple[bool, str]:
+    try:
+        version = metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False, f"not installed: {purpose}; {how}"
+    try:
+        import_module(module)
+    except Exception as error:  # a broken binary can raise anything
+        return False, f"{version} is installed but cannot be imported: {' '.join(str(error).split())}"
+    return True, version
+
+
+def _backends() -> list[Finding]:
+    from compressm_cli.ops import available_backends
+
+    return [Finding("recurrences", *backend) for backend in available_backends()]
+
+
+def _joules() -> list[Finding]:
+    from compressm_cli.accounting.joules import available_sources
+
+    return [Finding("joules", *source) for source in available_sources()]
+
+
+def _folders() -> list[Finding]:
+    return [Finding("folders", name, *_writable(path)) for name, path in (("outputs", Path("outputs")),)]
+
+
+def _writable(path: Path) -> tuple[bool, str]:
+    """Whether the folder, or the closest one above it that exists, can be written to."""
+    path = path.absolute()
+    existing = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not existing.is_dir():
+        return False, f"{path}: {existing} is not a folder"
+    if not os.access(existing, os.W_OK | os.X_OK):
+        return False, f"{path}: no permission to write to {existing}"
+    return True, str(path) if existing == path else f"{path} (will be made)"

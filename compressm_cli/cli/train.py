@@ -1,0 +1,104 @@
+"""``compressm train``: one run a seed, or the plan of it (``--dry-run``), or the rest of one (``--resume``)."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from compressm_cli.cli import console
+from compressm_cli.errors import BadInputError
+
+if TYPE_CHECKING:
+    from compressm_cli.recipe import Recipe
+    from compressm_cli.training.experiment import Forecast
+
+
+@click.command()
+@click.argument("recipe", required=False)
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--seeds", help="Seeds instead of the recipe's, such as 0,1,2: one run each.")
+@click.option("--dry-run", is_flag=True, help="Show the resolved recipe and what it will cost; train nothing.")
+@click.option("--resume", type=click.Path(path_type=Path), help="Go on with this run folder instead of a recipe.")
+@click.option("--quiet", is_flag=True, help="No progress; only the run folders, on standard output.")
+def train(
+    recipe: str | None, overrides: tuple[str, ...], seeds: str | None, dry_run: bool, resume: Path | None, quiet: bool
+) -> None:
+    """Train the model of RECIPE, compressing it meanwhile.
+
+    RECIPE is a YAML file, or the name of a shipped recipe (see: compressm recipes list). KEY=VALUE overrides
+    single settings, such as train.steps=500 or output.root=/tmp/runs. The run folder is the last line on
+    standard output.
+    """
+    if resume is not None:
+        if recipe is not None or dry_run or seeds:
+            raise BadInputError("--resume takes the recipe from the run folder; give no recipe, seeds or --dry-run")
+        _resume(resume, quiet)
+        return
+    if recipe is None:
+        raise BadInputError("which recipe? give a YAML file or a shipped recipe; see 'compressm recipes list'")
+    from compressm_cli.recipe import load_recipe
+
+    extra = [f"seeds=[{seeds}]"] if seeds else []
+    resolved = load_recipe(recipe, [*overrides, *extra])
+    if dry_run:
+        _dry_run(resolved)
+    else:
+        _train(resolved, quiet)
+
+
+def _train(recipe: "Recipe", quiet: bool) -> None:
+    from compressm_cli.reports import run_plots
+    from compressm_cli.training import experiment
+    from compressm_cli.training.view import SilentView, make_view
+
+    dataset = experiment.load_data(recipe)
+    for seed in recipe.seeds:
+        view = SilentView() if quiet else make_view(sys.stderr)
+        run = experiment.start(recipe, seed, dataset, view, _command())
+        run_plots(run)
+        click.echo(str(run.folder))
+
+
+def _resume(folder: Path, quiet: bool) -> None:
+    from compressm_cli.recipe import load_recipe
+    from compressm_cli.reports import run_plots
+    from compressm_cli.run import Run
+    from compressm_cli.training import experiment
+    from compressm_cli.training.view import SilentView, make_view
+
+    run = Run.open(folder)
+    view = SilentView() if quiet else make_view(sys.stderr)
+    experiment.resume(run, load_recipe(run.recipe_path), view, _command())
+    run_plots(run)
+    click.echo(str(run.folder))
+
+
+def _dry_run(recipe: "Recipe") -> None:
+    from compressm_cli.recipe import recipe_to_yaml
+    from compressm_cli.training.experiment import forecast
+
+    click.echo(recipe_to_yaml(recipe).rstrip())
+    console.stdout().print(_forecast_table(recipe, forecast(recipe)))
+
+
+def _forecast_table(recipe: "Recipe", known: "Forecast") -> object:
+    rows, data = known.data.rows, known.data
+    steps = f"{data.features} features" if data.vocabulary is None else f"{data.vocabulary} tokens"
+    table = console.table("what", "value", title="What this recipe will do")
+    table.add_row("data", f"{rows[0]} / {rows[1]} / {rows[2]} rows, {data.length} steps of {steps}, {data.classes} classes")
+    table.add_row("device", known.device)
+    table.add_row("orders", ", ".join(f"{name} {order}" for name, order in known.orders.items()))
+    table.add_row("parameters", f"{known.parameters:,}")
+    table.add_row("FLOPs a training step", f"{known.training_step_flops:,}")
+    table.add_row("FLOPs a sequence (inference)", f"{known.inference_flops_per_sequence:,}")
+    table.add_row("FLOPs of the run, uncut", f"{known.training_step_flops * recipe.train.steps:,}")
+    table.add_row("memory of a training step", f"{known.training_bytes / 2**20:,.1f} MiB, beside data and PyTorch")
+    table.add_row("compression checks after steps", ", ".join(map(str, known.check_steps)) or "none")
+    table.add_row("what a FLOP is", known.flop_convention)
+    return table
+
+
+def _command() -> str:
+    return shlex.join(["compressm", *sys.argv[1:]])

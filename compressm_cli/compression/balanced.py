@@ -1,0 +1,147 @@
+"""One system of a layer in balanced coordinates, and the projection that keeps some of them."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from compressm_cli.layers.interface import StateProjection
+from compressm_cli.lti import (
+    Balancing,
+    Realization,
+    balance,
+    controllability_gramian,
+    count_states,
+    observability_gramian,
+    one_of_each_pair,
+    project,
+    real_form,
+    real_gramians,
+)
+
+Selection = Literal["largest", "smallest", "random"]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A projection and the indices of the Hankel singular values that it keeps."""
+
+    projection: StateProjection
+    kept: Tensor
+
+
+@dataclass(frozen=True)
+class BalancedSystem:
+    """A diagonal system with y = Re(C h), its form that is truncated, and the balancing of that form.
+
+    For ``realization: real`` the form is the real one of order 2 n in the coordinates sqrt(2) [Re h; Im h], whose
+    output is y itself; for ``complex`` it is the system as it stands, as in the paper.
+    """
+
+    system: Realization
+    form: Realization
+    balancing: Balancing
+    is_real: bool
+
+    @classmethod
+    def of(
+        cls, system: Realization, realization: Literal["real", "complex"], covariance: Tensor | None = None
+    ) -> "BalancedSystem":
+        """Balance a system; ``covariance`` (2 n, 2 n) of its real states replaces the controllability Gramian."""
+        if realization == "real":
+            P, Q = real_gramians(system)
+            P = P if covariance is None else covariance
+            return cls(system, real_form(system), balance(P, Q), True)
+        P = controllability_gramian(system) if covariance is None else _complex_covariance(covariance)
+        return cls(system, system, balance(P, observability_gramian(system)), False)
+
+    @property
+    def hsv(self) -> Tensor:
+        """Hankel singular values of the form, descending: 2 n for the real one, else n."""
+        return self.balancing.hsv
+
+    @property
+    def rank(self) -> int:
+        """How many balanced coordinates there are, numerically."""
+        return self.balancing.left.shape[1]
+
+    def by_state(self, hsv: Tensor) -> Tensor:
+        """Hankel singular values (of this form) summed to one value a complex state."""
+        return hsv.view(-1, 2).sum(1) if self.is_real else hsv
+
+    def states_of(self, order: int) -> int:
+        """How many complex states it takes to keep the ``order`` largest Hankel singular values."""
+        order = min(order, self.rank)
+        return count_states(self._balanced_matrix(torch.arange(order))) if self.is_real else order
+
+    def truncate(self, states: int, selection: Selection, generator: torch.Generator) -> Cut:
+        """Keep as many balanced coordinates as fit into ``states`` complex states.
+
+        Two conjugate poles make one state, a real pole makes one too: the real form is truncated to the largest
+        order whose poles fit. Raises ValueError where the reduced system is unstable or its basis is too
+        ill-conditioned to be diagonalized.
+        """
+        ranking = self._ranking(selection, generator)
+        if not self.is_real:
+            kept = ranking[:states]
+            return Cut(self._complex_projection(kept), kept)
+        most = ranking[: 2 * states]
+        matrix = self._balanced_matrix(most)
+        order = len(most)
+        while count_states(matrix[:order, :order]) > states:
+            order -= 1
+        return Cut(self._real_projection(most[:order], matrix[:order, :order]), most[:order])
+
+    def _ranking(self, selection: Selection, generator: torch.Generator) -> Tensor:
+        if selection == "random":
+            return torch.randperm(self.rank, generator=generator)
+        ranking = torch.arange(self.rank)
+        return ranking if selection == "largest" else ranking.flip(0)
+
+    def _balanced_matrix(self, kept: Tensor) -> Tensor:
+        return project(self.form, self.balancing.left[:, kept], self.balancing.right[:, kept]).A
+
+    def _complex_projection(self, kept: Tensor) -> StateProjection:
+        left, right = self.balancing.left[:, kept], self.balancing.right[:, kept]
+        poles, vectors = torch.linalg.eig(project(self.form, left, right).dense().A.to(torch.complex128))
+        _check(poles, vectors)
+        restrict, lift = torch.linalg.solve(vectors, left.mH.to(vectors.dtype)), right.to(vectors.dtype) @ vectors
+        return StateProjection(
+            poles, restrict, torch.zeros_like(restrict), lift, torch.zeros_like(lift)
+        )
+
+    def _real_projection(self, kept: Tensor, matrix: Tensor) -> StateProjection:
+        """From x = sqrt(2) [Re h; Im h] to one complex state g a pair of poles (see ``StateProjection``)."""
+        modes = one_of_each_pair(matrix)
+        _check(modes.poles, None)
+        n = self.system.order
+        to_modes = math.sqrt(2) * modes.left.mH @ self.balancing.left[:, kept].mT.to(torch.complex128)
+        # A pair contributes 2 Re(v g) to x, a real pole v g = Re(v g).
+        weight = torch.where(modes.is_pair, 1.0, 0.5)
+        from_modes = self.balancing.right[:, kept].to(torch.complex128) @ modes.right * weight / math.sqrt(2)
+        a, b = to_modes[:, :n], to_modes[:, n:]
+        c, d = from_modes[:n], from_modes[n:]
+        return StateProjection(
+            poles=modes.poles,
+            restrict=(a - 1j * b) / 2,
+            restrict_conj=(a + 1j * b) / 2,
+            lift=c + 1j * d,
+            lift_conj=c.conj() + 1j * d.conj(),
+        )
+
+
+def _check(poles: Tensor, vectors: Tensor | None) -> None:
+    radius = float(poles.abs().max())
+    if not radius < 1:
+        raise ValueError(f"the reduced system is not stable (spectral radius {radius:.9f})")
+    if vectors is not None and (condition := float(torch.linalg.cond(vectors))) > 1e10:
+        raise ValueError(f"the reduced system cannot be diagonalized (eigenvector condition {condition:.1e})")
+
+
+def _complex_covariance(covariance: Tensor) -> Tensor:
+    """E[h h^H] (n, n) from E[x x^T] (2 n, 2 n), x = sqrt(2) [Re h; Im h]."""
+    n = covariance.shape[0] // 2
+    aa, ab, ba, bb = covariance[:n, :n], covariance[:n, n:], covariance[n:, :n], covariance[n:, n:]
+    return torch.complex(aa + bb, ba - ab) / 2

@@ -1,0 +1,77 @@
+"""IMDB: is a film review positive? Read byte by byte, as in Long Range Arena."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from compressm_cli.data import hub
+from compressm_cli.data.interface import Dataset, DataSpec, Split, TaskConfig
+from compressm_cli.data.labels import class_names, class_numbers
+from compressm_cli.data.splits import Seed, hold_out
+from compressm_cli.data.tables import read_columns
+from compressm_cli.data.text_folder import read_text_folder
+from compressm_cli.data.tokens import BYTE_VOCABULARY, byte_tokens
+from compressm_cli.errors import BadInputError
+
+REPOSITORY = "stanfordnlp/imdb"
+FOLDERS = ["neg", "pos"]
+ROWS = 25_000
+"""Of the training part and of the test part, each."""
+
+
+class Imdb(TaskConfig):
+    """``data: {task: imdb}``: reviews as bytes, 2 classes (Maas et al., 2011; hub: stanfordnlp/imdb)."""
+
+    task: Literal["imdb"] = "imdb"
+    max_length: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
+    """Bytes of a review that are read; what follows is left out."""
+    path: str | None = None
+    """A folder to read instead of the hub's copy: ``train*.parquet`` and ``test*.parquet`` as they are on the
+    hub, or ``train`` and ``test`` with ``neg/*.txt`` and ``pos/*.txt``. It may hold fewer rows."""
+    split_seed: Seed = 0
+    """Which tenth of the training rows is the validation split."""
+
+    def load(self) -> Dataset:
+        """Read all reviews.
+
+        Raises BadInputError, with how to supply the data, where it is neither at hand nor to be had.
+        """
+        sources = hub.locate(REPOSITORY, self.path)
+        texts, names = _reviews(sources["train"])
+        test_texts, test_names = _reviews(sources["test"])
+        classes = class_names(names)
+        if len(classes) != len(FOLDERS):
+            raise BadInputError(
+                f"{sources['train']}: {len(classes)} classes; {REPOSITORY} has {len(FOLDERS)}"
+            )
+        labels = class_numbers(names, classes, str(sources["train"]))
+        inputs, lengths = byte_tokens(texts, self.max_length)
+        held, kept = hold_out(labels, [hub.held_out_rows(len(labels))], self.split_seed)
+        spec = self._spec((len(kept), len(held), len(test_texts)))
+        if self.path is None:
+            hub.check_rows(REPOSITORY, spec.rows, self.spec().rows)
+        test_inputs, test_lengths = byte_tokens(test_texts, self.max_length)
+        return Dataset(
+            spec,
+            train=Split(inputs[kept], labels[kept], lengths[kept]),
+            validation=Split(inputs[held], labels[held], lengths[held]),
+            test=Split(test_inputs, class_numbers(test_names, classes, str(sources["test"])), test_lengths),
+        )
+
+    def spec(self) -> DataSpec:
+        """Known without the data, but for the number of rows of a folder of the user's own."""
+        if self.path is not None:
+            return super().spec()
+        held = ROWS // hub.HELD_OUT
+        return self._spec((ROWS - held, held, ROWS))
+
+    def _spec(self, rows: tuple[int, int, int]) -> DataSpec:
+        return DataSpec(classes=2, length=self.max_length, vocabulary=BYTE_VOCABULARY, rows=rows)
+
+
+def _reviews(source: hub.SplitSource) -> tuple[list[bytes], list[str]]:
+    """Texts and class names of one split."""
+    if not source.files:
+        return read_text_folder(source.folder, FOLDERS)
+    columns = read_columns(source.builder, source.files, ["text", "label"])
+    return columns["text"].texts(), columns["label"].labels()

@@ -1,0 +1,80 @@
+"""What a task gives to the training loop: tensors, decoded once, and a description of them."""
+
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from compressm_cli.config import Config
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What a model must know of a data set to be built, and a user to judge its size."""
+
+    classes: int
+    length: int
+    """Longest sequence, in steps."""
+    features: int | None = None
+    """Real features a step; None where steps are tokens."""
+    vocabulary: int | None = None
+    """Number of distinct tokens; None where steps are real vectors. Token 0 is the padding."""
+    rows: tuple[int, int, int] = (0, 0, 0)
+    """Rows of the train, validation and test splits."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of one split.
+
+    inputs: (rows, length, features) float32, or (rows, length) int64 tokens padded with 0 at the end.
+    labels: (rows,) int64. lengths: (rows,) int64 where rows differ in length, else None.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    lengths: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.labels.shape[0]
+
+    def to(self, device: torch.device) -> "Split":
+        """The same rows on another device."""
+        lengths = None if self.lengths is None else self.lengths.to(device)
+        return Split(self.inputs.to(device), self.labels.to(device), lengths)
+
+    def rows(self, index: Tensor) -> "Split":
+        """Some rows, as a batch. Padding beyond the longest row of the batch is cut off."""
+        if self.lengths is None:
+            return Split(self.inputs[index], self.labels[index])
+        lengths = self.lengths[index]
+        longest = int(lengths.max())
+        return replace(self, inputs=self.inputs[index, :longest], labels=self.labels[index], lengths=lengths)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Three splits, fixed by the task's own ``split_seed``, whatever the seed of the run."""
+
+    spec: DataSpec
+    train: Split
+    validation: Split
+    test: Split
+
+
+class TaskConfig(Config):
+    """A task of a recipe (``data:``); each task is one subclass in one file, named in ``data.TASKS``."""
+
+    task: str
+
+    @abstractmethod
+    def load(self) -> Dataset:
+        """Decode the data to tensors on the CPU.
+
+        Raises BadInputError, with how to supply the data, where it is not at hand.
+        """
+
+    def spec(self) -> DataSpec:
+        """The description of the data set; loads it unless the task knows better."""
+        return self.load().spec

@@ -1,0 +1,41 @@
+"""Class labels, as they stand in files, to class numbers."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from compressm_cli.errors import BadInputError
+
+SHOWN = 10
+
+
+def class_names(labels: Sequence[str]) -> list[str]:
+    """The different labels in order: by value where all are whole numbers, else alphabetically."""
+    names = set(labels)
+    if all(_is_whole_number(name) for name in names):
+        return sorted(names, key=int)
+    return sorted(names)
+
+
+def class_numbers(labels: Sequence[str], names: list[str], source: str) -> Tensor:
+    """(rows,) int64: the place of each label in ``names``.
+
+    Raises BadInputError for a label that is not among them; ``source`` is the file it stands in.
+    """
+    places = {name: place for place, name in enumerate(names)}
+    for row, label in enumerate(labels, start=1):
+        if label not in places:
+            shown = ", ".join(repr(n) for n in names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+            raise BadInputError(
+                f"{source}, row {row}: label {label!r} does not occur in the training data, which has {shown}; "
+                "correct it, or add rows of this class to the training data"
+            )
+    return torch.tensor([places[label] for label in labels], dtype=torch.int64)
+
+
+def _is_whole_number(text: str) -> bool:
+    try:
+        return str(int(text)) == text
+    except ValueError:
+        return False

@@ -1,0 +1,21 @@
+"""Sequential MNIST: handwritten digits of 28 x 28 pixels, one pixel a step."""
+
+from typing import ClassVar, Literal
+
+from compressm_cli.data.images import ImageSet, ImageTask
+
+
+class SequentialMnist(ImageTask):
+    """``data: {task: smnist}``: 784 steps of one feature, 10 classes (LeCun et al., 1998; hub: ylecun/mnist)."""
+
+    published: ClassVar[ImageSet] = ImageSet(
+        repository="ylecun/mnist",
+        image_column="image",
+        side=28,
+        mean=(0.1307,),
+        std=(0.3081,),
+        train_rows=60_000,
+        test_rows=10_000,
+    )
+
+    task: Literal["smnist"] = "smnist"

@@ -1,0 +1,199 @@
+"""Columns of local files and images of local folders, read with the ``datasets`` library.
+
+Files are streamed, so that the library keeps no copy of the user's data in its cache.
+"""
+
+import csv
+import glob
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compressm_cli.errors import BadInputError
+
+BATCH = 1000
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table: values (rows,) as NumPy holds them, and where they are from."""
+
+    source: str
+    name: str
+    values: np.ndarray
+
+    def numbers(self) -> np.ndarray:
+        """(rows,) float32. Raises BadInputError at a cell that is no finite number."""
+        if self.values.dtype.kind not in "biufO":
+            raise self._error(0, f"{self.values[0]} is not a number")
+        try:
+            numbers = self.values.astype(np.float64)
+        except (TypeError, ValueError):
+            raise self._first_without_number() from None
+        with np.errstate(over="ignore"):
+            singles = numbers.astype(np.float32)
+        unusable = np.flatnonzero(~np.isfinite(singles))
+        if len(unusable):
+            row = int(unusable[0])
+            raise self._error(row, f"{self.values[row]!s} is not a finite number (of single precision)")
+        return singles
+
+    def texts(self) -> list[bytes]:
+        """Each text as UTF-8. Raises BadInputError at a cell that is no text, or is empty."""
+        for row, value in enumerate(self.values):
+            if not isinstance(value, str):
+                raise self._error(
+                    row, f"{value!r} is not a text" if value is not None else "the cell is empty"
+                )
+            if not value:
+                raise self._error(row, "the text is empty")
+        return [value.encode("utf-8", "surrogatepass") for value in self.values]
+
+    def labels(self) -> list[str]:
+        """Each label, a text or a whole number, as text. Raises BadInputError where one is missing."""
+        return [self._label(row, value) for row, value in enumerate(self.values.tolist())]
+
+    def _label(self, row: int, value: Any) -> str:
+        if value is None or value == "" or value != value:
+            raise self._error(row, "the label is missing", "a text or a whole number")
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if not isinstance(value, str | int):
+            raise self._error(row, f"{value!r} cannot be a label", "a text or a whole number")
+        return str(value)
+
+    def _first_without_number(self) -> BadInputError:
+        for row, value in enumerate(self.values):
+            try:
+                float(value)
+            except (TypeError, ValueError):
+                empty = value is None or value == ""
+                return self._error(row, "the cell is empty" if empty else f"{value!r} is not a number")
+        return self._error(0, "the column holds no numbers")
+
+    def _error(self, row: int, problem: str, wanted: str = "") -> BadInputError:
+        advice = f"write {wanted} there" if wanted else "correct it, or leave out the row"
+        return BadInputError(f"{self.source}, row {row + 1}, column {self.name!r}: {problem}; {advice}")
+
+
+def read_columns(builder: str, files: Sequence[Path], columns: Sequence[str]) -> dict[str, Column]:
+    """Some columns of csv, json, parquet or arrow files whose rows follow one another.
+
+    Raises BadInputError where a file or column is missing, there are no rows, or parsing fails.
+    """
+    source = ", ".join(str(f) for f in files)
+    for file in files:
+        if not file.is_file():
+            raise BadInputError(f"{file}: no such file; give a {builder} file (paths start at {Path.cwd()})")
+        if file.stat().st_size == 0:
+            raise BadInputError(f"{file}: the file is empty; it needs at least one row")
+    options: dict[str, Any] = {"data_files": {"train": [glob.escape(str(f)) for f in files]}}
+    if builder == "csv":
+        for file in files:
+            _check_csv(file, columns)
+        options |= {"usecols": list(columns), "keep_default_na": False, "encoding": "utf-8-sig"}
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in columns}
+    for table in _tables(builder, source, columns, options):
+        for name in columns:
+            if name not in table.column_names:
+                raise _missing_column(source, name, table.column_names)
+            parts[name].append(table[name].to_numpy())
+    if not sum(len(part) for part in parts[columns[0]]):
+        raise BadInputError(f"{source}: there are no rows in it; it needs at least one")
+    return {name: Column(source, name, np.concatenate(values)) for name, values in parts.items()}
+
+
+def read_image_folder(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Images, as mappings of ``bytes`` and ``path``, and class names of a folder with one folder a class."""
+    check_class_folders(folder, "images")
+    folder = folder.resolve()
+    options = {"data_files": {"train": [f"{glob.escape(str(folder))}/*/**"]}, "drop_labels": True}
+    images: list[dict[str, Any]] = []
+    for table in _tables("imagefolder", str(folder), [], options):
+        if "image" not in table.column_names:
+            raise BadInputError(f"{folder}: holds other things than images; keep only images in it")
+        images.extend(table["image"].to_pylist())
+    # The library takes the innermost folder for the class; here it is the outermost.
+    return images, [Path(image["path"]).relative_to(folder).parts[0] for image in images]
+
+
+def check_class_folders(folder: Path, content: str) -> None:
+    """BadInputError unless ``folder`` has folders in it, one a class."""
+    if not folder.is_dir():
+        raise BadInputError(f"{folder}: no such folder; give a folder with one folder of {content} a class")
+    if not any(entry.is_dir() for entry in folder.iterdir()):
+        raise BadInputError(
+            f"{folder}: has no folders in it; put the {content} of each class into a folder there"
+        )
+
+
+def _tables(builder: str, source: str, columns: Sequence[str], options: dict[str, Any]) -> Iterator[Any]:
+    """Arrow tables of some rows each; every failure of the library becomes a BadInputError."""
+    with _quiet_library() as cache:
+        from datasets import Features, Value, load_dataset
+
+        if builder == "csv":
+            # Read as text: a type guessed from the first rows would not fit a later one.
+            options["features"] = Features({name: Value("string") for name in columns})
+        elif builder == "parquet":
+            options["columns"] = list(columns)
+        try:
+            stream = load_dataset(builder, split="train", streaming=True, cache_dir=cache, **options)
+            yield from stream.with_format("arrow").iter(BATCH)
+        except Exception as error:
+            detail = (str(error) or type(error).__name__).splitlines()[0]
+            raise BadInputError(f"{source}: cannot be read as {builder}: {detail}") from error
+
+
+@contextmanager
+def _quiet_library() -> Iterator[str]:
+    """Silence the library's bars and logs meanwhile; gives a cache folder that is removed afterwards."""
+    import datasets
+
+    bars, verbosity = not datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    try:
+        with tempfile.TemporaryDirectory(prefix="compressm-") as cache:
+            yield cache
+    finally:
+        datasets.logging.set_verbosity(verbosity)
+        if bars:
+            datasets.enable_progress_bars()
+
+
+def _check_csv(file: Path, columns: Sequence[str]) -> None:
+    """Find what the parser would pass over in silence: a repeated column, a row of another width."""
+    limit = csv.field_size_limit(sys.maxsize)
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as lines:
+            reader = csv.reader(lines)
+            header = next(reader, [])
+            for name in columns:
+                if name not in header:
+                    raise _missing_column(str(file), name, header)
+                if header.count(name) > 1:
+                    raise BadInputError(
+                        f"{file}: column {name!r} occurs {header.count(name)} times; rename one"
+                    )
+            for row in reader:
+                if row and len(row) != len(header):
+                    raise BadInputError(
+                        f"{file}, line {reader.line_num}: {len(row)} cells, but the header names {len(header)} "
+                        "columns; separate cells by commas, and put quotes around a cell with a comma in it"
+                    )
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise BadInputError(f"{file}: cannot be read as csv: {error}; save it as UTF-8 text") from error
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _missing_column(source: str, name: str, present: Sequence[str]) -> BadInputError:
+    columns = ", ".join(repr(p) for p in present) or "none"
+    return BadInputError(f"{source}: has no column {name!r}; its columns are {columns}")

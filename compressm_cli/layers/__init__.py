@@ -1,0 +1,8 @@
+"""The state space layers, by the name that a recipe gives them."""
+
+from compressm_cli.layers.interface import StateSpaceLayer
+from compressm_cli.layers.lru import LRU
+from compressm_cli.layers.s4d import S4D
+from compressm_cli.layers.s5 import S5
+
+LAYERS: dict[str, type[StateSpaceLayer]] = {"lru": LRU, "s4d": S4D, "s5": S5}

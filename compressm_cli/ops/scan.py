@@ -1,0 +1,67 @@
+"""``diagonal_scan``: one operator with gradient, meta kernel and FLOP formula; the kernel goes by device."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from compressm_cli.ops import cpu, torch_scan
+
+
+@torch.library.custom_op("compressm::diagonal_scan", mutates_args=())
+def _scan(x: Tensor, poles_re: Tensor, poles_im: Tensor) -> Tensor:
+    return torch_scan.scan_forward(x, poles_re, poles_im)
+
+
+@torch.library.custom_op("compressm::diagonal_scan_backward", mutates_args=())
+def _scan_backward(
+    grad: Tensor, h: Tensor, poles_re: Tensor, poles_im: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch_scan.scan_backward(grad, h, poles_re, poles_im)
+
+
+_scan.register_kernel("cpu")(cpu.scan_forward)
+_scan_backward.register_kernel("cpu")(cpu.scan_backward)
+
+
+@_scan.register_fake
+def _(x: Tensor, poles_re: Tensor, poles_im: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+@_scan_backward.register_fake
+def _(grad: Tensor, h: Tensor, poles_re: Tensor, poles_im: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(grad), torch.empty_like(poles_re), torch.empty_like(poles_im)
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(output, inputs[1], inputs[2])
+
+
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    h, poles_re, poles_im = ctx.saved_tensors
+    return _scan_backward(grad.contiguous(), h, poles_re, poles_im)
+
+
+_scan.register_autograd(_differentiate, setup_context=_save)
+
+
+# A complex multiply-add is 8 real operations; the gradient needs one for x and one for the poles.
+@register_flop_formula(torch.ops.compressm.diagonal_scan)
+def _(x_shape: Any, *args: Any, **kwargs: Any) -> int:
+    return 8 * x_shape[0] * x_shape[1] * (x_shape[2] // 2)
+
+
+@register_flop_formula(torch.ops.compressm.diagonal_scan_backward)
+def _(grad_shape: Any, *args: Any, **kwargs: Any) -> int:
+    return 16 * grad_shape[0] * grad_shape[1] * (grad_shape[2] // 2)
+
+
+def diagonal_scan(x: Tensor, poles_re: Tensor, poles_im: Tensor) -> Tensor:
+    """h_t = lambda h_{t-1} + x_t with h_0 = 0.
+
+    x (batch, length, 2 N): real parts of the N states' inputs, then the imaginary parts; poles (N,).
+    Returns h of the shape and layout of x, in the dtype of the poles: float32 at least, whatever x is.
+    """
+    return _scan(x.to(poles_re.dtype).contiguous(), poles_re.contiguous(), poles_im.contiguous())

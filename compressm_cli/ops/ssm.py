@@ -1,0 +1,51 @@
+"""The time-invariant state space operations: one function each, the form chosen by cost."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from compressm_cli.ops.convolution import channelwise_convolution, mimo_convolution
+from compressm_cli.ops.scan import diagonal_scan
+
+
+def convolution_is_cheaper(state_dim: int, inputs: int, outputs: int) -> bool:
+    """Whether a multi-input multi-output system is better convolved than scanned.
+
+    The work of the convolution is proportional to inputs x outputs (its product in frequency), that of the
+    scan to the states; the factor was measured on a CPU, for training steps of length 64 to 1024.
+    """
+    return 2 * state_dim > inputs * outputs
+
+
+def _parameter_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Autocast switched off; the meta device, on which FLOPs are counted, has none."""
+    available = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if available else nullcontext()
+
+
+def diagonal_ssm(
+    u: Tensor, log_abs: Tensor, angle: Tensor, B_re: Tensor, B_im: Tensor, C_re: Tensor, C_im: Tensor
+) -> Tensor:
+    """y_t = Re(C h_t), h_t = diag(lambda) h_{t-1} + B u_t, lambda = exp(log_abs + i angle).
+
+    u (batch, length, p), log_abs and angle (N,), B (N, p), C (q, N). Returns (batch, length, q).
+    Under autocast the projections run in the lower precision, the recurrence in that of the poles.
+    """
+    if convolution_is_cheaper(log_abs.shape[0], B_re.shape[1], C_re.shape[0]):
+        with _parameter_precision(u.device):
+            return mimo_convolution(u, log_abs, angle, B_re, B_im, C_re, C_im)
+    size = torch.exp(log_abs)
+    x = functional.linear(u, torch.cat([B_re, B_im], dim=0))
+    h = diagonal_scan(x, size * torch.cos(angle), size * torch.sin(angle))
+    return functional.linear(h, torch.cat([C_re, -C_im], dim=1))
+
+
+def channelwise_ssm(u: Tensor, log_abs: Tensor, angle: Tensor, C_re: Tensor, C_im: Tensor) -> Tensor:
+    """One single-input single-output system a channel, with input weights of one.
+
+    u (batch, length, H), log_abs, angle and C (H, N). Returns (batch, length, H).
+    """
+    with _parameter_precision(u.device):
+        return channelwise_convolution(u, log_abs, angle, C_re, C_im)

@@ -1,0 +1,101 @@
+"""From YAML to a Recipe and back; every error at once, with its place."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from compressm_cli.recipe.explain import explain
+from compressm_cli.recipe.overrides import apply_overrides
+from compressm_cli.recipe.problems import Place, Problem, RecipeError, found
+from compressm_cli.recipe.schema import Recipe
+from compressm_cli.recipe.shipped import find_recipe
+from compressm_cli.recipe.yaml_text import MAX_BYTES, Node, dump_yaml, from_plain, parse_yaml
+
+
+def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe from a file, or a shipped one by name (``quickstart/compressed``).
+
+    ``overrides`` are changes such as ``train.steps=100``, applied in order. Raises RecipeError with
+    everything that is wrong, each as ``file:line:column: key path: what is wrong; what to write``.
+    """
+    path = find_recipe(source)
+    where = _shown(path)
+    root, problems = parse_yaml(_read(path, where), lambda line, column: Place(where, line, column))
+    start = Place(where, 1, 1)
+    if root is None:
+        raise RecipeError([Problem(start, (), f"the recipe is empty; write the keys {_required_keys()}")])
+    if not isinstance(root.value, dict):
+        message = f"found {found(root.plain())}; write a mapping with the keys {_required_keys()}"
+        raise RecipeError([*problems, Problem(root.place, (), message)])
+    return _validated(root, problems + apply_overrides(root, overrides))
+
+
+def recipe_from_mapping(mapping: Mapping[str, Any], where: str) -> Recipe:
+    """A recipe from plain data; ``where`` names its origin in errors. Raises RecipeError."""
+    if not isinstance(mapping, Mapping):
+        raise RecipeError([Problem(Place(where), (), f"found {found(mapping)}; a recipe is a mapping")])
+    return _validated(from_plain(dict(mapping), Place(where)), [])
+
+
+def recipe_to_mapping(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain data (dict, list, text, numbers), with every default written out."""
+    return recipe.model_dump(mode="json")
+
+
+def recipe_to_yaml(recipe: Recipe) -> str:
+    """The recipe as YAML, with every default written out; ``load_recipe`` reads it back to an equal one."""
+    return dump_yaml(recipe_to_mapping(recipe))
+
+
+def recipe_schema() -> dict[str, Any]:
+    """The JSON schema (draft 2020-12) of a recipe, for editors."""
+    schema = Recipe.model_json_schema()
+    seeds = schema["properties"]["seeds"]
+    kept = {key: seeds.pop(key) for key in ("default", "description", "title") if key in seeds}
+    schema["properties"]["seeds"] = {**kept, "anyOf": [seeds["items"], seeds]}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **schema,
+        "title": "compressm recipe",
+    }
+
+
+def _validated(root: Node, problems: list[Problem]) -> Recipe:
+    try:
+        recipe = Recipe.model_validate(root.plain())
+    except ValidationError as error:
+        problems = problems + explain(error, root, Recipe)
+    if problems:
+        raise RecipeError(problems)
+    return recipe
+
+
+def _required_keys() -> str:
+    return ", ".join(name for name, field in Recipe.model_fields.items() if field.is_required())
+
+
+def _shown(path: Path) -> str:
+    """The path as errors name it: relative where that is shorter."""
+    relative = os.path.relpath(path)
+    return str(path) if len(str(path)) <= len(relative) else relative
+
+
+def _read(path: Path, where: str) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise RecipeError([Problem(Place(where), (), f"cannot be read: {error.strerror}")]) from error
+    if len(data) > MAX_BYTES:
+        message = f"larger than {MAX_BYTES} bytes; this is not a recipe"
+        raise RecipeError([Problem(Place(where), (), message)])
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        column = error.start - (data.rfind(b"\n", 0, error.start) + 1) + 1
+        message = f"the byte 0x{data[error.start]:02x} is not UTF-8 text; save the file as UTF-8"
+        raise RecipeError([Problem(Place(where, line, column), (), message)]) from error

@@ -1,0 +1,79 @@
+"""Changes to a recipe from the command line: ``a.b=1``."""
+
+import re
+from collections.abc import Sequence
+
+from compressm_cli.recipe.problems import Place, Problem, RecipeError, found, shorten
+from compressm_cli.recipe.yaml_text import Node, parse_yaml
+
+KEY = re.compile(r"[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*)*")
+
+
+def apply_overrides(root: Node, overrides: Sequence[str]) -> list[Problem]:
+    """Set the values in ``root``, in the order given; returns what is wrong with the overrides themselves.
+
+    The value is YAML and replaces what stands there, a whole mapping too; missing mappings on the
+    way are made.
+    """
+    problems: list[Problem] = []
+    for rank, text in enumerate(overrides, start=1):
+        place = Place(f"override {shorten(text)}", rank=rank)
+        try:
+            path, node, found_problems = _parse(text, place)
+            problems += found_problems
+            _set(root, path, node, place)
+        except _OverrideError as error:
+            problems.append(error.problem)
+    return problems
+
+
+class _OverrideError(Exception):
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(str(problem))
+        self.problem = problem
+
+
+def _parse(text: str, place: Place) -> tuple[list[str], Node, list[Problem]]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise _OverrideError(Problem(place, (), "no '=' in it; write key=value, such as train.steps=100"))
+    if not KEY.fullmatch(key):
+        raise _OverrideError(
+            Problem(place, (), f"{shorten(key)} is not a key path; write key=value, such as train.steps=100")
+        )
+    path = key.split(".")
+    if not value.strip():
+        raise _OverrideError(
+            Problem(place, tuple(path), f"nothing after '='; write {key}=VALUE, or {key}=null for no value")
+        )
+    try:
+        node, problems = parse_yaml(value, lambda line, column: place)
+    except RecipeError as error:
+        message = error.problems[0].removeprefix(f"{place}: ")
+        raise _OverrideError(Problem(place, tuple(path), message)) from error
+    if node is None:
+        raise _OverrideError(
+            Problem(place, tuple(path), f"nothing but a comment after '='; write {key}=VALUE")
+        )
+    node.key_place = place
+    return path, node, [Problem(place, (*path, *p.path), p.message) for p in problems]
+
+
+def _set(root: Node, path: list[str], node: Node, place: Place) -> None:
+    parent = root
+    for depth, key in enumerate(path):
+        if parent.value is None and depth:
+            parent.value, parent.place = {}, place
+        if not isinstance(parent.value, dict):
+            raise _OverrideError(
+                Problem(
+                    place,
+                    tuple(path),
+                    f"{'.'.join(path[:depth])} is {found(parent.value)}, not a mapping; "
+                    f"write {'.'.join(path[:depth])}=VALUE",
+                )
+            )
+        if depth == len(path) - 1:
+            parent.value[key] = node
+        else:
+            parent = parent.value.setdefault(key, Node({}, place, place))

@@ -1,0 +1,120 @@
+"""The recipe: the whole YAML as strict, immutable pydantic models."""
+
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from compressm_cli.compression import METHODS
+from compressm_cli.config import Config
+from compressm_cli.data import TASKS
+from compressm_cli.layers import LAYERS
+
+if TYPE_CHECKING:
+    AnyLayer = Any
+    AnyTask = Any
+    AnyMethod = Any
+else:
+    AnyLayer = Annotated[reduce(or_, (c.Config for c in LAYERS.values())), Field(discriminator="kind")]
+    AnyTask = Annotated[reduce(or_, TASKS.values()), Field(discriminator="task")]
+    AnyMethod = Annotated[reduce(or_, (c.Config for c in METHODS.values())), Field(discriminator="method")]
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class ModelConfig(Config):
+    """A stack of blocks: normalization, layer, GELU, GLU, dropout, residual; then mean pooling and a head."""
+
+    layer: AnyLayer
+    model_dim: Annotated[int, Field(ge=1, le=65536)] = 64
+    """Width H of the residual stream."""
+    depth: Annotated[int, Field(ge=1, le=256)] = 1
+    """Number of blocks."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    norm: Literal["layer", "batch", "none"] = "layer"
+    """Normalization before each layer. ``batch`` has no affine parameters, as in the paper's code."""
+
+    @model_validator(mode="after")
+    def _a_state_dim_a_block(self) -> "ModelConfig":
+        dims = self.layer.state_dim
+        if isinstance(dims, list) and len(dims) != self.depth:
+            raise ValueError(
+                f"layer.state_dim lists {len(dims)} numbers for {self.depth} blocks; "
+                f"write one number, or {self.depth}"
+            )
+        return self
+
+    def state_dims(self) -> list[int]:
+        """The number of states of each block."""
+        dims = self.layer.state_dim
+        return list(dims) if isinstance(dims, list) else [dims] * self.depth
+
+
+class TrainConfig(Config):
+    """How the model is trained (AdamW)."""
+
+    steps: PositiveInt
+    batch_size: PositiveInt = 64
+    learning_rate: Annotated[float, Field(gt=0.0, le=10.0)] = 1e-3
+    recurrent_lr_factor: Annotated[float, Field(gt=0.0, le=100.0)] = 1.0
+    """Factor on the learning rate of the recurrent parameters, which never have weight decay."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    lr_schedule: Literal["constant", "cosine"] = "cosine"
+    """``cosine`` falls to zero at the last step, after the warm-up."""
+    warmup: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    """Linear warm-up, as a fraction of the run (with either schedule)."""
+    clip_norm: Annotated[float, Field(gt=0.0)] | None = None
+    """Clip the norm of all gradients together; null does not."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """``bf16`` is autocast; recurrent parameters and states stay in fp32."""
+    compile: bool = False
+    """Use torch.compile (needs a C++ compiler); done anew after each cut."""
+    eval_every: PositiveInt | None = None
+    """Steps between evaluations on the validation split; null means a twentieth of the run."""
+    log_every: PositiveInt | None = None
+    """Steps between logged training losses; null means a hundredth of the run."""
+    checkpoint_every: PositiveInt | None = None
+    """Steps between checkpoints; null means a tenth of the run."""
+
+    def interval(self, name: Literal["eval_every", "log_every", "checkpoint_every"]) -> int:
+        """The interval in steps, with its default resolved."""
+        parts = {"eval_every": 20, "log_every": 100, "checkpoint_every": 10}
+        given: int | None = getattr(self, name)
+        return given if given is not None else max(1, self.steps // parts[name])
+
+
+class OutputConfig(Config):
+    """Where the run's folder goes: ``<root>/<name>/v0001``."""
+
+    root: Annotated[str, Field(min_length=1)] = "outputs"
+    keep_last: PositiveInt = 1
+    """How many of the checkpoints written during the run are kept, beside the best and the final one."""
+
+
+class Recipe(Config):
+    """One experiment: what is trained, on what, how, and how it is compressed meanwhile."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    """Name of the folder of its runs: letters, digits, '.', '_' and '-'."""
+    seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
+    """One run a seed; a single number is a list of one."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    data: AnyTask
+    model: ModelConfig
+    train: TrainConfig
+    compression: AnyMethod
+    output: OutputConfig = OutputConfig()
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _one_seed(cls, value: Any) -> Any:
+        return [value] if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct_seeds(cls, value: list[int]) -> list[int]:
+        if len(set(value)) != len(value):
+            raise ValueError(f"seeds repeat in {value}; write each once")
+        return value

@@ -1,0 +1,75 @@
+"""How often two models predict the same class on the test rows."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from compressm_cli.data.interface import Split
+from compressm_cli.errors import BadInputError
+from compressm_cli.reports.estimates import Estimate, mean
+from compressm_cli.reports.sides import Member, Side, common_seeds
+
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Share of test rows with the same predicted class as the baseline of the same seed."""
+
+    share: Estimate | None
+    by_seed: dict[int, float]
+    reason: str | None
+    """Why there is none."""
+
+
+def prediction_agreement(sides: list[Side], device: torch.device) -> list[Agreement | None]:
+    """Agreement of each side with the first one; None for the first one itself."""
+    baseline, *others = sides
+    predictor = _Predictor(device)
+    return [None, *(_agreement(predictor, baseline, other) for other in others)]
+
+
+def _agreement(predictor: "_Predictor", baseline: Side, other: Side) -> Agreement:
+    seeds = common_seeds(baseline, other)
+    if not seeds:
+        return Agreement(None, {}, "no seed in common")
+    pairs = {seed: (baseline.by_seed[seed], other.by_seed[seed]) for seed in seeds}
+    if any(one.recipe.data != two.recipe.data for one, two in pairs.values()):
+        return Agreement(None, {}, "the two were trained on different data")
+    try:
+        shares = {
+            seed: float((predictor(one) == predictor(two)).double().mean()) for seed, (one, two) in pairs.items()
+        }
+    except BadInputError as error:
+        return Agreement(None, {}, str(error))
+    return Agreement(mean(list(shares.values())), shares, None)
+
+
+class _Predictor:
+    """Predicted classes of a member on its test rows; data and predictions are made once."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._splits: dict[str, Split] = {}
+        self._predictions: dict[int, Tensor] = {}
+
+    def __call__(self, member: Member) -> Tensor:
+        if id(member) not in self._predictions:
+            model = member.checkpoint.build_model().to(self._device)
+            self._predictions[id(member)] = _predict(model, self._test_rows(member))
+        return self._predictions[id(member)]
+
+    def _test_rows(self, member: Member) -> Split:
+        key = member.recipe.data.model_dump_json()
+        if key not in self._splits:
+            self._splits[key] = member.recipe.data.load().test.to(self._device)
+        return self._splits[key]
+
+
+@torch.inference_mode()
+def _predict(model: nn.Module, rows: Split) -> Tensor:
+    model.eval()
+    index = torch.arange(len(rows), device=rows.labels.device)
+    batches = (rows.rows(part) for part in index.split(BATCH))
+    return torch.cat([model(batch.inputs, batch.lengths).argmax(dim=1) for batch in batches])

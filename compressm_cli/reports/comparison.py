@@ -1,0 +1,142 @@
+"""``compare``: trained models side by side, from their run folders and checkpoints."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from compressm_cli.accounting.flops import CONVENTION
+from compressm_cli.errors import BadInputError
+from compressm_cli.reports import differences, verdict
+from compressm_cli.reports.agreement import Agreement, prediction_agreement
+from compressm_cli.reports.inference import SpeedReport, inference_speed, resolve_device
+from compressm_cli.reports.metrics import METRICS, final_orders, start_orders
+from compressm_cli.reports.rows import Row, make_row
+from compressm_cli.reports.sides import Side, read_sides
+from compressm_cli.reports.verdict import Tolerances, ToleranceResult
+
+
+@dataclass(frozen=True)
+class SideInfo:
+    """One column: which models it stands for."""
+
+    label: str
+    paths: list[str]
+    seeds: list[int | None]
+    timed: str
+    """The model whose inference speed was measured."""
+
+
+@dataclass(frozen=True)
+class LayerOrders:
+    """Orders of one layer, means over the seeds; None where a side has no such layer."""
+
+    layer: str
+    start: list[float | None]
+    final: list[float | None]
+
+
+@dataclass(frozen=True)
+class ComparisonReport:
+    """Everything that a comparison found."""
+
+    sides: list[SideInfo]
+    rows: list[Row]
+    orders: list[LayerOrders]
+    agreement: list[Agreement | None]
+    speed: SpeedReport | None
+    speed_reason: str | None
+    """Why the inference speed was not measured."""
+    warnings: list[str]
+    tolerances: list[ToleranceResult]
+    verdict: list[str]
+    flop_convention: str
+
+    @property
+    def broken(self) -> bool:
+        """Whether a stated tolerance does not hold."""
+        return any(not t.holds for t in self.tolerances)
+
+    def row(self, key: str) -> Row:
+        """The row of a metric."""
+        return next(row for row in self.rows if row.key == key)
+
+
+def compare(
+    baseline: Path,
+    others: list[Path],
+    *,
+    speed: bool = True,
+    device: str = "auto",
+    tolerances: Tolerances | None = None,
+) -> ComparisonReport:
+    """Compare models with a baseline.
+
+    Each path is a run folder, a folder of runs (its finished ones, the newest of each seed) or a checkpoint.
+    Raises BadInputError where one is neither, has not finished, or a tolerance names an unknown metric.
+    """
+    tolerances = tolerances or Tolerances()
+    tolerances.check()
+    where = resolve_device(device)
+    if not others:
+        raise BadInputError("compare needs at least two models: a baseline and what is compared with it")
+    sides = read_sides([baseline, *others])
+    rows = [make_row(metric, sides) for metric in METRICS]
+    timed = _timed(sides)
+    measured, reason = _speed(sides, timed, where) if speed else (None, "switched off with --no-speed")
+    results = tolerances.results([side.label for side in sides], rows, measured)
+    agreement = prediction_agreement(sides, where)
+    return ComparisonReport(
+        sides=[_info(side, index) for side, index in zip(sides, timed, strict=True)],
+        rows=rows,
+        orders=_orders(sides),
+        agreement=agreement,
+        speed=measured,
+        speed_reason=reason,
+        warnings=differences.warnings(sides),
+        tolerances=results,
+        verdict=verdict.sentences([side.label for side in sides], rows, measured, agreement, results),
+        flop_convention=CONVENTION,
+    )
+
+
+def _info(side: Side, timed: int) -> SideInfo:
+    return SideInfo(
+        label=side.label,
+        paths=[str(m.path) for m in side.members],
+        seeds=[m.seed for m in side.members],
+        timed=str(side.members[timed].path),
+    )
+
+
+def _orders(sides: list[Side]) -> list[LayerOrders]:
+    start = [[start_orders(m) for m in side.members] for side in sides]
+    final = [[final_orders(m) for m in side.members] for side in sides]
+    layers = list(dict.fromkeys(layer for side in final for member in side for layer in member))
+    return [LayerOrders(n, [_mean_order(s, n) for s in start], [_mean_order(s, n) for s in final]) for n in layers]
+
+
+def _mean_order(members: list[dict[str, int]], layer: str) -> float | None:
+    found = [orders[layer] for orders in members if layer in orders]
+    return sum(found) / len(found) if found else None
+
+
+def _timed(sides: list[Side]) -> list[int]:
+    """Which member of each side has its speed measured: one of a seed that all have, else the first."""
+    seeds = set.intersection(*(set(side.by_seed) for side in sides))
+    if not seeds:
+        return [0] * len(sides)
+    return [next(i for i, m in enumerate(side.members) if m.seed == min(seeds)) for side in sides]
+
+
+def _speed(sides: list[Side], timed: list[int], device: torch.device) -> tuple[SpeedReport | None, str | None]:
+    members = [side.members[i] for side, i in zip(sides, timed, strict=True)]
+    try:
+        checkpoints = [m.checkpoint for m in members]
+    except BadInputError as error:
+        return None, str(error)
+    data = checkpoints[0].data
+    inputs = {(c.data.length, c.data.features, c.data.vocabulary) for c in checkpoints}
+    if len(inputs) > 1:
+        return None, "the models take inputs of different shapes"
+    return inference_speed([c.build_model() for c in checkpoints], data, device), None

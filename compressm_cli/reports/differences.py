@@ -1,0 +1,112 @@
+"""What else differs between the sides of a comparison, beside what it is about."""
+
+from typing import Any
+
+from compressm_cli.recipe import recipe_to_mapping
+from compressm_cli.reports.sides import Member, Side, common_seeds
+
+EXPECTED = ("name", "seeds", "output", "device", "compression")
+"""Parts of a recipe that may differ: names, places, and the compression that is compared."""
+
+
+def warnings(sides: list[Side]) -> list[str]:
+    """Everything that makes the comparison less fair than it looks, one sentence each."""
+    baseline, *others = sides
+    found = [note for side in sides for note in side.notes]
+    for side in sides:
+        found += _within(side)
+    for other in others:
+        found += _between(baseline, other)
+    return list(dict.fromkeys(found))
+
+
+def _within(side: Side) -> list[str]:
+    """Whether the runs of one side are the same experiment."""
+    first = side.members[0]
+    found = []
+    for member in side.members[1:]:
+        keys = _changed(first, member, expected=("seeds", "output"))
+        if keys:
+            found.append(f"{side.label}: seeds {first.seed} and {member.seed} have other recipes: {'; '.join(keys)}")
+    return found
+
+
+def _between(baseline: Side, other: Side) -> list[str]:
+    ours, theirs = baseline.members[0], other.members[0]
+    names = f"{other.label} and {baseline.label}"
+    found = []
+    keys = _changed(ours, theirs, EXPECTED)
+    if data := [key for key in keys if key.startswith("data.")]:
+        found.append(f"{names} have different data, so their accuracies cannot be compared: {'; '.join(data)}")
+    if rest := [key for key in keys if not key.startswith("data.")]:
+        found.append(f"{names} differ in more than compression: {'; '.join(rest)}")
+    if len(baseline.members) + len(other.members) > 2:
+        found += _seeds(baseline, other)
+    elif ours.seed != theirs.seed:
+        found.append(f"{names} have different seeds: {theirs.seed} and {ours.seed}")
+    for what, (here, there) in _origins(baseline, other).items():
+        if here != there:
+            found.append(f"{names} differ in {what}: {_listed(there)} against {_listed(here)}")
+    return found
+
+
+def _seeds(baseline: Side, other: Side) -> list[str]:
+    common = common_seeds(baseline, other)
+    if len(common) == len(baseline.members) == len(other.members):
+        return []
+    seeds = [", ".join(str(m.seed) for m in side.members) for side in (other, baseline)]
+    paired = f"paired on {', '.join(map(str, common))} only" if len(common) > 1 else "compared unpaired"
+    return [f"{other.label} has seeds {seeds[0]}, {baseline.label} has {seeds[1]}: accuracies are {paired}"]
+
+
+def _origins(baseline: Side, other: Side) -> dict[str, tuple[set[str], set[str]]]:
+    """Code, machine and library versions of both sides, as far as their runs recorded them."""
+    if baseline.is_checkpoint or other.is_checkpoint:
+        return {}
+    parts = {"code": _code, "machine": _machine, "versions": _versions}
+    return {
+        what: ({read(m.info) for m in baseline.members}, {read(m.info) for m in other.members})
+        for what, read in parts.items()
+    }
+
+
+def _code(info: dict[str, Any]) -> str:
+    git = info.get("git")
+    if not git:
+        return "no commit recorded"
+    return f"commit {str(git.get('commit'))[:10]}" + (" with uncommitted changes" if git.get("dirty") else "")
+
+
+def _machine(info: dict[str, Any]) -> str:
+    parts = {**(info.get("device") or {}), **(info.get("machine") or {})}
+    return ", ".join(f"{key} {value}" for key, value in parts.items()) or "not recorded"
+
+
+def _versions(info: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in (info.get("versions") or {}).items())
+
+
+def _listed(values: set[str]) -> str:
+    return " and ".join(sorted(values))
+
+
+def _changed(ours: Member, theirs: Member, expected: tuple[str, ...]) -> list[str]:
+    """``key: theirs against ours`` for every setting that differs, but for the expected ones."""
+    one, two = (_flat(recipe_to_mapping(m.recipe)) for m in (ours, theirs))
+    keys = [key for key in {**one, **two} if key.partition(".")[0] not in expected]
+    missing = "absent"
+    return [
+        f"{key}: {two.get(key, missing)} against {one.get(key, missing)}"
+        for key in keys
+        if one.get(key, missing) != two.get(key, missing)
+    ]
+
+
+def _flat(mapping: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat

@@ -1,0 +1,111 @@
+"""Inference speed of several models, measured side by side on this machine."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from compressm_cli.accounting.probe import example_batch
+from compressm_cli.data.interface import DataSpec
+from compressm_cli.errors import BadInputError
+from compressm_cli.reports.estimates import Estimate, median
+
+ROUNDS = 21
+LARGE_BATCH = 64
+SECONDS = 4.0
+"""Aim for one batch size, all models together; slow models take a smaller batch rather than fewer rounds."""
+
+
+@dataclass(frozen=True)
+class BatchSpeed:
+    """Seconds of one forward pass at one batch size; entries are in the order of the models."""
+
+    batch: int
+    seconds: list[float]
+    """Medians over the rounds."""
+    ratios: list[Estimate]
+    """Median over the rounds of this model's time over the first one's, with its interval."""
+
+
+@dataclass(frozen=True)
+class SpeedReport:
+    """How it was measured, and what came out at each batch size."""
+
+    device: str
+    threads: int
+    length: int
+    rounds: int
+    batches: list[BatchSpeed]
+
+
+def inference_speed(models: Sequence[nn.Module], data: DataSpec, device: torch.device) -> SpeedReport:
+    """Time the models in alternation (first, second, ..., first, second, ...) on random sequences of full length.
+
+    Each round times every model once, so a change of the machine's pace hits all of them; the ratios are
+    paired by round. Batches of 1 and of up to 64 sequences.
+    """
+    for model in models:
+        model.to(device).eval()
+    batches = [_measure(models, data, device, 1)]
+    if (large := _affordable_batch(batches[0].seconds)) > 1:
+        batches.append(_measure(models, data, device, large))
+    return SpeedReport(str(device), torch.get_num_threads(), data.length, ROUNDS, batches)
+
+
+def resolve_device(wanted: str) -> torch.device:
+    """``auto`` is CUDA where there is one; BadInputError for CUDA where there is none."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise BadInputError("--device cuda: PyTorch finds no CUDA device here; write --device cpu")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _affordable_batch(single: list[float]) -> int:
+    """The largest power of two, up to 64, that fits the time, if rows cost what a single one does."""
+    batch = LARGE_BATCH
+    while batch > 1 and batch * sum(single) * ROUNDS > 2 * SECONDS:
+        batch //= 2
+    return batch
+
+
+def _measure(models: Sequence[nn.Module], data: DataSpec, device: torch.device, batch: int) -> BatchSpeed:
+    inputs = _random_inputs(data, batch, device)
+    calls = [_timed(model, inputs, device) for model in models]
+    for call in calls:
+        call(2)  # compiles kernels, fills caches
+    once = sum(call(2) for call in calls)
+    repeats = max(1, min(200, int(SECONDS / 2 / ROUNDS / once)))
+    rounds = [[call(repeats) for call in calls] for _ in range(ROUNDS)]
+    by_model = list(zip(*rounds, strict=True))
+    ratios = [median([t / first for t, first in zip(times, by_model[0], strict=True)]) for times in by_model]
+    return BatchSpeed(batch, [statistics.median(times) for times in by_model], ratios)
+
+
+def _timed(model: nn.Module, inputs: Tensor, device: torch.device) -> Callable[[int], float]:
+    """Repeats -> mean seconds of one forward pass."""
+
+    def call(repeats: int) -> float:
+        _synchronize(device)
+        began = time.perf_counter()
+        with torch.inference_mode():
+            for _ in range(repeats):
+                model(inputs, None)
+        _synchronize(device)
+        return (time.perf_counter() - began) / repeats
+
+    return call
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _random_inputs(data: DataSpec, batch: int, device: torch.device) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    shape = example_batch(data, batch).inputs.shape
+    if data.vocabulary is None:
+        return torch.randn(shape, generator=generator).to(device)
+    return torch.randint(min(1, data.vocabulary - 1), data.vocabulary, shape, generator=generator).to(device)

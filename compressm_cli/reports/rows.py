@@ -1,0 +1,83 @@
+"""One metric of all sides of a comparison, and how each differs from the first."""
+
+from dataclasses import dataclass
+
+from compressm_cli.reports.estimates import Estimate, difference, mean
+from compressm_cli.reports.formats import Unit
+from compressm_cli.reports.metrics import Metric
+from compressm_cli.reports.sides import Side, common_seeds
+
+
+@dataclass(frozen=True)
+class Value:
+    """One metric of one side: mean over its seeds, or the reason why there is none."""
+
+    mean: Estimate | None
+    by_run: list[float | None]
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Change:
+    """One metric of one side against the baseline's."""
+
+    difference: Estimate | None
+    """In shares (0.01 is one point), for accuracies; paired by seed where the seeds match."""
+    ratio: float | None
+    """This side's mean over the baseline's, for everything else."""
+    basis: str
+    """How it was made: ``paired by seed (3 seeds)``, ``one seed: no interval``, ..."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric of all sides; entries of ``values`` and ``changes`` are in their order."""
+
+    key: str
+    title: str
+    unit: Unit
+    higher_is_better: bool
+    measured: bool
+    values: list[Value]
+    changes: list[Change | None]
+    """None for the baseline, and where a value is missing."""
+
+
+def make_row(metric: Metric, sides: list[Side]) -> Row:
+    """Read a metric of every model and compare each side with the first."""
+    readings = [[metric.read(m) for m in side.members] for side in sides]
+    values = []
+    for side in readings:
+        numbers = [value for value, _ in side]
+        known = [v for v in numbers if v is not None]
+        reasons = list(dict.fromkeys(reason for _, reason in side if reason))
+        whole = mean(known) if len(known) == len(numbers) else None
+        values.append(Value(whole, numbers, "; ".join(reasons) or None))
+    changes = [_change(metric, sides[0], sides[i], values[0], values[i]) for i in range(1, len(sides))]
+    return Row(
+        metric.key, metric.title, metric.unit, metric.higher_is_better, metric.measured, values, [None, *changes]
+    )
+
+
+def _change(metric: Metric, baseline: Side, other: Side, theirs: Value, ours: Value) -> Change | None:
+    if theirs.mean is None or ours.mean is None:
+        return None
+    if metric.unit != "share":
+        ratio = ours.mean.value / theirs.mean.value if theirs.mean.value else None
+        return Change(None, ratio, "ratio of the means" if ours.mean.count + theirs.mean.count > 2 else "one run each")
+    estimate, basis = _accuracy_change(baseline, other, theirs, ours)
+    return Change(estimate, None, basis)
+
+
+def _accuracy_change(baseline: Side, other: Side, theirs: Value, ours: Value) -> tuple[Estimate, str]:
+    before = {m.seed: v for m, v in zip(baseline.members, theirs.by_run, strict=True) if v is not None}
+    after = {m.seed: v for m, v in zip(other.members, ours.by_run, strict=True) if v is not None}
+    seeds = common_seeds(baseline, other)
+    if len(seeds) > 1:
+        return mean([after[s] - before[s] for s in seeds]), f"paired by seed ({len(seeds)} seeds)"
+    estimate = difference(list(after.values()), list(before.values()))
+    if estimate.low is not None:
+        return estimate, f"unpaired ({len(after)} and {len(before)} seeds)"
+    if len(after) == len(before) == 1:
+        return estimate, "one seed: no interval"
+    return estimate, f"{len(after)} and {len(before)} seeds: no interval"

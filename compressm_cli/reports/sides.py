@@ -1,0 +1,140 @@
+"""What a comparison is between: trained models, grouped by the recipe they share."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.errors import BadInputError
+from compressm_cli.recipe import Recipe, load_recipe
+from compressm_cli.run import Run
+
+SUMMARY_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Member:
+    """One trained model: a finished run, or a checkpoint alone (then ``run`` and ``summary`` are None)."""
+
+    path: Path
+    recipe: Recipe
+    seed: int | None
+    checkpoint_path: Path
+    run: Run | None = None
+    info: dict[str, Any] = field(default_factory=dict)
+    summary: dict[str, Any] | None = None
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """The finished model; BadInputError where it is missing or damaged."""
+        return Checkpoint.load(self.checkpoint_path)
+
+    def recorded(self, key: str) -> Any:
+        """An entry of summary.json by its dotted key; BadInputError where it is missing."""
+        value: Any = self.summary
+        for part in key.split("."):
+            if not isinstance(value, dict) or part not in value:
+                raise BadInputError(f"{self.path / 'summary.json'}: has no entry {key!r}; the run's record is incomplete")
+            value = value[part]
+        return value
+
+
+@dataclass(frozen=True)
+class Side:
+    """One column of a comparison: one model, or the same recipe's models with several seeds."""
+
+    label: str
+    path: Path
+    members: list[Member]
+    notes: list[str] = field(default_factory=list)
+    """What was left out, and why."""
+
+    @property
+    def by_seed(self) -> dict[int, Member]:
+        """The members whose seed is known."""
+        return {m.seed: m for m in self.members if m.seed is not None}
+
+    @property
+    def is_checkpoint(self) -> bool:
+        return self.members[0].run is None
+
+
+def read_sides(paths: list[Path]) -> list[Side]:
+    """The sides that the arguments of a comparison mean, with distinct labels."""
+    sides = [_read_side(path) for path in paths]
+    counts = Counter(side.label for side in sides)
+    seen: Counter[str] = Counter()
+    named = []
+    for side in sides:
+        seen[side.label] += 1
+        label = side.label
+        if counts[label] > 1:
+            where = side.members[0].path.name if len(side.members) == 1 else str(seen[label])
+            label = f"{label} {where}"
+        named.append(Side(label, side.path, side.members, side.notes))
+    if len({side.label for side in named}) < len(named):
+        named = [Side(f"{s.label} ({i})", s.path, s.members, s.notes) for i, s in enumerate(named, 1)]
+    return named
+
+
+def common_seeds(one: Side, other: Side) -> list[int]:
+    """The seeds that both sides have, ascending."""
+    return sorted(set(one.by_seed) & set(other.by_seed))
+
+
+def _read_side(path: Path) -> Side:
+    if path.is_file():
+        member = _read_checkpoint(path)
+        return Side(member.recipe.name, path, [member])
+    runs = Run.find(path)
+    if len(runs) == 1 and runs[0].folder == path.resolve():
+        member = _read_run(runs[0])
+        return Side(member.recipe.name, path, [member])
+    finished = [run for run in runs if _is_finished(run)]
+    if not finished:
+        raise BadInputError(f"{path}: none of its {len(runs)} runs has finished; compare needs finished runs")
+    members: dict[int | None, Member] = {}
+    for run in finished:
+        member = _read_run(run)
+        members[member.seed] = member
+    notes = []
+    if unfinished := len(runs) - len(finished):
+        notes.append(f"{path}: {_runs(unfinished)} left out, not finished")
+    if older := len(finished) - len(members):
+        notes.append(f"{path}: {_runs(older)} left out, since a newer one has the same seed")
+    chosen = sorted(members.values(), key=lambda m: (m.seed is None, m.seed))
+    return Side(chosen[0].recipe.name, path, chosen, notes)
+
+
+def _read_run(run: Run) -> Member:
+    info = run.read_info()
+    if not _is_finished(run):
+        raise BadInputError(
+            f"{run.folder}: this run has not finished (status: {info.get('status', 'unknown')}); compare needs "
+            f"finished runs. Finish it with: compressm train --resume {run.folder}"
+        )
+    summary = run.read_summary()
+    if summary.get("format") != SUMMARY_FORMAT:
+        raise BadInputError(
+            f"{run.folder / 'summary.json'}: format {summary.get('format')!r}; this version reads {SUMMARY_FORMAT}"
+        )
+    recipe = load_recipe(run.recipe_path)
+    return Member(run.folder, recipe, summary.get("seed"), run.final_checkpoint, run, info, summary)
+
+
+def _read_checkpoint(path: Path) -> Member:
+    checkpoint = Checkpoint.load(path)
+    seeds = checkpoint.recipe.seeds
+    member = Member(path.resolve(), checkpoint.recipe, seeds[0] if len(seeds) == 1 else None, path)
+    member.__dict__["checkpoint"] = checkpoint  # read once: this is where cached_property keeps it
+    return member
+
+
+def _is_finished(run: Run) -> bool:
+    return (run.folder / "summary.json").is_file() and run.read_info().get("status") == "done"
+
+
+def _runs(count: int) -> str:
+    return f"{count} run" if count == 1 else f"{count} runs"

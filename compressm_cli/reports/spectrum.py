@@ -1,0 +1,217 @@
+"""``analyze``: the Hankel spectrum of each layer of a model, and what smaller orders would cost and save."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from compressm_cli.accounting.flops import CONVENTION, inference_flops, training_step_flops
+from compressm_cli.accounting.probe import example_batch
+from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.compression.balanced import BalancedSystem
+from compressm_cli.errors import BadInputError
+from compressm_cli.layers.interface import StateSpaceLayer, state_space_layers
+from compressm_cli.lti import error_bound, order_for_energy
+from compressm_cli.models import build_model
+from compressm_cli.run import Run
+
+RealizationKind = Literal["real", "complex"]
+THRESHOLDS = (0.9, 0.95, 0.99, 0.999)
+NEARLY_REAL = 1e-3
+"""A pole counts as real where its imaginary part is at most this share of its size."""
+
+
+@dataclass(frozen=True)
+class OrderAtThreshold:
+    """What an energy threshold makes of one layer."""
+
+    energy_threshold: float
+    values_kept: int
+    """Hankel singular values kept of those of the spectrum (two a complex state for the real realization)."""
+    order: int
+    """Complex states that this takes, in the system that takes most."""
+    tail: float
+    """Share of the Hankel energy that is discarded, 0 to 1."""
+    bound: float
+    """H-infinity error of the layer is at most this (twice the discarded sum, the largest of its systems)."""
+
+
+@dataclass(frozen=True)
+class LayerSpectrum:
+    """One layer: its order, its poles and its spectrum."""
+
+    layer: str
+    kind: str
+    systems: int
+    order: int
+    start_order: int
+    """The order that the recipe gave it."""
+    spectral_radius: float
+    """Largest size of a pole, over all systems."""
+    poles: int
+    real_poles: int
+    """Poles, over all systems, with an imaginary part of at most a thousandth of their size."""
+    hsv: list[float]
+    """Hankel singular values, descending: the mean over the systems."""
+    decay: float
+    """The smallest over the largest."""
+    thresholds: list[OrderAtThreshold]
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """The whole model at some orders: counted, not estimated."""
+
+    energy_threshold: float | None
+    """None for the model as it is."""
+    orders: dict[str, int]
+    total_order: int
+    parameters: int
+    inference_flops: int
+    """Of one sequence of full length."""
+    training_step_flops: int
+    """Of one batch of the recipe's size."""
+
+
+@dataclass(frozen=True)
+class SpectrumReport:
+    """Everything that ``analyze`` finds."""
+
+    path: str
+    checkpoint: str
+    chosen: str
+    """Why it is this checkpoint."""
+    run: str | None
+    recipe: str
+    seeds: list[int]
+    step: int
+    realization: RealizationKind
+    layers: list[LayerSpectrum]
+    now: ModelSize
+    predicted: list[ModelSize]
+    """The model at the orders of each threshold."""
+    batch_size: int
+    flop_convention: str
+
+
+def analyze(
+    path: Path, thresholds: tuple[float, ...] = THRESHOLDS, realization: RealizationKind | None = None
+) -> SpectrumReport:
+    """Read a checkpoint, or the final (else newest) checkpoint of a run, and analyze every layer.
+
+    ``realization`` None takes that of the recipe's compression, or real. Gramians are analytic: inputs are taken as
+    white. Raises BadInputError where there is no checkpoint, or a layer is not a stable finite system.
+    """
+    _check_thresholds(thresholds)
+    file, chosen, run = find_checkpoint(path)
+    checkpoint = Checkpoint.load(file)
+    kind: RealizationKind = realization or getattr(checkpoint.recipe.compression, "realization", "real")
+    layers = _layers(checkpoint, file, sorted(thresholds), kind)
+    predicted = []
+    for i, threshold in enumerate(sorted(thresholds)):
+        orders = {layer.layer: layer.thresholds[i].order for layer in layers}
+        predicted.append(_size(checkpoint, orders, threshold))
+    return SpectrumReport(
+        path=str(path),
+        checkpoint=str(file),
+        chosen=chosen,
+        run=str(run.folder) if run else None,
+        recipe=checkpoint.recipe.name,
+        seeds=checkpoint.recipe.seeds,
+        step=checkpoint.step,
+        realization=kind,
+        layers=layers,
+        now=_size(checkpoint, checkpoint.orders, None),
+        predicted=predicted,
+        batch_size=checkpoint.recipe.train.batch_size,
+        flop_convention=CONVENTION,
+    )
+
+
+def find_checkpoint(path: Path) -> tuple[Path, str, Run | None]:
+    """The checkpoint that a path means, why it is that one, and its run; BadInputError where there is none."""
+    if path.is_file():
+        return path, "the given checkpoint", None
+    runs = Run.find(path)
+    run = runs[-1]
+    which = "" if len(runs) == 1 else f" of the newest of {len(runs)} runs, {run.folder.name}"
+    if run.final_checkpoint.is_file():
+        return run.final_checkpoint, f"the final checkpoint{which}", run
+    status = run.read_info().get("status", "unknown")
+    if found := run.last_checkpoints():
+        return found[-1], f"the newest checkpoint{which}, which has not finished (status: {status})", run
+    if run.best_checkpoint.is_file():
+        return run.best_checkpoint, f"the best checkpoint{which}, which has not finished (status: {status})", run
+    raise BadInputError(f"{run.folder}: the run has no checkpoint yet (status: {status}); wait for its first one")
+
+
+def _check_thresholds(thresholds: tuple[float, ...]) -> None:
+    bad = [t for t in thresholds if not 0 < t <= 1]
+    if bad or not thresholds:
+        found = ", ".join(f"{t:g}" for t in bad) or "none"
+        raise BadInputError(f"thresholds: found {found}; write shares of the energy above 0 and up to 1, such as 0.9,0.99")
+
+
+def _layers(
+    checkpoint: Checkpoint, file: Path, thresholds: list[float], realization: RealizationKind
+) -> list[LayerSpectrum]:
+    start = dict(zip(checkpoint.orders, checkpoint.recipe.model.state_dims(), strict=True))
+    kind = checkpoint.recipe.model.layer.kind
+    found = []
+    for name, layer in state_space_layers(checkpoint.build_model()).items():
+        try:
+            found.append(_layer(name, kind, layer, start[name], thresholds, realization))
+        except ValueError as error:
+            raise BadInputError(f"{file}: {name} cannot be analyzed: {error}") from error
+    return found
+
+
+def _layer(
+    name: str, kind: str, layer: StateSpaceLayer, start: int, thresholds: list[float], realization: RealizationKind
+) -> LayerSpectrum:
+    systems = layer.systems()
+    balanced = [BalancedSystem.of(system, realization) for system in systems]
+    hsv = torch.stack([b.hsv for b in balanced]).mean(0)
+    poles = torch.cat([system.A for system in systems])
+    real = poles.imag.abs() <= NEARLY_REAL * poles.abs() if poles.is_complex() else torch.ones_like(poles)
+    return LayerSpectrum(
+        layer=name,
+        kind=kind,
+        systems=len(systems),
+        order=layer.state_dim,
+        start_order=start,
+        spectral_radius=float(poles.abs().max()),
+        poles=len(poles),
+        real_poles=int(real.sum()),
+        hsv=hsv.tolist(),
+        decay=float(hsv[-1] / hsv[0]) if hsv[0] > 0 else 0.0,
+        thresholds=[_at(threshold, hsv, balanced, layer.state_dim) for threshold in thresholds],
+    )
+
+
+def _at(threshold: float, hsv: torch.Tensor, balanced: list[BalancedSystem], now: int) -> OrderAtThreshold:
+    kept = order_for_energy(hsv, threshold)
+    total = float(hsv.sum())
+    return OrderAtThreshold(
+        energy_threshold=threshold,
+        values_kept=kept,
+        # More states than now are never taken, and a layer always keeps one.
+        order=max(1, min(now, max(system.states_of(kept) for system in balanced))),
+        tail=float(hsv[kept:].sum()) / total if total > 0 else 0.0,
+        bound=max(error_bound(system.hsv, kept) for system in balanced),
+    )
+
+
+def _size(checkpoint: Checkpoint, orders: dict[str, int], threshold: float | None) -> ModelSize:
+    recipe, data = checkpoint.recipe, checkpoint.data
+    with torch.random.fork_rng(devices=[]):
+        model = build_model(recipe.model, data, orders)
+    return ModelSize(
+        energy_threshold=threshold,
+        orders=dict(orders),
+        total_order=sum(orders.values()),
+        parameters=sum(p.numel() for p in model.parameters()),
+        inference_flops=inference_flops(model, example_batch(data, 1)),
+        training_step_flops=training_step_flops(model, example_batch(data, recipe.train.batch_size)),
+    )

@@ -1,0 +1,155 @@
+"""What a comparison comes to: tolerances kept or broken, and in words what was won and lost."""
+
+from dataclasses import dataclass, field
+
+from compressm_cli.errors import BadInputError
+from compressm_cli.reports import formats
+from compressm_cli.reports.agreement import Agreement
+from compressm_cli.reports.estimates import Estimate
+from compressm_cli.reports.inference import SpeedReport
+from compressm_cli.reports.metrics import METRICS, SPEED_METRICS
+from compressm_cli.reports.rows import Change, Row
+
+NOISE = 0.05
+"""Relative differences of single measurements up to this are called no clear change."""
+
+SPEED_TITLES = ("inference time of one sequence", "inference time of a batch")
+
+
+@dataclass(frozen=True)
+class ToleranceResult:
+    """One stated tolerance for one side."""
+
+    side: str
+    allowed: str
+    found: str
+    holds: bool
+    """Also false where the quantity was not measured: then nothing shows that it holds."""
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """What a comparison must show to end with exit code 0; means count, not the ends of intervals."""
+
+    points: float | None = None
+    """How many points the test accuracy may fall (1.0 is from 95 % to 94 %)."""
+    at_most: dict[str, float] = field(default_factory=dict)
+    """Metric -> largest ratio to the baseline."""
+
+    @staticmethod
+    def metrics() -> list[str]:
+        """The names that ``at_most`` may have."""
+        return [m.key for m in METRICS if m.unit != "share"] + list(SPEED_METRICS)
+
+    def check(self) -> None:
+        """BadInputError where a metric is unknown or a number makes no sense."""
+        for name, ratio in self.at_most.items():
+            if name not in self.metrics():
+                hint = "; for accuracy use --tolerance-points" if name.endswith("accuracy") else ""
+                raise BadInputError(f"--at-most {name}: unknown metric; one of {', '.join(self.metrics())}{hint}")
+            if not 0 < ratio < float("inf"):
+                raise BadInputError(f"--at-most {name}={ratio:g}: the ratio must be a positive number, such as 0.5")
+        if self.points is not None and not 0 <= self.points <= 100:
+            raise BadInputError(f"--tolerance-points {self.points:g}: must lie between 0 and 100")
+
+    def results(self, labels: list[str], rows: list[Row], speed: SpeedReport | None) -> list[ToleranceResult]:
+        """Every tolerance for every side but the baseline."""
+        by_key = {row.key: row for row in rows}
+        found = []
+        for i, label in enumerate(labels[1:], 1):
+            if self.points is not None:
+                found.append(_points_result(label, self.points, by_key["test_accuracy"].changes[i]))
+            for name, most in self.at_most.items():
+                ratio = _speed_ratio(name, speed, i) if name in SPEED_METRICS else _ratio(by_key[name].changes[i])
+                allowed = f"{name} at most {most:g}x the baseline's"
+                known = f"{ratio:.3g}x" if ratio is not None else "not known"
+                found.append(ToleranceResult(label, allowed, known, ratio is not None and ratio <= most))
+        return found
+
+
+def sentences(
+    labels: list[str],
+    rows: list[Row],
+    speed: SpeedReport | None,
+    agreement: list[Agreement | None],
+    tolerances: list[ToleranceResult],
+) -> list[str]:
+    """The verdict on each side: accuracy, then what was won, lost, unchanged and unknown; then the tolerances."""
+    lines = []
+    for i, label in enumerate(labels[1:], 1):
+        lines.append(f"{label} against {labels[0]}: {_accuracy(rows, i)}.")
+        lines += _balance(rows, speed, i)
+        found = agreement[i]
+        if found is not None and found.share is not None:
+            share = formats.quantity(found.share.value, "share", found.share.margin)
+            lines.append(f"Same prediction on {share} of the test rows.")
+    for t in tolerances:
+        lines.append(f"Tolerance {'kept' if t.holds else 'BROKEN'}: {t.side}: {t.allowed}; found {t.found}.")
+    return lines
+
+
+def _accuracy(rows: list[Row], side: int) -> str:
+    row = next(r for r in rows if r.key == "test_accuracy")
+    change, ours, theirs = row.changes[side], row.values[side].mean, row.values[0].mean
+    if change is None or change.difference is None or ours is None or theirs is None:
+        return f"test accuracy not known ({row.values[side].reason or row.values[0].reason})"
+    found = change.difference
+    numbers = (
+        f"test accuracy {formats.quantity(ours.value, 'share')} against {formats.quantity(theirs.value, 'share')}, "
+        f"{formats.points(found.value, found.low, found.high)}, {change.basis}"
+    )
+    if found.low is None or found.high is None:
+        return numbers
+    if found.low <= 0 <= found.high:
+        return f"{numbers}; the interval includes no change"
+    return f"{numbers}; {'better' if found.value > 0 else 'worse'} beyond the spread of the seeds"
+
+
+def _balance(rows: list[Row], speed: SpeedReport | None, side: int) -> list[str]:
+    """Lines ``Won: ...``, ``Lost: ...``, ``No clear change: ...``, ``Not known: ...``."""
+    parts: dict[str, list[str]] = {"Won": [], "Lost": [], "No clear change": [], "Not known": []}
+    for row in rows:
+        if row.unit != "share":
+            ratio = _ratio(row.changes[side])
+            noise = NOISE if row.measured else 0.0
+            parts[_judged(ratio, noise)].append(_named(row.title, ratio))
+    for name, title in zip(SPEED_METRICS, SPEED_TITLES, strict=True):
+        if (found := _speed_estimate(name, speed, side)) is not None:
+            clear = found.low is None or found.high is None or not found.low <= 1 <= found.high
+            parts[_judged(found.value, 0.0) if clear else "No clear change"].append(_named(title, found.value))
+    return [f"{name}: {'; '.join(items)}." for name, items in parts.items() if items]
+
+
+def _judged(ratio: float | None, noise: float) -> str:
+    if ratio is None:
+        return "Not known"
+    if abs(ratio - 1) <= noise:
+        return "No clear change"
+    return "Won" if ratio < 1 else "Lost"
+
+
+def _named(title: str, ratio: float | None) -> str:
+    return title if ratio is None else f"{title} {formats.ratio(ratio)}"
+
+
+def _ratio(change: Change | None) -> float | None:
+    return None if change is None else change.ratio
+
+
+def _speed_estimate(name: str, speed: SpeedReport | None, side: int) -> Estimate | None:
+    index = SPEED_METRICS.index(name)
+    return None if speed is None or index >= len(speed.batches) else speed.batches[index].ratios[side]
+
+
+def _speed_ratio(name: str, speed: SpeedReport | None, side: int) -> float | None:
+    estimate = _speed_estimate(name, speed, side)
+    return None if estimate is None else estimate.value
+
+
+def _points_result(side: str, allowed: float, change: Change | None) -> ToleranceResult:
+    text = f"test accuracy may fall by at most {allowed:g} {'point' if allowed == 1 else 'points'}"
+    if change is None or change.difference is None:
+        return ToleranceResult(side, text, "not known", False)
+    value = change.difference.value
+    # Accuracies are counts over rows: a fall of exactly the tolerance is kept, whatever the rounding.
+    return ToleranceResult(side, text, formats.points(value), -100 * value <= allowed + 1e-9)

@@ -1,0 +1,203 @@
+"""One output folder and the files in it. No other module knows these names.
+
+    <root>/<recipe name>/v0001/
+        recipe.yaml        the resolved recipe, with the one seed of this run; reloadable
+        run.json           status, command, seed, versions, device, git commit, times
+        metrics.jsonl      one line a logged step or evaluation
+        compression.jsonl  one line a layer and check, also when nothing was cut
+        summary.json       what ``compare`` reads
+        checkpoints/       last-<step>.pt, best.pt, final.pt
+        plots/
+    <root>/<recipe name>/latest -> v0001
+"""
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from compressm_cli.errors import BadInputError, RunFailedError
+
+VERSION = re.compile(r"^v(\d{4,})$")
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that a reader, or a crash, sees the old content or the new, never a part."""
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, allow_nan=False)
+
+
+class Run:
+    """The folder of one run; use ``Run.create``, ``Run.open`` or ``Run.find``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def create(cls, root: Path, name: str) -> "Run":
+        """Take the next free version below ``root/name``; two processes never take the same."""
+        parent = root / name
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            number = max((int(v.group(1)) for v in _versions(parent)), default=0) + 1
+            while True:
+                folder = parent / f"v{number:04d}"
+                try:
+                    folder.mkdir()
+                    break
+                except FileExistsError:
+                    number += 1
+            (folder / "checkpoints").mkdir()
+            (folder / "plots").mkdir()
+        except OSError as error:
+            raise RunFailedError(
+                f"cannot write to {parent}: {error.strerror}; choose another place with output.root=DIR"
+            ) from error
+        run = cls(folder)
+        run._point_latest()
+        return run
+
+    @classmethod
+    def open(cls, folder: Path) -> "Run":
+        """An existing run's folder; BadInputError where it is none."""
+        folder = folder.resolve()
+        if not (folder / "run.json").is_file():
+            raise BadInputError(f"{folder}: not a run folder (it has no run.json)")
+        return cls(folder)
+
+    @classmethod
+    def find(cls, path: Path) -> list["Run"]:
+        """The runs that a path means: a run folder, or a recipe's folder with all its versions."""
+        if not path.exists():
+            raise BadInputError(f"{path}: no such file or folder; give a run folder such as outputs/NAME/v0001")
+        if (path / "run.json").is_file():
+            return [cls.open(path)]
+        found = sorted(_versions(path), key=lambda v: int(v.group(1))) if path.is_dir() else []
+        runs = [cls.open(path / v.group(0)) for v in found if (path / v.group(0) / "run.json").is_file()]
+        if not runs:
+            raise BadInputError(f"{path}: neither a run folder nor a folder of runs (v0001, v0002, ...)")
+        return runs
+
+    def _point_latest(self) -> None:
+        link = self.folder.parent / "latest"
+        temporary = self.folder.parent / f".latest.{os.getpid()}"
+        try:
+            temporary.symlink_to(self.folder.name)
+            os.replace(temporary, link)
+        except OSError:  # a file system without links; versions remain usable
+            temporary.unlink(missing_ok=True)
+
+    @property
+    def recipe_path(self) -> Path:
+        return self.folder / "recipe.yaml"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def plots(self) -> Path:
+        return self.folder / "plots"
+
+    @property
+    def final_checkpoint(self) -> Path:
+        """The finished model alone, without the state of training."""
+        return self.checkpoints / "final.pt"
+
+    @property
+    def best_checkpoint(self) -> Path:
+        """The model alone, at its best validation accuracy (perhaps before a cut)."""
+        return self.checkpoints / "best.pt"
+
+    def last_checkpoint(self, step: int) -> Path:
+        """Model and state of training after ``step`` steps, from which a run resumes."""
+        return self.checkpoints / f"last-{step:09d}.pt"
+
+    def last_checkpoints(self) -> list[Path]:
+        """The checkpoints to resume from, oldest first."""
+        return sorted(self.checkpoints.glob("last-*.pt"))
+
+    def write_info(self, info: dict[str, Any]) -> None:
+        """run.json: status, command, seed, versions, device, commit, times."""
+        write_atomically(self.folder / "run.json", (json.dumps(info, indent=2) + "\n").encode())
+
+    def read_info(self) -> dict[str, Any]:
+        return self._read("run.json")
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """summary.json, written once, when the run is done."""
+        text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
+        write_atomically(self.folder / "summary.json", text.encode())
+
+    def read_summary(self) -> dict[str, Any]:
+        """BadInputError where the run has not finished."""
+        if not (self.folder / "summary.json").is_file():
+            raise BadInputError(f"{self.folder}: the run has no summary.json yet; it has not finished")
+        return self._read("summary.json")
+
+    def append_metrics(self, line: dict[str, Any]) -> None:
+        self._append("metrics.jsonl", line)
+
+    def append_compression(self, line: dict[str, Any]) -> None:
+        self._append("compression.jsonl", line)
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        return list(self._lines("metrics.jsonl"))
+
+    def read_compression(self) -> list[dict[str, Any]]:
+        return list(self._lines("compression.jsonl"))
+
+    def forget_after(self, step: int) -> None:
+        """Drop logged lines of later steps, before a resumed run writes them again."""
+        for name in ("metrics.jsonl", "compression.jsonl"):
+            if (self.folder / name).is_file():
+                kept = [_json(line) for line in self._lines(name) if line["step"] <= step]
+                write_atomically(self.folder / name, "".join(f"{k}\n" for k in kept).encode())
+
+    def _append(self, name: str, line: dict[str, Any]) -> None:
+        with (self.folder / name).open("a", encoding="utf-8") as file:
+            file.write(_json(line) + "\n")
+
+    def _lines(self, name: str) -> Iterator[dict[str, Any]]:
+        path = self.folder / name
+        if not path.is_file():
+            return
+        for text in path.read_text(encoding="utf-8").splitlines():
+            try:
+                yield json.loads(text)
+            except json.JSONDecodeError:  # a torn last line of a killed run
+                return
+
+    def _read(self, name: str) -> dict[str, Any]:
+        path = self.folder / name
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise BadInputError(f"{path}: cannot be read: {error}") from error
+        if not isinstance(value, dict):
+            raise BadInputError(f"{path}: expected a mapping, found {type(value).__name__}")
+        return value
+
+
+def _versions(parent: Path) -> list[re.Match[str]]:
+    return [m for entry in os.listdir(parent) if (m := VERSION.match(entry))]

@@ -1,0 +1,43 @@
+"""Which rows make the batch of a step: a function of (seed, step) alone, so that a resumed run sees the same."""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from compressm_cli.data.interface import Split
+
+
+def derived_generator(seed: int, *purpose: str | int) -> torch.Generator:
+    """A generator for one purpose of one run, independent of all others."""
+    digest = hashlib.blake2b(repr((seed, *purpose)).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+
+
+class Batches:
+    """Seeded permutations of a split, one an epoch, cut into batches; rows left over at the end are skipped."""
+
+    def __init__(self, split: Split, batch_size: int, seed: int) -> None:
+        self._split = split
+        self._seed = seed
+        self.batch_size = min(batch_size, len(split))
+        self.per_epoch = len(split) // self.batch_size
+        self._epoch = -1
+        self._order = torch.empty(0, dtype=torch.long)
+
+    def __call__(self, step: int) -> Split:
+        """The batch of a step, counted from 1."""
+        epoch, place = divmod(step - 1, self.per_epoch)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._order = self._permutation("order", epoch)
+        return self._split.rows(self._order[place * self.batch_size : (place + 1) * self.batch_size])
+
+    def calibration(self, step: int, count: int) -> list[Split]:
+        """Some batches for a method's measurements at a step; the order of training is not touched."""
+        order = self._permutation("calibration", step)[: count * self.batch_size]
+        return [self._split.rows(part) for part in order.split(self.batch_size)]
+
+    def _permutation(self, purpose: str, number: int) -> Tensor:
+        generator = derived_generator(self._seed, purpose, number)
+        return torch.randperm(len(self._split), generator=generator).to(self._split.labels.device)

@@ -1,0 +1,386 @@
+"""The training loop: steps, and between steps whatever is due - a check of the method, an evaluation, a checkpoint."""
+
+import math
+import statistics
+import time
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import nn
+
+from compressm_cli.accounting.clock import Stopwatch
+from compressm_cli.accounting.flops import CONVENTION, TrainingFlops, inference_flops, training_step_flops
+from compressm_cli.accounting.joules import JouleMeter, Joules, combine
+from compressm_cli.accounting.memory import PeakMemory
+from compressm_cli.accounting.probe import example_batch
+from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.compression import METHODS, surgery
+from compressm_cli.compression.method import CheckContext, LayerRecord, Plan
+from compressm_cli.data.interface import Dataset, Split
+from compressm_cli.errors import RunFailedError
+from compressm_cli.models import build_model
+from compressm_cli.recipe import Recipe
+from compressm_cli.run import Run
+from compressm_cli.training import state
+from compressm_cli.training.batches import Batches, derived_generator
+from compressm_cli.training.evaluation import Evaluation, evaluate, layer_inputs
+from compressm_cli.training.optimizer import build_optimizer, learning_rate, set_learning_rate
+from compressm_cli.training.precision import autocast, prepare, resolve_device
+from compressm_cli.training.view import View
+
+EVALUATION_BATCH = 4
+"""Rows of an evaluation batch, in training batches: no gradients are kept."""
+VIEW_SECONDS = 0.2
+
+
+class Trainer:
+    """One run of one recipe with one seed. ``train`` goes to the end and returns the summary.
+
+    Raises RunFailedError where the loss is no longer finite.
+    """
+
+    def __init__(
+        self, recipe: Recipe, seed: int, dataset: Dataset, run: Run, view: View, resume: Checkpoint | None = None
+    ) -> None:
+        self.recipe, self.seed, self.run, self.view = recipe, seed, run, view
+        self.config = recipe.train
+        self.device = resolve_device(recipe.device)
+        prepare(self.device, self.config.precision)
+        self.clock = Stopwatch(self.device)
+        self.meter, self.earlier_joules = JouleMeter(self.device), []  # type: JouleMeter, list[Joules]
+        self.memory = PeakMemory(self.device)
+        self.data_spec = dataset.spec
+        self.splits = [s.to(self.device) for s in (dataset.train, dataset.validation, dataset.test)]
+        self.batches = Batches(self.splits[0], self.config.batch_size, seed)
+        torch.manual_seed(seed)
+        model = build_model(recipe.model, dataset.spec) if resume is None else resume.build_model()
+        self.model: nn.Module = model.to(self.device)
+        self.forward: nn.Module = self.model
+        self.optimizer = build_optimizer(self.model, self.config)
+        self.method = METHODS[recipe.compression.method](recipe.compression)
+        self.check_steps = set(self.method.check_steps(self.config.steps))
+        self.generator = derived_generator(seed, "method")
+        self.flops = TrainingFlops()
+        self.step = 0
+        self.trial: dict[str, Any] | None = None
+        self.counts = {"made": 0, "cut": 0, "rejected": 0}
+        self.best: dict[str, Any] = {"accuracy": -1.0, "step": 0}
+        self.evaluated: tuple[int, Evaluation] | None = None
+        # Median seconds of a step, by logged window: before the first change of shape, and since the last.
+        self.windows: dict[str, list[float]] = {"start": [], "final": []}
+        self.start = self._measures()
+        if resume is not None:
+            self._load(resume)
+        self._reset_window()
+        self._new_shapes()
+
+    # ---- the loop ------------------------------------------------------------------------------------------
+
+    def train(self) -> dict[str, Any]:
+        """Train to the last step, evaluate the test split once, write the final model and the summary."""
+        self.memory.start()
+        self.meter.start()
+        self.view.start(
+            self.recipe.name, self.seed, self.config.steps, surgery.orders(self.model), str(self.device)
+        )
+        self.model.train()
+        while self.step < self.config.steps:
+            self.step += 1
+            self._train_step()
+            self._log_if_due()
+            if self.step % self.config.interval("eval_every") == 0 or self.step == self.config.steps:
+                self._evaluate()
+            if self.step in self.check_steps:
+                self._check()
+            if self.trial is not None and (
+                self.step >= self.trial["until"] or self.step == self.config.steps
+            ):
+                self._verdict()
+            if self.step % self.config.interval("checkpoint_every") == 0 and self.step < self.config.steps:
+                self.save_checkpoint()
+        return self._finish()
+
+    def _train_step(self) -> None:
+        set_learning_rate(self.optimizer, learning_rate(self.config, self.step))
+        if self.compile_pending:
+            with self.clock.phase("compile"):
+                self._forward_backward_update()
+            self.compile_pending = False
+        else:
+            self._forward_backward_update()
+        self.flops.step()
+
+    def _forward_backward_update(self) -> None:
+        batch = self.batches(self.step)
+        with autocast(self.device, self.config.precision):
+            logits = self.forward(batch.inputs, batch.lengths)
+        loss = nn.functional.cross_entropy(logits.float(), batch.labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.config.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        surgery.enforce_masks(self.model)
+        self.window_loss += loss.detach()
+
+    def _log_if_due(self) -> None:
+        due = self.step % self.config.interval("log_every") == 0
+        showing = time.monotonic() - self.shown > VIEW_SECONDS
+        if not (due or showing):
+            return
+        steps = self.step - self.window_step
+        loss = float(self.window_loss) / steps
+        if not math.isfinite(loss):
+            raise RunFailedError(
+                f"the training loss became {loss} within the {steps} steps before step {self.step}; "
+                f"try a lower train.learning_rate or set train.clip_norm (1.0 is usual). "
+                f"The last good checkpoints are in {self.run.checkpoints}"
+            )
+        seconds = (self.clock.seconds()["training"] - self.window_seconds) / steps
+        rate = learning_rate(self.config, self.step)
+        self.shown = time.monotonic()
+        self.view.step(self.step, loss, rate, seconds)
+        if due:
+            self.windows["final"].append(seconds)
+            self.run.append_metrics(
+                {
+                    "step": self.step,
+                    "train_loss": loss,
+                    "learning_rate": rate,
+                    "step_seconds": seconds,
+                    "orders": surgery.orders(self.model),
+                }
+            )
+            self._reset_window()
+
+    def _reset_window(self) -> None:
+        self.window_step = self.step
+        self.window_loss = torch.zeros((), device=self.device)
+        self.window_seconds = self.clock.seconds()["training"]
+        self.shown = time.monotonic()
+
+    # ---- evaluation ----------------------------------------------------------------------------------------
+
+    def _evaluate(self, after_cut: bool = False) -> Evaluation:
+        """Evaluate the validation split, at most once for one state of the model."""
+        if self.evaluated is not None and self.evaluated[0] == self.step and not after_cut:
+            return self.evaluated[1]
+        with self.clock.phase("evaluation"):
+            result = self._evaluation(self.splits[1])
+        self.evaluated = (self.step, result)
+        line = {"step": self.step, "validation_loss": result.loss, "validation_accuracy": result.accuracy}
+        self.run.append_metrics({**line, "after_cut": True} if after_cut else line)
+        self.view.evaluation(self.step, result.loss, result.accuracy)
+        if not math.isfinite(result.loss):
+            raise RunFailedError(
+                f"the validation loss became {result.loss} at step {self.step}; try a lower train.learning_rate"
+            )
+        if result.accuracy > self.best["accuracy"]:
+            self.best = {"accuracy": result.accuracy, "step": self.step}
+            with self.clock.phase("checkpoint"):
+                self._snapshot().save(self.run.best_checkpoint)
+        return result
+
+    def _evaluation(self, split: Split) -> Evaluation:
+        return evaluate(self.model, split, EVALUATION_BATCH * self.batches.batch_size, self.config.precision)
+
+    # ---- compression ---------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        """Let the method look at the model, and carry out what it plans."""
+        self.counts["made"] += 1
+        if self.trial is not None:
+            reason = f"nothing cut: the cut of step {self.trial['saved']['step']} is still on trial"
+            layers = surgery.orders(self.model).items()
+            self._record(Plan(records=[LayerRecord(n, order, order, reason) for n, order in layers]), None)
+            return
+        with self.clock.phase("compression"):
+            plan = self.method.plan(self.model, self._context())
+        if not plan:
+            self._record(plan, None)
+            return
+        accuracy = self._evaluate().accuracy
+        safety = self.recipe.compression.safety
+        with self.clock.phase("compression"):
+            saved = None if safety is None else state.capture(self.model, self.optimizer, self.step)
+            surgery.apply_plan(self.model, self.optimizer, plan)
+        if not self.counts["cut"]:
+            self.windows["start"] = self.windows["final"]
+        self.counts["cut"] += 1
+        self.windows["final"] = []
+        self._new_shapes()
+        if safety is None:
+            self.method.accepted(plan)
+            self._record(plan, True)
+        else:
+            until = self.step + safety.trial_steps
+            self.trial = {"saved": saved, "accuracy": accuracy, "until": until, "plan": plan}
+            self.view.compression(self.step, plan.records, "trial")
+        self._evaluate(after_cut=True)
+        self._reset_window()
+
+    def _verdict(self) -> None:
+        """End a trial: keep the cut, or put back everything as it was before it."""
+        trial, safety = self.trial, self.recipe.compression.safety
+        assert trial is not None
+        assert safety is not None
+        self.trial = None
+        accuracy = self._evaluate().accuracy
+        plan: Plan = trial["plan"]
+        fall = trial["accuracy"] - accuracy
+        verdict = (
+            f"validation accuracy {trial['accuracy']:.4f} before, {accuracy:.4f} after {safety.trial_steps} steps"
+        )
+        for record in plan.records:
+            record.reason += f"; {verdict}"
+        if fall <= safety.tolerance:
+            self.method.accepted(plan)
+            self._record(plan, True, trial["saved"]["step"])
+            return
+        with self.clock.phase("compression"):
+            self.step = state.restore(self.model, self.optimizer, trial["saved"])
+        self.counts["rejected"] += 1
+        self.run.forget_after(self.step)
+        self.evaluated = None
+        self.method.rejected(plan)
+        self._new_shapes()
+        self._reset_window()
+        self._record(plan, False)
+
+    def _record(self, plan: Plan, accepted: bool | None, step: int | None = None) -> None:
+        """One line a layer; ``accepted`` is null where nothing was cut."""
+        for record in plan.records:
+            cut = record.order_after != record.order_before
+            line = {"step": step or self.step, **asdict(record), "accepted": accepted if cut else None}
+            self.run.append_compression(line)
+        verdicts = {None: "nothing", False: "rejected"}
+        kept = "applied" if self.recipe.compression.safety is None else "accepted"
+        self.view.compression(self.step, plan.records, verdicts.get(accepted, kept))  # type: ignore[arg-type]
+
+    def _context(self) -> CheckContext:
+        def calibrate(count: int) -> dict[str, list[torch.Tensor]]:
+            return layer_inputs(self.model, self.batches.calibration(self.step, count))
+
+        return CheckContext(self.step, self.config.steps, self.generator, calibrate)
+
+    def _new_shapes(self) -> None:
+        """Count the FLOPs of a step anew, and compile anew, for the shapes that the model has now."""
+        self.flops.segment(training_step_flops(self.model, self._example(self.batches.batch_size)))
+        self.compile_pending = self.config.compile
+        if self.config.compile:
+            self.forward = torch.compile(self.model)  # type: ignore[assignment]
+
+    def _example(self, rows: int) -> Split:
+        return example_batch(self.data_spec, rows)
+
+    # ---- checkpoints ---------------------------------------------------------------------------------------
+
+    def save_checkpoint(self) -> None:
+        """Write the model and the whole state of training; keep the newest few."""
+        with self.clock.phase("checkpoint"):
+            self._snapshot(self._training_state()).save(self.run.last_checkpoint(self.step))
+            for old in self.run.last_checkpoints()[: -self.recipe.output.keep_last]:
+                old.unlink()
+
+    def _snapshot(self, training: dict[str, Any] | None = None) -> Checkpoint:
+        recipe = self.recipe.model_copy(update={"seeds": [self.seed]})
+        return Checkpoint.of(self.model, recipe, self.data_spec, self.step, training)
+
+    def _training_state(self) -> dict[str, Any]:
+        trial = self.trial
+        if trial is not None:
+            trial = {**trial, "plan": [asdict(r) for r in trial["plan"].records]}
+        return {
+            "seed": self.seed,
+            "now": state.capture(self.model, self.optimizer, self.step),
+            "trial": trial,
+            "method": self.method.state_dict(),
+            "generator": self.generator.get_state(),
+            "flops": self.flops.state_dict(),
+            "clock": self.clock.state_dict(),
+            "joules": [asdict(j) for j in [*self.earlier_joules, self.meter.read()]],
+            "counts": dict(self.counts),
+            "best": dict(self.best),
+            "windows": {name: list(values) for name, values in self.windows.items()},
+            "start": self.start,
+        }
+
+    def _load(self, checkpoint: Checkpoint) -> None:
+        saved = checkpoint.training
+        assert saved is not None
+        self.step = state.restore(self.model, self.optimizer, saved["now"])
+        self.run.forget_after(self.step)
+        self.trial = saved["trial"]
+        if self.trial is not None:
+            self.trial["plan"] = Plan(records=[LayerRecord(**r) for r in self.trial["plan"]])
+        self.method.load_state_dict(saved["method"])
+        self.generator.set_state(saved["generator"])
+        self.flops.load_state_dict(saved["flops"])
+        self.clock.load_state_dict(saved["clock"])
+        self.earlier_joules = [Joules(**j) for j in saved["joules"]]
+        self.counts, self.best, self.windows = saved["counts"], saved["best"], saved["windows"]
+        self.start = saved["start"]
+
+    # ---- the end -------------------------------------------------------------------------------------------
+
+    def _measures(self) -> dict[str, Any]:
+        """What is counted of the model as it is now."""
+        return {
+            "orders": surgery.orders(self.model),
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "step": training_step_flops(self.model, self._example(self.batches.batch_size)),
+            "inference": inference_flops(self.model, self._example(1)),
+        }
+
+    def _finish(self) -> dict[str, Any]:
+        validation = self._evaluate()
+        with self.clock.phase("evaluation"):
+            test = self._evaluation(self.splits[2])
+        with self.clock.phase("checkpoint"):
+            size = self._snapshot().save(self.run.final_checkpoint)
+        final = self._measures()
+        joules = combine([*self.earlier_joules, self.meter.stop()])
+        summary = {
+            "format": 1,
+            "recipe": self.recipe.name,
+            "seed": self.seed,
+            "steps": self.config.steps,
+            "device": str(self.device),
+            "precision": self.config.precision,
+            "test": asdict(test),
+            "validation": {
+                "accuracy": validation.accuracy,
+                "loss": validation.loss,
+                "best_accuracy": self.best["accuracy"],
+                "best_step": self.best["step"],
+            },
+            "orders": {"start": self.start["orders"], "final": final["orders"]},
+            "parameters": {"start": self.start["parameters"], "final": final["parameters"]},
+            "checkpoint_bytes": size,
+            "flops": {
+                "training": self.flops.total,
+                "training_start_per_step": self.start["step"],
+                "training_final_per_step": final["step"],
+                "inference_start_per_sequence": self.start["inference"],
+                "inference_final_per_sequence": final["inference"],
+                "convention": CONVENTION,
+            },
+            "seconds": self.clock.seconds(),
+            "step_seconds": self._step_seconds(),
+            "joules": asdict(joules),
+            "peak_memory": self.memory.result(),
+            "checks": self.counts,
+        }
+        self.run.write_summary(summary)
+        self.view.finish(summary)
+        return summary
+
+    def _step_seconds(self) -> dict[str, float | None]:
+        final = self.windows["final"] or None
+        start = self.windows["start"] or final
+        return {
+            "start": statistics.median(start) if start else None,
+            "final": statistics.median(final) if final else None,
+        }
+

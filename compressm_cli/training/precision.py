@@ -1,0 +1,30 @@
+"""Device and arithmetic of a run, as its recipe asks."""
+
+from contextlib import AbstractContextManager
+
+import torch
+
+from compressm_cli.errors import BadInputError
+
+
+def resolve_device(wanted: str) -> torch.device:
+    """``auto`` is CUDA where there is a usable device; BadInputError for CUDA where there is none."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        built = "this PyTorch is a CPU build" if torch.version.cuda is None else "no CUDA device was found"
+        raise BadInputError(f"device: cuda: {built}; write device: cpu or device: auto")
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(wanted)
+
+
+def prepare(device: torch.device, precision: str) -> None:
+    """Process-wide settings of a training run."""
+    # A decayed recurrence ends in denormal numbers, which are slow and mean nothing.
+    torch.set_flush_denormal(True)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
+    """The context of a forward pass."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
