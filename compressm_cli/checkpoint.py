@@ -76,7 +76,7 @@ class Checkpoint:
         except FileNotFoundError as error:
             raise BadInputError(f"{path}: no such checkpoint") from error
         except Exception as error:
-            summary = str(error).splitlines()[0]
+            summary = (str(error).splitlines() or [type(error).__name__])[0]
             raise BadInputError(f"{path}: not a readable checkpoint: {summary}") from error
         if not isinstance(content, dict) or "format" not in content:
             raise BadInputError(f"{path}: not a compressm checkpoint (no format number in it)")

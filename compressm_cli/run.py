@@ -101,8 +101,9 @@ class Run:
     def _point_latest(self) -> None:
         link = self.folder.parent / "latest"
         temporary = self.folder.parent / f".latest.{os.getpid()}"
+        newest = max(_versions(self.folder.parent), key=lambda v: int(v.group(1)))
         try:
-            temporary.symlink_to(self.folder.name)
+            temporary.symlink_to(newest.group(0))
             os.replace(temporary, link)
         except OSError:  # a file system without links; versions remain usable
             temporary.unlink(missing_ok=True)
@@ -167,12 +168,17 @@ class Run:
     def read_compression(self) -> list[dict[str, Any]]:
         return list(self._lines("compression.jsonl"))
 
-    def forget_after(self, step: int) -> None:
-        """Drop logged lines of later steps, before a resumed run writes them again."""
+    def forget_after(self, step: int, undecided: int | None = None) -> None:
+        """Drop logged lines of later steps, before a resumed run writes them again.
+
+        The verdict on a cut is logged under the step of the cut: where that of step ``undecided`` is still
+        to come, its lines are dropped too.
+        """
         for name in ("metrics.jsonl", "compression.jsonl"):
             if (self.folder / name).is_file():
-                kept = [_json(line) for line in self._lines(name) if line["step"] <= step]
-                write_atomically(self.folder / name, "".join(f"{k}\n" for k in kept).encode())
+                decided = name != "compression.jsonl" or undecided is None
+                kept = [n for n in self._lines(name) if n["step"] <= step and (decided or n["step"] != undecided)]
+                write_atomically(self.folder / name, "".join(f"{_json(n)}\n" for n in kept).encode())
 
     def _append(self, name: str, line: dict[str, Any]) -> None:
         with (self.folder / name).open("a", encoding="utf-8") as file:

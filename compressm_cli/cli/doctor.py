@@ -137,7 +137,10 @@ def _joules() -> list[Finding]:
 
 
 def _folders() -> list[Finding]:
-    return [Finding("folders", name, *_writable(path)) for name, path in (("outputs", Path("outputs")),)]
+    from compressm_cli.data.listops import ListOps
+
+    folders = {"outputs": Path("outputs"), "cache": ListOps().cache_path().parent}
+    return [Finding("folders", name, *_writable(path)) for name, path in folders.items()]
 
 
 def _writable(path: Path) -> tuple[bool, str]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from compressm_cli.layers.interface import StateProjection
 from compressm_cli.lti import (
+    MAX_EIGENVECTOR_CONDITION,
     Balancing,
     Realization,
     balance,
@@ -64,26 +65,40 @@ class BalancedSystem:
 
     @property
     def rank(self) -> int:
-        """How many balanced coordinates there are, numerically."""
-        return self.balancing.left.shape[1]
+        """How many balanced coordinates there are, numerically; none where nothing gets from input to output."""
+        return self.balancing.rank
+
+    def discarded(self, kept: Tensor) -> float:
+        """Share of the sum of the Hankel singular values outside ``kept``, 0 where all are zero."""
+        whole = float(self.hsv.sum())
+        return 1.0 - float(self.hsv[kept].sum()) / whole if whole > 0 else 0.0
 
     def by_state(self, hsv: Tensor) -> Tensor:
         """Hankel singular values (of this form) summed to one value a complex state."""
         return hsv.view(-1, 2).sum(1) if self.is_real else hsv
 
     def states_of(self, order: int) -> int:
-        """How many complex states it takes to keep the ``order`` largest Hankel singular values."""
+        """How many complex states it takes to keep the ``order`` largest Hankel singular values.
+
+        To keep all of them takes all states, also those that nothing is known of beside round-off.
+        """
+        if order == len(self.hsv):
+            return self.system.order
         order = min(order, self.rank)
-        return count_states(self._balanced_matrix(torch.arange(order))) if self.is_real else order
+        if not self.is_real or order == 0:
+            return order
+        return count_states(self._balanced_matrix(torch.arange(order)))
 
     def truncate(self, states: int, selection: Selection, generator: torch.Generator) -> Cut:
         """Keep as many balanced coordinates as fit into ``states`` complex states.
 
         Two conjugate poles make one state, a real pole makes one too: the real form is truncated to the largest
-        order whose poles fit. Raises ValueError where the reduced system is unstable or its basis is too
-        ill-conditioned to be diagonalized.
+        order whose poles fit. Of a system without any balanced coordinate no state is kept. Raises ValueError
+        where the reduced system is unstable or its basis is too ill-conditioned to be diagonalized.
         """
         ranking = self._ranking(selection, generator)
+        if self.rank == 0:
+            return Cut(self._no_projection(), ranking)
         if not self.is_real:
             kept = ranking[:states]
             return Cut(self._complex_projection(kept), kept)
@@ -102,6 +117,11 @@ class BalancedSystem:
 
     def _balanced_matrix(self, kept: Tensor) -> Tensor:
         return project(self.form, self.balancing.left[:, kept], self.balancing.right[:, kept]).A
+
+    def _no_projection(self) -> StateProjection:
+        poles = self.system.A.to(torch.complex128)[:0]
+        rows = poles.new_zeros(0, self.system.order)
+        return StateProjection(poles, rows, rows, rows.mT, rows.mT)
 
     def _complex_projection(self, kept: Tensor) -> StateProjection:
         left, right = self.balancing.left[:, kept], self.balancing.right[:, kept]
@@ -136,7 +156,8 @@ def _check(poles: Tensor, vectors: Tensor | None) -> None:
     radius = float(poles.abs().max())
     if not radius < 1:
         raise ValueError(f"the reduced system is not stable (spectral radius {radius:.9f})")
-    if vectors is not None and (condition := float(torch.linalg.cond(vectors))) > 1e10:
+    condition = 1.0 if vectors is None else float(torch.linalg.cond(vectors))
+    if not condition <= MAX_EIGENVECTOR_CONDITION:
         raise ValueError(f"the reduced system cannot be diagonalized (eigenvector condition {condition:.1e})")
 
 

@@ -18,7 +18,7 @@ from compressm_cli.ops import diagonal_scan
 def _states(poles: Tensor, B: Tensor, u: Tensor) -> Tensor:
     """[Re h, Im h] (batch, length, 2 n) of h_t = diag(poles) h_{t-1} + B u_t, in float64."""
     projection = torch.cat([B.real, B.imag], dim=0)
-    return diagonal_scan(u.double().cpu() @ projection.T, poles.real.contiguous(), poles.imag.contiguous())
+    return diagonal_scan(u.to(projection) @ projection.T, poles.real.contiguous(), poles.imag.contiguous())
 
 
 def _rows(states: Tensor) -> Tensor:
@@ -30,7 +30,8 @@ def state_covariance(system: Realization, inputs: list[Tensor]) -> Tensor:
 
     For white inputs of unit variance it tends to the controllability Gramian.
     """
-    total, count = torch.zeros(2 * system.order, 2 * system.order, dtype=torch.float64), 0
+    n = 2 * system.order
+    total, count = torch.zeros(n, n, dtype=torch.float64, device=system.A.device), 0
     for u in inputs:
         x = _rows(_states(system.A, system.B.to(torch.complex128), u))
         total += 2 * (x.T @ x)
@@ -56,8 +57,8 @@ def refit_lift(
     It minimizes the mean square error of h, hence of every read-out C h, over the calibration inputs.
     """
     n, r = system.order, projection.order
-    cross = torch.zeros(2 * n, 2 * r, dtype=torch.float64)
-    own = torch.zeros(2 * r, 2 * r, dtype=torch.float64)
+    cross = torch.zeros(2 * n, 2 * r, dtype=torch.float64, device=system.A.device)
+    own = torch.zeros(2 * r, 2 * r, dtype=torch.float64, device=system.A.device)
     for full, reduced in _pairs(system, projection, inputs):
         cross += full.T @ reduced
         own += reduced.T @ reduced

@@ -66,6 +66,13 @@ class HankelConfig(MethodConfig):
             raise ValueError(f"give exactly one of {', '.join(TARGETS)}; found {found}")
         return self
 
+    @model_validator(mode="after")
+    def _target_above_minimum(self) -> "HankelConfig":
+        targets = self.target_order if isinstance(self.target_order, list) else [self.target_order or self.min_order]
+        if min(targets) < self.min_order:
+            raise ValueError(f"target_order ({min(targets)}) must not be below min_order ({self.min_order})")
+        return self
+
 
 @dataclass
 class _Candidate:
@@ -80,8 +87,8 @@ class _Candidate:
     order: int = 0
 
     def hsv(self) -> Tensor:
-        """The spectrum of the layer, descending: the mean over its systems."""
-        return torch.stack([s.hsv for s in self.systems]).mean(0)
+        """The spectrum of the layer, descending: the mean over its systems; on the CPU."""
+        return torch.stack([s.hsv for s in self.systems]).mean(0).cpu()
 
 
 class Hankel(Method):
@@ -112,7 +119,8 @@ class Hankel(Method):
             except ValueError as error:
                 plan.records.append(_kept(name, layer, f"refused: {error}"))
         self._choose_orders(candidates, context)
-        waiting = self._waiting([c.order for c in candidates])
+        wanted = {c.name: c.order for c in candidates}
+        waiting = self._waiting([wanted.get(name, layer.state_dim) for name, layer in layers.items()])
         for candidate in candidates:
             started = time.perf_counter()
             record, edit = self._decide(candidate, waiting, context.generator)
@@ -120,6 +128,7 @@ class Hankel(Method):
             plan.records.append(record)
             if edit is not None:
                 plan.edits.append(edit)
+        plan.records.sort(key=lambda record: list(layers).index(record.layer))
         return plan
 
     def accepted(self, plan: Plan) -> None:
@@ -160,11 +169,14 @@ class Hankel(Method):
         """Set each candidate's wanted order, with rounding, limits and gentleness applied."""
         for candidate, wanted in zip(candidates, self._wanted_orders(candidates, context), strict=True):
             now = candidate.layer.state_dim
-            multiple = self.config.multiple_of
-            order = -(-max(wanted, self.config.min_order) // multiple) * multiple
             # Each rejected cut halves what the next one removes.
-            removed = max(0, now - order) // 2**self.rejections
-            candidate.order = now - removed
+            removed = max(0, now - self._allowed(wanted)) // 2**self.rejections
+            candidate.order = min(now, self._allowed(now - removed))
+
+    def _allowed(self, order: int) -> int:
+        """The smallest order from this one on that min_order and multiple_of allow."""
+        multiple = self.config.multiple_of
+        return -(-max(order, self.config.min_order) // multiple) * multiple
 
     def _wanted_orders(self, candidates: list[_Candidate], context: CheckContext) -> list[int]:
         config = self.config
@@ -237,16 +249,18 @@ class Hankel(Method):
         try:
             cuts = [s.truncate(candidate.order, self.config.selection, generator) for s in candidate.systems]
         except ValueError as error:
-            record.reason = f"refused: {error}"
+            record.reason = f"nothing cut: refused: {error}"
             return record, None
-        order = max(cut.projection.order for cut in cuts)
+        order = self._allowed(max(cut.projection.order for cut in cuts))
         projections = [_padded(cut.projection, order) for cut in cuts]
         if candidate.inputs is not None:
             projections, record.measured_error = _refit(candidate, projections)
         record.order_after = order
         record.reason = f"cut from {record.order_before} to {order}"
-        kept = [float(s.hsv[cut.kept].sum() / s.hsv.sum()) for s, cut in zip(candidate.systems, cuts, strict=True)]
-        record.tail = 1.0 - sum(kept) / len(kept)
+        tails = [s.discarded(cut.kept) for s, cut in zip(candidate.systems, cuts, strict=True)]
+        record.tail = sum(tails) / len(tails)
+        if self.config.selection == "largest":
+            record.kept = max(len(cut.kept) for cut in cuts)
         if self.config.selection == "largest" and self.config.gramian == "analytic":
             record.bound = max(
                 error_bound(s.hsv, len(cut.kept)) for s, cut in zip(candidate.systems, cuts, strict=True)
@@ -269,7 +283,7 @@ def _share_out(total: int, spectra: list[Tensor]) -> list[int]:
     owner = torch.cat([torch.full((len(s),), i) for i, s in enumerate(spectra)])
     # Every layer's own largest value comes first, so that none is left without a state.
     first = torch.cat([torch.arange(len(s)) == 0 for s in spectra])
-    chosen = torch.argsort(shares + first * 2.0, descending=True)[: max(total, len(spectra))]
+    chosen = torch.argsort(shares + first * 2.0, descending=True, stable=True)[: max(total, len(spectra))]
     return [int((owner[chosen] == i).sum()) for i in range(len(spectra))]
 
 
@@ -278,8 +292,8 @@ def _padded(projection: StateProjection, order: int) -> StateProjection:
     missing = order - projection.order
     if missing == 0:
         return projection
-    rows = torch.zeros(missing, projection.restrict.shape[1], dtype=projection.poles.dtype)
-    poles = torch.full((missing,), 0.5, dtype=projection.poles.dtype)
+    rows = projection.restrict.new_zeros(missing, projection.restrict.shape[1])
+    poles = projection.poles.new_full((missing,), 0.5)
     return StateProjection(
         torch.cat([projection.poles, poles]),
         torch.cat([projection.restrict, rows]),

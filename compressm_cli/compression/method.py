@@ -65,6 +65,8 @@ class LayerRecord:
     """One readable clause, for a cut as well as for none."""
     hsv: list[float] = field(default_factory=list)
     """Hankel singular values, descending, of the realization named beside them."""
+    kept: int | None = None
+    """How many of ``hsv``, from the largest, were kept; null where nothing was cut or others were kept."""
     realization: str | None = None
     gramian: str | None = None
     tail: float | None = None

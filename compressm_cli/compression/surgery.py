@@ -30,11 +30,15 @@ def frozen(model: nn.Module) -> list[str]:
 def apply_plan(model: nn.Module, optimizer: Optimizer | None, plan: Plan) -> None:
     """Carry out a plan's edits, in order, on the model and on the optimizer's state of what they touch.
 
-    Everything else keeps its moments and its place in the optimizer's groups.
+    Everything else keeps its moments and its place in the optimizer's groups. A plan with a truncation that
+    gives non-finite parameters raises ValueError, and nothing is changed.
     """
+    layers = state_space_layers(model)
+    new = {e.layer: _truncated(layers[e.layer], e) for e in plan.edits if isinstance(e, Truncate)}
     for edit in plan.edits:
         if isinstance(edit, Truncate):
-            _truncate(model, optimizer, edit)
+            layer = layers[edit.layer]
+            _replace(layer, optimizer, new[edit.layer], _new_state(layer, optimizer, edit))
         elif isinstance(edit, Mask):
             _mask(model, edit)
         else:
@@ -71,13 +75,12 @@ def restore_constraints(model: nn.Module, saved_masks: dict[str, Tensor], frozen
         parameter.requires_grad_(name not in set(frozen_names))
 
 
-def _truncate(model: nn.Module, optimizer: Optimizer | None, edit: Truncate) -> None:
-    layer = state_space_layers(model)[edit.layer]
+def _truncated(layer: StateSpaceLayer, edit: Truncate) -> dict[str, Tensor]:
     values = layer.reduced_parameters(edit.projections)
     bad = [name for name, value in values.items() if not torch.isfinite(value).all()]
     if bad:
         raise ValueError(f"{edit.layer}: not finite after the truncation: {', '.join(bad)}")
-    _replace(layer, optimizer, values, _new_state(layer, optimizer, edit))
+    return values
 
 
 def _new_state(layer: StateSpaceLayer, optimizer: Optimizer | None, edit: Truncate) -> dict[str, dict[str, Any]]:

@@ -110,11 +110,13 @@ class Files(TaskConfig):
 
     def _held_out(self, rows: Split, shares: dict[str, float]) -> dict[str, Split]:
         """The training rows, less those that become the splits named in ``shares``."""
+        if not shares:
+            return {}
         counts = [max(1, round(share * len(rows))) for share in shares.values()]
         if sum(counts) >= len(rows):
             raise BadInputError(
-                f"{self.train}: {len(rows)} rows are too few to hold some out; add rows, or give files of their "
-                f"own as {' and '.join(f'data.{key}' for key in shares)}"
+                f"{self.train}: {len(rows)} rows are too few to hold some out; add rows, or give files of "
+                f"their own as {' and '.join(f'data.{key}' for key in shares)}"
             )
         indices = hold_out(rows.labels, counts, self.split_seed)
         return {key: _taken(rows, index) for key, index in zip([*shares, "train"], indices, strict=True)}

@@ -62,8 +62,8 @@ def check_rows(repository: str, found: tuple[int, ...], published: tuple[int, ..
     """BadInputError unless a cached or downloaded set has all its rows."""
     if found != published:
         raise BadInputError(
-            f"{repository}: train, validation and test have {found} rows instead of {published}; the copy in the "
-            "cache is incomplete: remove it, or name another folder with data.path=DIR"
+            f"{repository}: train, validation and test have {found} rows instead of {published}; the copy in "
+            "the cache is incomplete: remove it, or name another folder with data.path=DIR"
         )
 
 
@@ -73,16 +73,14 @@ def _in_folder(repository: str, folder: Path) -> dict[str, SplitSource]:
     found = _split_files(folder)
     if len(found) > 1:
         places = ", ".join(str(f["train"].folder) for f in found)
-        raise BadInputError(
-            f"data.path: {folder}: {repository} lies there several times; name one of {places}"
-        )
+        raise BadInputError(f"data.path: {folder}: several copies of {repository}; name one of {places}")
     if found:
         return found[0]
     if all((folder / split).is_dir() for split in SPLITS):
         return {split: SplitSource(folder / split) for split in SPLITS}
     raise BadInputError(
-        f"data.path: {folder}: no copy of {repository}; it needs train*.parquet and test*.parquet (all parts), "
-        "or the folders train and test with one folder a class in each"
+        f"data.path: {folder}: no copy of {repository}; it needs train*.parquet and test*.parquet (all "
+        "parts), or the folders train and test with one folder a class in each"
     )
 
 
@@ -166,8 +164,8 @@ def _downloaded(repository: str, caches: list[Path]) -> dict[str, SplitSource]:
 def _not_at_hand(repository: str, caches: list[Path], problem: str) -> BadInputError:
     looked = " and ".join(str(folder) for folder in caches)
     return BadInputError(
-        f"data set {repository}: not at hand: there is no copy in {looked}, and {problem}. Supply it in one of "
-        f"these ways: (1) where there is a network, run `hf download {repository} --repo-type dataset --local-dir "
-        "DIR`, bring DIR here and write data.path=DIR; (2) set HF_HOME to a folder that has it in its cache; "
-        "(3) try data.task=digits, which needs no network"
+        f"data set {repository}: not at hand: there is no copy in {looked}, and {problem}. Supply it in one "
+        f"of these ways: (1) where there is a network, run `hf download {repository} --repo-type dataset "
+        "--local-dir DIR`, bring DIR here and write data.path=DIR; (2) set HF_HOME to a folder that has it "
+        "in its cache. data.task=digits needs no network"
     )

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -73,9 +72,9 @@ def _size(shape: Sequence[int]) -> str:
 
 
 def pixel_sequences(pixels: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(rows, height, width, channels) uint8 -> (rows, height * width, channels) float32, row by row of pixels.
+    """(rows, height, width, channels) uint8 -> (rows, height * width, channels) float32.
 
-    Values go from 0..255 to 0..1, then channel by channel to (value - mean) / std.
+    Pixels follow row by row. Values go from 0..255 to 0..1, then channel by channel to (value - mean) / std.
     """
     rows, height, width, channels = pixels.shape
     values = torch.from_numpy(pixels).reshape(rows, height * width, channels).to(torch.float32)
@@ -119,10 +118,11 @@ class ImageTask(TaskConfig):
         classes = class_names(names)
         if len(classes) != self.published.classes:
             raise BadInputError(
-                f"{splits['train']}: {len(classes)} classes; {self.published.repository} has {self.published.classes}"
+                f"{splits['train']}: {len(classes)} classes; "
+                f"{self.published.repository} has {self.published.classes}"
             )
-        labels = class_numbers(names, classes, f"{splits['train']}")
-        test_labels = class_numbers(test_names, classes, f"{splits['test']}")
+        labels = class_numbers(names, classes, str(splits["train"]))
+        test_labels = class_numbers(test_names, classes, str(splits["test"]))
         return self._dataset(pixels, labels, test_pixels, test_labels)
 
     def spec(self) -> DataSpec:
@@ -137,7 +137,7 @@ class ImageTask(TaskConfig):
         published = self.published
         if source.files:
             columns = read_columns(source.builder, source.files, [published.image_column, "label"])
-            cells: Sequence[Any] = columns[published.image_column].values
+            cells = columns[published.image_column].values.tolist()
             names = columns["label"].labels()
         else:
             cells, names = read_image_folder(source.folder)

@@ -1,7 +1,7 @@
 """What a task gives to the training loop: tensors, decoded once, and a description of them."""
 
 from abc import abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -28,8 +28,9 @@ class DataSpec:
 class Split:
     """Rows of one split.
 
-    inputs: (rows, length, features) float32, or (rows, length) int64 tokens padded with 0 at the end.
-    labels: (rows,) int64. lengths: (rows,) int64 where rows differ in length, else None.
+    inputs: (rows, length, features) float32, or (rows, length) tokens padded with 0 at the end, kept in
+    any integer type that holds them. labels: (rows,) int64. lengths: (rows,) int64 where rows differ in
+    length, else None.
     """
 
     inputs: Tensor
@@ -45,12 +46,13 @@ class Split:
         return Split(self.inputs.to(device), self.labels.to(device), lengths)
 
     def rows(self, index: Tensor) -> "Split":
-        """Some rows, as a batch. Padding beyond the longest row of the batch is cut off."""
-        if self.lengths is None:
-            return Split(self.inputs[index], self.labels[index])
-        lengths = self.lengths[index]
-        longest = int(lengths.max())
-        return replace(self, inputs=self.inputs[index, :longest], labels=self.labels[index], lengths=lengths)
+        """Some rows, as a batch: tokens in int64, padding beyond the longest row of the batch cut off."""
+        lengths = None if self.lengths is None else self.lengths[index]
+        longest = self.inputs.shape[1] if lengths is None else int(lengths.max())
+        inputs = self.inputs[index, :longest]
+        if not inputs.is_floating_point():
+            inputs = inputs.to(torch.int64)
+        return Split(inputs, self.labels[index], lengths)
 
 
 @dataclass(frozen=True)

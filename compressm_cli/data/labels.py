@@ -28,8 +28,8 @@ def class_numbers(labels: Sequence[str], names: list[str], source: str) -> Tenso
         if label not in places:
             shown = ", ".join(repr(n) for n in names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
             raise BadInputError(
-                f"{source}, row {row}: label {label!r} does not occur in the training data, which has {shown}; "
-                "correct it, or add rows of this class to the training data"
+                f"{source}, row {row}: label {label!r} does not occur in the training data, which has {shown}"
+                "; correct it, or add rows of this class to the training data"
             )
     return torch.tensor([places[label] for label in labels], dtype=torch.int64)
 

@@ -39,13 +39,17 @@ class ListOps(TaskConfig):
 
     task: Literal["listops"] = "listops"
     train_rows: Rows = 96_000
+    """Rows of the training split."""
     validation_rows: Rows = 2_000
+    """Rows of the validation split."""
     test_rows: Rows = 2_000
+    """Rows of the test split."""
     min_length: Annotated[int, Field(ge=0, le=100_000)] = 500
     """Sequences have more steps than this."""
     max_length: Annotated[int, Field(ge=2, le=100_000)] = 2_000
     """Sequences have fewer steps than this."""
     seed: Seed = 0
+    """Which sequences are generated."""
 
     @model_validator(mode="after")
     def _room_between_lengths(self) -> "ListOps":
@@ -82,7 +86,7 @@ class ListOps(TaskConfig):
     def _dataset(self, rows: "Expressions") -> Dataset:
         spec = self.spec()
         sequences = np.split(rows.tokens, np.cumsum(rows.lengths)[:-1])
-        inputs, lengths = padded(sequences, spec.length)
+        inputs, lengths = padded(sequences, spec.length, np.uint8)
         labels = torch.from_numpy(rows.values.astype(np.int64))
         parts = zip(*(t.split(spec.rows) for t in (inputs, labels, lengths)), strict=True)
         return Dataset(spec, *(Split(*part) for part in parts))

@@ -21,8 +21,8 @@ OPERATOR_PROBABILITY = 0.25
 
 
 @njit(cache=True, nogil=True)
-def _next(state: np.ndarray) -> int:
-    """32 random bits (splitmix64); state (1,) uint64 advances. Our own stream never changes between versions."""
+def _next(state: np.ndarray) -> np.int64:
+    """32 random bits by splitmix64, whose stream no library's version changes; state (1,) uint64 advances."""
     state[0] += np.uint64(0x9E3779B97F4A7C15)
     z = state[0]
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -33,7 +33,7 @@ def _next(state: np.ndarray) -> int:
 @njit(cache=True, nogil=True)
 def _below(state: np.ndarray, limit: int) -> int:
     """A random integer from 0 to limit - 1."""
-    return (_next(state) * limit) >> 32
+    return int((_next(state) * limit) >> 32)
 
 
 @njit(cache=True, nogil=True)

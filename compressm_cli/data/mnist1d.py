@@ -10,6 +10,7 @@ from compressm_cli.data.interface import Dataset, DataSpec, Split, TaskConfig
 from compressm_cli.data.splits import Rows, Seed
 
 Scale = Annotated[float, Field(ge=0.0, le=10.0)]
+Points = Annotated[int, Field(ge=0, le=10_000)]
 
 # Outlines of the digits 0 to 9, twelve heights each, as published.
 TEMPLATES = np.array(
@@ -38,14 +39,14 @@ class Mnist1D(TaskConfig):
 
     task: Literal["mnist1d"] = "mnist1d"
     train_rows: Rows = 16_000
+    """Rows of the training split."""
     validation_rows: Rows = 2_000
+    """Rows of the validation split."""
     test_rows: Rows = 2_000
+    """Rows of the test split."""
     length: Annotated[int, Field(ge=2, le=100_000)] = 40
     """Steps of a sequence, sampled from the distorted signal at equal distances."""
-    padding: Annotated[list[Annotated[int, Field(ge=0, le=10_000)]], Field(min_length=2, max_length=2)] = [
-        36,
-        60,
-    ]
+    padding: list[Points] = Field(default=[36, 60], min_length=2, max_length=2)
     """Fewest and most points of silence around the 12 points of a digit."""
     max_translation: Annotated[int, Field(ge=1, le=10_000)] = 48
     """Digits start this many points late, or less."""
@@ -58,6 +59,7 @@ class Mnist1D(TaskConfig):
     iid_noise_scale: Scale = 0.02
     """Standard deviation of the white noise on every point."""
     seed: Seed = 42
+    """Of all random numbers: which rows are generated, and which split each is in."""
 
     @model_validator(mode="after")
     def _ordered_padding(self) -> "Mnist1D":
@@ -120,7 +122,7 @@ def _distorted(digits: np.ndarray, task: Mnist1D, random: np.random.RandomState)
 
 
 def _interpolated(signals: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """Linear interpolation of each row of (rows, points) at its positions; beyond the last point it falls to zero."""
+    """Linear interpolation of each row of (rows, points) at its positions; zero follows the last point."""
     followed_by_zero = np.pad(signals, ((0, 0), (0, 2)))
     left = np.minimum(position.astype(np.int64), signals.shape[1])
     weight = np.minimum(position - left, 1.0)

@@ -6,7 +6,7 @@ from compressm_cli.data.images import ImageSet, ImageTask
 
 
 class SequentialCifar(ImageTask):
-    """``data: {task: scifar}``: 1,024 steps of three features, 10 classes (Krizhevsky, 2009; hub: uoft-cs/cifar10).
+    """``data: {task: scifar}``: 1,024 steps of 3 features, 10 classes (Krizhevsky, 2009; uoft-cs/cifar10).
 
     A step is the red, green and blue of one pixel, as in the experiments on in-training compression;
     Long Range Arena's image task differs, it reads the pixels in grey.

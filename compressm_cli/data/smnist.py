@@ -6,7 +6,7 @@ from compressm_cli.data.images import ImageSet, ImageTask
 
 
 class SequentialMnist(ImageTask):
-    """``data: {task: smnist}``: 784 steps of one feature, 10 classes (LeCun et al., 1998; hub: ylecun/mnist)."""
+    """``data: {task: smnist}``: 784 steps of one feature, 10 classes (LeCun et al., 1998; ylecun/mnist)."""
 
     published: ClassVar[ImageSet] = ImageSet(
         repository="ylecun/mnist",

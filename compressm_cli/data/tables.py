@@ -5,6 +5,7 @@ Files are streamed, so that the library keeps no copy of the user's data in its 
 
 import csv
 import glob
+import math
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -41,28 +42,31 @@ class Column:
         unusable = np.flatnonzero(~np.isfinite(singles))
         if len(unusable):
             row = int(unusable[0])
-            raise self._error(row, f"{self.values[row]!s} is not a finite number (of single precision)")
+            if np.isnan(numbers[row]):
+                raise self._error(row, "the cell is empty or NaN")
+            raise self._error(row, f"{self.values[row]!s} is too large for single precision")
         return singles
 
     def texts(self) -> list[bytes]:
         """Each text as UTF-8. Raises BadInputError at a cell that is no text, or is empty."""
-        for row, value in enumerate(self.values):
+        values = self.values.tolist()
+        for row, value in enumerate(values):
             if not isinstance(value, str):
                 raise self._error(
                     row, f"{value!r} is not a text" if value is not None else "the cell is empty"
                 )
             if not value:
                 raise self._error(row, "the text is empty")
-        return [value.encode("utf-8", "surrogatepass") for value in self.values]
+        return [value.encode("utf-8", "surrogatepass") for value in values]
 
     def labels(self) -> list[str]:
         """Each label, a text or a whole number, as text. Raises BadInputError where one is missing."""
         return [self._label(row, value) for row, value in enumerate(self.values.tolist())]
 
     def _label(self, row: int, value: Any) -> str:
-        if value is None or value == "" or value != value:
+        if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
             raise self._error(row, "the label is missing", "a text or a whole number")
-        if isinstance(value, float) and value.is_integer():
+        if isinstance(value, float) and value.is_integer():  # a column of integers with a gap
             value = int(value)
         if not isinstance(value, str | int):
             raise self._error(row, f"{value!r} cannot be a label", "a text or a whole number")
@@ -73,7 +77,7 @@ class Column:
             try:
                 float(value)
             except (TypeError, ValueError):
-                empty = value is None or value == ""
+                empty = value is None or (isinstance(value, str) and not value)
                 return self._error(row, "the cell is empty" if empty else f"{value!r} is not a number")
         return self._error(0, "the column holds no numbers")
 
@@ -119,6 +123,8 @@ def read_image_folder(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
         if "image" not in table.column_names:
             raise BadInputError(f"{folder}: holds other things than images; keep only images in it")
         images.extend(table["image"].to_pylist())
+    if not images:
+        raise BadInputError(f"{folder}: no images in it; put some into its folders, one a class")
     # The library takes the innermost folder for the class; here it is the outermost.
     return images, [Path(image["path"]).relative_to(folder).parts[0] for image in images]
 
@@ -128,9 +134,7 @@ def check_class_folders(folder: Path, content: str) -> None:
     if not folder.is_dir():
         raise BadInputError(f"{folder}: no such folder; give a folder with one folder of {content} a class")
     if not any(entry.is_dir() for entry in folder.iterdir()):
-        raise BadInputError(
-            f"{folder}: has no folders in it; put the {content} of each class into a folder there"
-        )
+        raise BadInputError(f"{folder}: has no folders in it; make one for the {content} of each class")
 
 
 def _tables(builder: str, source: str, columns: Sequence[str], options: dict[str, Any]) -> Iterator[Any]:
@@ -141,10 +145,11 @@ def _tables(builder: str, source: str, columns: Sequence[str], options: dict[str
         if builder == "csv":
             # Read as text: a type guessed from the first rows would not fit a later one.
             options["features"] = Features({name: Value("string") for name in columns})
-        elif builder == "parquet":
-            options["columns"] = list(columns)
         try:
             stream = load_dataset(builder, split="train", streaming=True, cache_dir=cache, **options)
+            if builder == "parquet" and set(columns) <= set(stream.column_names):
+                options["columns"] = list(columns)
+                stream = load_dataset(builder, split="train", streaming=True, cache_dir=cache, **options)
             yield from stream.with_format("arrow").iter(BATCH)
         except Exception as error:
             detail = (str(error) or type(error).__name__).splitlines()[0]
@@ -179,14 +184,12 @@ def _check_csv(file: Path, columns: Sequence[str]) -> None:
                 if name not in header:
                     raise _missing_column(str(file), name, header)
                 if header.count(name) > 1:
-                    raise BadInputError(
-                        f"{file}: column {name!r} occurs {header.count(name)} times; rename one"
-                    )
+                    raise BadInputError(f"{file}: column {name!r} occurs more than once; rename one")
             for row in reader:
                 if row and len(row) != len(header):
                     raise BadInputError(
-                        f"{file}, line {reader.line_num}: {len(row)} cells, but the header names {len(header)} "
-                        "columns; separate cells by commas, and put quotes around a cell with a comma in it"
+                        f"{file}, line {reader.line_num}: {len(row)} cells, but the header has {len(header)}"
+                        "; separate cells by commas, and put quotes around a cell with a comma in it"
                     )
     except (UnicodeDecodeError, csv.Error) as error:
         raise BadInputError(f"{file}: cannot be read as csv: {error}; save it as UTF-8 text") from error

@@ -10,9 +10,9 @@ BYTE_VOCABULARY = 257
 """The padding, 0, and the 256 bytes, each one more than its value."""
 
 
-def padded(sequences: Sequence[np.ndarray], length: int) -> tuple[Tensor, Tensor]:
-    """Token sequences, (any number,) integers each, -> (rows, length) int64 padded with 0, and (rows,) lengths."""
-    inputs = np.zeros((len(sequences), length), dtype=np.int64)
+def padded(sequences: Sequence[np.ndarray], length: int, dtype: type[np.integer]) -> tuple[Tensor, Tensor]:
+    """Sequences of tokens -> (rows, length) ``dtype``, padded with 0 at the end, and lengths (rows,)."""
+    inputs = np.zeros((len(sequences), length), dtype=dtype)
     for row, sequence in enumerate(sequences):
         inputs[row, : len(sequence)] = sequence
     lengths = np.fromiter((len(s) for s in sequences), dtype=np.int64, count=len(sequences))
@@ -20,5 +20,8 @@ def padded(sequences: Sequence[np.ndarray], length: int) -> tuple[Tensor, Tensor
 
 
 def byte_tokens(texts: Sequence[bytes], length: int) -> tuple[Tensor, Tensor]:
-    """Texts -> (rows, length) int64 byte tokens, cut to ``length`` bytes or padded with 0, and (rows,) lengths."""
-    return padded([np.frombuffer(t[:length], dtype=np.uint8).astype(np.int64) + 1 for t in texts], length)
+    """Texts, each cut to ``length`` bytes -> (rows, length) int16 tokens and their lengths (rows,) int64."""
+    sequences = [np.frombuffer(text[:length], dtype=np.uint8) for text in texts]
+    inputs, lengths = padded(sequences, length, np.int16)
+    inputs += torch.arange(length) < lengths[:, None]
+    return inputs, lengths

@@ -128,7 +128,8 @@ class S5(StateSpaceLayer):
         check_orders(projections, 1)
         (projection,) = projections
         part = (projection.restrict * projection.lift.mT).abs()
-        part = part + (projection.restrict_conj * projection.lift_conj.mH).abs()
+        # The floor makes the plain mean of a state that takes part in nothing.
+        part = (part + (projection.restrict_conj * projection.lift_conj.mH).abs()).clamp_min(1e-300)
         log_dt = part @ self.log_dt.detach().double() / part.sum(dim=1)
         # The step is stored in the parameter's precision: poles must fit the step that will be read back.
         log_dt = log_dt.to(self.log_dt.dtype).double()

@@ -1,5 +1,6 @@
 """The stack of state space blocks that classifies a sequence."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,7 +23,11 @@ class SequenceNorm(nn.Module):
 
 def build_norm(kind: str, model_dim: int) -> nn.Module:
     """The normalization that a recipe names: layer, batch or none."""
-    norms = {"layer": nn.LayerNorm, "batch": SequenceNorm, "none": lambda _: nn.Identity()}
+    norms: dict[str, Callable[[int], nn.Module]] = {
+        "layer": nn.LayerNorm,
+        "batch": SequenceNorm,
+        "none": lambda _: nn.Identity(),
+    }
     return norms[kind](model_dim)
 
 

@@ -12,6 +12,23 @@ from compressm_cli.recipe.yaml_text import Node
 
 Schema = dict[str, Any]
 
+JSON_TYPES: dict[type, tuple[str, ...]] = {
+    bool: ("boolean",),
+    int: ("integer", "number"),
+    float: ("number",),
+    str: ("string",),
+    list: ("array",),
+    dict: ("object",),
+}
+NAMES = {
+    "integer": "an integer",
+    "number": "a number",
+    "boolean": "true or false",
+    "string": "text",
+    "null": "null",
+}
+PLURALS = {"integer": "integers", "number": "numbers", "string": "texts"}
+
 RANGE_ERRORS = {
     "greater_than",
     "greater_than_equal",
@@ -72,21 +89,21 @@ class Outline:
 
     def fitting(self, part: Schema, value: object) -> Schema:
         """The alternative of a plain union that is meant by a value of this kind."""
-        kind = {list: "array", dict: "object"}.get(type(value))
-        for choice in map(self.settle, self.choices(part)):
-            if (choice.get("type") == kind) if kind else choice.get("type") not in ("array", "object"):
-                return choice
-        return {}
+        kinds = JSON_TYPES.get(type(value), ())
+        choices = map(self.settle, self.choices(part))
+        return next((choice for choice in choices if choice.get("type") in kinds), {})
 
-    def mappings(self, node: Node, part: Schema, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Schema]]:
-        """Every mapping of a recipe with its schema."""
-        part = self.settle(part)
+    def mappings(
+        self, node: Node, part: Schema, path: KeyPath = ()
+    ) -> Iterator[tuple[KeyPath, Schema, Schema]]:
+        """Every mapping of a recipe: its path, its schema, and where it is a member of a union that union."""
+        union = part = self.settle(part)
         if not isinstance(node.value, dict):
             return
-        if members := self.tags(part):
-            tag = node.child(part["discriminator"]["propertyName"])
+        if members := self.tags(union):
+            tag = node.child(union["discriminator"]["propertyName"])
             part = members.get(tag.value, {}) if tag and isinstance(tag.value, str) else {}
-        yield path, part
+        yield path, part, union
         for key, child in node.value.items():
             yield from self.mappings(child, self.child(part, key), (*path, key))
 
@@ -104,16 +121,11 @@ class Outline:
         if "enum" in part:
             return f"one of {', '.join(map(_as_yaml, part['enum']))}"
         if part.get("type") == "array":
-            return f"a list of {self._plural(self.settle(part.get('items', {})))}"
+            return f"a list of {PLURALS.get(self.settle(part.get('items', {})).get('type', ''), 'items')}"
         if part.get("type") == "object":
             keys = ", ".join(part.get("required") or part.get("properties", {}))
             return f"a mapping with the keys {keys}" if keys else "a mapping"
-        names = {"integer": "an integer", "number": "a number", "boolean": "true or false", "null": "null"}
-        return names.get(part.get("type", ""), "text") + _bounds(part)
-
-    def _plural(self, part: Schema) -> str:
-        names = {"integer": "integers", "number": "numbers", "string": "texts"}
-        return names.get(part.get("type", ""), "items")
+        return NAMES.get(part.get("type", ""), "a value") + _bounds(part)
 
 
 def _bounds(part: Schema) -> str:
@@ -211,13 +223,16 @@ class _Explainer:
 
     def _unknown_key(self, path: KeyPath) -> str:
         key, owner = str(path[-1]), path[:-1]
-        known = {
-            where: part.get("properties", {})
-            for where, part in self.outline.mappings(self.root, self.outline.root)
-        }
-        allowed = list(known.get(owner, {}))
-        if elsewhere := [where for where, keys in known.items() if key in keys]:
-            return f"unknown key here; did you mean {key_path((*elsewhere[0], key))!r}?"
+        allowed: list[str] = []
+        for where, part, union in self.outline.mappings(self.root, self.outline.root):
+            if key in part.get("properties", {}):
+                return f"unknown key here; did you mean {key_path((*where, key))!r}?"
+            if where == owner:
+                allowed = list(part.get("properties", {}))
+                members = self.outline.tags(union).items()
+                if homes := [tag for tag, member in members if key in member.get("properties", {})]:
+                    name = union["discriminator"]["propertyName"]
+                    return f"unknown key; it belongs to {name}: {' | '.join(homes)}; remove it"
         if close := get_close_matches(key, allowed, n=1, cutoff=0.5):
             return f"unknown key; did you mean {close[0]!r}?"
         return f"unknown key; allowed here: {', '.join(allowed)}"

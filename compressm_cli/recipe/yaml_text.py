@@ -132,7 +132,8 @@ class _Builder:
         return root
 
     def _place(self, event: yaml.Event) -> Place:
-        return self.at(event.start_mark.line + 1, event.start_mark.column + 1)
+        mark: Any = event.start_mark  # always there in events of a parser
+        return self.at(mark.line + 1, mark.column + 1)
 
     def _refuse(self, event: yaml.Event, path: KeyPath, message: str) -> NoReturn:
         raise RecipeError([*self.problems, Problem(self._place(event), path, message)])
@@ -141,13 +142,13 @@ class _Builder:
         place = self._place(event)
         if isinstance(event, yaml.AliasEvent):
             self._refuse(event, path, f"aliases (*{event.anchor}) are not allowed; write the value out")
-        if event.tag is not None:
+        if isinstance(event, (yaml.ScalarEvent, yaml.CollectionStartEvent)) and event.tag is not None:
             self.problems.append(
                 Problem(place, path, f"tags ({event.tag}) are not allowed; write the plain value")
             )
         if isinstance(event, yaml.ScalarEvent):
-            plain = event.implicit[0] and not event.style
-            return Node(scalar(event.value) if plain else event.value, place)
+            quoted = bool(event.style)
+            return Node(event.value if quoted else scalar(event.value), place)
         if len(path) >= MAX_DEPTH:
             self._refuse(event, path[:3], f"nested deeper than {MAX_DEPTH} levels; a recipe needs about four")
         if isinstance(event, yaml.SequenceStartEvent):

@@ -39,7 +39,8 @@ def _agreement(predictor: "_Predictor", baseline: Side, other: Side) -> Agreemen
         return Agreement(None, {}, "the two were trained on different data")
     try:
         shares = {
-            seed: float((predictor(one) == predictor(two)).double().mean()) for seed, (one, two) in pairs.items()
+            seed: float((predictor(one) == predictor(two)).double().mean())
+            for seed, (one, two) in pairs.items()
         }
     except BadInputError as error:
         return Agreement(None, {}, str(error))

@@ -13,7 +13,7 @@ from compressm_cli.reports.inference import SpeedReport, inference_speed, resolv
 from compressm_cli.reports.metrics import METRICS, final_orders, start_orders
 from compressm_cli.reports.rows import Row, make_row
 from compressm_cli.reports.sides import Side, read_sides
-from compressm_cli.reports.verdict import Tolerances, ToleranceResult
+from compressm_cli.reports.verdict import ToleranceResult, Tolerances
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,9 @@ def _orders(sides: list[Side]) -> list[LayerOrders]:
     start = [[start_orders(m) for m in side.members] for side in sides]
     final = [[final_orders(m) for m in side.members] for side in sides]
     layers = list(dict.fromkeys(layer for side in final for member in side for layer in member))
-    return [LayerOrders(n, [_mean_order(s, n) for s in start], [_mean_order(s, n) for s in final]) for n in layers]
+    return [
+        LayerOrders(n, [_mean_order(s, n) for s in start], [_mean_order(s, n) for s in final]) for n in layers
+    ]
 
 
 def _mean_order(members: list[dict[str, int]], layer: str) -> float | None:
@@ -129,7 +131,9 @@ def _timed(sides: list[Side]) -> list[int]:
     return [next(i for i, m in enumerate(side.members) if m.seed == min(seeds)) for side in sides]
 
 
-def _speed(sides: list[Side], timed: list[int], device: torch.device) -> tuple[SpeedReport | None, str | None]:
+def _speed(
+    sides: list[Side], timed: list[int], device: torch.device
+) -> tuple[SpeedReport | None, str | None]:
     members = [side.members[i] for side, i in zip(sides, timed, strict=True)]
     try:
         checkpoints = [m.checkpoint for m in members]

@@ -27,7 +27,9 @@ def _within(side: Side) -> list[str]:
     for member in side.members[1:]:
         keys = _changed(first, member, expected=("seeds", "output"))
         if keys:
-            found.append(f"{side.label}: seeds {first.seed} and {member.seed} have other recipes: {'; '.join(keys)}")
+            found.append(
+                f"{side.label}: seeds {first.seed} and {member.seed} have other recipes: {'; '.join(keys)}"
+            )
     return found
 
 
@@ -37,7 +39,9 @@ def _between(baseline: Side, other: Side) -> list[str]:
     found = []
     keys = _changed(ours, theirs, EXPECTED)
     if data := [key for key in keys if key.startswith("data.")]:
-        found.append(f"{names} have different data, so their accuracies cannot be compared: {'; '.join(data)}")
+        found.append(
+            f"{names} have different data, so their accuracies cannot be compared: {'; '.join(data)}"
+        )
     if rest := [key for key in keys if not key.startswith("data.")]:
         found.append(f"{names} differ in more than compression: {'; '.join(rest)}")
     if len(baseline.members) + len(other.members) > 2:

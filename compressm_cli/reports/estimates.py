@@ -12,7 +12,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean (or median) and its 95 % interval; ``low`` and ``high`` are null where ``count`` is too small."""
+    """A mean or median and its 95 % interval; ``low`` and ``high`` are None where ``count`` is too small."""
 
     value: float
     low: float | None

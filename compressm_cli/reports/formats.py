@@ -33,7 +33,11 @@ def ratio(value: float) -> str:
     if value <= 0:
         return number
     if factor >= 1.495:
-        return f"{number} ({factor:.1f} times {word})" if factor < 99.5 else f"{number} ({factor:,.0f} times {word})"
+        return (
+            f"{number} ({factor:.1f} times {word})"
+            if factor < 99.5
+            else f"{number} ({factor:,.0f} times {word})"
+        )
     percent = abs(1 - value) * 100
     return f"{number} ({percent:.0f} % {word})" if percent >= 0.5 else f"{number} (under 1 % {word})"
 

@@ -42,7 +42,7 @@ class SpeedReport:
 
 
 def inference_speed(models: Sequence[nn.Module], data: DataSpec, device: torch.device) -> SpeedReport:
-    """Time the models in alternation (first, second, ..., first, second, ...) on random sequences of full length.
+    """Time the models in alternation (first, second, ..., first, second, ...) on random full sequences.
 
     Each round times every model once, so a change of the machine's pace hits all of them; the ratios are
     paired by round. Batches of 1 and of up to 64 sequences.

@@ -69,7 +69,11 @@ def _inference_flops(member: Member) -> Reading:
 METRICS = (
     Metric("test_accuracy", "test accuracy", "share", _recorded("test.accuracy"), higher_is_better=True),
     Metric(
-        "validation_accuracy", "validation accuracy", "share", _recorded("validation.accuracy"), higher_is_better=True
+        "validation_accuracy",
+        "validation accuracy",
+        "share",
+        _recorded("validation.accuracy"),
+        higher_is_better=True,
     ),
     Metric("total_order", "states, all layers", "order", _total_order),
     Metric("parameters", "parameters", "count", _parameters),
@@ -77,8 +81,16 @@ METRICS = (
     Metric("training_flops", "FLOPs of the training", "flops", _recorded("flops.training")),
     Metric("inference_flops", "FLOPs of a sequence (inference)", "flops", _inference_flops),
     Metric("total_seconds", "wall time, total", "seconds", _recorded("seconds.total"), measured=True),
-    Metric("training_seconds", "wall time, training only", "seconds", _recorded("seconds.training"), measured=True),
-    Metric("step_seconds", "training step at the end", "seconds", _recorded("step_seconds.final"), measured=True),
+    Metric(
+        "training_seconds",
+        "wall time, training only",
+        "seconds",
+        _recorded("seconds.training"),
+        measured=True,
+    ),
+    Metric(
+        "step_seconds", "training step at the end", "seconds", _recorded("step_seconds.final"), measured=True
+    ),
     Metric("joules", "joules", "joules", _recorded("joules.value", "joules.reason"), measured=True),
     Metric("peak_memory", "peak memory", "bytes", _recorded("peak_memory.bytes"), measured=True),
 )

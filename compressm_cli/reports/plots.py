@@ -9,7 +9,18 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from compressm_cli.reports.spectrum import SpectrumReport
-from compressm_cli.reports.style import GREEN, GREY, RED, SEQUENCE, SERIES, as_png, colours, new_figure, percent, style, thousands
+from compressm_cli.reports.style import (
+    GREY,
+    RED,
+    SEQUENCE,
+    SERIES,
+    as_png,
+    colours,
+    new_figure,
+    percent,
+    style,
+    thousands,
+)
 from compressm_cli.run import Run
 
 MARKERS = "osD^vPX*"
@@ -18,10 +29,10 @@ FLOOR = 1e-8
 Line = dict[str, Any]
 
 
-def run_plots(run: Run) -> list[Path]:
-    """Draw a run's records into its ``plots`` folder: training, orders and spectra over time.
+def run_plots(run: Run, folder: Path | None = None) -> list[Path]:
+    """Draw a run's records, by default into its ``plots`` folder: training, orders and spectra over time.
 
-    What has no records (a baseline's orders, say) gives no figure. Raises OSError where the folder is read-only.
+    What has no records (a baseline's orders, say) gives no figure. OSError where the folder is read-only.
     """
     metrics, checks = run.read_metrics(), run.read_compression()
     figures = {
@@ -29,7 +40,7 @@ def run_plots(run: Run) -> list[Path]:
         "orders.png": orders_figure(metrics, checks),
         "spectra-at-checks.png": check_spectra_figure(checks),
     }
-    return save(run.plots, {name: figure for name, figure in figures.items() if figure is not None})
+    return save(folder or run.plots, {name: figure for name, figure in figures.items() if figure is not None})
 
 
 def save(folder: Path, figures: dict[str, Figure]) -> list[Path]:
@@ -43,15 +54,25 @@ def save(folder: Path, figures: dict[str, Figure]) -> list[Path]:
 
 
 def spectrum_figure(report: SpectrumReport) -> Figure:
-    """The Hankel singular values of all layers on a logarithmic scale, with the cut of each threshold marked."""
+    """The Hankel singular values of all layers, logarithmic, with the cut of each threshold marked."""
     with style():
         figure, (axes,) = new_figure(8.0, 4.6)
         for layer, colour in zip(report.layers, colours(len(report.layers)), strict=True):
             values = drawable(layer.hsv)
-            axes.semilogy(range(1, len(values) + 1), values, color=colour, label=f"{layer.layer}  (order {layer.order})")
+            axes.semilogy(
+                range(1, len(values) + 1), values, color=colour, label=f"{layer.layer}  (order {layer.order})"
+            )
             for at, marker in zip(layer.thresholds, _markers(len(layer.thresholds)), strict=True):
                 if at.values_kept <= len(values):
-                    axes.plot(at.values_kept, values[at.values_kept - 1], marker, color=colour, ms=6, mec="white", mew=0.8)
+                    axes.plot(
+                        at.values_kept,
+                        values[at.values_kept - 1],
+                        marker,
+                        color=colour,
+                        ms=6,
+                        mec="white",
+                        mew=0.8,
+                    )
         axes.set_title(f"Hankel spectrum of {report.recipe}, step {report.step:,}")
         axes.set_xlabel(_index_label(report.realization))
         axes.set_ylabel("Hankel singular value")
@@ -104,7 +125,9 @@ def orders_figure(metrics: list[Line], checks: list[Line]) -> Figure | None:
     with style():
         figure, (axes,) = new_figure(8.0, 4.2)
         for (layer, (steps, orders)), colour in zip(histories.items(), colours(len(histories)), strict=True):
-            axes.step(steps, orders, where="post", color=colour, label=f"{layer}  ({orders[0]} to {orders[-1]})")
+            axes.step(
+                steps, orders, where="post", color=colour, label=f"{layer}  ({orders[0]} to {orders[-1]})"
+            )
         rejected = [c for c in checks if c["accepted"] is False]
         if rejected:
             steps, wanted = [c["step"] for c in rejected], [c["order_after"] for c in rejected]
@@ -143,7 +166,9 @@ def check_spectra_figure(checks: list[Line]) -> Figure | None:
     columns = min(len(layers), 3)
     rows = math.ceil(len(layers) / columns)
     with style():
-        figure, panels = new_figure(1.2 + 3.2 * columns if columns > 1 else 6.4, 0.8 + 2.8 * rows, rows, columns)
+        figure, panels = new_figure(
+            1.2 + 3.2 * columns if columns > 1 else 6.4, 0.8 + 2.8 * rows, rows, columns
+        )
         norm = matplotlib.colors.Normalize(min(steps), max(max(steps), min(steps) + 1))
         scale = matplotlib.colormaps[SEQUENCE].reversed()
         for axes, layer in zip(panels, layers, strict=False):
@@ -159,7 +184,9 @@ def check_spectra_figure(checks: list[Line]) -> Figure | None:
         figure.supylabel("Hankel singular value", fontsize=10)
         if len(set(steps)) > 1:
             mappable = matplotlib.cm.ScalarMappable(norm, scale)
-            bar = figure.colorbar(mappable, ax=panels[: len(layers)], label="training step of the check", aspect=30)
+            bar = figure.colorbar(
+                mappable, ax=panels[: len(layers)], label="training step of the check", aspect=30
+            )
             bar.outline.set_visible(False)
             thousands(bar.ax.yaxis)
     return figure

@@ -55,7 +55,13 @@ def make_row(metric: Metric, sides: list[Side]) -> Row:
         values.append(Value(whole, numbers, "; ".join(reasons) or None))
     changes = [_change(metric, sides[0], sides[i], values[0], values[i]) for i in range(1, len(sides))]
     return Row(
-        metric.key, metric.title, metric.unit, metric.higher_is_better, metric.measured, values, [None, *changes]
+        metric.key,
+        metric.title,
+        metric.unit,
+        metric.higher_is_better,
+        metric.measured,
+        values,
+        [None, *changes],
     )
 
 
@@ -64,7 +70,9 @@ def _change(metric: Metric, baseline: Side, other: Side, theirs: Value, ours: Va
         return None
     if metric.unit != "share":
         ratio = ours.mean.value / theirs.mean.value if theirs.mean.value else None
-        return Change(None, ratio, "ratio of the means" if ours.mean.count + theirs.mean.count > 2 else "one run each")
+        return Change(
+            None, ratio, "ratio of the means" if ours.mean.count + theirs.mean.count > 2 else "one run each"
+        )
     estimate, basis = _accuracy_change(baseline, other, theirs, ours)
     return Change(estimate, None, basis)
 

@@ -36,7 +36,9 @@ class Member:
         value: Any = self.summary
         for part in key.split("."):
             if not isinstance(value, dict) or part not in value:
-                raise BadInputError(f"{self.path / 'summary.json'}: has no entry {key!r}; the run's record is incomplete")
+                raise BadInputError(
+                    f"{self.path / 'summary.json'}: has no entry {key!r}; the run's record is incomplete"
+                )
             value = value[part]
         return value
 
@@ -112,13 +114,14 @@ def _read_run(run: Run) -> Member:
     info = run.read_info()
     if not _is_finished(run):
         raise BadInputError(
-            f"{run.folder}: this run has not finished (status: {info.get('status', 'unknown')}); compare needs "
-            f"finished runs. Finish it with: compressm train --resume {run.folder}"
+            f"{run.folder}: this run has not finished (status: {info.get('status', 'unknown')}); "
+            f"compare needs finished runs. Finish it with: compressm train --resume {run.folder}"
         )
     summary = run.read_summary()
     if summary.get("format") != SUMMARY_FORMAT:
         raise BadInputError(
-            f"{run.folder / 'summary.json'}: format {summary.get('format')!r}; this version reads {SUMMARY_FORMAT}"
+            f"{run.folder / 'summary.json'}: format {summary.get('format')!r}; "
+            f"this version reads {SUMMARY_FORMAT}"
         )
     recipe = load_recipe(run.recipe_path)
     return Member(run.folder, recipe, summary.get("seed"), run.final_checkpoint, run, info, summary)

@@ -100,13 +100,14 @@ def analyze(
 ) -> SpectrumReport:
     """Read a checkpoint, or the final (else newest) checkpoint of a run, and analyze every layer.
 
-    ``realization`` None takes that of the recipe's compression, or real. Gramians are analytic: inputs are taken as
-    white. Raises BadInputError where there is no checkpoint, or a layer is not a stable finite system.
+    ``realization`` None takes that of the recipe's compression, or real. Gramians are analytic: inputs are
+    taken as white. Raises BadInputError where there is no checkpoint, or a layer is no stable finite system.
     """
     _check_thresholds(thresholds)
     file, chosen, run = find_checkpoint(path)
     checkpoint = Checkpoint.load(file)
-    kind: RealizationKind = realization or getattr(checkpoint.recipe.compression, "realization", "real")
+    own: RealizationKind = getattr(checkpoint.recipe.compression, "realization", "real")
+    kind = own if realization is None else realization
     layers = _layers(checkpoint, file, sorted(thresholds), kind)
     predicted = []
     for i, threshold in enumerate(sorted(thresholds)):
@@ -130,7 +131,7 @@ def analyze(
 
 
 def find_checkpoint(path: Path) -> tuple[Path, str, Run | None]:
-    """The checkpoint that a path means, why it is that one, and its run; BadInputError where there is none."""
+    """The checkpoint that a path means, why that one, and its run; BadInputError where there is none."""
     if path.is_file():
         return path, "the given checkpoint", None
     runs = Run.find(path)
@@ -142,15 +143,23 @@ def find_checkpoint(path: Path) -> tuple[Path, str, Run | None]:
     if found := run.last_checkpoints():
         return found[-1], f"the newest checkpoint{which}, which has not finished (status: {status})", run
     if run.best_checkpoint.is_file():
-        return run.best_checkpoint, f"the best checkpoint{which}, which has not finished (status: {status})", run
-    raise BadInputError(f"{run.folder}: the run has no checkpoint yet (status: {status}); wait for its first one")
+        return (
+            run.best_checkpoint,
+            f"the best checkpoint{which}, which has not finished (status: {status})",
+            run,
+        )
+    raise BadInputError(
+        f"{run.folder}: the run has no checkpoint yet (status: {status}); wait for its first one"
+    )
 
 
 def _check_thresholds(thresholds: tuple[float, ...]) -> None:
     bad = [t for t in thresholds if not 0 < t <= 1]
     if bad or not thresholds:
         found = ", ".join(f"{t:g}" for t in bad) or "none"
-        raise BadInputError(f"thresholds: found {found}; write shares of the energy above 0 and up to 1, such as 0.9,0.99")
+        raise BadInputError(
+            f"thresholds: found {found}; write shares of the energy above 0 and up to 1, such as 0.9,0.99"
+        )
 
 
 def _layers(
@@ -168,7 +177,12 @@ def _layers(
 
 
 def _layer(
-    name: str, kind: str, layer: StateSpaceLayer, start: int, thresholds: list[float], realization: RealizationKind
+    name: str,
+    kind: str,
+    layer: StateSpaceLayer,
+    start: int,
+    thresholds: list[float],
+    realization: RealizationKind,
 ) -> LayerSpectrum:
     systems = layer.systems()
     balanced = [BalancedSystem.of(system, realization) for system in systems]

@@ -25,7 +25,7 @@ SERIES = (BLUE, RED, GREEN, ORANGE, PURPLE, SKY, BLACK)
 GREY = "#6b7280"
 SEQUENCE = "viridis"
 
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "axes.titlesize": 11,

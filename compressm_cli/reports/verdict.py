@@ -46,9 +46,13 @@ class Tolerances:
         for name, ratio in self.at_most.items():
             if name not in self.metrics():
                 hint = "; for accuracy use --tolerance-points" if name.endswith("accuracy") else ""
-                raise BadInputError(f"--at-most {name}: unknown metric; one of {', '.join(self.metrics())}{hint}")
+                raise BadInputError(
+                    f"--at-most {name}: unknown metric; one of {', '.join(self.metrics())}{hint}"
+                )
             if not 0 < ratio < float("inf"):
-                raise BadInputError(f"--at-most {name}={ratio:g}: the ratio must be a positive number, such as 0.5")
+                raise BadInputError(
+                    f"--at-most {name}={ratio:g}: the ratio must be a positive number, such as 0.5"
+                )
         if self.points is not None and not 0 <= self.points <= 100:
             raise BadInputError(f"--tolerance-points {self.points:g}: must lie between 0 and 100")
 
@@ -60,7 +64,9 @@ class Tolerances:
             if self.points is not None:
                 found.append(_points_result(label, self.points, by_key["test_accuracy"].changes[i]))
             for name, most in self.at_most.items():
-                ratio = _speed_ratio(name, speed, i) if name in SPEED_METRICS else _ratio(by_key[name].changes[i])
+                ratio = (
+                    _speed_ratio(name, speed, i) if name in SPEED_METRICS else _ratio(by_key[name].changes[i])
+                )
                 allowed = f"{name} at most {most:g}x the baseline's"
                 known = f"{ratio:.3g}x" if ratio is not None else "not known"
                 found.append(ToleranceResult(label, allowed, known, ratio is not None and ratio <= most))
@@ -74,7 +80,7 @@ def sentences(
     agreement: list[Agreement | None],
     tolerances: list[ToleranceResult],
 ) -> list[str]:
-    """The verdict on each side: accuracy, then what was won, lost, unchanged and unknown; then the tolerances."""
+    """On each side: accuracy, then what was won, lost, unchanged and unknown; at last the tolerances."""
     lines = []
     for i, label in enumerate(labels[1:], 1):
         lines.append(f"{label} against {labels[0]}: {_accuracy(rows, i)}.")
@@ -95,7 +101,8 @@ def _accuracy(rows: list[Row], side: int) -> str:
         return f"test accuracy not known ({row.values[side].reason or row.values[0].reason})"
     found = change.difference
     numbers = (
-        f"test accuracy {formats.quantity(ours.value, 'share')} against {formats.quantity(theirs.value, 'share')}, "
+        f"test accuracy {formats.quantity(ours.value, 'share')} "
+        f"against {formats.quantity(theirs.value, 'share')}, "
         f"{formats.points(found.value, found.low, found.high)}, {change.basis}"
     )
     if found.low is None or found.high is None:
@@ -116,7 +123,9 @@ def _balance(rows: list[Row], speed: SpeedReport | None, side: int) -> list[str]
     for name, title in zip(SPEED_METRICS, SPEED_TITLES, strict=True):
         if (found := _speed_estimate(name, speed, side)) is not None:
             clear = found.low is None or found.high is None or not found.low <= 1 <= found.high
-            parts[_judged(found.value, 0.0) if clear else "No clear change"].append(_named(title, found.value))
+            parts[_judged(found.value, 0.0) if clear else "No clear change"].append(
+                _named(title, found.value)
+            )
     return [f"{name}: {'; '.join(items)}." for name, items in parts.items() if items]
 
 

@@ -87,7 +87,7 @@ def start(recipe: Recipe, seed: int, dataset: Dataset, view: View, command: str)
     run = Run.create(Path(recipe.output.root), recipe.name)
     run.recipe_path.write_text(recipe_to_yaml(recipe.model_copy(update={"seeds": [seed]})), encoding="utf-8")
     with _status(run, _info(recipe, seed, command)):
-        Trainer(recipe, seed, dataset, run, view).train()
+        _train(Trainer(recipe, seed, dataset, run, view))
     return run
 
 
@@ -105,8 +105,15 @@ def resume(run: Run, recipe: Recipe, view: View, command: str) -> Run:
     resumed = {"command": command, "at": _now(), "step": checkpoint.step if checkpoint else 0}
     info["resumed"] = [*info.get("resumed", []), resumed]
     with _status(run, info):
-        Trainer(recipe, seed, dataset, run, view, resume=checkpoint).train()
+        _train(Trainer(recipe, seed, dataset, run, view, resume=checkpoint))
     return run
+
+
+def _train(trainer: Trainer) -> None:
+    try:
+        trainer.train()
+    finally:
+        trainer.view.close()
 
 
 @contextmanager

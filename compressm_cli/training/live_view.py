@@ -101,7 +101,9 @@ def render(progress: Progress, width: int, height: int) -> RenderableType:
     parts.append(_layers(progress, inside, room))
     if known:
         parts += [Text(), _decision(known[0], known[2], told)]
-    title = Text.assemble((progress.recipe_name, "bold"), f"  seed {progress.seed}  {progress.device}")
+    title = Text.assemble(
+        (progress.recipe_name, "bold not dim"), f"  seed {progress.seed}  {progress.device}"
+    )
     return Panel(
         Group(*parts), title=title, title_align="left", box=box.ROUNDED, border_style="dim", width=width
     )
@@ -133,7 +135,9 @@ def _numbers(progress: Progress, width: int) -> RenderableType:
     grid.add_column(no_wrap=True, overflow="ellipsis")
     loss = "" if progress.loss is None else f"{progress.loss:.4f}"
     grid.add_row(
-        Text("train loss"), Text(loss, style="bold"), Text(sparkline(progress.losses, min(60, width - 34)))
+        Text("train loss"),
+        Text(loss, style="bold"),
+        Text(sparkline(progress.losses, min(60, width - 34)), "cyan"),
     )
     accuracy = "" if progress.accuracy is None else f"{progress.accuracy:.1%}"
     best = progress.best_accuracy
@@ -154,21 +158,20 @@ def _layers(progress: Progress, width: int, room: int) -> RenderableType:
     names = list(progress.orders)
     rows = 2 if 3 * len(names) <= room else 1
     shown = names if len(names) * rows <= room else names[: max(1, room - 1)]
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim", leading=rows - 1)
     table.add_column("layer", no_wrap=True, overflow="ellipsis", max_width=max(12, width // 3))
     table.add_column("order", no_wrap=True)
-    table.add_column("Hankel singular values, log scale", no_wrap=True)
-    verdict = progress.last_check[2] if progress.last_check else "nothing"
+    table.add_column("Hankel singular values, log scale: kept │ cut", no_wrap=True)
     space = max(16, min(64, width - max((len(n) for n in shown), default=0) - 20))
     for name in shown:
         record = progress.spectra.get(name)
         chart = Text("not known before the first check", style="dim")
         if record is not None:
-            chart = spectrum(record.hsv, kept_values(record, verdict), space, rows)
+            chart = spectrum(record.hsv, kept_values(record), space, rows)
         table.add_row(Text(name), _order(progress, name), chart)
     if len(shown) < len(names):
         hidden = len(names) - len(shown)
-        orders = f"{sum(progress.start_orders.values())} → {sum(progress.orders.values())} in all"
+        orders = f"{sum(progress.start_orders.values())} → {sum(progress.orders.values())}"
         table.add_row(Text(f"and {hidden} more", style="dim"), Text(orders, style="dim"), Text())
     return table
 

@@ -34,6 +34,10 @@ EVALUATION_BATCH = 4
 VIEW_SECONDS = 0.2
 
 
+class DivergedError(RunFailedError):
+    """A loss or a weight is no longer finite: undone within a trial, the end of the run elsewhere."""
+
+
 class Trainer:
     """One run of one recipe with one seed. ``train`` goes to the end and returns the summary.
 
@@ -64,16 +68,20 @@ class Trainer:
         self.flops = TrainingFlops()
         self.step = 0
         self.trial: dict[str, Any] | None = None
+        # The first step of a process loads kernels; it is booked as compilation, as any first compiled step is.
+        self.compile_pending = True
         self.counts = {"made": 0, "cut": 0, "rejected": 0}
         self.best: dict[str, Any] = {"accuracy": -1.0, "step": 0}
         self.evaluated: tuple[int, Evaluation] | None = None
         # Median seconds of a step, by logged window: before the first change of shape, and since the last.
         self.windows: dict[str, list[float]] = {"start": [], "final": []}
-        self.start = self._measures()
+        with self.clock.phase("compile"):
+            self.start = self._measures()
         if resume is not None:
             self._load(resume)
+        with self.clock.phase("compile"):
+            self._new_shapes()
         self._reset_window()
-        self._new_shapes()
 
     # ---- the loop ------------------------------------------------------------------------------------------
 
@@ -86,20 +94,27 @@ class Trainer:
         )
         self.model.train()
         while self.step < self.config.steps:
-            self.step += 1
-            self._train_step()
-            self._log_if_due()
-            if self.step % self.config.interval("eval_every") == 0 or self.step == self.config.steps:
-                self._evaluate()
-            if self.step in self.check_steps:
-                self._check()
-            if self.trial is not None and (
-                self.step >= self.trial["until"] or self.step == self.config.steps
-            ):
-                self._verdict()
-            if self.step % self.config.interval("checkpoint_every") == 0 and self.step < self.config.steps:
-                self.save_checkpoint()
+            try:
+                self._advance()
+            except DivergedError as error:
+                if self.trial is None:
+                    raise
+                self._reject(str(error))
         return self._finish()
+
+    def _advance(self) -> None:
+        """Train one step and do whatever is due after it."""
+        self.step += 1
+        self._train_step()
+        self._log_if_due()
+        if self.step % self.config.interval("eval_every") == 0 or self.step == self.config.steps:
+            self._evaluate()
+        if self.trial is not None and self.step == self.trial["until"] and not self._verdict():
+            return
+        if self.step in self.check_steps:
+            self._check()
+        if self.step % self.config.interval("checkpoint_every") == 0 and self.step < self.config.steps:
+            self.save_checkpoint()
 
     def _train_step(self) -> None:
         set_learning_rate(self.optimizer, learning_rate(self.config, self.step))
@@ -132,7 +147,7 @@ class Trainer:
         steps = self.step - self.window_step
         loss = float(self.window_loss) / steps
         if not math.isfinite(loss):
-            raise RunFailedError(
+            raise DivergedError(
                 f"the training loss became {loss} within the {steps} steps before step {self.step}; "
                 f"try a lower train.learning_rate or set train.clip_norm (1.0 is usual). "
                 f"The last good checkpoints are in {self.run.checkpoints}"
@@ -173,14 +188,18 @@ class Trainer:
         self.run.append_metrics({**line, "after_cut": True} if after_cut else line)
         self.view.evaluation(self.step, result.loss, result.accuracy)
         if not math.isfinite(result.loss):
-            raise RunFailedError(
+            raise DivergedError(
                 f"the validation loss became {result.loss} at step {self.step}; try a lower train.learning_rate"
             )
+        if self.trial is None:
+            self._keep_if_best(result)
+        return result
+
+    def _keep_if_best(self, result: Evaluation) -> None:
         if result.accuracy > self.best["accuracy"]:
             self.best = {"accuracy": result.accuracy, "step": self.step}
             with self.clock.phase("checkpoint"):
                 self._snapshot().save(self.run.best_checkpoint)
-        return result
 
     def _evaluation(self, split: Split) -> Evaluation:
         return evaluate(self.model, split, EVALUATION_BATCH * self.batches.batch_size, self.config.precision)
@@ -189,64 +208,99 @@ class Trainer:
 
     def _check(self) -> None:
         """Let the method look at the model, and carry out what it plans."""
-        self.counts["made"] += 1
         if self.trial is not None:
             reason = f"nothing cut: the cut of step {self.trial['saved']['step']} is still on trial"
             layers = surgery.orders(self.model).items()
             self._record(Plan(records=[LayerRecord(n, order, order, reason) for n, order in layers]), None)
             return
+        self.counts["made"] += 1
         with self.clock.phase("compression"):
             plan = self.method.plan(self.model, self._context())
         if not plan:
             self._record(plan, None)
             return
-        accuracy = self._evaluate().accuracy
+        before = self._evaluate()
         safety = self.recipe.compression.safety
         with self.clock.phase("compression"):
             saved = None if safety is None else state.capture(self.model, self.optimizer, self.step)
-            surgery.apply_plan(self.model, self.optimizer, plan)
+            try:
+                surgery.apply_plan(self.model, self.optimizer, plan)
+            except ValueError as error:
+                self._refuse(plan, error)
+                return
+            self._new_shapes()
+        windows = self.windows["final"]
         if not self.counts["cut"]:
-            self.windows["start"] = self.windows["final"]
-        self.counts["cut"] += 1
+            self.windows["start"] = list(windows)
         self.windows["final"] = []
-        self._new_shapes()
+        self.counts["cut"] += 1
         if safety is None:
             self.method.accepted(plan)
             self._record(plan, True)
         else:
-            until = self.step + safety.trial_steps
-            self.trial = {"saved": saved, "accuracy": accuracy, "until": until, "plan": plan}
+            until = min(self.step + safety.trial_steps, self.config.steps)
+            self.trial = {"saved": saved, "before": asdict(before), "until": until, "plan": plan, "windows": windows}
             self.view.compression(self.step, plan.records, "trial")
         self._evaluate(after_cut=True)
         self._reset_window()
+        if self.trial is not None and self.step == self.trial["until"]:  # no step is left to try it
+            self._verdict()
 
-    def _verdict(self) -> None:
-        """End a trial: keep the cut, or put back everything as it was before it."""
+    def _refuse(self, plan: Plan, error: ValueError) -> None:
+        """Log a plan that could not be carried out; surgery left the model as it was."""
+        for record in plan.records:
+            if record.order_after != record.order_before:
+                record.order_after, record.kept = record.order_before, None
+                record.tail = record.bound = record.measured_error = None
+                record.reason = f"nothing cut: refused: {error}"
+        self._record(plan, None)
+
+    def _verdict(self) -> bool:
+        """End a trial: keep the cut, or put back everything as it was before it; returns whether it was kept."""
         trial, safety = self.trial, self.recipe.compression.safety
         assert trial is not None
         assert safety is not None
-        self.trial = None
-        accuracy = self._evaluate().accuracy
-        plan: Plan = trial["plan"]
-        fall = trial["accuracy"] - accuracy
-        verdict = (
-            f"validation accuracy {trial['accuracy']:.4f} before, {accuracy:.4f} after {safety.trial_steps} steps"
+        result = self._evaluate()
+        before, begun = trial["before"]["accuracy"], trial["saved"]["step"]
+        told = (
+            f"validation accuracy {before:.4f} before, {result.accuracy:.4f} after {self.step - begun} further steps"
         )
-        for record in plan.records:
-            record.reason += f"; {verdict}"
-        if fall <= safety.tolerance:
-            self.method.accepted(plan)
-            self._record(plan, True, trial["saved"]["step"])
-            return
+        # A fall of exactly the tolerance is accepted, whatever its last bit.
+        if before - result.accuracy > safety.tolerance + 1e-9:
+            self._reject(told)
+            return False
+        plan = self._end_trial(told)
+        self.method.accepted(plan)
+        self._record(plan, True, begun)
+        self._keep_if_best(result)
+        return True
+
+    def _reject(self, why: str) -> None:
+        """Undo the cut that is on trial: put back everything that decides how training goes on."""
+        trial = self.trial
+        assert trial is not None
+        plan = self._end_trial(why)
         with self.clock.phase("compression"):
             self.step = state.restore(self.model, self.optimizer, trial["saved"])
+            self._new_shapes()
+        self.evaluated = (self.step, Evaluation(**trial["before"]))
+        self.windows["final"] = trial["windows"]
         self.counts["rejected"] += 1
         self.run.forget_after(self.step)
-        self.evaluated = None
         self.method.rejected(plan)
-        self._new_shapes()
-        self._reset_window()
         self._record(plan, False)
+        self._reset_window()
+        # What was saved during the trial must not be resumed from.
+        self.save_checkpoint()
+
+    def _end_trial(self, why: str) -> Plan:
+        assert self.trial is not None
+        plan: Plan = self.trial["plan"]
+        self.trial = None
+        for record in plan.records:
+            if record.order_after != record.order_before:
+                record.reason += f"; {why}"
+        return plan
 
     def _record(self, plan: Plan, accepted: bool | None, step: int | None = None) -> None:
         """One line a layer; ``accepted`` is null where nothing was cut."""
@@ -267,8 +321,10 @@ class Trainer:
     def _new_shapes(self) -> None:
         """Count the FLOPs of a step anew, and compile anew, for the shapes that the model has now."""
         self.flops.segment(training_step_flops(self.model, self._example(self.batches.batch_size)))
-        self.compile_pending = self.config.compile
         if self.config.compile:
+            self.compile_pending = True
+            # What was compiled for earlier shapes counts against the number of versions that are compiled.
+            torch.compiler.reset()
             self.forward = torch.compile(self.model)  # type: ignore[assignment]
 
     def _example(self, rows: int) -> Split:
@@ -277,10 +333,24 @@ class Trainer:
     # ---- checkpoints ---------------------------------------------------------------------------------------
 
     def save_checkpoint(self) -> None:
-        """Write the model and the whole state of training; keep the newest few."""
+        """Write the model and the whole state of training; keep the newest few.
+
+        Raises DivergedError instead of replacing a good checkpoint by one with weights that are not finite.
+        """
         with self.clock.phase("checkpoint"):
-            self._snapshot(self._training_state()).save(self.run.last_checkpoint(self.step))
-            for old in self.run.last_checkpoints()[: -self.recipe.output.keep_last]:
+            checkpoint = self._snapshot(self._training_state())
+            bad = [name for name, weight in checkpoint.weights.items() if not weight.isfinite().all()]
+            if bad:
+                raise DivergedError(
+                    f"{bad[0]} is not finite after step {self.step}; try a lower train.learning_rate or set "
+                    f"train.clip_norm (1.0 is usual). The last good checkpoints are in {self.run.checkpoints}"
+                )
+            path = self.run.last_checkpoint(self.step)
+            checkpoint.save(path)
+            saved = self.run.last_checkpoints()
+            # Later steps than this one are those of an undone trial.
+            kept = saved[: saved.index(path) + 1][-self.recipe.output.keep_last :]
+            for old in set(saved) - set(kept):
                 old.unlink()
 
     def _snapshot(self, training: dict[str, Any] | None = None) -> Checkpoint:
@@ -288,12 +358,13 @@ class Trainer:
         return Checkpoint.of(self.model, recipe, self.data_spec, self.step, training)
 
     def _training_state(self) -> dict[str, Any]:
-        trial = self.trial
+        """What a checkpoint holds beside the model, which is not saved twice."""
+        now, trial = state.capture(self.model, self.optimizer, self.step), self.trial
         if trial is not None:
             trial = {**trial, "plan": [asdict(r) for r in trial["plan"].records]}
         return {
             "seed": self.seed,
-            "now": state.capture(self.model, self.optimizer, self.step),
+            **{key: now[key] for key in ("optimizer", "random")},
             "trial": trial,
             "method": self.method.state_dict(),
             "generator": self.generator.get_state(),
@@ -309,11 +380,13 @@ class Trainer:
     def _load(self, checkpoint: Checkpoint) -> None:
         saved = checkpoint.training
         assert saved is not None
-        self.step = state.restore(self.model, self.optimizer, saved["now"])
-        self.run.forget_after(self.step)
+        now = {name: getattr(checkpoint, name) for name in ("step", "orders", "weights", "masks", "frozen")}
+        now |= {key: saved[key] for key in ("optimizer", "random")}
+        self.step = state.restore(self.model, self.optimizer, now)
         self.trial = saved["trial"]
         if self.trial is not None:
             self.trial["plan"] = Plan(records=[LayerRecord(**r) for r in self.trial["plan"]])
+        self.run.forget_after(self.step, undecided=self.trial and self.trial["saved"]["step"])
         self.method.load_state_dict(saved["method"])
         self.generator.set_state(saved["generator"])
         self.flops.load_state_dict(saved["flops"])
@@ -339,7 +412,8 @@ class Trainer:
             test = self._evaluation(self.splits[2])
         with self.clock.phase("checkpoint"):
             size = self._snapshot().save(self.run.final_checkpoint)
-        final = self._measures()
+        with self.clock.phase("compile"):
+            final = self._measures()
         joules = combine([*self.earlier_joules, self.meter.stop()])
         summary = {
             "format": 1,

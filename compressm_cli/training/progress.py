@@ -4,6 +4,7 @@ import math
 import statistics
 import time
 from collections import deque
+from dataclasses import replace
 from typing import Literal
 
 from compressm_cli.compression.method import LayerRecord
@@ -38,6 +39,8 @@ class Progress:
         self.spectra: dict[str, LayerRecord] = {}
         """The newest record with a spectrum of each layer."""
         self.last_check: tuple[int, list[LayerRecord], Verdict] | None = None
+        self.on_trial = False
+        """Whether the orders may yet be undone."""
         self._pace: deque[tuple[float, int]] = deque(maxlen=64)
         self._first_seconds: deque[float] = deque(maxlen=64)
         self._recent_seconds: deque[float] = deque(maxlen=9)
@@ -60,18 +63,15 @@ class Progress:
     def compression(self, step: int, records: list[LayerRecord], verdict: Verdict) -> None:
         self.last_check = (step, records, verdict)
         for record in records:
+            stands = replace(record, order_after=record.order_before) if verdict == "rejected" else record
+            self.orders[record.layer] = stands.order_after
             if record.hsv:
-                self.spectra[record.layer] = record
-            self.orders[record.layer] = record.order_before if verdict == "rejected" else record.order_after
+                self.spectra[record.layer] = stands
         if verdict != "nothing":
+            self.on_trial = verdict == "trial"
             # A step costs something else from here on.
             self._pace.clear()
             self._recent_seconds.clear()
-
-    @property
-    def on_trial(self) -> bool:
-        """Whether the orders shown may yet be undone."""
-        return self.last_check is not None and self.last_check[2] == "trial"
 
     def steps_per_second(self) -> float | None:
         """Lately, evaluations and checkpoints included."""
@@ -95,14 +95,14 @@ class Progress:
         return statistics.median(self._first_seconds)
 
 
-def kept_values(record: LayerRecord, verdict: Verdict) -> int:
+def kept_values(record: LayerRecord) -> int:
     """How many of ``record.hsv`` are kept.
 
     A real realization has twice as many values as the layer has states, and a state may take one or two of
     them: the discarded share tells which; where it does not (several systems, another selection), all
     states count alike.
     """
-    if verdict == "rejected" or record.order_after >= record.order_before:
+    if record.order_after >= record.order_before:
         return len(record.hsv)
     alike = max(1, round(len(record.hsv) * record.order_after / record.order_before))
     if record.tail is None:

@@ -63,10 +63,10 @@ def _costs(summary: dict[str, Any]) -> list[tuple[str, ...]]:
 def _once(summary: dict[str, Any]) -> list[tuple[str, ...]]:
     """What has no start to compare with."""
     joules, checks = summary["joules"], summary["checks"]
-    energy = "not measured" if joules["value"] is None else f"{joules['value']:,.0f} J"
-    rows = [
+    electrical = "not measured" if joules["value"] is None else f"{joules['value']:,.0f} J"
+    rows: list[tuple[str, ...]] = [
         ("wall time", "", duration(summary["seconds"]["total"])),
-        ("energy", "", energy),
+        ("joules", "", electrical),
         ("peak memory", "", f"{summary['peak_memory']['bytes'] / 2**20:,.0f} MiB"),
     ]
     if checks["made"]:

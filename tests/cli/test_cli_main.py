@@ -27,26 +27,20 @@ def compressm(*arguments: str, **environment: str) -> subprocess.CompletedProces
 
 
 @pytest.fixture
-def failing(monkeypatch: pytest.MonkeyPatch) -> "pytest.MonkeyPatch":
-    """Lets a test put a command of its own in the place of ``doctor``."""
+def failing(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Lets ``run_raising`` put a command of its own in the place of ``doctor``."""
     monkeypatch.setitem(main_module.COMMANDS, "doctor", (f"{__name__}:replaced", "A command of a test."))
-    monkeypatch.setitem(sys.modules, __name__, sys.modules[test_help_is_fast.__module__])
     return monkeypatch
 
 
-def raising(error: BaseException) -> click.Command:
+def run_raising(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The exit code of a command that raises ``error``."""
+
     @click.command()
     def command() -> None:
         raise error
 
-    return command
-
-
-replaced: click.Command
-
-
-def run_raising(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(sys.modules[__name__], "replaced", raising(error), raising=False)
+    monkeypatch.setattr(sys.modules[__name__], "replaced", command, raising=False)
     return main_module.run(["doctor"])
 
 

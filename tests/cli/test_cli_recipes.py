@@ -16,7 +16,7 @@ Capture = pytest.CaptureFixture[str]
 def test_list_names_every_recipe_and_what_it_is(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     assert run(["recipes", "list"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     for name in shipped_recipes():
         assert any(line.startswith(f"{name} ") for line in lines)
     (line,) = [line for line in lines if line.startswith("smnist/lru_tau0.01 ")]

@@ -15,7 +15,9 @@ DTYPES = [(torch.float64, 1e-12), (torch.float32, 2e-5)]
 Result = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def example(batch: int, length: int, n: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
+def example(
+    batch: int, length: int, n: int, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor, Tensor]:
     """x and poles of sizes 0.3 to 0.999, at all angles, one of them real."""
     generator = torch.Generator().manual_seed(batch * 1000 + length * 10 + n)
     x = torch.randn(batch, length, 2 * n, generator=generator, dtype=torch.float64)
@@ -24,7 +26,9 @@ def example(batch: int, length: int, n: int, dtype: torch.dtype = torch.float64)
     return tuple(t.to(dtype) for t in (x, size * torch.cos(angle), size * torch.sin(angle)))  # type: ignore[return-value]
 
 
-def with_gradients(scan: Callable[..., Tensor], inputs: tuple[Tensor, Tensor, Tensor], weight: Tensor) -> Result:
+def with_gradients(
+    scan: Callable[..., Tensor], inputs: tuple[Tensor, Tensor, Tensor], weight: Tensor
+) -> Result:
     leaves = [t.detach().clone().requires_grad_() for t in inputs]
     h = scan(*leaves)
     return h.detach(), *torch.autograd.grad((h * weight.to(h.dtype)).sum(), leaves)
@@ -77,11 +81,15 @@ def test_gradient_is_that_of_finite_differences() -> None:
 
 @pytest.mark.parametrize("shape", [(2, 5, 3), (1, 1, 1)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_operators_keep_the_rules_of_custom_operators(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
+def test_operators_keep_the_rules_of_custom_operators(
+    shape: tuple[int, int, int], dtype: torch.dtype
+) -> None:
     x, poles_re, poles_im = example(*shape, dtype)
     leaves = tuple(t.clone().requires_grad_() for t in (x, poles_re, poles_im))
     torch.library.opcheck(torch.ops.compressm.diagonal_scan.default, leaves)
-    torch.library.opcheck(torch.ops.compressm.diagonal_scan_backward.default, (x, x.clone(), poles_re, poles_im))
+    torch.library.opcheck(
+        torch.ops.compressm.diagonal_scan_backward.default, (x, x.clone(), poles_re, poles_im)
+    )
 
 
 def test_accepts_views_and_leaves_inputs_alone() -> None:

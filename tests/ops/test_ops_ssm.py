@@ -111,7 +111,9 @@ def test_channelwise_ssm_matches_the_definition(
         (channelwise_ssm, channelwise_example(2, 6, 2, 3)),
     ],
 )
-def test_gradient_is_that_of_finite_differences(operation: Callable[..., Tensor], inputs: list[Tensor]) -> None:
+def test_gradient_is_that_of_finite_differences(
+    operation: Callable[..., Tensor], inputs: list[Tensor]
+) -> None:
     assert torch.autograd.gradcheck(operation, [t.requires_grad_() for t in inputs], fast_mode=True)
 
 
@@ -140,7 +142,9 @@ def test_convolution_keeps_its_phase_at_long_lags_in_float32(operation: Callable
         (channelwise_ssm, channelwise_example(3, 9, 4, 2)),
     ],
 )
-def test_accepts_views_and_leaves_inputs_alone(operation: Callable[..., Tensor], inputs: list[Tensor]) -> None:
+def test_accepts_views_and_leaves_inputs_alone(
+    operation: Callable[..., Tensor], inputs: list[Tensor]
+) -> None:
     # Every second entry of a tensor twice as wide.
     views = [t.repeat_interleave(2, dim=-1)[..., ::2] for t in inputs]
     copies = [v.clone() for v in views]
@@ -177,7 +181,9 @@ def test_autocast_projects_in_bfloat16_and_keeps_the_state_in_float32() -> None:
     ("operation", "inputs"),
     [(diagonal_ssm, mimo_example(2, 40, 2, 1, 5)), (channelwise_ssm, channelwise_example(2, 40, 3, 4))],
 )
-def test_autocast_leaves_convolutions_in_float32(operation: Callable[..., Tensor], inputs: list[Tensor]) -> None:
+def test_autocast_leaves_convolutions_in_float32(
+    operation: Callable[..., Tensor], inputs: list[Tensor]
+) -> None:
     inputs = [t.float() for t in inputs]
     low = [inputs[0].bfloat16(), *inputs[1:]]
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -196,7 +196,7 @@ ONE_ERROR = [
         "a key of another member of a union",
         [("energy_threshold: 0.99", "energy_threshold: 0.99\n  schedule: {kind: adaptive, count: 3}")],
         "recipe.yaml:13:30: compression.schedule.count: unknown key; "
-        "allowed here: kind, every, start, until, tolerance, patience",
+        "it belongs to kind: equidistant; remove it",
     ),
     (
         "a name of the wrong form",
@@ -221,10 +221,7 @@ ONE_ERROR = [
     ("changes", "expected"), [row[1:] for row in ONE_ERROR], ids=[row[0] for row in ONE_ERROR]
 )
 def test_one_error(tmp_path: Path, changes: list[tuple[str, str]], expected: str) -> None:
-    found = errors_of(tmp_path, changed(*changes))
-    if "tags" in expected:  # the value is text then, which is a second error of the same cause
-        found = [line for line in found if "tags" in line]
-    assert found == [expected]
+    assert errors_of(tmp_path, changed(*changes)) == [expected]
 
 
 UNREADABLE = [

@@ -1,0 +1,123 @@
+"""``compressm analyze``: the Hankel spectrum of each layer, and what smaller orders would mean."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from compressm_cli.cli import console
+from compressm_cli.errors import BadInputError
+
+if TYPE_CHECKING:
+    from compressm_cli.reports import SpectrumReport
+
+
+@click.command()
+@click.argument("path", metavar="CHECKPOINT_OR_RUN", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+@click.option(
+    "--thresholds",
+    default="0.9,0.95,0.99,0.999",
+    show_default=True,
+    help="Shares of the Hankel energy to keep, separated by commas.",
+)
+@click.option(
+    "--realization",
+    type=click.Choice(["real", "complex"]),
+    help="Which form of a layer is balanced. [default: that of the recipe's compression, else real]",
+)
+@click.option(
+    "--plots",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the figures. [default: the run's plots/, or the checkpoint's folder]",
+)
+@click.option("--no-plots", is_flag=True, help="Draw no figures.")
+def analyze(
+    path: Path,
+    as_json: bool,
+    thresholds: str,
+    realization: Literal["real", "complex"] | None,
+    folder: Path | None,
+    no_plots: bool,
+) -> None:
+    """Show the order, spectrum and poles of each layer, and what smaller orders would cost.
+
+    CHECKPOINT_OR_RUN is a checkpoint (.pt), a run folder (its final checkpoint, or its newest one where
+    the run has not finished), or a folder of runs (the newest of them). Parameters and FLOPs are counted
+    on models of the orders shown; accuracies are not predicted.
+    """
+    if no_plots and folder is not None:
+        raise BadInputError("--plots and --no-plots exclude each other; give one of them")
+    wanted = _parsed(thresholds)
+    from compressm_cli import reports
+
+    with console.stderr().status("analyzing"):
+        report = reports.analyze(path, wanted, realization)
+        written = [] if no_plots else _draw(report, folder)
+    if as_json:
+        from dataclasses import asdict
+
+        click.echo(
+            json.dumps({**asdict(report), "plots": [str(p) for p in written]}, indent=2, allow_nan=False)
+        )
+    else:
+        _show(report, written)
+
+
+def _parsed(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise BadInputError(f"--thresholds {text}: not numbers; write shares such as 0.9,0.99") from None
+
+
+def _draw(report: "SpectrumReport", folder: Path | None) -> list[Path]:
+    """Write the figures; where that is not possible, say so and go on."""
+    from compressm_cli.reports.plots import run_plots, save, spectrum_figure
+    from compressm_cli.run import Run
+
+    checkpoint = Path(report.checkpoint)
+    try:
+        if report.run is None:
+            place, name = folder or checkpoint.parent, f"{checkpoint.stem}-spectrum.png"
+            return save(place, {name: spectrum_figure(report)})
+        run = Run.open(Path(report.run))
+        return [
+            *save(folder or run.plots, {"spectrum.png": spectrum_figure(report)}),
+            *run_plots(run, folder),
+        ]
+    except OSError as error:
+        click.echo(
+            f"warning: no figures: {error.filename or 'the folder'}: {error.strerror or error}; "
+            "choose another folder with --plots DIR",
+            err=True,
+        )
+        return []
+
+
+def _show(report: "SpectrumReport", written: list[Path]) -> None:
+    from compressm_cli.reports.chart import log_chart
+    from compressm_cli.reports.tables import spectrum_tables
+
+    out = console.stdout()
+    seeds = ", ".join(map(str, report.seeds))
+    out.print(
+        f"[bold]{console.escape(report.recipe)}[/], seed {seeds}, step {report.step:,}: {report.chosen}"
+    )
+    out.print(console.escape(report.checkpoint), soft_wrap=True)
+    for layer in report.layers:
+        out.print(
+            f"\n[bold]{console.escape(layer.layer)}[/]  Hankel singular values, logarithmic", soft_wrap=True
+        )
+        out.print("\n".join(log_chart(layer.hsv)), markup=False, soft_wrap=True)
+    for table in spectrum_tables(report):
+        out.print()
+        out.print(table.rich())
+        for note in table.notes:
+            out.print(note, markup=False, style="dim")
+    if written:
+        out.print()
+    for path in written:
+        out.print(f"figure: {path}", markup=False, soft_wrap=True)

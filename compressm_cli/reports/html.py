@@ -1,0 +1,106 @@
+"""A comparison as one HTML file: styles and figures inside, nothing loaded from elsewhere."""
+
+import base64
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from compressm_cli import __version__
+from compressm_cli.errors import BadInputError
+from compressm_cli.reports import formats
+from compressm_cli.reports.comparison import ComparisonReport
+from compressm_cli.reports.comparison_plots import comparison_figures
+from compressm_cli.reports.estimates import Estimate
+from compressm_cli.reports.style import as_png
+from compressm_cli.reports.tables import comparison_tables, seeds_text
+
+TILES = (
+    ("total_order", "states"),
+    ("parameters", "parameters"),
+    ("checkpoint_bytes", "checkpoint bytes"),
+    ("inference_flops", "inference FLOPs"),
+)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One number at the top of the page; ``kind`` is won, lost or even."""
+
+    number: str
+    caption: str
+    kind: str
+
+
+def write_html(report: ComparisonReport, path: Path) -> None:
+    """Render the report into a file; BadInputError where it cannot be written."""
+    text = render_html(report)
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise BadInputError(f"--html {path}: cannot be written: {error.strerror}") from error
+
+
+def render_html(report: ComparisonReport) -> str:
+    """The page; every text in it is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    names = " and ".join(side.label for side in report.sides[1:])
+    baseline = report.sides[0].label
+    figures = [
+        {"title": title, "data": base64.b64encode(as_png(figure)).decode("ascii")}
+        for title, figure in comparison_figures(report).items()
+    ]
+    return environment.get_template("comparison.html.j2").render(
+        title=f"{names} against {baseline}",
+        names=names,
+        baseline=baseline,
+        subtitle="; ".join(f"{side.label}: {seeds_text(side.seeds)}" for side in report.sides),
+        tiles=_tiles(report) if len(report.sides) == 2 else [],
+        tolerances=report.tolerances,
+        broken=report.broken,
+        warnings=report.warnings,
+        verdict=report.verdict,
+        tables=comparison_tables(report),
+        figures=figures,
+        sides=report.sides,
+        speed_reason=report.speed_reason,
+        flop_convention=report.flop_convention,
+        version=__version__,
+    )
+
+
+def _tiles(report: ComparisonReport) -> list[Tile]:
+    """The headline of a comparison of two."""
+    tiles = []
+    change = report.row("test_accuracy").changes[1]
+    if change is not None and change.difference is not None:
+        tiles.append(_accuracy_tile(change.difference, change.basis))
+    for key, caption in TILES:
+        ratio = getattr(report.row(key).changes[1], "ratio", None)
+        if ratio is not None:
+            tiles.append(_ratio_tile(ratio, caption))
+    if report.speed is not None:
+        tiles.append(_ratio_tile(report.speed.batches[-1].ratios[1].value, "inference time"))
+    return tiles
+
+
+def _accuracy_tile(found: Estimate, basis: str) -> Tile:
+    """Coloured only where the interval leaves no change out."""
+    number = formats.points(found.value)
+    if found.low is None or found.high is None:
+        return Tile(number, f"test accuracy, {basis}", "even")
+    kind = "even" if found.low <= 0 <= found.high else "won" if found.value > 0 else "lost"
+    interval = formats.points(found.value, found.low, found.high).removeprefix(number).strip(" ()")
+    return Tile(number, f"test accuracy, {interval}, {basis}", kind)
+
+
+def _ratio_tile(ratio: float, caption: str) -> Tile:
+    number, _, words = formats.ratio(ratio).partition(" ")
+    kind = "even" if abs(ratio - 1) < 0.005 else "won" if ratio < 1 else "lost"
+    return Tile(number, f"{caption} {words}", kind)

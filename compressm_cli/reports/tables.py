@@ -1,0 +1,274 @@
+"""Reports as tables of text, and the tables on a terminal or in Markdown."""
+
+from dataclasses import dataclass, field
+
+from rich import box
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from compressm_cli.reports import formats
+from compressm_cli.reports.comparison import ComparisonReport
+from compressm_cli.reports.formats import Unit
+from compressm_cli.reports.rows import Change, Row, Value
+from compressm_cli.reports.spectrum import ModelSize, SpectrumReport
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text; the first column names the row, the others are aligned to the right."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    notes: list[str] = field(default_factory=list)
+
+    def rich(self) -> RichTable:
+        """For the terminal."""
+        table = RichTable(
+            title=Text(self.title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+        )
+        for i, column in enumerate(self.columns):
+            table.add_column(Text(column), justify="right" if i else "left", overflow="fold")
+        for row in self.rows:
+            table.add_row(*(Text(cell) for cell in row))
+        return table
+
+    def markdown(self) -> str:
+        """For a README or an issue."""
+        lines = [
+            f"### {_plain(self.title)}",
+            "",
+            _markdown_row(self.columns),
+            _markdown_row(["---"] + ["---:"] * (len(self.columns) - 1)),
+            *(_markdown_row(row) for row in self.rows),
+        ]
+        if self.notes:
+            lines += ["", *(f"- {_plain(note)}" for note in self.notes)]
+        return "\n".join(lines) + "\n"
+
+
+def comparison_tables(report: ComparisonReport) -> list[Table]:
+    """The comparison, the orders and the inference speed."""
+    tables = [_main_table(report), _orders_table(report)]
+    if report.speed is not None:
+        tables.append(_speed_table(report))
+    return tables
+
+
+def spectrum_tables(report: SpectrumReport) -> list[Table]:
+    """The layers, the orders by threshold, and the model's size at them."""
+    return [_layer_table(report), _threshold_table(report), _size_table(report)]
+
+
+def comparison_markdown(report: ComparisonReport) -> str:
+    """The whole report as Markdown."""
+    names = " and ".join(side.label for side in report.sides[1:])
+    parts = [f"## {_plain(names)} against {_plain(report.sides[0].label)}\n"]
+    if report.warnings:
+        parts.append("".join(f"> **Warning:** {_plain(w)}\n>\n" for w in report.warnings))
+    parts += [table.markdown() for table in comparison_tables(report)]
+    parts.append("### Verdict\n\n" + "".join(f"- {_plain(line)}\n" for line in report.verdict))
+    return "\n".join(parts)
+
+
+def seeds_text(seeds: list[int | None]) -> str:
+    """``seed 0``, ``3 seeds``, or that it is not known."""
+    if len(seeds) > 1:
+        return f"{len(seeds)} seeds"
+    return "seed unknown" if seeds[0] is None else f"seed {seeds[0]}"
+
+
+class _Footnotes:
+    """Numbers for reasons, the same one for the same reason."""
+
+    def __init__(self) -> None:
+        self._reasons: list[str] = []
+
+    def mark(self, reason: str) -> str:
+        if reason not in self._reasons:
+            self._reasons.append(reason)
+        return f"[{self._reasons.index(reason) + 1}]"
+
+    def lines(self) -> list[str]:
+        return [f"[{i}] {reason}" for i, reason in enumerate(self._reasons, 1)]
+
+
+def _main_table(report: ComparisonReport) -> Table:
+    notes = _Footnotes()
+    rows = []
+    for row in report.rows:
+        rows.append(_cells(row, notes))
+        if row.key == "validation_accuracy":
+            rows.append(_agreement_cells(report, notes))
+    headings = [f"{side.label} ({seeds_text(side.seeds)})" for side in report.sides]
+    heads = ["", headings[0], *(h for pair in _pairs(report, headings) for h in pair)]
+    lines = notes.lines()
+    if any(len(side.seeds) > 1 for side in report.sides):
+        lines.append(
+            "± is half the 95 % t-interval of the mean over the seeds; so is the range beside a change "
+            "of accuracy, which is paired by seed where the seeds match."
+        )
+    else:
+        lines.append("One seed a side: no interval, so a difference of accuracy may be chance.")
+    return Table("Comparison", heads, rows, lines)
+
+
+def _pairs(report: ComparisonReport, headings: list[str]) -> list[tuple[str, str]]:
+    single = len(report.sides) == 2
+    change = "against the baseline" if single else "against {}"
+    return [(heading, change.format(report.sides[0].label)) for heading in headings[1:]]
+
+
+def _cells(row: Row, notes: _Footnotes) -> list[str]:
+    cells = [row.title, _value(row.values[0], row.unit, notes)]
+    for value, change in zip(row.values[1:], row.changes[1:], strict=True):
+        cells += [_value(value, row.unit, notes), _change(change)]
+    return cells
+
+
+def _value(value: Value, unit: Unit, notes: _Footnotes) -> str:
+    if value.mean is None:
+        return f"not known {notes.mark(value.reason or 'no reason recorded')}"
+    return formats.quantity(value.mean.value, unit, value.mean.margin)
+
+
+def _change(change: Change | None) -> str:
+    if change is None:
+        return "-"
+    if change.difference is not None:
+        return formats.points(change.difference.value, change.difference.low, change.difference.high)
+    return "-" if change.ratio is None else formats.ratio(change.ratio)
+
+
+def _agreement_cells(report: ComparisonReport, notes: _Footnotes) -> list[str]:
+    cells = ["same prediction as the baseline", ""]
+    for found in report.agreement[1:]:
+        if found is None or found.share is None:
+            cells += [
+                f"not known {notes.mark((found.reason if found else None) or 'no reason recorded')}",
+                "",
+            ]
+        else:
+            cells += [formats.quantity(found.share.value, "share", found.share.margin), ""]
+    return cells
+
+
+def _orders_table(report: ComparisonReport) -> Table:
+    rows = [
+        [layer.layer, *(_course(start, final) for start, final in zip(layer.start, layer.final, strict=True))]
+        for layer in report.orders
+    ]
+    notes = ["means over the seeds"] if any(len(side.seeds) > 1 for side in report.sides) else []
+    return Table("Orders, from start to end", ["layer", *(side.label for side in report.sides)], rows, notes)
+
+
+def _course(start: float | None, final: float | None) -> str:
+    if start is None or final is None:
+        return "no such layer"
+    return f"{formats.quantity(start, 'order')} -> {formats.quantity(final, 'order')}"
+
+
+def _speed_table(report: ComparisonReport) -> Table:
+    speed = report.speed
+    assert speed is not None
+    rows = []
+    for batch in speed.batches:
+        cells = [f"batch of {batch.batch}", formats.quantity(batch.seconds[0], "seconds")]
+        for seconds, found in zip(batch.seconds[1:], batch.ratios[1:], strict=True):
+            spread = (
+                ""
+                if found.low is None or found.high is None
+                else f", {formats.interval(found.low, found.high)}"
+            )
+            cells += [formats.quantity(seconds, "seconds"), formats.ratio(found.value) + spread]
+        rows.append(cells)
+    headings = [side.label for side in report.sides]
+    columns = ["", headings[0], *(h for pair in _pairs(report, headings) for h in pair)]
+    note = (
+        f"Measured now on this machine ({speed.device}, {speed.threads} threads, fp32), sequences of "
+        f"{speed.length:,} steps, in alternation: medians of {speed.rounds} rounds, ratios paired by round, "
+        "with the 95 % interval of their median."
+    )
+    seeds = {tuple(side.seeds) for side in report.sides}
+    if any(len(s) > 1 for s in seeds):
+        note += f" One run a side: {', '.join(side.timed for side in report.sides)}."
+    return Table("Inference, one forward pass", columns, rows, [note])
+
+
+def _layer_table(report: SpectrumReport) -> Table:
+    rows = [
+        [
+            layer.layer,
+            f"{layer.start_order} -> {layer.order}" if layer.start_order != layer.order else str(layer.order),
+            f"{layer.hsv[0]:.3g}",
+            f"{layer.decay:.1e}",
+            f"{layer.spectral_radius:.6f}",
+            f"{layer.real_poles} of {layer.poles}",
+        ]
+        for layer in report.layers
+    ]
+    columns = ["layer", "order", "largest HSV", "smallest / largest", "spectral radius", "real poles"]
+    notes = [f"HSV: Hankel singular values of the {report.realization} realization, analytic Gramians."]
+    if any(layer.systems > 1 for layer in report.layers):
+        notes.append("Layers of several systems: spectra are means over them, poles are those of all.")
+    return Table("Layers", columns, rows, notes)
+
+
+def _threshold_table(report: SpectrumReport) -> Table:
+    rows = [
+        [
+            layer.layer if i == 0 else "",
+            f"{100 * at.energy_threshold:g} %",
+            f"{at.values_kept} of {len(layer.hsv)}",
+            str(at.order),
+            f"{100 * at.tail:.2g} %",
+            f"{at.bound:.3g}",
+        ]
+        for layer in report.layers
+        for i, at in enumerate(layer.thresholds)
+    ]
+    columns = [
+        "layer",
+        "energy kept at least",
+        "HSV kept",
+        "order",
+        "energy discarded",
+        "H-infinity error at most",
+    ]
+    return Table("Orders by energy threshold", columns, rows)
+
+
+def _size_table(report: SpectrumReport) -> Table:
+    rows = [
+        _size_cells(report.now, report.now),
+        *(_size_cells(size, report.now) for size in report.predicted),
+    ]
+    columns = ["whole model", "states", "parameters", "FLOPs of a sequence", "FLOPs of a training step"]
+    note = f"Counted on models of these orders. A training step has {report.batch_size} sequences."
+    return Table("Size and cost at these orders", columns, rows, [note])
+
+
+def _size_cells(size: ModelSize, now: ModelSize) -> list[str]:
+    def cell(value: int, before: int, unit: Unit) -> str:
+        text = formats.quantity(value, unit)
+        return text if size is now else f"{text}  {value / before:.2f}x"
+
+    name = "now" if size.energy_threshold is None else f"at {100 * size.energy_threshold:g} %"
+    return [
+        name,
+        cell(size.total_order, now.total_order, "order"),
+        cell(size.parameters, now.parameters, "count"),
+        cell(size.inference_flops, now.inference_flops, "flops"),
+        cell(size.training_step_flops, now.training_step_flops, "flops"),
+    ]
+
+
+def _markdown_row(cells: list[str]) -> str:
+    return "| " + " | ".join(_plain(cell).replace("|", "\\|") for cell in cells) + " |"
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    for mark in "\\`*_<>":
+        text = text.replace(mark, "\\" + mark)
+    return " ".join(text.split())

@@ -1,0 +1,111 @@
+"""The classifier: inputs of both kinds, padding, normalization, orders, and seeds."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from compressm_cli.layers import LAYERS
+from compressm_cli.layers.interface import state_space_layers
+from compressm_cli.models import SequenceClassifier, build_model
+
+CLASSES = 4
+FEATURES = SimpleNamespace(classes=CLASSES, features=2, vocabulary=None)
+TOKENS = SimpleNamespace(classes=CLASSES, features=None, vocabulary=11)
+
+
+def model_config(kind: str = "lru", norm: str = "layer", dropout: float = 0.0, depth: int = 2) -> Any:
+    layer = LAYERS[kind].Config(kind=kind, state_dim=5)
+    return SimpleNamespace(
+        layer=layer, model_dim=6, depth=depth, dropout=dropout, norm=norm, state_dims=lambda: [5] * depth
+    )
+
+
+def build(data: Any = FEATURES, seed: int = 0, **options: Any) -> SequenceClassifier:
+    orders = options.pop("orders", None)
+    torch.manual_seed(seed)
+    return build_model(model_config(**options), data, orders)
+
+
+def sequences(rows: int = 3, length: int = 20) -> Tensor:
+    return torch.randn(rows, length, 2, generator=torch.Generator().manual_seed(1))
+
+
+def tokens(rows: int = 3, length: int = 20) -> Tensor:
+    return torch.randint(1, 11, (rows, length), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("norm", ["layer", "batch", "none"])
+def test_logits_of_features_and_gradients_of_all_parameters(kind: str, norm: str) -> None:
+    model = build(kind=kind, norm=norm)
+    logits = model(sequences())
+    assert logits.shape == (3, CLASSES)
+    torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1, 2])).backward()
+    for name, p in model.named_parameters():
+        assert p.grad is not None, name
+        assert torch.isfinite(p.grad).all(), name
+
+
+def test_logits_of_tokens() -> None:
+    assert build(TOKENS)(tokens()).shape == (3, CLASSES)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("norm", ["layer", "none"])
+def test_padding_changes_nothing(kind: str, norm: str) -> None:
+    model, lengths = build(kind=kind, norm=norm), torch.tensor([20, 7, 1])
+    padded = sequences()
+    for row, n in enumerate(lengths.tolist()):
+        padded[row, n:] = 100.0 * (row + 1)
+    expected = torch.cat([model(padded[[i], :n]) for i, n in enumerate(lengths.tolist())])
+    torch.testing.assert_close(model(padded, lengths), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_padding_of_tokens_changes_nothing() -> None:
+    model, lengths, padded = build(TOKENS), torch.tensor([20, 7, 1]), tokens()
+    for row, n in enumerate(lengths.tolist()):
+        padded[row, n:] = 0
+    expected = torch.cat([model(padded[[i], :n]) for i, n in enumerate(lengths.tolist())])
+    torch.testing.assert_close(model(padded, lengths), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_full_lengths_are_as_none() -> None:
+    model, x = build(), sequences()
+    torch.testing.assert_close(model(x, torch.full((3,), 20)), model(x))
+
+
+def test_batch_normalization_has_statistics_over_rows_and_steps_and_no_affine_parameters() -> None:
+    model = build(norm="batch")
+    assert not any("norm" in name for name, _ in model.named_parameters())
+    x = torch.randn(5, 30, 6) * 3 + 2
+    y = model.blocks[0].norm(x)
+    torch.testing.assert_close(y.mean((0, 1)), torch.zeros(6), rtol=0, atol=1e-5)
+    torch.testing.assert_close(y.var((0, 1), unbiased=False), torch.ones(6), rtol=1e-3, atol=0)
+    model.eval()
+    first = model(sequences())
+    torch.testing.assert_close(model(sequences()[:1]), first[:1], rtol=1e-5, atol=1e-6)
+
+
+def test_orders_go_before_the_recipes_state_dimension() -> None:
+    model = build(orders={"blocks.1.layer": 2})
+    assert {name: layer.state_dim for name, layer in state_space_layers(model).items()} == {
+        "blocks.0.layer": 5,
+        "blocks.1.layer": 2,
+    }
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_weights_are_determined_by_the_seed(kind: str) -> None:
+    first, again, other = (build(kind=kind, seed=seed).state_dict() for seed in (3, 3, 4))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_dropout_is_off_in_evaluation() -> None:
+    model, x = build(dropout=0.5), sequences()
+    assert not torch.equal(model(x), model(x))
+    model.eval()
+    assert torch.equal(model(x), model(x))
