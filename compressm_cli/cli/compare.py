@@ -67,6 +67,8 @@ def compare(
     """
     if as_json and markdown:
         raise BadInputError("--json and --markdown exclude each other; give one of them")
+    if html is not None and not html.parent.is_dir():
+        raise BadInputError(f"--html {html}: no such folder: {html.parent}")
     limits = _limits(at_most)
     from compressm_cli import reports
 

@@ -48,15 +48,22 @@ class BalancedSystem:
 
     @classmethod
     def of(
-        cls, system: Realization, realization: Literal["real", "complex"], covariance: Tensor | None = None
+        cls,
+        system: Realization,
+        realization: Literal["real", "complex"],
+        covariance: Tensor | None = None,
+        horizon: int | None = None,
     ) -> "BalancedSystem":
-        """Balance a system; ``covariance`` (2 n, 2 n) of its real states replaces the controllability Gramian."""
+        """Balance a system, over ``horizon`` steps or for ever.
+
+        ``covariance`` (2 n, 2 n) of its real states replaces the controllability Gramian.
+        """
         if realization == "real":
-            P, Q = real_gramians(system)
+            P, Q = real_gramians(system, horizon)
             P = P if covariance is None else covariance
             return cls(system, real_form(system), balance(P, Q), True)
-        P = controllability_gramian(system) if covariance is None else _complex_covariance(covariance)
-        return cls(system, system, balance(P, observability_gramian(system)), False)
+        P = controllability_gramian(system, horizon) if covariance is None else _complex_covariance(covariance)
+        return cls(system, system, balance(P, observability_gramian(system, horizon)), False)
 
     @property
     def hsv(self) -> Tensor:

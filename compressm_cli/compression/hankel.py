@@ -52,8 +52,11 @@ class HankelConfig(MethodConfig):
     """Which balanced states are kept; the last two are for ablations."""
     realization: Literal["real", "complex"] = "real"
     """``real``: balance the real system that the real output makes of the layer; ``complex``: the paper's."""
-    gramian: Literal["analytic", "empirical"] = "analytic"
-    """``empirical``: P from the states that calibration batches produce, and the read-out refitted to them."""
+    gramian: Literal["analytic", "empirical"] = "empirical"
+    """``analytic``: P of white inputs, the paper's; ``empirical``: P from the states that calibration batches
+    produce, and the read-out refitted to them."""
+    horizon: Literal["infinite", "sequence"] = "sequence"
+    """Steps over which analytic Gramians sum: for ever, as in the paper, or the length of the sequences."""
     calibration_batches: Annotated[int, Field(ge=1)] = 4
     moments: Moments = "reset"
     """Adam's moments of the cut parameters: start anew, carry over to the new coordinates, or cut by index."""
@@ -83,6 +86,7 @@ class _Candidate:
     inputs: list[list[Tensor]] | None
     """Calibration inputs by system, or None for analytic Gramians."""
     systems: list[BalancedSystem]
+    horizon: int | None
     seconds: float
     order: int = 0
 
@@ -99,8 +103,9 @@ class Hankel(Method):
     def __init__(self, config: HankelConfig) -> None:
         super().__init__(config)
         schedule = config.schedule
-        adaptive = isinstance(schedule, AdaptiveSchedule)
-        self.settling = SettlingOrders(schedule.tolerance, schedule.patience) if adaptive else None
+        self.settling: SettlingOrders | None = None
+        if isinstance(schedule, AdaptiveSchedule):
+            self.settling = SettlingOrders(schedule.tolerance, schedule.patience)
         self.start_orders: dict[str, int] = {}
         self.rejections = 0
 
@@ -112,10 +117,11 @@ class Hankel(Method):
             return Plan(records=[_kept(n, m, "an earlier cut was rejected; no further cuts") for n, m in layers.items()])
         plan = Plan()
         candidates = []
+        horizon = context.length if self.config.horizon == "sequence" else None
         inputs = context.calibrate(self.config.calibration_batches) if self.config.gramian == "empirical" else {}
         for name, layer in layers.items():
             try:
-                candidates.append(self._balance(name, layer, inputs.get(name)))
+                candidates.append(self._balance(name, layer, inputs.get(name), horizon))
             except ValueError as error:
                 plan.records.append(_kept(name, layer, f"refused: {error}"))
         self._choose_orders(candidates, context)
@@ -153,7 +159,9 @@ class Hankel(Method):
         if self.settling:
             self.settling.load_state_dict(state["settling"])
 
-    def _balance(self, name: str, layer: StateSpaceLayer, inputs: list[Tensor] | None) -> _Candidate:
+    def _balance(
+        self, name: str, layer: StateSpaceLayer, inputs: list[Tensor] | None, horizon: int | None
+    ) -> _Candidate:
         started = time.perf_counter()
         by_system = None
         if inputs is not None:
@@ -162,8 +170,8 @@ class Hankel(Method):
         systems = []
         for i, system in enumerate(layer.systems()):
             P = None if by_system is None else empirical.state_covariance(system, by_system[i])
-            systems.append(BalancedSystem.of(system, self.config.realization, P))
-        return _Candidate(name, layer, by_system, systems, time.perf_counter() - started)
+            systems.append(BalancedSystem.of(system, self.config.realization, P, horizon))
+        return _Candidate(name, layer, by_system, systems, horizon, time.perf_counter() - started)
 
     def _choose_orders(self, candidates: list[_Candidate], context: CheckContext) -> None:
         """Set each candidate's wanted order, with rounding, limits and gentleness applied."""
@@ -241,6 +249,7 @@ class Hankel(Method):
             hsv=candidate.hsv().tolist(),
             realization=self.config.realization,
             gramian=self.config.gramian,
+            horizon=candidate.horizon,
         )
 
     def _cut(
@@ -261,7 +270,7 @@ class Hankel(Method):
         record.tail = sum(tails) / len(tails)
         if self.config.selection == "largest":
             record.kept = max(len(cut.kept) for cut in cuts)
-        if self.config.selection == "largest" and self.config.gramian == "analytic":
+        if self.config.selection == "largest" and record.gramian == "analytic" and record.horizon is None:
             record.bound = max(
                 error_bound(s.hsv, len(cut.kept)) for s, cut in zip(candidate.systems, cuts, strict=True)
             )

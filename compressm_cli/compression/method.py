@@ -69,6 +69,8 @@ class LayerRecord:
     """How many of ``hsv``, from the largest, were kept; null where nothing was cut or others were kept."""
     realization: str | None = None
     gramian: str | None = None
+    horizon: int | None = None
+    """Steps over which analytic Gramians were summed; null means for ever."""
     tail: float | None = None
     """Discarded share of the Hankel energy, 0 to 1."""
     bound: float | None = None
@@ -115,6 +117,8 @@ class CheckContext:
 
     step: int
     total_steps: int
+    length: int
+    """Steps of the longest sequence."""
     generator: torch.Generator
     """For random choices; its state is part of a checkpoint."""
     calibrate: Callable[[int], dict[str, list[Tensor]]]

@@ -30,8 +30,9 @@ def frozen(model: nn.Module) -> list[str]:
 def apply_plan(model: nn.Module, optimizer: Optimizer | None, plan: Plan) -> None:
     """Carry out a plan's edits, in order, on the model and on the optimizer's state of what they touch.
 
-    Everything else keeps its moments and its place in the optimizer's groups. A plan with a truncation that
-    gives non-finite parameters raises ValueError, and nothing is changed.
+    Everything else keeps its moments and its place in the optimizer's groups. Masks of tensors that are cut
+    are lifted: their entries mean other states now. A plan with a truncation that gives non-finite parameters
+    raises ValueError, and nothing is changed.
     """
     layers = state_space_layers(model)
     new = {e.layer: _truncated(layers[e.layer], e) for e in plan.edits if isinstance(e, Truncate)}
@@ -39,6 +40,7 @@ def apply_plan(model: nn.Module, optimizer: Optimizer | None, plan: Plan) -> Non
         if isinstance(edit, Truncate):
             layer = layers[edit.layer]
             _replace(layer, optimizer, new[edit.layer], _new_state(layer, optimizer, edit))
+            _lift_masks(model, edit.layer, set(new[edit.layer]))
         elif isinstance(edit, Mask):
             _mask(model, edit)
         else:
@@ -128,6 +130,11 @@ def _replace(
                 optimizer.state.pop(parameter, None)
                 if name in state:
                     optimizer.state[new] = state[name]
+
+
+def _lift_masks(model: nn.Module, layer: str, parameters: set[str]) -> None:
+    names = {f"{layer}.{parameter}" for parameter in parameters}
+    setattr(model, _MASKS, {name: mask for name, mask in masks(model).items() if name not in names})
 
 
 def _mask(model: nn.Module, edit: Mask) -> None:

@@ -187,6 +187,17 @@ def ratio(target: Tensor, size: Tensor) -> Tensor:
     return torch.where(size == 0, torch.ones_like(size), target / size)
 
 
+def balancing_scale(B: Tensor, C: Tensor) -> Tensor:
+    """The scale (r,) of states that makes each row of B (r, p) and column of C (q, r) equal in norm.
+
+    Adam moves every entry by about the learning rate, so unequal norms would let one of the two matrices
+    learn, relative to its size, many times faster than the other. 1 for a state that is not reached or read.
+    """
+    rows, columns = B.norm(dim=1), C.norm(dim=0)
+    idle = (rows == 0) | (columns == 0)
+    return torch.where(idle, torch.ones_like(rows), torch.sqrt(columns / rows))
+
+
 def as_complex(re: Tensor, im: Tensor) -> Tensor:
     """Two real tensors as one complex128 tensor, detached."""
     return torch.complex(re.detach().double(), im.detach().double())

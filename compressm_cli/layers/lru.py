@@ -12,8 +12,8 @@ from compressm_cli.layers.interface import (
     StateProjection,
     StateSpaceLayer,
     as_complex,
+    balancing_scale,
     check_orders,
-    ratio,
 )
 from compressm_cli.lti import Realization
 from compressm_cli.ops import diagonal_ssm
@@ -91,11 +91,7 @@ class LRU(StateSpaceLayer):
         return [u]
 
     def reduced_parameters(self, projections: list[StateProjection]) -> dict[str, Tensor]:
-        """Each new state is scaled so that its row of B has the norm that a fresh layer's has, 1.
-
-        That leaves the layer's function as it is and gives the optimizer parameters of the size that it
-        started from.
-        """
+        """Each new state is scaled so that its row of B and its column of C have one norm."""
         (old,) = self.systems()
         projection, gamma = self._scaled(projections)
         B, C = projection.reduce_input(old.B) / gamma[:, None], projection.reduce_output(old.C)
@@ -129,7 +125,8 @@ class LRU(StateSpaceLayer):
         (old,) = self.systems()
         (projection,) = projections
         gamma = torch.sqrt(1 - _size(projection.poles) ** 2)
-        return projection.scaled(ratio(gamma, projection.reduce_input(old.B).norm(dim=1))), gamma
+        B, C = projection.reduce_input(old.B) / gamma[:, None], projection.reduce_output(old.C)
+        return projection.scaled(balancing_scale(B, C)), gamma
 
 
 def _size(poles: Tensor) -> Tensor:

@@ -18,8 +18,8 @@ from compressm_cli.layers.interface import (
     StateProjection,
     StateSpaceLayer,
     as_complex,
+    balancing_scale,
     check_orders,
-    ratio,
 )
 from compressm_cli.lti import Realization
 from compressm_cli.ops import diagonal_ssm
@@ -88,7 +88,7 @@ class S5(StateSpaceLayer):
         return [u]
 
     def reduced_parameters(self, projections: list[StateProjection]) -> dict[str, Tensor]:
-        """Each new state is scaled so that its row of B has the norm that a fresh layer's has, 1.
+        """Each new state is scaled so that its row of B and its column of C have one norm.
 
         Its step is the geometric mean of the old states' steps, each weighted by its part in the new state.
         """
@@ -129,7 +129,7 @@ class S5(StateSpaceLayer):
         (projection,) = projections
         part = (projection.restrict * projection.lift.mT).abs()
         # The floor makes the plain mean of a state that takes part in nothing.
-        part = (part + (projection.restrict_conj * projection.lift_conj.mH).abs()).clamp_min(1e-300)
+        part = (part + (projection.restrict_conj * projection.lift_conj.mT).abs()).clamp_min(1e-300)
         log_dt = part @ self.log_dt.detach().double() / part.sum(dim=1)
         # The step is stored in the parameter's precision: poles must fit the step that will be read back.
         log_dt = log_dt.to(self.log_dt.dtype).double()
@@ -141,8 +141,8 @@ class S5(StateSpaceLayer):
         """The projection with each new state scaled, and the new factor f (r,)."""
         (system,), (projection,) = self.systems(), projections
         factor = 2 * discrete_system(*continuous)[1]
-        norm = projection.reduce_input(system.B).norm(dim=1)
-        return projection.scaled(ratio(factor.abs(), norm)), factor
+        B, C = projection.reduce_input(system.B) / factor[:, None], projection.reduce_output(system.C)
+        return projection.scaled(balancing_scale(B, C)), factor
 
 
 def _block_diagonal(blocks: int, model_dim: int, state_dim: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -6,12 +6,14 @@ it. Bad input raises ValueError.
 References: A. C. Antoulas, "Approximation of Large-Scale Dynamical Systems", SIAM 2005; A. J. Laub,
 M. T. Heath, C. C. Paige, R. C. Ward, IEEE Trans. Autom. Control 32 (1987) 115-122; K. Glover, Int. J.
 Control 39 (1984) 1115-1193; D. F. Enns, Proc. 23rd IEEE CDC (1984) 127-132; D. Hinrichsen,
-A. J. Pritchard, Int. J. Control 51 (1990) 1091-1110 (discrete time); S. J. Hammarling, IMA J. Numer.
-Anal. 2 (1982) 303-323; N. J. Higham, "Accuracy and Stability of Numerical Algorithms", SIAM 2002.
+A. J. Pritchard, Int. J. Control 51 (1990) 1091-1110 (discrete time); W. Gawronski, J.-N. Juang, Int. J.
+Systems Sci. 21 (1990) 349-376 (finite horizon); S. J. Hammarling, IMA J. Numer. Anal. 2 (1982) 303-323;
+I. Gohberg, T. Kailath, V. Olshevsky, Math. Comp. 64 (1995) 1557-1576; N. J. Higham, "Accuracy and
+Stability of Numerical Algorithms", SIAM 2002.
 """
 
 from compressm_cli.lti.balanced_truncation import BalancedTruncation, balanced_truncation, project
-from compressm_cli.lti.balancing import Balancing, balance, balance_realization
+from compressm_cli.lti.balancing import Balancing, balance, balance_real_form, balance_realization
 from compressm_cli.lti.gramian import (
     controllability_factor,
     controllability_gramian,
@@ -30,6 +32,7 @@ __all__ = [
     "Modes",
     "Realization",
     "balance",
+    "balance_real_form",
     "balance_realization",
     "balanced_truncation",
     "conjugate_half",

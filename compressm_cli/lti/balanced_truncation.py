@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from compressm_cli.lti.balancing import Balancing, balance, balance_realization
-from compressm_cli.lti.real_form import conjugate_half, from_real_coordinates, real_gramians
+from compressm_cli.lti.balancing import Balancing, balance_real_form, balance_realization
+from compressm_cli.lti.real_form import conjugate_half, from_real_coordinates
 from compressm_cli.lti.realization import Realization
 
 
@@ -36,7 +36,7 @@ def balanced_truncation(r: Realization, order: int) -> BalancedTruncation:
     rank (``Balancing.rank``): beyond it no coordinates exist that are controllable and observable.
     """
     half = conjugate_half(r)
-    balancing = balance_realization(r) if half is None else balance(*real_gramians(half))
+    balancing = balance_realization(r) if half is None else balance_real_form(half)
     _check_order(order, r.order, balancing)
     left, right = balancing.coordinates(slice(order))
     if half is not None:

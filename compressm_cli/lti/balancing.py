@@ -19,6 +19,7 @@ from compressm_cli.lti.gramian import (
     observability_factor,
     semidefinite_factor,
 )
+from compressm_cli.lti.real_form import real_factors
 from compressm_cli.lti.realization import Realization
 
 _RANK_TOLERANCE = 1e-14
@@ -99,6 +100,11 @@ def balance(P: Tensor, Q: Tensor) -> Balancing:
 def balance_realization(r: Realization) -> Balancing:
     """Balanced coordinates of a stable realization, in its own coordinates; ValueError if unstable."""
     return _balance_factors(to_numpy(controllability_factor(r)), to_numpy(observability_factor(r)), r.A)
+
+
+def balance_real_form(r: Realization) -> Balancing:
+    """Balanced coordinates of ``real_form(r)`` for a stable diagonal ``r``, in the real coordinates."""
+    return _balance_factors(*real_factors(r), r.A)
 
 
 def _double(X: Tensor) -> Array:

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from compressm_cli.lti.balancing import balance, balance_realization
-from compressm_cli.lti.real_form import conjugate_half, real_gramians
+from compressm_cli.lti.balancing import balance_real_form, balance_realization
+from compressm_cli.lti.real_form import conjugate_half
 from compressm_cli.lti.realization import Realization
 
 
@@ -15,7 +15,7 @@ def hankel_singular_values(r: Realization) -> Tensor:
     absolute error of round-off times the largest value. Raises ValueError for an unstable system.
     """
     half = conjugate_half(r)
-    return balance_realization(r).hsv if half is None else balance(*real_gramians(half)).hsv
+    return balance_realization(r).hsv if half is None else balance_real_form(half).hsv
 
 
 def order_for_energy(hsv: Tensor, energy_threshold: float) -> int:

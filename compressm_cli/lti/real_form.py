@@ -14,7 +14,14 @@ import torch
 from torch import Tensor
 
 from compressm_cli.lti.arrays import Array, to_numpy, to_tensor
-from compressm_cli.lti.gramian import diagonal_covariance
+from compressm_cli.lti.gramian import (
+    ACCURATE_PIVOT,
+    cauchy_like,
+    definite_factor,
+    diagonal_covariance,
+    diagonal_factor,
+    real_factor,
+)
 from compressm_cli.lti.realization import Realization
 
 
@@ -35,17 +42,25 @@ def real_form(r: Realization) -> Realization:
     )
 
 
-def real_gramians(r: Realization) -> tuple[Tensor, Tensor]:
+def real_gramians(r: Realization, horizon: int | None = None) -> tuple[Tensor, Tensor]:
     """(P, Q) of ``real_form(r)``, both (2n, 2n) float64, in closed form from a stable diagonal ``r``.
 
     With ``E[h h^H]_ij = (B B^H)_ij / (1 - a_i conj(a_j))`` and ``E[h h^T]_ij = (B B^T)_ij / (1 - a_i a_j)``
     for white input; Q is the same of the dual system, poles ``conj a`` and input matrix ``C^H / 2``.
+    With a ``horizon``, those of an input and an output of so many steps (Gawronski and Juang 1990).
     Raises ValueError for an unstable or a dense ``r``.
     """
     A, B, C = (to_numpy(x.to(torch.complex128)) for x in _diagonal(r))
     r.require_stable()
-    P, Q = _real_covariance(A, B), _real_covariance(A.conj(), C.conj().T / 2)
+    P, Q = _real_covariance(A, B, horizon), _real_covariance(A.conj(), C.conj().T / 2, horizon)
     return to_tensor(P, r.A), to_tensor(Q, r.A)
+
+
+def real_factors(r: Realization) -> tuple[Array, Array]:
+    """Real factors (Lp, Lq), each (2n, k), of the Gramians of ``real_form(r)``; else as ``real_gramians``."""
+    A, B, C = (to_numpy(x.to(torch.complex128)) for x in _diagonal(r))
+    r.require_stable()
+    return _real_factor(A, B), _real_factor(A.conj(), C.conj().T / 2)
 
 
 def from_real_coordinates(X: Tensor) -> Tensor:
@@ -79,10 +94,10 @@ def _diagonal(r: Realization) -> tuple[Tensor, Tensor, Tensor]:
     return r.A, r.B, r.C
 
 
-def _real_covariance(poles: Array, B: Array) -> Array:
+def _real_covariance(poles: Array, B: Array, horizon: int | None) -> Array:
     """E[x x^T] of ``x = sqrt(2) [Re h; Im h]`` for ``h' = poles h + B u`` with white real u."""
-    hermitian = diagonal_covariance(poles, poles.conj(), B @ B.conj().T)
-    symmetric = diagonal_covariance(poles, poles, B @ B.T)
+    hermitian = diagonal_covariance(poles, B, horizon)
+    symmetric = cauchy_like(poles, poles, B @ B.T, horizon)
     n = len(poles)
     covariance = np.empty((2 * n, 2 * n))
     covariance[:n, :n] = hermitian.real + symmetric.real
@@ -90,3 +105,12 @@ def _real_covariance(poles: Array, B: Array) -> Array:
     covariance[n:, :n] = hermitian.imag + symmetric.imag
     covariance[:n, n:] = covariance[n:, :n].T
     return covariance
+
+
+def _real_factor(poles: Array, B: Array) -> Array:
+    lower = definite_factor(_real_covariance(poles, B, None), ACCURATE_PIVOT)
+    if lower is not None:
+        return lower
+    closed = diagonal_factor(np.concatenate([poles, poles.conj()]), np.concatenate([B, B.conj()]))
+    h, conjugate = np.split(closed, 2)
+    return real_factor(np.concatenate([h + conjugate, -1j * (h - conjugate)]) / math.sqrt(2))

@@ -23,8 +23,8 @@ class SideInfo:
     label: str
     paths: list[str]
     seeds: list[int | None]
-    timed: str
-    """The model whose inference speed was measured."""
+    checkpoint: str
+    """The model that stands for the side where one is needed: for inference speed and spectra."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ class ComparisonReport:
         return next(row for row in self.rows if row.key == key)
 
 
+@torch.random.fork_rng(devices=[])
 def compare(
     baseline: Path,
     others: list[Path],
@@ -105,7 +106,7 @@ def _info(side: Side, timed: int) -> SideInfo:
         label=side.label,
         paths=[str(m.path) for m in side.members],
         seeds=[m.seed for m in side.members],
-        timed=str(side.members[timed].path),
+        checkpoint=str(side.members[timed].checkpoint_path),
     )
 
 

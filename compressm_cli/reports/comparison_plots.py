@@ -7,9 +7,10 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.reports.comparison import ComparisonReport
 from compressm_cli.reports.plots import Line, drawable, order_histories
-from compressm_cli.reports.spectrum import LayerSpectrum, analyze
+from compressm_cli.reports.spectrum import layer_spectra
 from compressm_cli.reports.style import BLUE, GREY, RED, colours, new_figure, percent, style, thousands
 from compressm_cli.reports.verdict import SPEED_TITLES
 from compressm_cli.run import Run
@@ -166,11 +167,11 @@ def total_order_history(
 
 
 def _spectra_figure(report: ComparisonReport) -> Figure | None:
-    """One panel a layer, one curve a side: the model whose speed was measured."""
-    spectra: list[dict[str, LayerSpectrum]] = [
-        {layer.layer: layer for layer in analyze(Path(side.timed), (1.0,), "real").layers}
-        for side in report.sides
-    ]
+    """One panel a layer, one curve a side; None where a finished model is missing."""
+    files = [Path(side.checkpoint) for side in report.sides]
+    if not all(file.is_file() for file in files):
+        return None
+    spectra = [{x.layer: x for x in layer_spectra(Checkpoint.load(file), [], "real")} for file in files]
     layers = list(dict.fromkeys(name for side in spectra for name in side))
     columns = min(len(layers), 3)
     rows = math.ceil(len(layers) / columns)

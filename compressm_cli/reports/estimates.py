@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.stats import binom, t
+from scipy.special import bdtr, stdtrit
 
 CONFIDENCE = 0.95
 
@@ -31,7 +31,7 @@ def mean(values: Sequence[float]) -> Estimate:
     center, n = statistics.fmean(values), len(values)
     if n < 2:
         return Estimate(center, None, None, n)
-    half = float(t.ppf((1 + CONFIDENCE) / 2, n - 1)) * statistics.stdev(values) / math.sqrt(n)
+    half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * statistics.stdev(values) / math.sqrt(n)
     return Estimate(center, center - half, center + half, n)
 
 
@@ -49,7 +49,7 @@ def difference(ours: Sequence[float], theirs: Sequence[float]) -> Estimate:
         return Estimate(center, center, center, count)
     # Welch and Satterthwaite's degrees of freedom.
     freedom = sum(parts) ** 2 / sum(p**2 / (len(s) - 1) for p, s in zip(parts, (ours, theirs), strict=True))
-    half = float(t.ppf((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(sum(parts))
+    half = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * math.sqrt(sum(parts))
     return Estimate(center, center - half, center + half, count)
 
 
@@ -57,8 +57,9 @@ def median(values: Sequence[float]) -> Estimate:
     """Median and its distribution-free interval from order statistics (at least 95 %; needs 6 values)."""
     ordered, n = sorted(values), len(values)
     center = statistics.median(ordered)
-    # The k-th smallest and k-th largest enclose the median unless fewer than k values lie on one side of it.
-    below = int(binom.ppf((1 - CONFIDENCE) / 2, n, 0.5)) - 1
-    if below < 0:
+    # The k-th smallest and the k-th largest enclose the median unless fewer than k values lie on one side of
+    # it: the largest k for which both together have at most 5 % probability.
+    k = sum(1 for j in range(n // 2) if 2 * bdtr(j, n, 0.5) <= 1 - CONFIDENCE)
+    if k == 0:
         return Estimate(center, None, None, n)
-    return Estimate(center, ordered[below], ordered[n - 1 - below], n)
+    return Estimate(center, ordered[k - 1], ordered[n - k], n)

@@ -12,12 +12,12 @@ from compressm_cli.reports.spectrum import SpectrumReport
 from compressm_cli.reports.style import (
     GREY,
     RED,
-    SEQUENCE,
     SERIES,
     as_png,
     colours,
     new_figure,
     percent,
+    sequence,
     style,
     thousands,
 )
@@ -170,7 +170,7 @@ def check_spectra_figure(checks: list[Line]) -> Figure | None:
             1.2 + 3.2 * columns if columns > 1 else 6.4, 0.8 + 2.8 * rows, rows, columns
         )
         norm = matplotlib.colors.Normalize(min(steps), max(max(steps), min(steps) + 1))
-        scale = matplotlib.colormaps[SEQUENCE].reversed()
+        scale = sequence()
         for axes, layer in zip(panels, layers, strict=False):
             for check in (c for c in found if c["layer"] == layer):
                 values = drawable(check["hsv"])

@@ -1,6 +1,6 @@
 """``analyze``: the Hankel spectrum of each layer of a model, and what smaller orders would cost and save."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -95,6 +95,7 @@ class SpectrumReport:
     flop_convention: str
 
 
+@torch.random.fork_rng(devices=[])
 def analyze(
     path: Path, thresholds: tuple[float, ...] = THRESHOLDS, realization: RealizationKind | None = None
 ) -> SpectrumReport:
@@ -108,11 +109,14 @@ def analyze(
     checkpoint = Checkpoint.load(file)
     own: RealizationKind = getattr(checkpoint.recipe.compression, "realization", "real")
     kind = own if realization is None else realization
-    layers = _layers(checkpoint, file, sorted(thresholds), kind)
-    predicted = []
-    for i, threshold in enumerate(sorted(thresholds)):
+    shares = sorted(set(thresholds))
+    layers = layer_spectra(checkpoint, shares, kind)
+    now = _size(checkpoint, checkpoint.orders)
+    predicted: list[ModelSize] = []
+    for i, threshold in enumerate(shares):
         orders = {layer.layer: layer.thresholds[i].order for layer in layers}
-        predicted.append(_size(checkpoint, orders, threshold))
+        known = next((size for size in (now, *predicted) if size.orders == orders), None)
+        predicted.append(replace(known or _size(checkpoint, orders), energy_threshold=threshold))
     return SpectrumReport(
         path=str(path),
         checkpoint=str(file),
@@ -123,7 +127,7 @@ def analyze(
         step=checkpoint.step,
         realization=kind,
         layers=layers,
-        now=_size(checkpoint, checkpoint.orders, None),
+        now=now,
         predicted=predicted,
         batch_size=checkpoint.recipe.train.batch_size,
         flop_convention=CONVENTION,
@@ -162,9 +166,10 @@ def _check_thresholds(thresholds: tuple[float, ...]) -> None:
         )
 
 
-def _layers(
-    checkpoint: Checkpoint, file: Path, thresholds: list[float], realization: RealizationKind
+def layer_spectra(
+    checkpoint: Checkpoint, thresholds: list[float], realization: RealizationKind
 ) -> list[LayerSpectrum]:
+    """Every layer's spectrum; BadInputError where a layer is no stable finite system."""
     start = dict(zip(checkpoint.orders, checkpoint.recipe.model.state_dims(), strict=True))
     kind = checkpoint.recipe.model.layer.kind
     found = []
@@ -172,7 +177,7 @@ def _layers(
         try:
             found.append(_layer(name, kind, layer, start[name], thresholds, realization))
         except ValueError as error:
-            raise BadInputError(f"{file}: {name} cannot be analyzed: {error}") from error
+            raise BadInputError(f"{name} of this model cannot be analyzed: {error}") from error
     return found
 
 
@@ -217,12 +222,11 @@ def _at(threshold: float, hsv: torch.Tensor, balanced: list[BalancedSystem], now
     )
 
 
-def _size(checkpoint: Checkpoint, orders: dict[str, int], threshold: float | None) -> ModelSize:
+def _size(checkpoint: Checkpoint, orders: dict[str, int]) -> ModelSize:
     recipe, data = checkpoint.recipe, checkpoint.data
-    with torch.random.fork_rng(devices=[]):
-        model = build_model(recipe.model, data, orders)
+    model = build_model(recipe.model, data, orders)
     return ModelSize(
-        energy_threshold=threshold,
+        energy_threshold=None,
         orders=dict(orders),
         total_order=sum(orders.values()),
         parameters=sum(p.numel() for p in model.parameters()),

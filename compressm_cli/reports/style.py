@@ -9,6 +9,7 @@ import matplotlib
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, without its yellow, which is too light for lines.
@@ -23,7 +24,6 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK = (
 )
 SERIES = (BLUE, RED, GREEN, ORANGE, PURPLE, SKY, BLACK)
 GREY = "#6b7280"
-SEQUENCE = "viridis"
 
 _STYLE: Any = {
     "font.family": "DejaVu Sans",
@@ -80,15 +80,21 @@ def colours(count: int) -> list[Any]:
     """Distinct colours for ``count`` lines; ordered ones where the palette is too short."""
     if count <= len(SERIES):
         return list(SERIES[:count])
-    scale = matplotlib.colormaps[SEQUENCE]
-    return [scale(0.9 * i / (count - 1)) for i in range(count)]
+    scale = sequence()
+    return [scale(i / (count - 1)) for i in range(count)]
+
+
+def sequence() -> Colormap:
+    """Light to dark, for ordered lines; without the end that is too light on paper."""
+    dark = matplotlib.colormaps["viridis"].reversed()
+    return LinearSegmentedColormap.from_list("sequence", [dark(0.1 + 0.9 * i / 63) for i in range(64)])
 
 
 def thousands(axis: Any) -> None:
     """Ticks such as 10,000 at whole numbers only."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    axis.set_major_locator(MaxNLocator(nbins=7, integer=True))
+    axis.set_major_locator(MaxNLocator(nbins=7, integer=True, steps=[1, 2, 2.5, 5, 10]))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 

@@ -185,13 +185,13 @@ def _speed_table(report: ComparisonReport) -> Table:
     headings = [side.label for side in report.sides]
     columns = ["", headings[0], *(h for pair in _pairs(report, headings) for h in pair)]
     note = (
-        f"Measured now on this machine ({speed.device}, {speed.threads} threads, fp32), sequences of "
+        f"Measured now on this machine ({speed.device}, threads: {speed.threads}, fp32), sequences of "
         f"{speed.length:,} steps, in alternation: medians of {speed.rounds} rounds, ratios paired by round, "
         "with the 95 % interval of their median."
     )
     seeds = {tuple(side.seeds) for side in report.sides}
     if any(len(s) > 1 for s in seeds):
-        note += f" One run a side: {', '.join(side.timed for side in report.sides)}."
+        note += f" One run a side: {', '.join(side.checkpoint for side in report.sides)}."
     return Table("Inference, one forward pass", columns, rows, [note])
 
 

@@ -3,7 +3,7 @@
 import platform
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +23,7 @@ from compressm_cli.models import build_model
 from compressm_cli.recipe import Recipe, recipe_to_yaml
 from compressm_cli.run import Run
 from compressm_cli.training.loop import Trainer
-from compressm_cli.training.precision import resolve_device
+from compressm_cli.training.precision import require_compiler, resolve_device
 from compressm_cli.training.view import View
 
 
@@ -48,9 +48,18 @@ def check_recipe(recipe: Recipe) -> None:
     target = getattr(recipe.compression, "target_order", None)
     if isinstance(target, list) and len(target) != layers:
         raise BadInputError(
-            f"compression.target_order lists {len(target)} orders for {layers} blocks; write one number, or {layers}"
+            f"compression.target_order lists {len(target)} orders for {layers} blocks; "
+            f"write one number, or {layers}"
         )
-    resolve_device(recipe.device)
+    total = getattr(recipe.compression, "target_order_total", None)
+    if total is not None and total < layers:
+        raise BadInputError(
+            f"compression.target_order_total is {total} for {layers} blocks, and each keeps a state at least; "
+            f"write {layers} or more"
+        )
+    device = resolve_device(recipe.device)
+    if recipe.train.compile:
+        require_compiler(device)
 
 
 def forecast(recipe: Recipe) -> Forecast:
@@ -85,8 +94,9 @@ def load_data(recipe: Recipe) -> Dataset:
 def start(recipe: Recipe, seed: int, dataset: Dataset, view: View, command: str) -> Run:
     """Train one recipe with one seed into a new version of its output folder."""
     run = Run.create(Path(recipe.output.root), recipe.name)
-    run.recipe_path.write_text(recipe_to_yaml(recipe.model_copy(update={"seeds": [seed]})), encoding="utf-8")
     with _status(run, _info(recipe, seed, command)):
+        text = recipe_to_yaml(recipe.model_copy(update={"seeds": [seed]}))
+        run.recipe_path.write_text(text, encoding="utf-8")
         _train(Trainer(recipe, seed, dataset, run, view))
     return run
 
@@ -99,6 +109,8 @@ def resume(run: Run, recipe: Recipe, view: View, command: str) -> Run:
     checkpoint = Checkpoint.load(saved[-1]) if saved else None
     if checkpoint is None:
         run.forget_after(0)
+    elif checkpoint.training is None:
+        raise BadInputError(f"{saved[-1]}: this checkpoint has no state of training; the run cannot go on from it")
     info = run.read_info()
     seed = recipe.seeds[0]
     dataset = load_data(recipe)
@@ -120,18 +132,21 @@ def _train(trainer: Trainer) -> None:
 def _status(run: Run, info: dict[str, Any]) -> Iterator[None]:
     """Keep ``run.json`` telling what became of the run, however it ends."""
     info.update({"status": "running", "finished": None, "error": None})
-    run.write_info(info)
     try:
+        run.write_info(info)
         yield
+        run.write_info({**info, "status": "done", "finished": _now()})
     except KeyboardInterrupt:
         run.write_info({**info, "status": "interrupted", "finished": _now()})
         raise
-    except OSError as error:
-        raise RunFailedError(f"{run.folder}: cannot write: {error.strerror or error}") from error
     except Exception as error:
-        run.write_info({**info, "status": "failed", "finished": _now(), "error": f"{type(error).__name__}: {error}"})
+        failure = f"{type(error).__name__}: {error}"
+        # A full disk may be what failed.
+        with suppress(OSError):
+            run.write_info({**info, "status": "failed", "finished": _now(), "error": failure})
+        if isinstance(error, OSError):
+            raise RunFailedError(f"{run.folder}: cannot write: {error.strerror or error}") from error
         raise
-    run.write_info({**info, "status": "done", "finished": _now()})
 
 
 def _info(recipe: Recipe, seed: int, command: str) -> dict[str, Any]:

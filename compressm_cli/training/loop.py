@@ -67,6 +67,7 @@ class Trainer:
         self.generator = derived_generator(seed, "method")
         self.flops = TrainingFlops()
         self.step = 0
+        self.shown = 0.0
         self.trial: dict[str, Any] | None = None
         # The first step of a process loads kernels; it is booked as compilation, as any first compiled step is.
         self.compile_pending = True
@@ -316,7 +317,7 @@ class Trainer:
         def calibrate(count: int) -> dict[str, list[torch.Tensor]]:
             return layer_inputs(self.model, self.batches.calibration(self.step, count))
 
-        return CheckContext(self.step, self.config.steps, self.generator, calibrate)
+        return CheckContext(self.step, self.config.steps, self.data_spec.length, self.generator, calibrate)
 
     def _new_shapes(self) -> None:
         """Count the FLOPs of a step anew, and compile anew, for the shapes that the model has now."""
@@ -386,7 +387,8 @@ class Trainer:
         self.trial = saved["trial"]
         if self.trial is not None:
             self.trial["plan"] = Plan(records=[LayerRecord(**r) for r in self.trial["plan"]])
-        self.run.forget_after(self.step, undecided=self.trial and self.trial["saved"]["step"])
+        undecided = None if self.trial is None else self.trial["saved"]["step"]
+        self.run.forget_after(self.step, undecided)
         self.method.load_state_dict(saved["method"])
         self.generator.set_state(saved["generator"])
         self.flops.load_state_dict(saved["flops"])

@@ -1,5 +1,8 @@
 """Device and arithmetic of a run, as its recipe asks."""
 
+import os
+import shutil
+import sys
 from contextlib import AbstractContextManager
 
 import torch
@@ -15,6 +18,16 @@ def resolve_device(wanted: str) -> torch.device:
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(wanted)
+
+
+def require_compiler(device: torch.device) -> None:
+    """BadInputError where torch.compile would find no C++ compiler, which it needs on a CPU."""
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if device.type == "cpu" and shutil.which(compiler) is None:
+        raise BadInputError(
+            f"train.compile: torch.compile needs a C++ compiler, and '{compiler}' was not found; "
+            f"install one, name it in the environment variable CXX, or write compile: false"
+        )
 
 
 def prepare(device: torch.device, precision: str) -> None:

@@ -79,8 +79,20 @@ def _check_lines(checkpoint: Checkpoint, start: dict[str, int]) -> list[dict[str
         hsv = BalancedSystem.of(layer.systems()[0], "real").hsv.tolist()
         after = checkpoint.orders[name]
         for step, order in ((20, start[name]), (40, after)):
-            line = {"step": step, "layer": name, "order_before": start[name], "order_after": order, "hsv": hsv}
-            line |= {"reason": "test", "realization": "real", "gramian": "analytic", "tail": None, "bound": None}
+            line = {
+                "step": step,
+                "layer": name,
+                "order_before": start[name],
+                "order_after": order,
+                "hsv": hsv,
+            }
+            line |= {
+                "reason": "test",
+                "realization": "real",
+                "gramian": "analytic",
+                "tail": None,
+                "bound": None,
+            }
             cut = order != start[name]
             lines.append({**line, "measured_error": None, "seconds": 0.01, "accepted": True if cut else None})
     return lines

@@ -1,0 +1,172 @@
+"""The study of docs/results.md: what compression during training wins, against its alternatives at equal order.
+
+    python benchmarks/study.py run mnist1d [--seeds 0,1,2,3,4] [--arms full,compressed,...] [--root outputs/study]
+    python benchmarks/study.py report mnist1d [--root outputs/study]
+
+``run`` trains every arm with ``compressm train`` in processes of one thread, two at a time, and skips what is there.
+For each seed the orders that the arm ``compressed`` ended with are given to all others. ``report`` prints
+Markdown.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from scipy.stats import t as student
+
+HALFWAY = "{kind: listed, fractions: [0.3]}"
+PAPER_TIMES = "{kind: equidistant, until: 0.1, count: 4}"
+PAPER = "realization: complex, gramian: analytic, horizon: infinite, moments: slice"
+
+
+def hankel(settings: str = "", schedule: str = HALFWAY) -> str:
+    """The override that cuts to the given orders, written ORDERS."""
+    parts = ["method: hankel", "target_order: ORDERS", f"schedule: {schedule}", settings]
+    return "compression={" + ", ".join(p for p in parts if p) + "}"
+
+
+ARMS: dict[str, tuple[str, str, list[str]]] = {
+    # name: (what it is, recipe, overrides)
+    "full": ("full size, never cut", "full", []),
+    "compressed": ("cut at 30 % by energy threshold (this project's defaults)", "compressed", []),
+    "scratch": ("small from scratch", "full", ["model.layer.state_dim=ORDERS"]),
+    "paper": ("paper's truncation, cut at 30 %", "full", [hankel(PAPER)]),
+    "paper-early": ("paper's truncation, 4 cuts in the first 10 %", "full", [hankel(PAPER, PAPER_TIMES)]),
+    "real": (
+        "real-output truncation, analytic Gramians, cut at 30 %",
+        "full",
+        [hankel("gramian: analytic, horizon: infinite")],
+    ),
+    "early": ("this project's truncation, 4 cuts in the first 10 %", "full", [hankel(schedule=PAPER_TIMES)]),
+    "post": (
+        "this project's truncation after training, no training after it",
+        "full",
+        [hankel(schedule="{kind: listed, fractions: [1.0]}")],
+    ),
+    "post-paper": (
+        "paper's truncation after training, no training after it",
+        "full",
+        [hankel(PAPER, "{kind: listed, fractions: [1.0]}")],
+    ),
+    "random": ("random balanced states, cut at 30 %", "full", [hankel("selection: random")]),
+}
+ABLATIONS: dict[str, tuple[str, str, list[str]]] = {
+    "half": ("cut at 50 %", "full", [hankel(schedule="{kind: listed, fractions: [0.5]}")]),
+    "several": ("4 cuts between 7.5 % and 30 %", "full", [hankel(schedule="{kind: equidistant, until: 0.3, count: 4}")]),
+    "adaptive": ("when the wanted order has settled", "full", [hankel(schedule="{kind: adaptive, every: 50}")]),
+    "transport": ("moments transported", "full", [hankel("moments: transport")]),
+    "slice": ("moments sliced by index", "full", [hankel("moments: slice")]),
+    "infinite": ("infinite horizon for Q", "full", [hankel("horizon: infinite")]),
+    "sequence": ("analytic Gramians over the sequence's length", "full", [hankel("gramian: analytic")]),
+    "complex": ("complex realization, else as compressed", "full", [hankel("realization: complex")]),
+}
+ALL = {**ARMS, **ABLATIONS}
+
+
+def folder(root: Path, task: str, arm: str, seed: int) -> Path:
+    return root / f"seed{seed}" / f"{task}-{arm}"
+
+
+def summary(root: Path, task: str, arm: str, seed: int) -> dict | None:
+    """The summary of a finished run, or None."""
+    path = folder(root, task, arm, seed) / "latest" / "summary.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def train(root: Path, task: str, arm: str, seed: int, orders: list[int]) -> None:
+    """One run, unless it is there."""
+    if summary(root, task, arm, seed) is not None:
+        return
+    _, recipe, overrides = ALL[arm]
+    place = folder(root, task, arm, seed)
+    command = [
+        sys.executable, "-m", "compressm_cli", "train", f"study/{task}_{recipe}", "--quiet", f"--seeds={seed}",
+        f"name={place.name}", f"output.root={place.parent}",
+        *(o.replace("ORDERS", json.dumps(orders)) for o in overrides),
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}\n{done.stderr}")
+    result = summary(root, task, arm, seed)
+    assert result is not None
+    print(f"{task} {arm} seed {seed}: {100 * result['test']['accuracy']:.2f} %", flush=True)
+
+
+def run_seed(root: Path, task: str, arms: list[str], seed: int) -> None:
+    """All arms of one seed; the orders come from ``compressed``."""
+    train(root, task, "compressed", seed, [])
+    known = summary(root, task, "compressed", seed)
+    assert known is not None
+    orders = list(known["orders"]["final"].values())
+    for arm in arms:
+        train(root, task, arm, seed, orders)
+
+
+def interval(values: list[float]) -> str:
+    """Mean and half width of the 95 % t-interval."""
+    mean = statistics.mean(values)
+    if len(values) < 2:
+        return f"{mean:.2f} (one seed)"
+    half = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+    return f"{mean:.2f} ± {half:.2f}"
+
+
+def jump(root: Path, task: str, arm: str, seed: int) -> float | None:
+    """Points of validation accuracy lost over all cuts, each measured right before and right after it."""
+    path = folder(root, task, arm, seed) / "latest" / "metrics.jsonl"
+    before, lost = 0.0, None
+    for line in map(json.loads, path.read_text().splitlines()):
+        if line.get("after_cut"):
+            lost = (lost or 0.0) + 100 * (before - line["validation_accuracy"])
+        before = line.get("validation_accuracy", before)
+    return lost
+
+
+def report(root: Path, task: str, seeds: list[int]) -> None:
+    """A Markdown table of all arms that are there; differences to ``scratch`` are paired by seed."""
+    print("| arm | test accuracy, % | minus small from scratch, points | lost at the cuts, points | orders | training FLOPs | seconds |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    found = {arm: {s: r for s in seeds if (r := summary(root, task, arm, s))} for arm in ALL}
+    full, scratch = found["full"], found["scratch"]
+    for arm, runs in found.items():
+        if not runs:
+            continue
+        accuracy = interval([100 * r["test"]["accuracy"] for r in runs.values()])
+        paired = [100 * (r["test"]["accuracy"] - scratch[s]["test"]["accuracy"]) for s, r in runs.items() if s in scratch]
+        jumps = [j for s in runs if (j := jump(root, task, arm, s)) is not None]
+        flops = statistics.mean(r["flops"]["training"] / full[s]["flops"]["training"] for s, r in runs.items() if s in full)
+        seconds = statistics.mean(r["seconds"]["training"] for r in runs.values())
+        orders = sorted({tuple(r["orders"]["final"].values()) for r in runs.values()})
+        shown = ", ".join("+".join(map(str, o)) for o in orders)
+        lost = f"{statistics.mean(jumps):.1f}" if jumps else "-"
+        difference = interval(paired) if arm != "scratch" and paired else "-"
+        print(f"| {ALL[arm][0]} (`{arm}`) | {accuracy} | {difference} | {lost} | {shown} | {flops:.2f}x | {seconds:.0f} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=["run", "report"])
+    parser.add_argument("task", choices=["mnist1d", "digits", "digits256"])
+    parser.add_argument("--seeds", default="0,1,2,3,4")
+    parser.add_argument("--arms", default=",".join(ARMS), help="or: ablations")
+    parser.add_argument("--root", type=Path, default=Path("outputs/study"))
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    seeds = [int(s) for s in options.seeds.split(",")]
+    arms = list(ABLATIONS) if options.arms == "ablations" else options.arms.split(",")
+    if options.action == "report":
+        report(options.root, options.task, seeds)
+        return
+    with ThreadPoolExecutor(options.workers) as pool:
+        list(pool.map(lambda seed: run_seed(options.root, options.task, arms, seed), seeds))
+
+
+if __name__ == "__main__":
+    main()

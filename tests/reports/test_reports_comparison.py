@@ -1,0 +1,214 @@
+"""What ``compare`` finds between runs."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import MakeRun, tiny_checkpoint, tiny_recipe
+
+from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.errors import BadInputError
+from compressm_cli.reports import ComparisonReport, Tolerances, compare
+
+
+def quick(baseline: Path, *others: Path, tolerances: Tolerances | None = None) -> ComparisonReport:
+    """Without measuring speed."""
+    return compare(baseline, list(others), speed=False, tolerances=tolerances)
+
+
+def test_one_seed_has_differences_but_no_interval(make_run: MakeRun) -> None:
+    base, small = make_run(accuracy=0.95), make_run("small", orders=(3, 1), accuracy=0.94)
+    report = quick(base.folder, small.folder)
+    change = report.row("test_accuracy").changes[1]
+    assert change is not None
+    assert change.difference is not None
+    assert change.difference.value == pytest.approx(-0.01)
+    assert change.difference.low is None
+    assert change.basis == "one seed: no interval"
+    assert report.row("total_order").changes[1].ratio == pytest.approx(4 / 16)  # type: ignore[union-attr]
+    assert [(x.layer, x.start, x.final) for x in report.orders] == [
+        ("blocks.0.layer", [8, 8], [8, 3]),
+        ("blocks.1.layer", [8, 8], [8, 1]),
+    ]
+    assert report.warnings == []
+    assert "one seed: no interval" in report.verdict[0]
+    assert any(line.startswith("Won: states, all layers 0.25x (4.0 times less)") for line in report.verdict)
+
+
+def test_what_was_not_measured_stays_unknown(make_run: MakeRun) -> None:
+    report = quick(make_run().folder, make_run("small", orders=(3, 1)).folder)
+    joules = report.row("joules")
+    assert [v.mean for v in joules.values] == [None, None]
+    assert joules.values[0].reason == "not measured: no energy counter"
+    assert joules.changes == [None, None]
+    assert "Not known: joules." in report.verdict
+    assert (report.speed, report.speed_reason) == (None, "switched off with --no-speed")
+
+
+def test_seeds_are_paired(make_run: MakeRun) -> None:
+    # Seeds differ by ten points, the two sides by one point each: only pairing shows that.
+    for seed, accuracy in enumerate((0.7, 0.8, 0.9)):
+        base = make_run(seed=seed, accuracy=accuracy)
+        small = make_run("small", seed=seed, orders=(3, 1 + seed), accuracy=accuracy + 0.01)
+    report = quick(base.folder.parent, small.folder.parent)
+    assert [side.seeds for side in report.sides] == [[0, 1, 2], [0, 1, 2]]
+    change = report.row("test_accuracy").changes[1]
+    assert change is not None
+    assert change.difference is not None
+    assert change.basis == "paired by seed (3 seeds)"
+    assert change.difference.value == pytest.approx(0.01)
+    assert change.difference.low == pytest.approx(0.01)
+    mean = report.row("test_accuracy").values[0].mean
+    assert mean is not None
+    assert mean.margin == pytest.approx(4.3027 * 0.1 / 3**0.5, rel=1e-4)
+    assert report.orders[1].final == [8, 2]
+    assert "better beyond the spread of the seeds" in report.verdict[0]
+
+
+def test_other_seeds_are_not_paired(make_run: MakeRun) -> None:
+    for seed in (0, 1):
+        base = make_run(seed=seed, accuracy=0.9 + seed / 100)
+        small = make_run("small", seed=seed + 5, orders=(3, 1), accuracy=0.9 + seed / 100)
+    report = quick(base.folder.parent, small.folder.parent)
+    change = report.row("test_accuracy").changes[1]
+    assert change is not None
+    assert change.difference is not None
+    assert change.basis == "unpaired (2 and 2 seeds)"
+    assert change.difference.low is not None
+    assert "compared unpaired" in report.warnings[0]
+    assert report.agreement[1] is not None
+    assert report.agreement[1].reason == "no seed in common"
+
+
+def test_the_newest_finished_run_of_each_seed_counts(make_run: MakeRun) -> None:
+    make_run(accuracy=0.1)
+    newest = make_run(accuracy=0.9)
+    make_run(status="failed")
+    report = quick(newest.folder.parent, make_run("small", orders=(3, 1)).folder)
+    assert report.sides[0].paths == [str(newest.folder)]
+    assert any("1 run left out, not finished" in w for w in report.warnings)
+    assert any("1 run left out, since a newer one has the same seed" in w for w in report.warnings)
+
+
+def test_a_checkpoint_tells_only_what_it_can(make_run: MakeRun) -> None:
+    base, small = make_run(), make_run("small", orders=(3, 1))
+    report = quick(base.final_checkpoint, small.final_checkpoint)
+    whole = quick(base.folder, small.folder)
+    for key in ("total_order", "parameters", "checkpoint_bytes"):
+        assert report.row(key).values[1].mean == whole.row(key).values[1].mean
+    assert report.row("inference_flops").changes[1].ratio < 1  # type: ignore[union-attr, operator]
+    for key in ("test_accuracy", "training_flops", "total_seconds", "joules"):
+        assert report.row(key).values[0].mean is None
+        assert "a checkpoint alone does not record it" in (report.row(key).values[0].reason or "")
+    assert [x.start for x in report.orders] == [[8, 8], [8, 8]]
+    assert "test accuracy not known" in report.verdict[0]
+
+
+def test_agreement_of_predictions(make_run: MakeRun) -> None:
+    base, same, other = make_run(), make_run("same"), make_run("other", orders=(3, 1))
+    # "same" has the baseline's weights but for a head that prefers class 3 always.
+    saved = Checkpoint.load(same.final_checkpoint)
+    saved.weights["head.bias"] = 1e6 * torch.eye(10)[3]
+    saved.save(same.final_checkpoint)
+    report = quick(base.folder, base.folder, same.folder, other.folder)
+    assert report.agreement[0] is None
+    itself, constant, different = (a.share.value for a in report.agreement[1:] if a and a.share)
+    assert itself == 1.0
+    model = Checkpoint.load(base.final_checkpoint).build_model().eval()
+    test = tiny_recipe("baseline", 0).data.load().test
+    expected = (model(test.inputs).argmax(1) == 3).double().mean()
+    assert constant == pytest.approx(float(expected))
+    assert 0 <= different <= 1
+
+
+def test_agreement_without_the_finished_model(make_run: MakeRun) -> None:
+    base, small = make_run(), make_run("small", orders=(3, 1))
+    small.final_checkpoint.unlink()
+    report = compare(base.folder, [small.folder])
+    assert report.agreement[1] is not None
+    assert "no such checkpoint" in (report.agreement[1].reason or "")
+    assert report.speed is None
+    assert "no such checkpoint" in (report.speed_reason or "")
+
+
+def test_warnings_about_unlike_runs(make_run: MakeRun) -> None:
+    base = make_run()
+    other = make_run(
+        "other",
+        seed=1,
+        model={"dropout": 0.25},
+        info={"git": {"commit": "b" * 40, "dirty": True}, "machine": {"node": "elsewhere"}},
+    )
+    warnings = " | ".join(quick(base.folder, other.folder).warnings)
+    assert "other and baseline differ in more than compression: model.dropout: 0.25 against 0.0" in warnings
+    assert "different seeds: 1 and 0" in warnings
+    assert "differ in code: commit bbbbbbbbbb with uncommitted changes against commit aaaaaaaaaa" in warnings
+    assert "differ in machine" in warnings
+    assert "elsewhere" in warnings
+
+
+def test_other_data_are_not_compared(make_run: MakeRun, tmp_path: Path) -> None:
+    recipe = tiny_recipe("upsampled", 0)
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"upsample": 2})})
+    tiny_checkpoint(recipe).save(tmp_path / "upsampled.pt")
+    report = compare(make_run().folder, [tmp_path / "upsampled.pt"])
+    assert any("different data" in w and "data.upsample: 2 against 1" in w for w in report.warnings)
+    assert report.agreement[1] is not None
+    assert report.agreement[1].reason == "the two were trained on different data"
+    assert report.speed_reason == "the models take inputs of different shapes"
+
+
+def test_same_names_get_distinct_labels(make_run: MakeRun) -> None:
+    one, two = make_run(seed=0), make_run(seed=1)
+    labels = [side.label for side in quick(one.folder, two.folder).sides]
+    assert labels == ["baseline v0001", "baseline v0002"]
+    labels = [side.label for side in quick(one.folder, one.folder).sides]
+    assert len(set(labels)) == 2
+
+
+@pytest.mark.parametrize(("points", "holds"), [(1.0, True), (0.9, False)])
+def test_tolerance_in_points(make_run: MakeRun, points: float, holds: bool) -> None:
+    base, small = make_run(accuracy=0.95), make_run("small", orders=(3, 1), accuracy=0.94)
+    report = quick(base.folder, small.folder, tolerances=Tolerances(points=points))
+    assert report.broken is not holds
+    assert ("BROKEN" in report.verdict[-1]) is not holds
+
+
+def test_tolerances_on_ratios(make_run: MakeRun) -> None:
+    base, small = make_run(), make_run("small", orders=(3, 1))
+    limits = {"total_order": 0.25, "parameters": 0.1, "joules": 5.0, "inference_seconds_single": 5.0}
+    results = quick(base.folder, small.folder, tolerances=Tolerances(at_most=limits)).tolerances
+    assert [t.holds for t in results] == [True, False, False, False]
+    assert results[2].found == "not known"
+
+
+def test_unknown_metric_lists_the_allowed(make_run: MakeRun) -> None:
+    folder = make_run().folder
+    with pytest.raises(BadInputError, match=r"unknown metric; one of total_order, parameters"):
+        quick(folder, folder, tolerances=Tolerances(at_most={"size": 0.5}))
+    with pytest.raises(BadInputError, match="use --tolerance-points"):
+        quick(folder, folder, tolerances=Tolerances(at_most={"test_accuracy": 0.5}))
+    with pytest.raises(BadInputError, match="positive number"):
+        quick(folder, folder, tolerances=Tolerances(at_most={"parameters": -1.0}))
+    with pytest.raises(BadInputError, match="between 0 and 100"):
+        quick(folder, folder, tolerances=Tolerances(points=-1.0))
+
+
+def test_bad_input(make_run: MakeRun, tmp_path: Path) -> None:
+    base = make_run()
+    with pytest.raises(BadInputError, match="no such file or folder"):
+        quick(base.folder, tmp_path / "missing")
+    running = make_run("running", status="running")
+    with pytest.raises(BadInputError, match=r"not finished \(status: running\).*compressm train --resume"):
+        quick(base.folder, running.folder)
+    with pytest.raises(BadInputError, match="none of its 1 runs has finished"):
+        quick(base.folder, running.folder.parent)
+    torch.save({"format": 99}, tmp_path / "other.pt")
+    with pytest.raises(BadInputError, match="checkpoint format 99"):
+        quick(base.folder, tmp_path / "other.pt")
+    incomplete = make_run("incomplete", summary={"seconds": {}})
+    with pytest.raises(BadInputError, match=r"has no entry 'seconds\.total'"):
+        quick(base.folder, incomplete.folder)
+    foreign = make_run("foreign", summary={"format": 2})
+    with pytest.raises(BadInputError, match="format 2; this version reads 1"):
+        quick(base.folder, foreign.folder)

@@ -1,0 +1,129 @@
+"""What ``analyze`` finds in a checkpoint or run."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import MakeRun, tiny_checkpoint, tiny_recipe
+
+from compressm_cli.errors import BadInputError
+from compressm_cli.layers.interface import state_space_layers
+from compressm_cli.lti import hankel_singular_values
+from compressm_cli.reports import analyze
+from compressm_cli.reports.spectrum import LayerSpectrum, find_checkpoint
+
+
+def saved(folder: Path, **layer: object) -> Path:
+    """A checkpoint of a model with another layer."""
+    recipe = tiny_recipe("other", 0, layer={"state_dim": 6, **layer})
+    path = folder / "model.pt"
+    tiny_checkpoint(recipe).save(path)
+    return path
+
+
+def test_spectrum_is_that_of_an_independent_computation(make_run: MakeRun) -> None:
+    run = make_run()
+    report = analyze(run.final_checkpoint, (1.0,))
+    for name, layer in state_space_layers(tiny_checkpoint(tiny_recipe("baseline", 0)).build_model()).items():
+        (system,) = layer.systems()
+        found = next(x for x in report.layers if x.layer == name)
+        expected = hankel_singular_values(system.real_output())
+        torch.testing.assert_close(
+            torch.tensor(found.hsv, dtype=torch.float64), expected, rtol=1e-8, atol=1e-12
+        )
+        assert found.spectral_radius == pytest.approx(float(system.A.abs().max()))
+        assert found.decay == pytest.approx(float(expected[-1] / expected[0]))
+
+
+def check_thresholds(layer: LayerSpectrum) -> None:
+    total = sum(layer.hsv)
+    for at in layer.thresholds:
+        kept = sum(layer.hsv[: at.values_kept])
+        assert kept >= at.energy_threshold * total * (1 - 1e-12)
+        assert sum(layer.hsv[: at.values_kept - 1]) < at.energy_threshold * total
+        assert at.tail == pytest.approx(1 - kept / total, abs=1e-12)
+        assert 1 <= at.order <= layer.order
+    orders = [at.order for at in layer.thresholds]
+    assert orders == sorted(orders)
+
+
+@pytest.mark.parametrize("realization", ["real", "complex"])
+def test_orders_keep_the_energy_asked_for(make_run: MakeRun, realization: str) -> None:
+    report = analyze(make_run().folder, (0.99, 0.5, 0.9), realization)  # type: ignore[arg-type]
+    assert report.realization == realization
+    for layer in report.layers:
+        assert len(layer.hsv) == (16 if realization == "real" else 8)
+        assert [at.energy_threshold for at in layer.thresholds] == [0.5, 0.9, 0.99]
+        check_thresholds(layer)
+        for at in layer.thresholds:
+            assert at.bound == pytest.approx(2 * sum(layer.hsv[at.values_kept :]))
+
+
+def test_predicted_sizes_are_those_of_such_models(make_run: MakeRun) -> None:
+    run = make_run()
+    report = analyze(run.folder, (0.6, 1.0))
+    small, whole = report.predicted
+    twin = tiny_checkpoint(tiny_recipe("baseline", 0), small.orders).build_model()
+    assert small.parameters == sum(p.numel() for p in twin.parameters()) < report.now.parameters
+    assert small.inference_flops < report.now.inference_flops
+    assert small.training_step_flops < report.now.training_step_flops
+    assert (whole.orders, whole.parameters) == (report.now.orders, report.now.parameters)
+    assert whole.inference_flops == report.now.inference_flops
+
+
+def test_start_orders_of_a_cut_model(make_run: MakeRun) -> None:
+    report = analyze(make_run("compressed", orders=(3, 2)).folder, (1.0,))
+    assert [(x.start_order, x.order) for x in report.layers] == [(8, 3), (8, 2)]
+    assert report.now.total_order == 5
+
+
+@pytest.mark.parametrize("kind", ["s4d", "s5"])
+def test_other_layers(tmp_path: Path, kind: str) -> None:
+    report = analyze(saved(tmp_path, kind=kind), (0.9, 0.99))
+    assert [x.systems for x in report.layers] == ([8, 8] if kind == "s4d" else [1, 1])
+    for layer in report.layers:
+        assert layer.poles == 6 * layer.systems
+        check_thresholds(layer)
+
+
+def test_random_state_is_left_alone(make_run: MakeRun) -> None:
+    run = make_run()
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    analyze(run.folder, (0.9,))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_which_checkpoint_is_meant(make_run: MakeRun) -> None:
+    first, newest = make_run(seed=0), make_run(seed=1)
+    assert find_checkpoint(first.final_checkpoint) == (first.final_checkpoint, "the given checkpoint", None)
+    assert find_checkpoint(first.folder)[0] == first.final_checkpoint
+    path, why, _ = find_checkpoint(first.folder.parent)
+    assert path == newest.final_checkpoint
+    assert "newest of 2 runs, v0002" in why
+    unfinished = make_run(seed=2, status="running")
+    path, why, _ = find_checkpoint(unfinished.folder)
+    assert path == unfinished.last_checkpoint(50)
+    assert "has not finished (status: running)" in why
+
+
+def test_bad_input(make_run: MakeRun, tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="no such file or folder"):
+        analyze(tmp_path / "missing")
+    with pytest.raises(BadInputError, match="above 0 and up to 1"):
+        analyze(tmp_path, (0.9, 1.5))
+    run = make_run(status="running")
+    run.last_checkpoint(50).unlink()
+    with pytest.raises(BadInputError, match="no checkpoint yet"):
+        analyze(run.folder)
+    (tmp_path / "other.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(BadInputError, match="not a readable checkpoint"):
+        analyze(tmp_path / "other.pt")
+
+
+def test_a_model_that_diverged_is_refused(tmp_path: Path) -> None:
+    checkpoint = tiny_checkpoint(tiny_recipe("diverged", 0))
+    checkpoint.weights["blocks.1.layer.B_re"].fill_(float("nan"))
+    checkpoint.save(tmp_path / "model.pt")
+    with pytest.raises(BadInputError, match=r"blocks\.1\.layer of this model cannot be analyzed"):
+        analyze(tmp_path / "model.pt")
