@@ -59,7 +59,7 @@ def compare(
     no_speed: bool,
     device: str,
 ) -> None:
-    """Compare models with BASELINE: accuracy, orders, size, FLOPs, time, energy, memory, speed.
+    """Compare models with BASELINE: accuracy, orders, size, FLOPs, time, joules, memory, speed.
 
     Each argument is a run folder (outputs/NAME/v0001), a folder of runs (outputs/NAME: the newest finished
     run of each seed, as mean and 95 % interval), or a checkpoint (only what it can tell). Inference speed is

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.reports import formats
 from compressm_cli.reports.comparison import ComparisonReport
 from compressm_cli.reports.plots import Line, drawable, order_histories
 from compressm_cli.reports.spectrum import layer_spectra
@@ -49,7 +50,7 @@ def _ratio_figure(report: ComparisonReport) -> Figure | None:
             axes.barh(place, math.log10(ratio), height=0.85 * width, color=colour)
             shift = 4 if ratio >= 1 else -4
             axes.annotate(
-                f"{ratio:.2f}x" if ratio >= 0.095 else f"{ratio:.2g}x",
+                formats.times(ratio),
                 (math.log10(ratio), place),
                 xytext=(shift, 0),
                 textcoords="offset points",

@@ -23,11 +23,16 @@ def points(value: float, low: float | None = None, high: float | None = None) ->
     return text if low is None or high is None else f"{text} ({_signed(low)} to {_signed(high)})"
 
 
+def times(value: float) -> str:
+    """``0.3125`` -> ``0.31x``."""
+    return f"{value:.2f}x" if value >= 0.095 else f"{value:.2g}x"
+
+
 def ratio(value: float) -> str:
     """``0.3125`` -> ``0.31x (3.2 times less)``; near one in percent: ``0.97x (3 % less)``."""
     if value == 1:
         return "1x (the same)"
-    number = f"{value:.2f}x" if value >= 0.095 else f"{value:.2g}x"
+    number = times(value)
     word = "less" if value < 1 else "more"
     factor = 1 / value if 0 < value < 1 else value
     if value <= 0:

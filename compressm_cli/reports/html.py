@@ -86,7 +86,9 @@ def _tiles(report: ComparisonReport) -> list[Tile]:
         if ratio is not None:
             tiles.append(_ratio_tile(ratio, caption))
     if report.speed is not None:
-        tiles.append(_ratio_tile(report.speed.batches[-1].ratios[1].value, "inference time"))
+        found = report.speed.batches[-1].ratios[1]
+        clear = found.low is None or found.high is None or not found.low <= 1 <= found.high
+        tiles.append(_ratio_tile(found.value, "inference time", clear))
     return tiles
 
 
@@ -100,7 +102,7 @@ def _accuracy_tile(found: Estimate, basis: str) -> Tile:
     return Tile(number, f"test accuracy, {interval}, {basis}", kind)
 
 
-def _ratio_tile(ratio: float, caption: str) -> Tile:
+def _ratio_tile(ratio: float, caption: str, clear: bool = True) -> Tile:
     number, _, words = formats.ratio(ratio).partition(" ")
-    kind = "even" if abs(ratio - 1) < 0.005 else "won" if ratio < 1 else "lost"
+    kind = "even" if not clear or abs(ratio - 1) < 0.005 else "won" if ratio < 1 else "lost"
     return Tile(number, f"{caption} {words}", kind)

@@ -78,19 +78,17 @@ METRICS = (
     Metric("total_order", "states, all layers", "order", _total_order),
     Metric("parameters", "parameters", "count", _parameters),
     Metric("checkpoint_bytes", "checkpoint", "bytes", _checkpoint_bytes),
-    Metric("training_flops", "FLOPs of the training", "flops", _recorded("flops.training")),
-    Metric("inference_flops", "FLOPs of a sequence (inference)", "flops", _inference_flops),
+    Metric("training_flops", "training FLOPs", "flops", _recorded("flops.training")),
+    Metric("inference_flops", "inference FLOPs, one sequence", "flops", _inference_flops),
     Metric("total_seconds", "wall time, total", "seconds", _recorded("seconds.total"), measured=True),
     Metric(
         "training_seconds",
-        "wall time, training only",
+        "wall time, training",
         "seconds",
         _recorded("seconds.training"),
         measured=True,
     ),
-    Metric(
-        "step_seconds", "training step at the end", "seconds", _recorded("step_seconds.final"), measured=True
-    ),
+    Metric("step_seconds", "final training step", "seconds", _recorded("step_seconds.final"), measured=True),
     Metric("joules", "joules", "joules", _recorded("joules.value", "joules.reason"), measured=True),
     Metric("peak_memory", "peak memory", "bytes", _recorded("peak_memory.bytes"), measured=True),
 )

@@ -107,7 +107,8 @@ def training_figure(metrics: list[Line], checks: list[Line]) -> Figure | None:
             thousands(axes.xaxis)
         losses.set_title("Loss")
         losses.set_ylabel("cross-entropy (nats)")
-        if all(value > 0 for value in _curve(trained, "train_loss")[1]):
+        values = [*_curve(trained, "train_loss")[1], *_curve(evaluated, "validation_loss")[1]]
+        if min(values) > 0 and max(values) > 5 * min(values):
             losses.set_yscale("log")
         accuracy.set_title("Accuracy")
         accuracy.set_ylabel("rows classified correctly")

@@ -28,7 +28,7 @@ class Table:
             title=Text(self.title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
         )
         for i, column in enumerate(self.columns):
-            table.add_column(Text(column), justify="right" if i else "left", overflow="fold")
+            table.add_column(Text(column), justify="right" if i else "left", overflow="fold", no_wrap=not i)
         for row in self.rows:
             table.add_row(*(Text(cell) for cell in row))
         return table
@@ -100,8 +100,7 @@ def _main_table(report: ComparisonReport) -> Table:
         rows.append(_cells(row, notes))
         if row.key == "validation_accuracy":
             rows.append(_agreement_cells(report, notes))
-    headings = [f"{side.label} ({seeds_text(side.seeds)})" for side in report.sides]
-    heads = ["", headings[0], *(h for pair in _pairs(report, headings) for h in pair)]
+    headings = [f"{side.label}\n{seeds_text(side.seeds)}" for side in report.sides]
     lines = notes.lines()
     if any(len(side.seeds) > 1 for side in report.sides):
         lines.append(
@@ -110,19 +109,18 @@ def _main_table(report: ComparisonReport) -> Table:
         )
     else:
         lines.append("One seed a side: no interval, so a difference of accuracy may be chance.")
-    return Table("Comparison", heads, rows, lines)
+    return Table("Comparison", _columns(headings), rows, lines)
 
 
-def _pairs(report: ComparisonReport, headings: list[str]) -> list[tuple[str, str]]:
-    single = len(report.sides) == 2
-    change = "against the baseline" if single else "against {}"
-    return [(heading, change.format(report.sides[0].label)) for heading in headings[1:]]
+def _columns(headings: list[str]) -> list[str]:
+    """A column for the baseline, and two for each other side: its value and how it compares."""
+    return ["", headings[0], *(text for h in headings[1:] for text in (h, "against\nthe baseline"))]
 
 
 def _cells(row: Row, notes: _Footnotes) -> list[str]:
     cells = [row.title, _value(row.values[0], row.unit, notes)]
     for value, change in zip(row.values[1:], row.changes[1:], strict=True):
-        cells += [_value(value, row.unit, notes), _change(change)]
+        cells += [_value(value, row.unit, notes), _change(change, in_words=len(row.values) == 2)]
     return cells
 
 
@@ -132,16 +130,19 @@ def _value(value: Value, unit: Unit, notes: _Footnotes) -> str:
     return formats.quantity(value.mean.value, unit, value.mean.margin)
 
 
-def _change(change: Change | None) -> str:
+def _change(change: Change | None, in_words: bool) -> str:
+    """In words too where there is room: with one side beside the baseline."""
     if change is None:
         return "-"
     if change.difference is not None:
         return formats.points(change.difference.value, change.difference.low, change.difference.high)
-    return "-" if change.ratio is None else formats.ratio(change.ratio)
+    if change.ratio is None:
+        return "-"
+    return formats.ratio(change.ratio) if in_words else formats.times(change.ratio)
 
 
 def _agreement_cells(report: ComparisonReport, notes: _Footnotes) -> list[str]:
-    cells = ["same prediction as the baseline", ""]
+    cells = ["same predictions", ""]
     for found in report.agreement[1:]:
         if found is None or found.share is None:
             cells += [
@@ -172,6 +173,7 @@ def _speed_table(report: ComparisonReport) -> Table:
     speed = report.speed
     assert speed is not None
     rows = []
+    show = formats.ratio if len(report.sides) == 2 else formats.times
     for batch in speed.batches:
         cells = [f"batch of {batch.batch}", formats.quantity(batch.seconds[0], "seconds")]
         for seconds, found in zip(batch.seconds[1:], batch.ratios[1:], strict=True):
@@ -180,10 +182,8 @@ def _speed_table(report: ComparisonReport) -> Table:
                 if found.low is None or found.high is None
                 else f", {formats.interval(found.low, found.high)}"
             )
-            cells += [formats.quantity(seconds, "seconds"), formats.ratio(found.value) + spread]
+            cells += [formats.quantity(seconds, "seconds"), show(found.value) + spread]
         rows.append(cells)
-    headings = [side.label for side in report.sides]
-    columns = ["", headings[0], *(h for pair in _pairs(report, headings) for h in pair)]
     note = (
         f"Measured now on this machine ({speed.device}, threads: {speed.threads}, fp32), sequences of "
         f"{speed.length:,} steps, in alternation: medians of {speed.rounds} rounds, ratios paired by round, "
@@ -192,7 +192,7 @@ def _speed_table(report: ComparisonReport) -> Table:
     seeds = {tuple(side.seeds) for side in report.sides}
     if any(len(s) > 1 for s in seeds):
         note += f" One run a side: {', '.join(side.checkpoint for side in report.sides)}."
-    return Table("Inference, one forward pass", columns, rows, [note])
+    return Table("Inference, one forward pass", _columns([s.label for s in report.sides]), rows, [note])
 
 
 def _layer_table(report: SpectrumReport) -> Table:
@@ -269,6 +269,6 @@ def _markdown_row(cells: list[str]) -> str:
 
 def _plain(text: str) -> str:
     """Text that Markdown shows as it is, on one line."""
-    for mark in "\\`*_<>":
+    for mark in "\\`*_<":
         text = text.replace(mark, "\\" + mark)
     return " ".join(text.split())

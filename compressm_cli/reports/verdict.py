@@ -138,7 +138,7 @@ def _judged(ratio: float | None, noise: float) -> str:
 
 
 def _named(title: str, ratio: float | None) -> str:
-    return title if ratio is None else f"{title} {formats.ratio(ratio)}"
+    return title if ratio is None else f"{title} {formats.times(ratio)}"
 
 
 def _ratio(change: Change | None) -> float | None:

@@ -39,7 +39,7 @@ def round_off(r: Realization) -> float:
 
 
 @given(systems(16))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_every_order_is_stable_biorthogonal_and_within_the_bound(r: Realization) -> None:
     rank = balance_realization(r).rank
     assert 1 <= rank <= r.order
@@ -50,7 +50,8 @@ def test_every_order_is_stable_biorthogonal_and_within_the_bound(r: Realization)
         assert not reduced.realization.is_diagonal
         assert reduced.realization.order == order
         identity = torch.eye(order, dtype=reduced.left.dtype)
-        assert float((reduced.left.mH @ reduced.right - identity).abs().max()) < 1e-10
+        sizes = 1 + reduced.left.norm(dim=0)[:, None] * reduced.right.norm(dim=0)
+        assert float(((reduced.left.mH @ reduced.right - identity).abs() / sizes).max()) < 1e-13
         assert reduced.realization.spectral_radius() < 1
         bound = error_bound(reduced.hsv, order)
         assert h_infinity_distance(r, reduced.realization) <= bound * (1 + 1e-6) + allowance

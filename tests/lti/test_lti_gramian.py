@@ -56,7 +56,7 @@ def test_gramians_agree_with_python_control(r: Realization) -> None:
 
 
 @given(systems())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_lyapunov_residual(r: Realization) -> None:
     d = r.dense()
     P, Q = controllability_gramian(r), observability_gramian(r)
@@ -67,7 +67,7 @@ def test_lyapunov_residual(r: Realization) -> None:
 
 
 @given(systems())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_factors_multiply_to_the_gramians_state_by_state(r: Realization) -> None:
     for factor, gramian in (
         (controllability_factor(r), controllability_gramian(r)),

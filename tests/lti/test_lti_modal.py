@@ -14,7 +14,7 @@ def reconstruct(modes: Modes, g: torch.Tensor) -> torch.Tensor:
 
 
 @given(st.integers(0, 2**31), st.integers(1, 30))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_modes_reconstruct_the_state_and_its_motion(seed: int, k: int) -> None:
     A = dense_system(seed, k).A
     modes = one_of_each_pair(A)

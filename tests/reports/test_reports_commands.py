@@ -45,9 +45,7 @@ def test_analyze_a_bare_checkpoint_draws_beside_it(
     checkpoint = make_run().final_checkpoint.rename(tmp_path / "model.pt")
     assert command(["analyze", str(checkpoint), "--thresholds", "1"]) == 0
     assert (tmp_path / "model-spectrum.png").is_file()
-    assert (
-        command(["analyze", str(checkpoint), "--thresholds", "1", "--plots", str(tmp_path / "figures")]) == 0
-    )
+    assert command(["analyze", str(checkpoint), "--thresholds=1", "--plots", str(tmp_path / "figures")]) == 0
     assert (tmp_path / "figures" / "model-spectrum.png").is_file()
 
 

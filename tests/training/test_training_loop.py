@@ -67,8 +67,9 @@ def test_the_rhythm_of_logging_and_saving_changes_nothing(
 
 
 def test_the_loss_falls(tiny: Maker, train: Trainer) -> None:
-    losses = [m["train_loss"] for m in train(tiny(steps=60)).read_metrics() if "train_loss" in m]
-    assert sum(losses[-10:]) < 0.95 * sum(losses[:10])
+    run = train(tiny(steps=120, model={"dropout": 0.0, "norm": "layer"}, train={"learning_rate": 4e-2}))
+    losses = [m["train_loss"] for m in run.read_metrics() if "train_loss" in m]
+    assert sum(losses[-10:]) < 0.93 * sum(losses[:10])
 
 
 # ---- cuts ---------------------------------------------------------------------------------------------------------
@@ -311,7 +312,7 @@ def test_a_compiled_run_survives_a_cut(tiny: Maker, train: Trainer) -> None:
 
 
 def test_a_diverged_run_fails_with_advice(tiny: Maker, train: Trainer) -> None:
-    recipe = tiny(model={"norm": "none"}, train={"learning_rate": 10.0, "warmup": 0.0, "checkpoint_every": 1})
+    recipe = tiny(train={"learning_rate": 10.0, "recurrent_lr_factor": 100.0, "checkpoint_every": 1})
     with pytest.raises(RunFailedError, match="try a lower train.learning_rate"):
         train(recipe)
     (run,) = Run.find(Path(recipe.output.root) / "tiny")

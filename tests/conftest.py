@@ -1,0 +1,22 @@
+"""For all tests: one thread, and process-wide settings of a training run do not outlive its test."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """The models are tiny, so threads would only wait for one another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def denormal_numbers() -> Iterator[None]:
+    """A training run flushes them to zero; other tests need them."""
+    yield
+    torch.set_flush_denormal(False)
