@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Make the environment in ``.venv`` and use it. Needs Python >= 3.11 and nothing else.
 
-    python3 bootstrap.py quickstart [--seeds 0,1,2] [KEY=VALUE ...]
-        trains a full-size baseline and a compressed model on the embedded digits, and compares them
-    python3 bootstrap.py test [PYTEST ARGUMENTS ...]
-        runs the test suite
-    python3 bootstrap.py install
-        only makes the environment
+python3 bootstrap.py quickstart [--seeds 0,1,2] [KEY=VALUE ...]
+    trains a full-size baseline and a compressed model on the embedded digits, and compares them
+python3 bootstrap.py test [PYTEST ARGUMENTS ...]
+    runs the test suite
+python3 bootstrap.py install
+    only makes the environment
 """
 
 import hashlib

@@ -57,8 +57,16 @@ ARMS: dict[str, tuple[str, str, list[str]]] = {
 }
 ABLATIONS: dict[str, tuple[str, str, list[str]]] = {
     "half": ("cut at 50 %", "full", [hankel(schedule="{kind: listed, fractions: [0.5]}")]),
-    "several": ("4 cuts between 7.5 % and 30 %", "full", [hankel(schedule="{kind: equidistant, until: 0.3, count: 4}")]),
-    "adaptive": ("when the wanted order has settled", "full", [hankel(schedule="{kind: adaptive, every: 50}")]),
+    "several": (
+        "4 cuts between 7.5 % and 30 %",
+        "full",
+        [hankel(schedule="{kind: equidistant, until: 0.3, count: 4}")],
+    ),
+    "adaptive": (
+        "when the wanted order has settled",
+        "full",
+        [hankel(schedule="{kind: adaptive, every: 50}")],
+    ),
     "transport": ("moments transported", "full", [hankel("moments: transport")]),
     "slice": ("moments sliced by index", "full", [hankel("moments: slice")]),
     "infinite": ("infinite horizon for Q", "full", [hankel("horizon: infinite")]),
@@ -131,7 +139,9 @@ def jump(root: Path, task: str, arm: str, seed: int) -> float | None:
 
 def report(root: Path, task: str, seeds: list[int]) -> None:
     """A Markdown table of all arms that are there; differences to ``scratch`` are paired by seed."""
-    print("| arm | test accuracy, % | minus small from scratch, points | lost at the cuts, points | orders | training FLOPs | seconds |")
+    print(
+        "| arm | test accuracy, % | minus small from scratch, points | lost at the cuts, points | orders | training FLOPs | seconds |"
+    )
     print("| --- | --- | --- | --- | --- | --- | --- |")
     found = {arm: {s: r for s in seeds if (r := summary(root, task, arm, s))} for arm in ALL}
     full, scratch = found["full"], found["scratch"]
@@ -139,19 +149,29 @@ def report(root: Path, task: str, seeds: list[int]) -> None:
         if not runs:
             continue
         accuracy = interval([100 * r["test"]["accuracy"] for r in runs.values()])
-        paired = [100 * (r["test"]["accuracy"] - scratch[s]["test"]["accuracy"]) for s, r in runs.items() if s in scratch]
+        paired = [
+            100 * (r["test"]["accuracy"] - scratch[s]["test"]["accuracy"])
+            for s, r in runs.items()
+            if s in scratch
+        ]
         jumps = [j for s in runs if (j := jump(root, task, arm, s)) is not None]
-        flops = statistics.mean(r["flops"]["training"] / full[s]["flops"]["training"] for s, r in runs.items() if s in full)
+        flops = statistics.mean(
+            r["flops"]["training"] / full[s]["flops"]["training"] for s, r in runs.items() if s in full
+        )
         seconds = statistics.mean(r["seconds"]["training"] for r in runs.values())
         orders = sorted({tuple(r["orders"]["final"].values()) for r in runs.values()})
         shown = ", ".join("+".join(map(str, o)) for o in orders)
         lost = f"{statistics.mean(jumps):.1f}" if jumps else "-"
         difference = interval(paired) if arm != "scratch" and paired else "-"
-        print(f"| {ALL[arm][0]} (`{arm}`) | {accuracy} | {difference} | {lost} | {shown} | {flops:.2f}x | {seconds:.0f} |")
+        print(
+            f"| {ALL[arm][0]} (`{arm}`) | {accuracy} | {difference} | {lost} | {shown} | {flops:.2f}x | {seconds:.0f} |"
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("action", choices=["run", "report"])
     parser.add_argument("task", choices=["mnist1d", "digits", "digits256"])
     parser.add_argument("--seeds", default="0,1,2,3,4")

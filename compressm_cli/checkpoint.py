@@ -35,7 +35,12 @@ class Checkpoint:
 
     @classmethod
     def of(
-        cls, model: nn.Module, recipe: Recipe, data: DataSpec, step: int, training: dict[str, Any] | None = None
+        cls,
+        model: nn.Module,
+        recipe: Recipe,
+        data: DataSpec,
+        step: int,
+        training: dict[str, Any] | None = None,
     ) -> "Checkpoint":
         """A snapshot of a model; the tensors are copies."""
         return cls(

@@ -10,4 +10,6 @@ class Config(BaseModel):
     (an integer is accepted where a float is wanted, as everywhere in Python); no infinity, no NaN.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )

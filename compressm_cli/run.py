@@ -1,20 +1,20 @@
 """One output folder and the files in it. No other module knows these names.
 
-    <root>/<recipe name>/v0001/
-        recipe.yaml        the resolved recipe, with the one seed of this run; reloadable
-        run.json           status, command, seed, versions, device, git commit, times
-        metrics.jsonl      one line a logged step or evaluation
-        compression.jsonl  one line a layer and check, also when nothing was cut
-        summary.json       what ``compare`` reads
-        checkpoints/       last-<step>.pt, best.pt, final.pt
-        plots/
-    <root>/<recipe name>/latest -> v0001
+<root>/<recipe name>/v0001/
+    recipe.yaml        the resolved recipe, with the one seed of this run; reloadable
+    run.json           status, command, seed, versions, device, git commit, times
+    metrics.jsonl      one line a logged step or evaluation
+    compression.jsonl  one line a layer and check, also when nothing was cut
+    summary.json       what ``compare`` reads
+    checkpoints/       last-<step>.pt, best.pt, final.pt
+    plots/
+<root>/<recipe name>/latest -> v0001
 """
 
 import json
 import os
 import re
-import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,15 +26,16 @@ VERSION = re.compile(r"^v(\d{4,})$")
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that a reader, or a crash, sees the old content or the new, never a part."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    # Not mkstemp, whose files only their owner may read.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     directory = os.open(path.parent, os.O_RDONLY)
     try:
@@ -89,7 +90,9 @@ class Run:
     def find(cls, path: Path) -> list["Run"]:
         """The runs that a path means: a run folder, or a recipe's folder with all its versions."""
         if not path.exists():
-            raise BadInputError(f"{path}: no such file or folder; give a run folder such as outputs/NAME/v0001")
+            raise BadInputError(
+                f"{path}: no such file or folder; give a run folder such as outputs/NAME/v0001"
+            )
         if (path / "run.json").is_file():
             return [cls.open(path)]
         found = sorted(_versions(path), key=lambda v: int(v.group(1))) if path.is_dir() else []
@@ -177,7 +180,9 @@ class Run:
         for name in ("metrics.jsonl", "compression.jsonl"):
             if (self.folder / name).is_file():
                 decided = name != "compression.jsonl" or undecided is None
-                kept = [n for n in self._lines(name) if n["step"] <= step and (decided or n["step"] != undecided)]
+                kept = [
+                    n for n in self._lines(name) if n["step"] <= step and (decided or n["step"] != undecided)
+                ]
                 write_atomically(self.folder / name, "".join(f"{_json(n)}\n" for n in kept).encode())
 
     def _append(self, name: str, line: dict[str, Any]) -> None:

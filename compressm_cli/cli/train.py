@@ -12,6 +12,7 @@ from compressm_cli.errors import BadInputError
 
 if TYPE_CHECKING:
     from compressm_cli.recipe import Recipe
+    from compressm_cli.run import Run
     from compressm_cli.training.experiment import Forecast
 
 
@@ -19,11 +20,20 @@ if TYPE_CHECKING:
 @click.argument("recipe", required=False)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--seeds", help="Seeds instead of the recipe's, such as 0,1,2: one run each.")
-@click.option("--dry-run", is_flag=True, help="Show the resolved recipe and what it will cost; train nothing.")
-@click.option("--resume", type=click.Path(path_type=Path), help="Go on with this run folder instead of a recipe.")
+@click.option(
+    "--dry-run", is_flag=True, help="Show the resolved recipe and what it will cost; train nothing."
+)
+@click.option(
+    "--resume", type=click.Path(path_type=Path), help="Go on with this run folder instead of a recipe."
+)
 @click.option("--quiet", is_flag=True, help="No progress; only the run folders, on standard output.")
 def train(
-    recipe: str | None, overrides: tuple[str, ...], seeds: str | None, dry_run: bool, resume: Path | None, quiet: bool
+    recipe: str | None,
+    overrides: tuple[str, ...],
+    seeds: str | None,
+    dry_run: bool,
+    resume: Path | None,
+    quiet: bool,
 ) -> None:
     """Train the model of RECIPE, compressing it meanwhile.
 
@@ -33,11 +43,15 @@ def train(
     """
     if resume is not None:
         if recipe is not None or dry_run or seeds:
-            raise BadInputError("--resume takes the recipe from the run folder; give no recipe, seeds or --dry-run")
+            raise BadInputError(
+                "--resume takes the recipe from the run folder; give no recipe, seeds or --dry-run"
+            )
         _resume(resume, quiet)
         return
     if recipe is None:
-        raise BadInputError("which recipe? give a YAML file or a shipped recipe; see 'compressm recipes list'")
+        raise BadInputError(
+            "which recipe? give a YAML file or a shipped recipe; see 'compressm recipes list'"
+        )
     from compressm_cli.recipe import load_recipe
 
     extra = [f"seeds=[{seeds}]"] if seeds else []
@@ -49,7 +63,6 @@ def train(
 
 
 def _train(recipe: "Recipe", quiet: bool) -> None:
-    from compressm_cli.reports import run_plots
     from compressm_cli.training import experiment
     from compressm_cli.training.view import SilentView, make_view
 
@@ -57,13 +70,12 @@ def _train(recipe: "Recipe", quiet: bool) -> None:
     for seed in recipe.seeds:
         view = SilentView() if quiet else make_view(sys.stderr)
         run = experiment.start(recipe, seed, dataset, view, _command())
-        run_plots(run)
+        _plot(run)
         click.echo(str(run.folder))
 
 
 def _resume(folder: Path, quiet: bool) -> None:
     from compressm_cli.recipe import load_recipe
-    from compressm_cli.reports import run_plots
     from compressm_cli.run import Run
     from compressm_cli.training import experiment
     from compressm_cli.training.view import SilentView, make_view
@@ -71,8 +83,18 @@ def _resume(folder: Path, quiet: bool) -> None:
     run = Run.open(folder)
     view = SilentView() if quiet else make_view(sys.stderr)
     experiment.resume(run, load_recipe(run.recipe_path), view, _command())
-    run_plots(run)
+    _plot(run)
     click.echo(str(run.folder))
+
+
+def _plot(run: "Run") -> None:
+    """Draw the run's figures; a finished training is not lost for want of a picture."""
+    from compressm_cli.reports import run_plots
+
+    try:
+        run_plots(run)
+    except OSError as error:
+        click.echo(f"warning: no plots were written: {error}", err=True)
 
 
 def _dry_run(recipe: "Recipe") -> None:
@@ -87,14 +109,19 @@ def _forecast_table(recipe: "Recipe", known: "Forecast") -> object:
     rows, data = known.data.rows, known.data
     steps = f"{data.features} features" if data.vocabulary is None else f"{data.vocabulary} tokens"
     table = console.table("what", "value", title="What this recipe will do")
-    table.add_row("data", f"{rows[0]} / {rows[1]} / {rows[2]} rows, {data.length} steps of {steps}, {data.classes} classes")
+    table.add_row(
+        "data",
+        f"{rows[0]} / {rows[1]} / {rows[2]} rows, {data.length} steps of {steps}, {data.classes} classes",
+    )
     table.add_row("device", known.device)
     table.add_row("orders", ", ".join(f"{name} {order}" for name, order in known.orders.items()))
     table.add_row("parameters", f"{known.parameters:,}")
     table.add_row("FLOPs a training step", f"{known.training_step_flops:,}")
     table.add_row("FLOPs a sequence (inference)", f"{known.inference_flops_per_sequence:,}")
     table.add_row("FLOPs of the run, uncut", f"{known.training_step_flops * recipe.train.steps:,}")
-    table.add_row("memory of a training step", f"{known.training_bytes / 2**20:,.1f} MiB, beside data and PyTorch")
+    table.add_row(
+        "memory of a training step", f"{known.training_bytes / 2**20:,.1f} MiB, beside data and PyTorch"
+    )
     table.add_row("compression checks after steps", ", ".join(map(str, known.check_steps)) or "none")
     table.add_row("what a FLOP is", known.flop_convention)
     return table

@@ -13,6 +13,8 @@ from compressm_cli.lti import (
     Balancing,
     Realization,
     balance,
+    balance_real_form,
+    balance_realization,
     controllability_gramian,
     count_states,
     observability_gramian,
@@ -59,11 +61,8 @@ class BalancedSystem:
         ``covariance`` (2 n, 2 n) of its real states replaces the controllability Gramian.
         """
         if realization == "real":
-            P, Q = real_gramians(system, horizon)
-            P = P if covariance is None else covariance
-            return cls(system, real_form(system), balance(P, Q), True)
-        P = controllability_gramian(system, horizon) if covariance is None else _complex_covariance(covariance)
-        return cls(system, system, balance(P, observability_gramian(system, horizon)), False)
+            return cls(system, real_form(system), _balance_real(system, covariance, horizon), True)
+        return cls(system, system, _balance_complex(system, covariance, horizon), False)
 
     @property
     def hsv(self) -> Tensor:
@@ -94,7 +93,7 @@ class BalancedSystem:
         order = min(order, self.rank)
         if not self.is_real or order == 0:
             return order
-        return count_states(self._balanced_matrix(torch.arange(order)))
+        return count_states(project(self.form, *self.balancing.coordinates(slice(order))).A)
 
     def truncate(self, states: int, selection: Selection, generator: torch.Generator) -> Cut:
         """Keep as many balanced coordinates as fit into ``states`` complex states.
@@ -110,11 +109,15 @@ class BalancedSystem:
             kept = ranking[:states]
             return Cut(self._complex_projection(kept), kept)
         most = ranking[: 2 * states]
-        matrix = self._balanced_matrix(most)
+        left, right = self.balancing.coordinates(most)
+        matrix = project(self.form, left, right).A
         order = len(most)
-        while count_states(matrix[:order, :order]) > states:
-            order -= 1
-        return Cut(self._real_projection(most[:order], matrix[:order, :order]), most[:order])
+        # Leaving out one coordinate takes away one state at most.
+        while (excess := count_states(matrix[:order, :order]) - states) > 0:
+            order -= excess
+        return Cut(
+            self._real_projection(left[:, :order], right[:, :order], matrix[:order, :order]), most[:order]
+        )
 
     def _ranking(self, selection: Selection, generator: torch.Generator) -> Tensor:
         if selection == "random":
@@ -122,32 +125,30 @@ class BalancedSystem:
         ranking = torch.arange(self.rank)
         return ranking if selection == "largest" else ranking.flip(0)
 
-    def _balanced_matrix(self, kept: Tensor) -> Tensor:
-        return project(self.form, self.balancing.left[:, kept], self.balancing.right[:, kept]).A
-
     def _no_projection(self) -> StateProjection:
         poles = self.system.A.to(torch.complex128)[:0]
         rows = poles.new_zeros(0, self.system.order)
         return StateProjection(poles, rows, rows, rows.mT, rows.mT)
 
     def _complex_projection(self, kept: Tensor) -> StateProjection:
-        left, right = self.balancing.left[:, kept], self.balancing.right[:, kept]
+        left, right = self.balancing.coordinates(kept)
         poles, vectors = torch.linalg.eig(project(self.form, left, right).dense().A.to(torch.complex128))
         _check(poles, vectors)
-        restrict, lift = torch.linalg.solve(vectors, left.mH.to(vectors.dtype)), right.to(vectors.dtype) @ vectors
-        return StateProjection(
-            poles, restrict, torch.zeros_like(restrict), lift, torch.zeros_like(lift)
+        restrict, lift = (
+            torch.linalg.solve(vectors, left.mH.to(vectors.dtype)),
+            right.to(vectors.dtype) @ vectors,
         )
+        return StateProjection(poles, restrict, torch.zeros_like(restrict), lift, torch.zeros_like(lift))
 
-    def _real_projection(self, kept: Tensor, matrix: Tensor) -> StateProjection:
+    def _real_projection(self, left: Tensor, right: Tensor, matrix: Tensor) -> StateProjection:
         """From x = sqrt(2) [Re h; Im h] to one complex state g a pair of poles (see ``StateProjection``)."""
         modes = one_of_each_pair(matrix)
         _check(modes.poles, None)
         n = self.system.order
-        to_modes = math.sqrt(2) * modes.left.mH @ self.balancing.left[:, kept].mT.to(torch.complex128)
+        to_modes = math.sqrt(2) * modes.left.mH @ left.mT.to(torch.complex128)
         # A pair contributes 2 Re(v g) to x, a real pole v g = Re(v g).
         weight = torch.where(modes.is_pair, 1.0, 0.5)
-        from_modes = self.balancing.right[:, kept].to(torch.complex128) @ modes.right * weight / math.sqrt(2)
+        from_modes = right.to(torch.complex128) @ modes.right * weight / math.sqrt(2)
         a, b = to_modes[:, :n], to_modes[:, n:]
         c, d = from_modes[:n], from_modes[n:]
         return StateProjection(
@@ -157,6 +158,20 @@ class BalancedSystem:
             lift=c + 1j * d,
             lift_conj=c.conj() + 1j * d.conj(),
         )
+
+
+def _balance_real(system: Realization, covariance: Tensor | None, horizon: int | None) -> Balancing:
+    if covariance is None and horizon is None:
+        return balance_real_form(system)
+    P, Q = real_gramians(system, horizon)
+    return balance(P if covariance is None else covariance, Q)
+
+
+def _balance_complex(system: Realization, covariance: Tensor | None, horizon: int | None) -> Balancing:
+    if covariance is None and horizon is None:
+        return balance_realization(system)
+    P = controllability_gramian(system, horizon) if covariance is None else _complex_covariance(covariance)
+    return balance(P, observability_gramian(system, horizon))
 
 
 def _check(poles: Tensor, vectors: Tensor | None) -> None:

@@ -49,9 +49,7 @@ def _pairs(
         yield _rows(full), _rows(_states(projection.poles, reduced, u))
 
 
-def refit_lift(
-    system: Realization, projection: StateProjection, inputs: list[Tensor]
-) -> StateProjection:
+def refit_lift(system: Realization, projection: StateProjection, inputs: list[Tensor]) -> StateProjection:
     """The projection with its lift replaced by the regression of the full state on the reduced state.
 
     It minimizes the mean square error of h, hence of every read-out C h, over the calibration inputs.
@@ -72,7 +70,9 @@ def refit_lift(
     )
 
 
-def output_error(system: Realization, projection: StateProjection, inputs: list[Tensor]) -> tuple[float, float]:
+def output_error(
+    system: Realization, projection: StateProjection, inputs: list[Tensor]
+) -> tuple[float, float]:
     """Sums of squares of y - y' and of y, y = Re(C h), over the calibration inputs."""
     C, reduced_C = system.C, projection.reduce_output(system.C.to(torch.complex128))
     wrong = whole = 0.0

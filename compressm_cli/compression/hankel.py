@@ -71,7 +71,11 @@ class HankelConfig(MethodConfig):
 
     @model_validator(mode="after")
     def _target_above_minimum(self) -> "HankelConfig":
-        targets = self.target_order if isinstance(self.target_order, list) else [self.target_order or self.min_order]
+        targets = (
+            self.target_order
+            if isinstance(self.target_order, list)
+            else [self.target_order or self.min_order]
+        )
         if min(targets) < self.min_order:
             raise ValueError(f"target_order ({min(targets)}) must not be below min_order ({self.min_order})")
         return self
@@ -114,11 +118,17 @@ class Hankel(Method):
         if not self.start_orders:
             self.start_orders = {name: layer.state_dim for name, layer in layers.items()}
         if self.rejections and self.config.safety.on_rejection == "stop":
-            return Plan(records=[_kept(n, m, "an earlier cut was rejected; no further cuts") for n, m in layers.items()])
+            return Plan(
+                records=[
+                    _kept(n, m, "an earlier cut was rejected; no further cuts") for n, m in layers.items()
+                ]
+            )
         plan = Plan()
         candidates = []
         horizon = context.length if self.config.horizon == "sequence" else None
-        inputs = context.calibrate(self.config.calibration_batches) if self.config.gramian == "empirical" else {}
+        inputs = (
+            context.calibrate(self.config.calibration_batches) if self.config.gramian == "empirical" else {}
+        )
         for name, layer in layers.items():
             try:
                 candidates.append(self._balance(name, layer, inputs.get(name), horizon))
@@ -230,9 +240,7 @@ class Hankel(Method):
         if wanted >= now:
             record.reason = f"nothing cut: the wanted order is {wanted}, the layer has {now}"
         elif now - wanted < self.config.min_reduction * now:
-            record.reason = (
-                f"nothing cut: {now} -> {wanted} removes less than min_reduction ({self.config.min_reduction:g})"
-            )
+            record.reason = f"nothing cut: {now} -> {wanted} removes less than min_reduction ({self.config.min_reduction:g})"
         elif waiting:
             record.reason = f"nothing cut: the wanted order ({wanted}) has not settled"
         else:
@@ -316,7 +324,9 @@ def _refit(
     candidate: _Candidate, projections: list[StateProjection]
 ) -> tuple[list[StateProjection], float | None]:
     refitted, errors = [], []
-    for balanced, projection, inputs in zip(candidate.systems, projections, candidate.inputs or [], strict=True):
+    for balanced, projection, inputs in zip(
+        candidate.systems, projections, candidate.inputs or [], strict=True
+    ):
         refitted.append(empirical.refit_lift(balanced.system, projection, inputs))
         errors.append(empirical.output_error(balanced.system, refitted[-1], inputs))
     return refitted, empirical.relative_error(errors)

@@ -85,9 +85,15 @@ def _truncated(layer: StateSpaceLayer, edit: Truncate) -> dict[str, Tensor]:
     return values
 
 
-def _new_state(layer: StateSpaceLayer, optimizer: Optimizer | None, edit: Truncate) -> dict[str, dict[str, Any]]:
+def _new_state(
+    layer: StateSpaceLayer, optimizer: Optimizer | None, edit: Truncate
+) -> dict[str, dict[str, Any]]:
     """Optimizer state by parameter name; what is left out starts anew, with its step count."""
-    states = {} if optimizer is None else {n: optimizer.state.get(layer.get_parameter(n)) for n in layer.state_parameters}
+    states = (
+        {}
+        if optimizer is None
+        else {n: optimizer.state.get(layer.get_parameter(n)) for n in layer.state_parameters}
+    )
     if edit.moments == "reset" or not states or not all(states.values()):
         return {}
     moments: list[dict[str, Tensor]] = [

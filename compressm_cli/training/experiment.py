@@ -110,7 +110,9 @@ def resume(run: Run, recipe: Recipe, view: View, command: str) -> Run:
     if checkpoint is None:
         run.forget_after(0)
     elif checkpoint.training is None:
-        raise BadInputError(f"{saved[-1]}: this checkpoint has no state of training; the run cannot go on from it")
+        raise BadInputError(
+            f"{saved[-1]}: this checkpoint has no state of training; the run cannot go on from it"
+        )
     info = run.read_info()
     seed = recipe.seeds[0]
     dataset = load_data(recipe)

@@ -45,7 +45,13 @@ class Trainer:
     """
 
     def __init__(
-        self, recipe: Recipe, seed: int, dataset: Dataset, run: Run, view: View, resume: Checkpoint | None = None
+        self,
+        recipe: Recipe,
+        seed: int,
+        dataset: Dataset,
+        run: Run,
+        view: View,
+        resume: Checkpoint | None = None,
     ) -> None:
         self.recipe, self.seed, self.run, self.view = recipe, seed, run, view
         self.config = recipe.train
@@ -76,12 +82,12 @@ class Trainer:
         self.evaluated: tuple[int, Evaluation] | None = None
         # Median seconds of a step, by logged window: before the first change of shape, and since the last.
         self.windows: dict[str, list[float]] = {"start": [], "final": []}
-        with self.clock.phase("compile"):
-            self.start = self._measures()
+        self.start: dict[str, Any] = {}
         if resume is not None:
             self._load(resume)
         with self.clock.phase("compile"):
             self._new_shapes()
+        self.start = self.start or self.now
         self._reset_window()
 
     # ---- the loop ------------------------------------------------------------------------------------------
@@ -240,7 +246,13 @@ class Trainer:
             self._record(plan, True)
         else:
             until = min(self.step + safety.trial_steps, self.config.steps)
-            self.trial = {"saved": saved, "before": asdict(before), "until": until, "plan": plan, "windows": windows}
+            self.trial = {
+                "saved": saved,
+                "before": asdict(before),
+                "until": until,
+                "plan": plan,
+                "windows": windows,
+            }
             self.view.compression(self.step, plan.records, "trial")
         self._evaluate(after_cut=True)
         self._reset_window()
@@ -263,9 +275,7 @@ class Trainer:
         assert safety is not None
         result = self._evaluate()
         before, begun = trial["before"]["accuracy"], trial["saved"]["step"]
-        told = (
-            f"validation accuracy {before:.4f} before, {result.accuracy:.4f} after {self.step - begun} further steps"
-        )
+        told = f"validation accuracy {before:.4f} before, {result.accuracy:.4f} after {self.step - begun} further steps"
         # A fall of exactly the tolerance is accepted, whatever its last bit.
         if before - result.accuracy > safety.tolerance + 1e-9:
             self._reject(told)
@@ -320,8 +330,9 @@ class Trainer:
         return CheckContext(self.step, self.config.steps, self.data_spec.length, self.generator, calibrate)
 
     def _new_shapes(self) -> None:
-        """Count the FLOPs of a step anew, and compile anew, for the shapes that the model has now."""
-        self.flops.segment(training_step_flops(self.model, self._example(self.batches.batch_size)))
+        """Count anew, and compile anew, for the shapes that the model has now."""
+        self.now = self._measures()
+        self.flops.segment(self.now["step"])
         if self.config.compile:
             self.compile_pending = True
             # What was compiled for earlier shapes counts against the number of versions that are compiled.
@@ -414,8 +425,7 @@ class Trainer:
             test = self._evaluation(self.splits[2])
         with self.clock.phase("checkpoint"):
             size = self._snapshot().save(self.run.final_checkpoint)
-        with self.clock.phase("compile"):
-            final = self._measures()
+        final = self.now
         joules = combine([*self.earlier_joules, self.meter.stop()])
         summary = {
             "format": 1,
@@ -459,4 +469,3 @@ class Trainer:
             "start": statistics.median(start) if start else None,
             "final": statistics.median(final) if final else None,
         }
-

@@ -11,7 +11,7 @@ from torch import Tensor
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.recipe import Recipe, recipe_from_mapping
 from compressm_cli.run import Run
-from compressm_cli.training import experiment
+from compressm_cli.training import experiment, loop
 from compressm_cli.training.view import SilentView, View
 
 Maker = Callable[..., Recipe]
@@ -62,3 +62,14 @@ def same_weights() -> Callable[[Run, Run], bool]:
         return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
     return compare
+
+
+@pytest.fixture
+def rough_flops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counting FLOPs takes longer than training such a model; here any number that goes with the shapes will do."""
+
+    def parameters(model: torch.nn.Module, _: Any) -> int:
+        return sum(p.numel() for p in model.parameters())
+
+    monkeypatch.setattr(loop, "training_step_flops", parameters)
+    monkeypatch.setattr(loop, "inference_flops", parameters)

@@ -20,6 +20,8 @@ Maker = Callable[..., Recipe]
 Trainer = Callable[..., Run]
 Same = Callable[[Run, Run], bool]
 
+pytestmark = pytest.mark.usefixtures("rough_flops")
+
 LAYER = "blocks.0.layer"
 EVERY = {"checkpoint_every": 5, "log_every": 5, "eval_every": 5}
 

@@ -18,6 +18,8 @@ Maker = Callable[..., Recipe]
 Trainer = Callable[..., Run]
 Same = Callable[[Run, Run], bool]
 
+pytestmark = pytest.mark.usefixtures("rough_flops")
+
 LAYER = "blocks.0.layer"
 UNCUT = 8
 

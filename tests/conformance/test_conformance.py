@@ -1,0 +1,251 @@
+"""What every method promises with every layer, for all that ``METHODS`` and ``LAYERS`` name.
+
+A new layer is tested here without a line added. A new method too, if its settings all have defaults; else it needs
+an example in ``EXAMPLES``.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.compression import METHODS, surgery
+from compressm_cli.compression.method import CheckContext
+from compressm_cli.layers import LAYERS
+from compressm_cli.recipe import Recipe, recipe_from_mapping
+from compressm_cli.run import Run
+from compressm_cli.training import experiment, loop
+from compressm_cli.training.evaluation import layer_inputs
+from compressm_cli.training.view import SilentView
+
+EXAMPLES: dict[str, dict[str, Any]] = {"hankel": {"keep_fraction": 0.6}}
+"""Settings with which a method changes a small model; needed where a method has settings without default."""
+
+STEPS, CHECKS = 12, [3, 8]
+PAIRS = [(layer, method) for layer in LAYERS for method in METHODS]
+
+pytestmark = pytest.mark.parametrize(("layer", "method"), PAIRS)
+
+RELOAD = """
+import sys
+import torch
+from compressm_cli.checkpoint import Checkpoint
+inputs, *paths = sys.argv[1:]
+torch.set_num_threads(1)
+for path in paths:
+    with torch.no_grad():
+        torch.save(Checkpoint.load(path).build_model().eval()(torch.load(inputs)), path + ".out")
+"""
+
+
+def compression(method: str, **changes: Any) -> dict[str, Any]:
+    mapping = {
+        "method": method,
+        "schedule": {"kind": "listed", "at_steps": CHECKS},
+        **EXAMPLES.get(method, {}),
+        **changes,
+    }
+    try:
+        METHODS[method].Config.model_validate(mapping)
+    except ValidationError as error:
+        pytest.fail(f"no working settings for the method '{method}': add an example of them to EXAMPLES\n{error}")
+    return mapping
+
+
+def recipe_for(root: Path, layer: str, method: str, **changes: Any) -> Recipe:
+    return recipe_from_mapping(
+        {
+            "name": f"{layer}-{method}",
+            "device": "cpu",
+            "data": {"task": "digits"},
+            "model": {
+                "layer": {"kind": layer, "state_dim": 6},
+                "model_dim": 6,
+                "depth": 2,
+                "norm": "batch",
+                "dropout": 0.1,
+            },
+            "train": {
+                "steps": STEPS,
+                "batch_size": 8,
+                "learning_rate": 1e-2,
+                "log_every": 1,
+                "eval_every": 6,
+                "checkpoint_every": 5,
+            },
+            "compression": compression(method, **changes),
+            "output": {"root": str(root)},
+        },
+        "test",
+    )
+
+
+def train(recipe: Recipe, view: SilentView | None = None) -> Run:
+    return experiment.start(recipe, 0, experiment.load_data(recipe), view or SilentView(), "test")
+
+
+def weights(run: Run) -> dict[str, Tensor]:
+    return Checkpoint.load(run.final_checkpoint).weights
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run and what a fresh process computes with its final checkpoint."""
+
+    recipe: Recipe
+    run: Run
+    outputs: Tensor
+
+
+Runs = Callable[[str, str], Trained]
+
+
+@pytest.fixture(scope="module")
+def inputs() -> Tensor:
+    return torch.randn(4, 64, 1, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, inputs: Tensor) -> Runs:
+    """Every pair trained once, and all reloaded by one other process."""
+    root = tmp_path_factory.mktemp("conformance")
+    recipes = {pair: recipe_for(root, *pair) for pair in PAIRS}
+    runs = {pair: train(recipe) for pair, recipe in recipes.items()}
+    torch.save(inputs, root / "inputs.pt")
+    paths = {pair: str(run.final_checkpoint) for pair, run in runs.items()}
+    command = [sys.executable, "-c", RELOAD, str(root / "inputs.pt"), *paths.values()]
+    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+    def find(layer: str, method: str) -> Trained:
+        pair = layer, method
+        return Trained(recipes[pair], runs[pair], torch.load(f"{paths[pair]}.out"))
+
+    return find
+
+
+def test_trains_to_the_end(trained: Runs, layer: str, method: str) -> None:
+    run = trained(layer, method).run
+    assert run.read_info()["status"] == "done"
+    assert [m["step"] for m in run.read_metrics() if "train_loss" in m] == list(range(1, STEPS + 1))
+    assert all(bool(w.isfinite().all()) for w in weights(run).values())
+
+
+def test_the_finished_model_has_finite_gradients(trained: Runs, inputs: Tensor, layer: str, method: str) -> None:
+    model = Checkpoint.load(trained(layer, method).run.final_checkpoint).build_model()
+    outputs = model(inputs)
+    assert outputs.shape == (4, 10)
+    outputs.square().sum().backward()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            assert parameter.grad.shape == parameter.shape
+            assert bool(parameter.grad.isfinite().all()), name
+
+
+def test_shapes_change_only_on_the_schedule(trained: Runs, layer: str, method: str) -> None:
+    run, recipe = trained(layer, method).run, trained(layer, method).recipe
+    checks = METHODS[method](recipe.compression).check_steps(STEPS)
+    assert checks == sorted(set(checks))
+    assert all(1 <= step <= STEPS for step in checks)
+    orders = [m["orders"] for m in run.read_metrics() if "orders" in m]
+    changed = {step for step in range(1, STEPS) if orders[step] != orders[step - 1]}
+    assert changed <= set(checks)
+    told = {r["step"] for r in run.read_compression() if r["order_after"] != r["order_before"]}
+    assert changed <= told
+
+
+def test_every_check_says_why_for_every_layer(trained: Runs, layer: str, method: str) -> None:
+    run, recipe = trained(layer, method).run, trained(layer, method).recipe
+    checks = METHODS[method](recipe.compression).check_steps(STEPS)
+    lines = run.read_compression()
+    names = list(run.read_summary()["orders"]["start"])
+    assert [(line["step"], line["layer"]) for line in lines] == [(s, n) for s in checks for n in names]
+    assert all(line["reason"].strip() for line in lines)
+
+
+def test_reloads_with_identical_outputs_in_a_fresh_process(
+    trained: Runs, inputs: Tensor, layer: str, method: str
+) -> None:
+    found = trained(layer, method)
+    model = Checkpoint.load(found.run.final_checkpoint).build_model().eval()
+    with torch.no_grad():
+        assert torch.equal(model(inputs), found.outputs)
+    assert surgery.orders(model) == found.run.read_summary()["orders"]["final"]
+
+
+@pytest.mark.parametrize("step", [7, 12])
+def test_saves_and_resumes_bit_equal(trained: Runs, tmp_path: Path, layer: str, method: str, step: int) -> None:
+    class Interrupting(SilentView):
+        def step(self, number: int, *_: Any) -> None:
+            if number == step:
+                raise KeyboardInterrupt
+
+    recipe = recipe_for(tmp_path, layer, method)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, Interrupting())
+    (run,) = Run.find(tmp_path / recipe.name)
+    torch.manual_seed(1234)
+    experiment.resume(run, recipe, SilentView(), "test")
+    assert same(weights(run), weights(trained(layer, method).run))
+    timed = ("step_seconds", "seconds")
+
+    def untimed(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{k: v for k, v in line.items() if k not in timed} for line in lines]
+
+    whole = trained(layer, method).run
+    assert untimed(run.read_metrics()) == untimed(whole.read_metrics())
+    assert untimed(run.read_compression()) == untimed(whole.read_compression())
+
+
+def test_what_is_undone_leaves_no_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layer: str, method: str
+) -> None:
+    """A trial that is rejected, with a method that is told to stop, ends like a run without compression."""
+    original = loop.evaluate
+    calls: list[int] = []
+
+    def evaluate(*args: Any) -> Any:
+        """Each evaluation is worse than the last."""
+        calls.append(1)
+        return replace(original(*args), accuracy=1.0 / len(calls))
+
+    monkeypatch.setattr(loop, "evaluate", evaluate)
+    safety = {"trial_steps": 3, "tolerance": 0.0, "on_rejection": "stop"}
+    tried = train(recipe_for(tmp_path, layer, method, safety=safety))
+    uncut = train(recipe_for(tmp_path, layer, "none"))
+    assert tried.read_summary()["checks"]["rejected"] == tried.read_summary()["checks"]["cut"]
+    assert same(weights(tried), weights(uncut))
+
+
+def test_planning_only_reads(trained: Runs, layer: str, method: str) -> None:
+    recipe = recipe_for(Path("unused"), layer, method)
+    model = Checkpoint.load(trained(layer, "none").run.final_checkpoint).build_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    random, batch = torch.get_rng_state(), recipe.data.load().train.rows(torch.arange(8))
+    context = CheckContext(
+        step=CHECKS[0],
+        total_steps=STEPS,
+        length=64,
+        generator=torch.Generator(),
+        calibrate=lambda count: layer_inputs(model, [batch] * count),
+    )
+    plan = METHODS[method](recipe.compression).plan(model, context)
+    assert same(dict(model.state_dict()), before)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert model.training
+    assert [p.requires_grad for p in model.parameters()] == [True] * len(list(model.parameters()))
+    assert surgery.masks(model) == {}
+    assert len(plan.records) in (0, 2)

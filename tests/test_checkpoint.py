@@ -1,0 +1,307 @@
+"""A checkpoint describes itself: it reloads anywhere, and what is none is told apart."""
+
+import os
+import pickle
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.compression import surgery
+from compressm_cli.compression.hankel import Hankel, HankelConfig
+from compressm_cli.compression.method import CheckContext, Freeze, Mask, Plan
+from compressm_cli.compression.schedule import ListedSchedule
+from compressm_cli.errors import BadInputError
+from compressm_cli.layers import LAYERS
+from compressm_cli.layers.interface import state_space_layers
+from compressm_cli.models import build_model
+from compressm_cli.recipe import Recipe, recipe_from_mapping
+
+WIDTH, ORDER, LENGTH = 6, 12, 64
+
+RELOAD = """
+import sys
+import torch
+from compressm_cli.checkpoint import Checkpoint
+inputs, *paths = sys.argv[1:]
+torch.set_num_threads(1)
+for path in paths:
+    with torch.no_grad():
+        torch.save(Checkpoint.load(path).build_model().eval()(torch.load(inputs)), path + ".out")
+"""
+
+
+def recipe(kind: str = "lru", state_dim: int = ORDER) -> Recipe:
+    return recipe_from_mapping(
+        {
+            "name": "kept",
+            "data": {"task": "digits"},
+            "model": {"layer": {"kind": kind, "state_dim": state_dim}, "model_dim": WIDTH, "depth": 2, "norm": "batch"},
+            "train": {"steps": 1},
+            "compression": {"method": "none"},
+        },
+        "test",
+    )
+
+
+def model_of(a_recipe: Recipe) -> nn.Module:
+    torch.manual_seed(0)
+    model = build_model(a_recipe.model, a_recipe.data.spec())
+    with torch.no_grad():  # normalization statistics of its own
+        model.train()(noise(8))
+    return model
+
+
+def noise(rows: int) -> Tensor:
+    return torch.randn(rows, LENGTH, 1, generator=torch.Generator().manual_seed(1))
+
+
+def cut(model: nn.Module, order: int) -> None:
+    """The first layer to ``order`` states at most, the second to one more."""
+    schedule = ListedSchedule(kind="listed", at_steps=[1])
+    config = HankelConfig(
+        method="hankel", target_order=[order, order + 1], gramian="analytic", schedule=schedule
+    )
+    context = CheckContext(
+        step=1, total_steps=1, length=LENGTH, generator=torch.Generator(), calibrate=lambda _: {}
+    )
+    surgery.apply_plan(model, None, Hankel(config).plan(model, context))
+
+
+def checkpoint(kind: str = "lru", training: dict[str, Any] | None = None) -> Checkpoint:
+    a_recipe = recipe(kind)
+    return Checkpoint.of(model_of(a_recipe), a_recipe, a_recipe.data.spec(), 7, training)
+
+
+# ---- the way there and back -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def reloaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[nn.Module, Tensor]]:
+    """A cut model of each kind, and the outputs that a fresh process gets from its checkpoint."""
+    folder = tmp_path_factory.mktemp("reloaded")
+    models = {}
+    for kind in LAYERS:
+        models[kind] = model_of(recipe(kind))
+        cut(models[kind], 5)
+        Checkpoint.of(models[kind], recipe(kind), recipe(kind).data.spec(), 3).save(folder / f"{kind}.pt")
+    torch.save(noise(5), folder / "inputs.pt")
+    paths = [str(folder / f"{kind}.pt") for kind in LAYERS]
+    command = [sys.executable, "-c", RELOAD, str(folder / "inputs.pt"), *paths]
+    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return {kind: (models[kind], torch.load(folder / f"{kind}.pt.out")) for kind in LAYERS}
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_cut_model_gives_identical_outputs_in_a_fresh_process(
+    reloaded: dict[str, tuple[nn.Module, Tensor]], kind: str
+) -> None:
+    model, outputs = reloaded[kind]
+    assert all(order < ORDER for order in surgery.orders(model).values())
+    with torch.no_grad():
+        assert torch.equal(model.eval()(noise(5)), outputs)
+
+
+def test_everything_comes_back(tmp_path: Path) -> None:
+    a_recipe = recipe()
+    model = model_of(a_recipe)
+    cut(model, 4)
+    name = "blocks.1.layer.B_re"
+    keep = torch.arange(surgery.orders(model)["blocks.1.layer"])[:, None] < 2
+    edits = [Mask(name, keep), Freeze(["head.bias"], active=False)]
+    surgery.apply_plan(model, None, Plan(edits=edits))
+    training = {"seed": 3, "nested": [{"tensor": torch.ones(2)}, None, 1.5, "text"]}
+    saved = Checkpoint.of(model, a_recipe, a_recipe.data.spec(), 7, training)
+    size = saved.save(tmp_path / "model.pt")
+    assert size == (tmp_path / "model.pt").stat().st_size
+    loaded = Checkpoint.load(tmp_path / "model.pt")
+    assert loaded.recipe == a_recipe
+    assert loaded.data == a_recipe.data.spec()
+    assert loaded.orders == surgery.orders(model)
+    assert loaded.step == 7
+    assert loaded.training is not None
+    assert loaded.training["seed"] == 3
+    rebuilt = loaded.build_model()
+    assert surgery.frozen(rebuilt) == ["head.bias"]
+    assert torch.equal(surgery.masks(rebuilt)[name], surgery.masks(model)[name])
+    weights = model.state_dict()
+    assert all(torch.equal(value, weights[n]) for n, value in rebuilt.state_dict().items())
+
+
+def test_the_file_holds_tensors_and_plain_data_only(tmp_path: Path) -> None:
+    checkpoint().save(tmp_path / "model.pt")
+    content = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert set(content) == {
+        "format", "recipe", "data", "orders", "weights", "masks", "frozen", "step", "training",
+    }  # fmt: skip
+    assert content["recipe"]["name"] == "kept"
+
+
+def test_a_snapshot_does_not_change_with_the_model() -> None:
+    a_recipe = recipe()
+    model = model_of(a_recipe)
+    snapshot = Checkpoint.of(model, a_recipe, a_recipe.data.spec(), 0)
+    before = {name: value.clone() for name, value in snapshot.weights.items()}
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(1.0)
+    assert all(torch.equal(value, before[name]) for name, value in snapshot.weights.items())
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_cut_checkpoint_is_really_smaller(tmp_path: Path, kind: str) -> None:
+    a_recipe = recipe(kind, state_dim=40)
+    model = model_of(a_recipe)
+
+    def save() -> tuple[Checkpoint, int]:
+        snapshot = Checkpoint.of(model, a_recipe, a_recipe.data.spec(), 0)
+        return snapshot, snapshot.save(tmp_path / "model.pt")
+
+    (whole, size), _ = save(), cut(model, 4)
+    small, cut_size = save()
+    parameters = [sum(w.numel() for w in c.weights.values()) for c in (whole, small)]
+    # What is left beside the weights: names, recipe, the archive's own entries.
+    assert size - cut_size >= 0.95 * 4 * (parameters[0] - parameters[1]) > 0
+    for weight in Checkpoint.load(tmp_path / "model.pt").weights.values():
+        assert weight.untyped_storage().nbytes() == weight.numel() * weight.element_size()
+
+
+def test_a_view_does_not_drag_its_storage_along(tmp_path: Path) -> None:
+    """Parameters may share one storage; in a snapshot each has its own."""
+    a_recipe = recipe()
+    model = model_of(a_recipe)
+    layer = state_space_layers(model)["blocks.0.layer"]
+    layer.nu_log.data = torch.zeros(100_000)[:ORDER]
+    assert Checkpoint.of(model, a_recipe, a_recipe.data.spec(), 0).save(tmp_path / "model.pt") < 100_000
+
+
+# ---- files that are no checkpoints ------------------------------------------------------------------------------------
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(BadInputError) as error:
+        Checkpoint.load(path).build_model()
+    return str(error.value)
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    assert "no such checkpoint" in refused(tmp_path / "nowhere.pt")
+
+
+def test_a_folder(tmp_path: Path) -> None:
+    assert "not a readable checkpoint" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00", b"not a checkpoint", b"\x80\x02.", b"PK\x03\x04"])
+def test_a_foreign_file(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "model.pt"
+    path.write_bytes(content)
+    assert "not a readable checkpoint: " in refused(path)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
+def test_a_truncated_file(tmp_path: Path, share: float) -> None:
+    path = tmp_path / "model.pt"
+    checkpoint().save(path)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    assert "not a readable checkpoint: " in refused(path)
+
+
+def test_a_damaged_file(tmp_path: Path) -> None:
+    """A flipped byte in the archive's description; its checksum tells."""
+    path = tmp_path / "model.pt"
+    checkpoint().save(path)
+    with zipfile.ZipFile(path) as archive:
+        (described,) = [i for i in archive.infolist() if i.filename.endswith("data.pkl")]
+    data = bytearray(path.read_bytes())
+    data[described.header_offset + described.file_size // 2] ^= 0xFF
+    path.write_bytes(bytes(data))
+    assert str(path) in refused(path)
+
+
+class Evil:
+    """Would run code if it were unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path("was-run"),))
+
+
+@pytest.mark.parametrize("writer", ["torch", "pickle"])
+def test_a_file_with_objects_in_it_runs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path, content = tmp_path / "model.pt", {"format": 1, "weights": Evil()}
+    if writer == "torch":
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(content, protocol=2))
+    assert "not a readable checkpoint" in refused(path)
+    assert not (tmp_path / "was-run").exists()
+
+
+@pytest.mark.parametrize("content", [{"state_dict": {}}, [1, 2], torch.ones(3), None])
+def test_another_programs_file(tmp_path: Path, content: Any) -> None:
+    torch.save(content, tmp_path / "model.pt")
+    assert "not a compressm checkpoint" in refused(tmp_path / "model.pt")
+
+
+def test_a_future_format(tmp_path: Path) -> None:
+    torch.save({"format": 99}, tmp_path / "model.pt")
+    assert "checkpoint format 99; this version reads 1" in refused(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("missing", ["recipe", "data", "orders", "weights", "masks", "frozen", "step", "training"])
+def test_a_missing_part(tmp_path: Path, missing: str) -> None:
+    path = tmp_path / "model.pt"
+    checkpoint().save(path)
+    content = torch.load(path, weights_only=True)
+    del content[missing]
+    torch.save(content, path)
+    assert "damaged checkpoint" in refused(path)
+
+
+@pytest.mark.parametrize("part", ["weights", "orders", "data"])
+def test_parts_that_do_not_fit_together(tmp_path: Path, part: str) -> None:
+    path = tmp_path / "model.pt"
+    checkpoint().save(path)
+    content = torch.load(path, weights_only=True)
+    changes: dict[str, Any] = {
+        "weights": {**content["weights"], "head.bias": torch.zeros(3)},
+        "orders": {**content["orders"], "blocks.0.layer": 5},
+        "data": {**content["data"], "classes": 7},
+    }
+    torch.save({**content, part: changes[part]}, path)
+    assert "weights do not fit the shapes in the checkpoint" in refused(path)
+
+
+def test_a_recipe_that_this_version_does_not_know(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    checkpoint().save(path)
+    content = torch.load(path, weights_only=True)
+    content["recipe"]["model"]["layer"]["kind"] = "unheard-of"
+    torch.save(content, path)
+    assert "unheard-of" in refused(path)
+
+
+def test_an_existing_checkpoint_survives_a_failed_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.pt"
+    checkpoint().save(path)
+    before = path.read_bytes()
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("compressm_cli.run.os.fsync", fail)
+        with pytest.raises(OSError, match="No space left"):
+            checkpoint("s5").save(path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["model.pt"]

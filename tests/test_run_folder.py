@@ -1,0 +1,187 @@
+"""The folder of a run: versions, links, logs and what is said where something is missing."""
+
+import json
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from compressm_cli.errors import BadInputError, RunFailedError
+from compressm_cli.run import Run, write_atomically
+
+
+def create(root: Path) -> str:
+    return Run.create(root, "race").folder.name
+
+
+def started(root: Path, name: str = "one") -> Run:
+    run = Run.create(root, name)
+    run.write_info({"status": "running"})
+    return run
+
+
+# ---- versions -----------------------------------------------------------------------------------------------------
+
+
+def test_versions_count_up(tmp_path: Path) -> None:
+    assert [Run.create(tmp_path, "one").folder.name for _ in range(3)] == ["v0001", "v0002", "v0003"]
+    assert Run.create(tmp_path, "other").folder.name == "v0001"
+
+
+def test_eight_processes_at_once_get_eight_versions(tmp_path: Path) -> None:
+    with multiprocessing.get_context("fork").Pool(8) as pool:
+        names = pool.map(create, [tmp_path] * 8, chunksize=1)
+    assert sorted(names) == [f"v{i:04d}" for i in range(1, 9)]
+    assert (tmp_path / "race" / "latest").resolve().name == "v0008"
+    assert sorted(p.name for p in (tmp_path / "race").iterdir()) == ["latest", *sorted(names)]
+
+
+def test_a_deleted_version_below_the_newest_is_not_taken_again(tmp_path: Path) -> None:
+    for _ in range(3):
+        Run.create(tmp_path, "one")
+    for part in ("checkpoints", "plots", ""):
+        (tmp_path / "one" / "v0001" / part).rmdir()
+    assert Run.create(tmp_path, "one").folder.name == "v0004"
+
+
+def test_versions_go_on_beyond_four_digits(tmp_path: Path) -> None:
+    (tmp_path / "one" / "v9999").mkdir(parents=True)
+    (tmp_path / "one" / "vacation").mkdir()
+    assert Run.create(tmp_path, "one").folder.name == "v10000"
+    started(tmp_path)
+    assert [run.folder.name for run in Run.find(tmp_path / "one")] == ["v10001"]
+
+
+def test_latest_points_to_the_newest_version(tmp_path: Path) -> None:
+    Run.create(tmp_path, "one")
+    run = started(tmp_path)
+    link = tmp_path / "one" / "latest"
+    assert link.is_symlink()
+    assert link.readlink() == Path("v0002")
+    assert Run.open(link).folder == run.folder.resolve()
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(RunFailedError, match=r"cannot write to .*file.*one: Not a directory.*output\.root=DIR"):
+        Run.create(tmp_path / "file", "one")
+
+
+# ---- finding runs ---------------------------------------------------------------------------------------------------
+
+
+def test_find_takes_a_run_its_link_or_all_of_a_recipe(tmp_path: Path) -> None:
+    runs = [started(tmp_path) for _ in range(3)]
+    Run.create(tmp_path, "one")  # began so recently that it has no run.json yet
+    expected = [run.folder.resolve() for run in runs]
+    assert [run.folder for run in Run.find(tmp_path / "one")] == expected
+    assert [run.folder for run in Run.find(tmp_path / "one" / "v0002")] == [expected[1]]
+    (tmp_path / "one" / "latest").unlink()
+    (tmp_path / "one" / "latest").symlink_to("v0003")
+    assert [run.folder for run in Run.find(tmp_path / "one" / "latest")] == [expected[2]]
+
+
+def test_what_is_no_run_is_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadInputError, match="not a run folder"):
+        Run.open(tmp_path)
+    with pytest.raises(BadInputError, match="no such file or folder"):
+        Run.find(tmp_path / "nowhere")
+    for name in ("file", "empty"):
+        with pytest.raises(BadInputError, match="neither a run folder nor a folder of runs"):
+            Run.find(tmp_path / name)
+
+
+# ---- files ----------------------------------------------------------------------------------------------------------
+
+
+def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("compressm_cli.run.os.fsync", fail)
+        with pytest.raises(OSError, match="No space left"):
+            write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+    write_atomically(path, b"new")
+    assert path.read_bytes() == b"new"
+
+
+def test_info_and_summary_come_back(tmp_path: Path) -> None:
+    run = started(tmp_path)
+    assert run.read_info() == {"status": "running"}
+    with pytest.raises(BadInputError, match="has not finished"):
+        run.read_summary()
+    run.write_summary({"seed": 1})
+    assert run.read_summary() == {"seed": 1}
+
+
+def test_a_value_that_is_not_a_number_never_reaches_a_file(tmp_path: Path) -> None:
+    run = started(tmp_path)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        run.append_metrics({"step": 1, "train_loss": float("nan")})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        run.write_summary({"loss": float("inf")})
+    assert run.read_metrics() == []
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1, 2]", "\xff"])
+def test_a_damaged_file_is_bad_input(tmp_path: Path, content: str) -> None:
+    run = started(tmp_path)
+    (run.folder / "summary.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(BadInputError, match=r"summary\.json: "):
+        run.read_summary()
+
+
+def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
+    run = started(tmp_path)
+    for step in (1, 2):
+        run.append_metrics({"step": step})
+    with (run.folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "train_lo')
+    assert run.read_metrics() == [{"step": 1}, {"step": 2}]
+    assert run.read_compression() == []
+
+
+def test_later_lines_are_forgotten(tmp_path: Path) -> None:
+    run = started(tmp_path)
+    for step in (1, 5, 9):
+        run.append_metrics({"step": step})
+        run.append_compression({"step": step, "layer": "a"})
+    with (run.folder / "metrics.jsonl").open("a") as file:
+        file.write('{"st')
+    run.forget_after(5)
+    assert run.read_metrics() == [{"step": 1}, {"step": 5}]
+    assert [line["step"] for line in run.read_compression()] == [1, 5]
+    run.append_metrics({"step": 6})
+    assert [json.loads(t)["step"] for t in (run.folder / "metrics.jsonl").read_text().splitlines()] == [1, 5, 6]
+
+
+def test_the_lines_of_an_undecided_check_are_forgotten_too(tmp_path: Path) -> None:
+    run = started(tmp_path)
+    for step in (1, 5, 9):
+        run.append_metrics({"step": step})
+        run.append_compression({"step": step, "layer": "a"})
+    run.forget_after(9, undecided=5)
+    assert [line["step"] for line in run.read_metrics()] == [1, 5, 9]
+    assert [line["step"] for line in run.read_compression()] == [1, 9]
+
+
+def test_forgetting_in_an_empty_folder(tmp_path: Path) -> None:
+    run = started(tmp_path)
+    run.forget_after(0)
+    assert run.read_metrics() == []
+
+
+def test_checkpoints_to_resume_from_are_in_order(tmp_path: Path) -> None:
+    run = started(tmp_path)
+    for step in (1000, 5, 200):
+        run.last_checkpoint(step).write_bytes(b"")
+    run.best_checkpoint.write_bytes(b"")
+    assert run.last_checkpoints() == [run.last_checkpoint(step) for step in (5, 200, 1000)]
