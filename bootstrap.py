@@ -60,7 +60,7 @@ def quickstart(arguments: list[str]) -> None:
 
 
 def main() -> None:
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - run by whatever python3 is there
         fail(f"needs Python 3.11 or newer; this is {sys.version.split()[0]}")
     command, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("", [])
     if command not in ("quickstart", "test", "install"):

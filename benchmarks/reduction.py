@@ -51,7 +51,7 @@ def main() -> None:
                         gramian=gramian,
                         horizon=horizon,
                         schedule=ListedSchedule(kind="listed", at_steps=[1]),
-                    )  # fmt: skip
+                    )
                 )
                 context = CheckContext(1, 1, 256, torch.Generator(), lambda count: {"layer": inputs[:count]})
                 began = time.perf_counter()

@@ -139,9 +139,14 @@ def jump(root: Path, task: str, arm: str, seed: int) -> float | None:
 
 def report(root: Path, task: str, seeds: list[int]) -> None:
     """A Markdown table of all arms that are there; differences to ``scratch`` are paired by seed."""
-    print(
-        "| arm | test accuracy, % | minus small from scratch, points | lost at the cuts, points | orders | training FLOPs | seconds |"
-    )
+    columns = [
+        "arm",
+        "test accuracy, %",
+        "minus small from scratch, points",
+        "lost at the cuts, points",
+        "orders",
+    ]
+    print(f"| {' | '.join([*columns, 'training FLOPs', 'seconds'])} |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     found = {arm: {s: r for s in seeds if (r := summary(root, task, arm, s))} for arm in ALL}
     full, scratch = found["full"], found["scratch"]

@@ -47,6 +47,8 @@ class BalancedSystem:
     form: Realization
     balancing: Balancing
     is_real: bool
+    covariance: Tensor | None
+    horizon: int | None
 
     @classmethod
     def of(
@@ -61,8 +63,14 @@ class BalancedSystem:
         ``covariance`` (2 n, 2 n) of its real states replaces the controllability Gramian.
         """
         if realization == "real":
-            return cls(system, real_form(system), _balance_real(system, covariance, horizon), True)
-        return cls(system, system, _balance_complex(system, covariance, horizon), False)
+            balancing = _balance_real(system, covariance, horizon)
+            return cls(system, real_form(system), balancing, True, covariance, horizon)
+        balancing = _balance_complex(system, covariance, horizon)
+        return cls(system, system, balancing, False, covariance, horizon)
+
+    def over_all_time(self) -> "BalancedSystem":
+        """The same system balanced without a horizon: then what is cut to is stable (Antoulas 2005, 7.2)."""
+        return self.of(self.system, "real" if self.is_real else "complex", self.covariance)
 
     @property
     def hsv(self) -> Tensor:

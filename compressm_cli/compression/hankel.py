@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from compressm_cli.compression import empirical
-from compressm_cli.compression.balanced import BalancedSystem
+from compressm_cli.compression.balanced import BalancedSystem, Cut
 from compressm_cli.compression.method import (
     CheckContext,
     LayerRecord,
@@ -240,7 +240,8 @@ class Hankel(Method):
         if wanted >= now:
             record.reason = f"nothing cut: the wanted order is {wanted}, the layer has {now}"
         elif now - wanted < self.config.min_reduction * now:
-            record.reason = f"nothing cut: {now} -> {wanted} removes less than min_reduction ({self.config.min_reduction:g})"
+            least = f"min_reduction ({self.config.min_reduction:g})"
+            record.reason = f"nothing cut: {now} -> {wanted} removes less than {least}"
         elif waiting:
             record.reason = f"nothing cut: the wanted order ({wanted}) has not settled"
         else:
@@ -264,7 +265,7 @@ class Hankel(Method):
         self, candidate: _Candidate, record: LayerRecord, generator: torch.Generator
     ) -> tuple[LayerRecord, Truncate | None]:
         try:
-            cuts = [s.truncate(candidate.order, self.config.selection, generator) for s in candidate.systems]
+            cuts = [self._truncate(candidate, i, generator) for i in range(len(candidate.systems))]
         except ValueError as error:
             record.reason = f"nothing cut: refused: {error}"
             return record, None
@@ -274,6 +275,14 @@ class Hankel(Method):
             projections, record.measured_error = _refit(candidate, projections)
         record.order_after = order
         record.reason = f"cut from {record.order_before} to {order}"
+        unstable = sum(s.horizon != candidate.horizon for s in candidate.systems)
+        if unstable:
+            of_systems = f"{unstable} of {len(cuts)} systems" if len(cuts) > 1 else "the reduced system"
+            record.reason += (
+                f"; balanced over all time, since {of_systems} came out unstable over {record.horizon} steps"
+            )
+            record.hsv = candidate.hsv().tolist()
+            record.horizon = None if unstable == len(cuts) else record.horizon
         tails = [s.discarded(cut.kept) for s, cut in zip(candidate.systems, cuts, strict=True)]
         record.tail = sum(tails) / len(tails)
         if self.config.selection == "largest":
@@ -283,6 +292,17 @@ class Hankel(Method):
                 error_bound(s.hsv, len(cut.kept)) for s, cut in zip(candidate.systems, cuts, strict=True)
             )
         return record, Truncate(candidate.name, order, projections, self.config.moments)
+
+    def _truncate(self, candidate: _Candidate, i: int, generator: torch.Generator) -> Cut:
+        """Cut one of the layer's systems; a finite horizon promises no stability, so all time is the way out."""
+        system = candidate.systems[i]
+        try:
+            return system.truncate(candidate.order, self.config.selection, generator)
+        except ValueError:
+            if system.horizon is None:
+                raise
+        candidate.systems[i] = system.over_all_time()
+        return candidate.systems[i].truncate(candidate.order, self.config.selection, generator)
 
 
 def _kept(name: str, layer: StateSpaceLayer, reason: str) -> LayerRecord:

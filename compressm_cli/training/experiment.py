@@ -17,7 +17,7 @@ from compressm_cli.accounting.memory import estimate_training_bytes
 from compressm_cli.accounting.probe import example_batch
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.compression import METHODS, surgery
-from compressm_cli.data.interface import DataSpec, Dataset
+from compressm_cli.data.interface import Dataset, DataSpec
 from compressm_cli.errors import BadInputError, RunFailedError
 from compressm_cli.models import build_model
 from compressm_cli.recipe import Recipe, recipe_to_yaml

@@ -1,0 +1,72 @@
+"""What the README tells a user to type works, with fewer steps of training."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from compressm_cli.recipe import load_recipe
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+SHORT = ["train.steps=8", "train.eval_every=4"]
+
+
+def block(language: str, number: int = 0) -> str:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)[number]
+
+
+def commands() -> list[list[str]]:
+    """The lines of the section on usage that call compressm, as words."""
+    usage = README[README.index("## Using it") :]
+    lines = re.findall(r"```console\n(.*?)```", usage, flags=re.DOTALL)[0].splitlines()
+    return [line.partition("#")[0].split()[1:] for line in lines if line.startswith("compressm ")]
+
+
+def compressm(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "compressm_cli", *words],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_recipe_in_the_readme_is_valid(tmp_path: Path) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_text(block("yaml"), encoding="utf-8")
+    assert load_recipe(path).compression.energy_threshold == 0.9
+
+
+def test_the_error_in_the_readme_is_what_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_text(block("yaml").replace("state_dim", "state_dm"), encoding="utf-8")
+    done = compressm(["recipes", "validate", "my.yaml"], tmp_path)
+    assert done.returncode == 2
+    assert block("text").strip() in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_the_commands_in_the_readme_work(tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text(block("yaml"), encoding="utf-8")
+    first = compressm(["train", "quickstart/baseline", *SHORT], tmp_path)
+    assert first.returncode == 0, first.stderr
+    known = commands()
+    assert {words[0] for words in known} == {"recipes", "train", "analyze", "compare", "doctor"}
+    for words in known:
+        training = words[0] == "train" and "--resume" not in words
+        # An override in the README comes first and must not undo the shortening.
+        extra = SHORT if training else []
+        done = compressm([*words, *extra], tmp_path)
+        if "--resume" in words:
+            assert done.returncode == 2
+            assert "this run is done" in done.stderr
+        else:
+            assert done.returncode == 0, (words, done.stderr)
+        if training and "--dry-run" not in words:
+            assert (tmp_path / done.stdout.splitlines()[-1] / "summary.json").is_file()
+    assert (tmp_path / "report.html").stat().st_size > 10_000
