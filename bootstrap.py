@@ -69,7 +69,9 @@ def main() -> None:
     if command == "quickstart":
         quickstart(arguments)
     elif command == "test":
-        run(BIN / "python", "-m", "pytest", *arguments)
+        # One process a core, each with one thread: the models in the tests are tiny.
+        os.environ["OMP_NUM_THREADS"] = "1"
+        run(BIN / "python", "-m", "pytest", "-n", "auto", "--maxprocesses", "8", *arguments)
 
 
 if __name__ == "__main__":

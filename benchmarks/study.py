@@ -53,9 +53,14 @@ ARMS: dict[str, tuple[str, str, list[str]]] = {
         "full",
         [hankel(PAPER, "{kind: listed, fractions: [1.0]}")],
     ),
-    "random": ("random balanced states, cut at 30 %", "full", [hankel("selection: random")]),
+    "random": (
+        "random states of the balanced real-output system, cut at 30 %",
+        "full",
+        [hankel("selection: random, gramian: analytic, horizon: infinite")],
+    ),
 }
 ABLATIONS: dict[str, tuple[str, str, list[str]]] = {
+    "random-refitted": ("random states, Gramians and read-out from data", "full", [hankel("selection: random")]),
     "half": ("cut at 50 %", "full", [hankel(schedule="{kind: listed, fractions: [0.5]}")]),
     "several": (
         "4 cuts between 7.5 % and 30 %",

@@ -1,4 +1,4 @@
-"""For all tests: one thread, and process-wide settings of a training run do not outlive its test."""
+"""For all tests: one thread, no terminal, and process-wide settings of a training run do not outlive its test."""
 
 from collections.abc import Iterator
 
@@ -13,6 +13,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables have the width they have in a pipe, wherever the tests are started."""
+    monkeypatch.delenv("COLUMNS", raising=False)
 
 
 @pytest.fixture(autouse=True)

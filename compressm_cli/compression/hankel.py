@@ -93,6 +93,8 @@ class _Candidate:
     horizon: int | None
     seconds: float
     order: int = 0
+    refusal: str = ""
+    """Why a reduction over the horizon was not used."""
 
     def hsv(self) -> Tensor:
         """The spectrum of the layer, descending: the mean over its systems; on the CPU."""
@@ -275,14 +277,14 @@ class Hankel(Method):
             projections, record.measured_error = _refit(candidate, projections)
         record.order_after = order
         record.reason = f"cut from {record.order_before} to {order}"
-        unstable = sum(s.horizon != candidate.horizon for s in candidate.systems)
-        if unstable:
-            of_systems = f"{unstable} of {len(cuts)} systems" if len(cuts) > 1 else "the reduced system"
+        changed = sum(s.horizon != candidate.horizon for s in candidate.systems)
+        if changed:
+            which = f"{changed} of {len(cuts)} systems" if len(cuts) > 1 else "the system"
             record.reason += (
-                f"; balanced over all time, since {of_systems} came out unstable over {record.horizon} steps"
+                f"; {which} balanced over all time, since over {record.horizon} steps: {candidate.refusal}"
             )
             record.hsv = candidate.hsv().tolist()
-            record.horizon = None if unstable == len(cuts) else record.horizon
+            record.horizon = None if changed == len(cuts) else record.horizon
         tails = [s.discarded(cut.kept) for s, cut in zip(candidate.systems, cuts, strict=True)]
         record.tail = sum(tails) / len(tails)
         if self.config.selection == "largest":
@@ -298,9 +300,10 @@ class Hankel(Method):
         system = candidate.systems[i]
         try:
             return system.truncate(candidate.order, self.config.selection, generator)
-        except ValueError:
+        except ValueError as error:
             if system.horizon is None:
                 raise
+            candidate.refusal = str(error)
         candidate.systems[i] = system.over_all_time()
         return candidate.systems[i].truncate(candidate.order, self.config.selection, generator)
 

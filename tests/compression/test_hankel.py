@@ -246,6 +246,23 @@ def test_gramians_over_the_length_of_a_sequence(realization: str) -> None:
 
 
 @pytest.mark.parametrize("realization", ["real", "complex"])
+def test_where_a_horizon_gives_an_unstable_system_all_time_is_looked_at(realization: str) -> None:
+    """Poles far slower than the sequences are long: a reduction over the length alone makes them unstable."""
+    layer, twin = (build("s4d", dt_min=0.001, dt_max=0.1) for _ in range(2))
+    record = cut(layer, realization=realization, horizon="sequence", target_order=3)
+    assert record.order_after == 3
+    assert "systems balanced over all time, since over 30 steps: the reduced system is not stable" in record.reason
+    assert all(system.spectral_radius() < 1 for system in layer.systems())
+    assert cut(twin, realization=realization, horizon="infinite", target_order=3).reason == "cut from 8 to 3"
+    same = [
+        torch.allclose(a.frequency_response(torch.tensor(OMEGA)), b.frequency_response(torch.tensor(OMEGA)))
+        for a, b in zip(layer.systems(), twin.systems(), strict=True)
+    ]
+    assert any(same)
+    assert same.count(True) == int(record.reason.split(" of ")[0].split()[-1])
+
+
+@pytest.mark.parametrize("realization", ["real", "complex"])
 def test_tail_is_the_discarded_share_of_the_energy(realization: str) -> None:
     record = cut(build(), realization=realization, target_order=3)
     assert record.tail == pytest.approx(sum(record.hsv[record.kept :]) / sum(record.hsv))
