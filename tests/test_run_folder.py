@@ -20,7 +20,7 @@ def started(root: Path, name: str = "one") -> Run:
     return run
 
 
-# ---- versions -----------------------------------------------------------------------------------------------------
+# ---- versions -----------------------------------------------------------------------------------------
 
 
 def test_versions_count_up(tmp_path: Path) -> None:
@@ -63,11 +63,13 @@ def test_latest_points_to_the_newest_version(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(RunFailedError, match=r"cannot write to .*file.*one: Not a directory.*output\.root=DIR"):
+    with pytest.raises(
+        RunFailedError, match=r"cannot write to .*file.*one: Not a directory.*output\.root=DIR"
+    ):
         Run.create(tmp_path / "file", "one")
 
 
-# ---- finding runs ---------------------------------------------------------------------------------------------------
+# ---- finding runs -------------------------------------------------------------------------------------
 
 
 def test_find_takes_a_run_its_link_or_all_of_a_recipe(tmp_path: Path) -> None:
@@ -93,7 +95,7 @@ def test_what_is_no_run_is_bad_input(tmp_path: Path) -> None:
             Run.find(tmp_path / name)
 
 
-# ---- files ----------------------------------------------------------------------------------------------------------
+# ---- files --------------------------------------------------------------------------------------------
 
 
 def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +162,11 @@ def test_later_lines_are_forgotten(tmp_path: Path) -> None:
     assert run.read_metrics() == [{"step": 1}, {"step": 5}]
     assert [line["step"] for line in run.read_compression()] == [1, 5]
     run.append_metrics({"step": 6})
-    assert [json.loads(t)["step"] for t in (run.folder / "metrics.jsonl").read_text().splitlines()] == [1, 5, 6]
+    assert [json.loads(t)["step"] for t in (run.folder / "metrics.jsonl").read_text().splitlines()] == [
+        1,
+        5,
+        6,
+    ]
 
 
 def test_the_lines_of_an_undecided_check_are_forgotten_too(tmp_path: Path) -> None:

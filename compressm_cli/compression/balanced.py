@@ -1,6 +1,8 @@
 """One system of a layer in balanced coordinates, and the projection that keeps some of them."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,6 +29,17 @@ from compressm_cli.lti import (
 Selection = Literal["largest", "smallest", "random"]
 
 
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Leave the cores to NumPy: PyTorch's idle threads wait actively and halve the speed of its LAPACK."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 @dataclass(frozen=True)
 class Cut:
     """A projection and the indices of the Hankel singular values that it keeps."""
@@ -51,6 +64,7 @@ class BalancedSystem:
     horizon: int | None
 
     @classmethod
+    @one_torch_thread()
     def of(
         cls,
         system: Realization,
@@ -103,6 +117,7 @@ class BalancedSystem:
             return order
         return count_states(project(self.form, *self.balancing.coordinates(slice(order))).A)
 
+    @one_torch_thread()
     def truncate(self, states: int, selection: Selection, generator: torch.Generator) -> Cut:
         """Keep as many balanced coordinates as fit into ``states`` complex states.
 

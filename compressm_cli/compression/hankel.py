@@ -46,6 +46,7 @@ class HankelConfig(MethodConfig):
     min_reduction: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
     """A layer is cut only if at least this share of its states goes."""
     min_order: Order = 1
+    """No layer gets fewer states."""
     multiple_of: Order = 1
     """Orders are rounded up to a multiple of this."""
     selection: Literal["largest", "smallest", "random"] = "largest"
@@ -58,6 +59,7 @@ class HankelConfig(MethodConfig):
     horizon: Literal["infinite", "sequence"] = "sequence"
     """Steps over which analytic Gramians sum: for ever, as in the paper, or the length of the sequences."""
     calibration_batches: Annotated[int, Field(ge=1)] = 4
+    """Training batches that an empirical Gramian is made of."""
     moments: Moments = "reset"
     """Adam's moments of the cut parameters: start anew, carry over to the new coordinates, or cut by index."""
 

@@ -107,8 +107,9 @@ class MethodConfig(Config):
 
     method: str
     schedule: ScheduleConfig = EquidistantSchedule()
+    """When the method looks at the model."""
     safety: SafetyConfig | None = None
-    """Omit it to accept every cut."""
+    """How a cut is tried before it is kept; omit it to accept every cut."""
 
 
 @dataclass

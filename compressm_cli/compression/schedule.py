@@ -18,6 +18,7 @@ class EquidistantSchedule(Config):
     until_step: Annotated[int, Field(ge=1)] | None = None
     """End of the window in steps, instead of ``until``."""
     count: Annotated[int, Field(ge=1)] = 4
+    """Number of checks."""
 
     @model_validator(mode="before")
     @classmethod
@@ -42,11 +43,13 @@ class EquidistantSchedule(Config):
 
 
 class ListedSchedule(Config):
-    """Checks at listed moments: ``fractions`` of the run or ``steps``."""
+    """Checks at listed moments; give one of ``fractions`` and ``at_steps``."""
 
     kind: Literal["listed"]
     fractions: Annotated[list[Fraction], Field(min_length=1)] | None = None
+    """Moments as fractions of the run."""
     at_steps: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] | None = None
+    """Moments as steps, counted from 1; those beyond the run are left out."""
 
     @model_validator(mode="after")
     def _one_list(self) -> "ListedSchedule":
@@ -71,9 +74,13 @@ class AdaptiveSchedule(Config):
     every: Annotated[int, Field(ge=1)] = 50
     """Steps between two looks."""
     start: Fraction = 0.02
+    """First look, as a fraction of the run."""
     until: Fraction = 0.5
+    """End of the looks, as a fraction of the run."""
     tolerance: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    """Relative change of an order that counts as standing still."""
     patience: Annotated[int, Field(ge=1)] = 2
+    """Looks in a row over which all orders must stand still."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "AdaptiveSchedule":

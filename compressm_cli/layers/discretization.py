@@ -20,8 +20,9 @@ class DiscretizedConfig(LayerConfig):
     """The part of a recipe that layers with a trained step share."""
 
     dt_min: Step = 0.001
+    """Smallest step at the start."""
     dt_max: Step = 0.1
-    """Steps start log-uniform between ``dt_min`` and ``dt_max``."""
+    """Largest step at the start; steps are drawn log-uniform between the two."""
 
     @model_validator(mode="after")
     def _range(self) -> "DiscretizedConfig":

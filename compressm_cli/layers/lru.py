@@ -26,8 +26,11 @@ class LRUConfig(LayerConfig):
 
     kind: Literal["lru"] = "lru"
     r_min: Radius = 0.0
+    """Smallest size of a pole at the start."""
     r_max: Radius = 1.0
+    """Largest size of a pole at the start."""
     max_phase: Annotated[float, Field(gt=0.0, le=2 * math.pi)] = 2 * math.pi
+    """Largest angle of a pole at the start, in radians."""
 
     @model_validator(mode="after")
     def _ring(self) -> "LRUConfig":

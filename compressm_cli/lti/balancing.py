@@ -10,7 +10,6 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from scipy.linalg import eigh
 from torch import Tensor
 
 from compressm_cli.lti.arrays import Array, to_numpy, to_tensor
@@ -134,7 +133,7 @@ def graded_svd(M: Array) -> tuple[Array, Array, Array]:
     basis: Array | None = None
     floor = 0.0
     while M.shape[1]:
-        squares, vectors = eigh(M.conj().T @ M, driver="evd", check_finite=False)
+        squares, vectors = np.linalg.eigh(M.conj().T @ M)
         if squares[-1] <= floor:
             values.append(np.sqrt(squares.clip(0.0)))
             break

@@ -132,10 +132,13 @@ def semidefinite_factor(P: Array, name: str) -> Array:
 
 def definite_factor(P: Array, least_pivot: float = 0.0) -> Array | None:
     """The Cholesky factor (n, n); None unless each pivot exceeds ``least_pivot`` times its diagonal entry."""
-    (potrf,) = lapack.get_lapack_funcs(("potrf",), (P,))
-    lower, failed = potrf(P, lower=1, clean=1)
+    # NumPy's LAPACK, as for all else that is large: the waiting threads of two libraries slow each other down.
+    try:
+        lower = np.linalg.cholesky(P)
+    except np.linalg.LinAlgError:
+        return None
     pivots = np.diagonal(lower).real ** 2
-    return lower if not failed and (pivots > least_pivot * np.diagonal(P).real).all() else None
+    return lower if (pivots > least_pivot * np.diagonal(P).real).all() else None
 
 
 def _pivot_tolerance(n: int) -> float:

@@ -28,11 +28,13 @@ class ModelConfig(Config):
     """A stack of blocks: normalization, layer, GELU, GLU, dropout, residual; then mean pooling and a head."""
 
     layer: AnyLayer
+    """The state space layer of each block."""
     model_dim: Annotated[int, Field(ge=1, le=65536)] = 64
     """Width H of the residual stream."""
     depth: Annotated[int, Field(ge=1, le=256)] = 1
     """Number of blocks."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Probability, after the activation and after the gate."""
     norm: Literal["layer", "batch", "none"] = "layer"
     """Normalization before each layer. ``batch`` has no affine parameters, as in the paper's code."""
 
@@ -56,11 +58,15 @@ class TrainConfig(Config):
     """How the model is trained (AdamW)."""
 
     steps: PositiveInt
+    """Optimizer steps of the run."""
     batch_size: PositiveInt = 64
+    """Rows a step; rows left over at the end of an epoch are skipped."""
     learning_rate: Annotated[float, Field(gt=0.0, le=10.0)] = 1e-3
+    """Its highest value, at the end of the warm-up."""
     recurrent_lr_factor: Annotated[float, Field(gt=0.0, le=100.0)] = 1.0
     """Factor on the learning rate of the recurrent parameters, which never have weight decay."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    """AdamW's, of all parameters that are not recurrent."""
     lr_schedule: Literal["constant", "cosine"] = "cosine"
     """``cosine`` falls to zero at the last step, after the warm-up."""
     warmup: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
@@ -68,7 +74,7 @@ class TrainConfig(Config):
     clip_norm: Annotated[float, Field(gt=0.0)] | None = None
     """Clip the norm of all gradients together; null does not."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    """``bf16`` is autocast; recurrent parameters and states stay in fp32."""
+    """``tf32`` matters on CUDA only; ``bf16`` is autocast; recurrent parameters and states stay in fp32."""
     compile: bool = False
     """Use torch.compile (needs a C++ compiler); done anew after each cut."""
     eval_every: PositiveInt | None = None
@@ -89,6 +95,7 @@ class OutputConfig(Config):
     """Where the run's folder goes: ``<root>/<name>/v0001``."""
 
     root: Annotated[str, Field(min_length=1)] = "outputs"
+    """A folder; relative ones start at the current folder."""
     keep_last: PositiveInt = 1
     """How many of the checkpoints written during the run are kept, beside the best and the final one."""
 
@@ -101,11 +108,17 @@ class Recipe(Config):
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
     """One run a seed; a single number is a list of one."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """``auto`` is CUDA where there is a usable GPU."""
     data: AnyTask
+    """The task: which sequences, with which labels."""
     model: ModelConfig
+    """The network."""
     train: TrainConfig
+    """The optimization."""
     compression: AnyMethod
+    """What is done to the model while it trains."""
     output: OutputConfig = OutputConfig()
+    """Where the results go."""
 
     @field_validator("seeds", mode="before")
     @classmethod

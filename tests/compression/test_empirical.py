@@ -21,7 +21,9 @@ WIDTH, ORDER = 3, 8
 
 def build(kind: str = "lru", seed: int = 0) -> StateSpaceLayer:
     torch.manual_seed(seed)
-    options: dict[str, Any] = {"r_min": 0.5, "r_max": 0.95} if kind == "lru" else {"dt_min": 0.1, "dt_max": 0.5}
+    options: dict[str, Any] = (
+        {"r_min": 0.5, "r_max": 0.95} if kind == "lru" else {"dt_min": 0.1, "dt_max": 0.5}
+    )
     layer_class = LAYERS[kind]
     return layer_class(layer_class.Config(kind=kind, **options), WIDTH, ORDER).double()
 

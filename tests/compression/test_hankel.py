@@ -29,7 +29,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 Matrices = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-# ---- the independent computation -----------------------------------------------------------------------------
+# ---- the independent computation ----------------------------------------------------------------------
 
 
 def dense(system: Realization) -> Matrices:
@@ -101,7 +101,7 @@ def h_infinity(difference: np.ndarray) -> float:
     return float(np.linalg.norm(difference, ord=2, axis=(1, 2)).max())
 
 
-# ---- models and plans -----------------------------------------------------------------------------------------
+# ---- models and plans ---------------------------------------------------------------------------------
 
 
 def build(kind: str = "lru", state_dim: int = ORDER, seed: int = 0, **options: Any) -> StateSpaceLayer:
@@ -158,7 +158,7 @@ def impulse_transfer(layer: StateSpaceLayer, length: int = 1024) -> tuple[np.nda
     return omega, np.fft.fft(kernel, axis=0) * np.exp(-1j * omega)[:, None, None]
 
 
-# ---- the mathematics ------------------------------------------------------------------------------------------
+# ---- the mathematics ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -190,7 +190,9 @@ def test_the_layer_computes_the_truncated_system(kind: str, realization: str) ->
     """Of what the layer's forward really does, not of what it says of itself."""
     layer, order = build(kind), 4
     references = [
-        reference_real_truncation(s, order) if realization == "real" else reference_truncation(dense(s), order)
+        reference_real_truncation(s, order)
+        if realization == "real"
+        else reference_truncation(dense(s), order)
         for s in layer.systems()
     ]
     cut(layer, realization=realization, target_order=order)
@@ -251,7 +253,10 @@ def test_where_a_horizon_gives_an_unstable_system_all_time_is_looked_at(realizat
     layer, twin = (build("s4d", dt_min=0.001, dt_max=0.1) for _ in range(2))
     record = cut(layer, realization=realization, horizon="sequence", target_order=3)
     assert record.order_after == 3
-    assert "systems balanced over all time, since over 30 steps: the reduced system is not stable" in record.reason
+    assert (
+        "systems balanced over all time, since over 30 steps: the reduced system is not stable"
+        in record.reason
+    )
     assert all(system.spectral_radius() < 1 for system in layer.systems())
     assert cut(twin, realization=realization, horizon="infinite", target_order=3).reason == "cut from 8 to 3"
     same = [
@@ -282,7 +287,7 @@ def test_real_poles_are_kept_as_single_states() -> None:
     assert h_infinity(found - transfer(reference)) <= 1e-8 * h_infinity(transfer(reference))
 
 
-# ---- targets ------------------------------------------------------------------------------------------------
+# ---- targets ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.8, 0.95])
@@ -327,7 +332,9 @@ def test_keep_fraction_is_of_the_present_order() -> None:
 
 
 def test_target_order_is_reached_by_equal_ratios() -> None:
-    method = Hankel(config(target_order=4, realization="complex", schedule={"kind": "equidistant", "until": 1.0}))
+    method = Hankel(
+        config(target_order=4, realization="complex", schedule={"kind": "equidistant", "until": 1.0})
+    )
     model = nn.ModuleList([build(state_dim=64)])
     orders = []
     for step in (1, 2, 3, 4):
@@ -377,7 +384,7 @@ def test_impossible_settings_are_refused(settings: dict[str, Any], message: str)
         config(**settings)
 
 
-# ---- limits ---------------------------------------------------------------------------------------------------
+# ---- limits -------------------------------------------------------------------------------------------
 
 
 def test_min_reduction_leaves_small_cuts_undone() -> None:
@@ -429,7 +436,7 @@ def test_a_dead_channel_does_not_keep_others_from_being_cut() -> None:
     assert record.bound is not None
 
 
-# ---- selection --------------------------------------------------------------------------------------------------
+# ---- selection ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("realization", ["real", "complex"])
@@ -458,7 +465,7 @@ def test_random_selection_follows_the_generator() -> None:
     assert not all(torch.equal(one[name], other[name]) for name in one)
 
 
-# ---- refusals -----------------------------------------------------------------------------------------------------
+# ---- refusals -----------------------------------------------------------------------------------------
 
 
 def test_unusable_layers_are_refused_with_a_reason_and_others_are_cut() -> None:
@@ -479,7 +486,9 @@ def test_a_reduced_system_that_cannot_be_diagonalized_is_refused(monkeypatch: py
     layer = build()
     _, plan = plan_for([layer], target_order=3, realization="complex")
     assert not plan
-    assert plan.records[0].reason.startswith("nothing cut: refused: the reduced system cannot be diagonalized")
+    assert plan.records[0].reason.startswith(
+        "nothing cut: refused: the reduced system cannot be diagonalized"
+    )
     assert plan.records[0].order_after == ORDER
 
 
@@ -495,7 +504,7 @@ def test_an_unusable_layer_does_not_disturb_an_adaptive_schedule() -> None:
     assert method.plan(model, context(3, 10))
 
 
-# ---- over time ----------------------------------------------------------------------------------------------------
+# ---- over time ----------------------------------------------------------------------------------------
 
 
 def test_adaptive_waits_until_orders_stand_still_then_cuts_and_waits_again() -> None:
@@ -533,7 +542,9 @@ def test_each_rejection_halves_what_the_next_cut_removes() -> None:
 
 def test_a_gentler_cut_still_keeps_to_the_multiple() -> None:
     method = Hankel(
-        config(target_order=4, multiple_of=4, safety={}, schedule=ONCE, realization="complex", min_reduction=0.0)
+        config(
+            target_order=4, multiple_of=4, safety={}, schedule=ONCE, realization="complex", min_reduction=0.0
+        )
     )
     model = nn.ModuleList([build(state_dim=16)])
     orders = []
@@ -558,10 +569,13 @@ def test_memory_survives_its_state_dict() -> None:
     method, other, model = safe("gentler"), safe("gentler"), nn.ModuleList([build(state_dim=16)])
     method.rejected(method.plan(model, context()))
     other.load_state_dict(method.state_dict())
-    assert other.plan(model, context()).records[0].order_after == method.plan(model, context()).records[0].order_after
+    assert (
+        other.plan(model, context()).records[0].order_after
+        == method.plan(model, context()).records[0].order_after
+    )
 
 
-# ---- promises of every plan -----------------------------------------------------------------------------------------
+# ---- promises of every plan ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", LAYERS)
@@ -578,9 +592,11 @@ def test_planning_changes_nothing(kind: str, gramian: str, selection: str) -> No
     assert surgery.orders(model) == {"0": ORDER}
 
 
-@pytest.mark.parametrize("settings", [{"energy_threshold": 0.9}, {"energy_threshold": 1.0}, {"target_order": 3}])
+@pytest.mark.parametrize(
+    "settings", [{"energy_threshold": 0.9}, {"energy_threshold": 1.0}, {"target_order": 3}]
+)
 def test_every_layer_has_a_record_that_says_why(settings: dict[str, Any]) -> None:
-    model, plan = plan_for([build(seed=i) for i in range(3)], **settings)
+    _, plan = plan_for([build(seed=i) for i in range(3)], **settings)
     assert [record.layer for record in plan.records] == ["0", "1", "2"]
     for record in plan.records:
         assert record.reason.startswith("cut from" if record.order_after < ORDER else "nothing cut: ")

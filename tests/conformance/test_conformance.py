@@ -56,7 +56,9 @@ def compression(method: str, **changes: Any) -> dict[str, Any]:
     try:
         METHODS[method].Config.model_validate(mapping)
     except ValidationError as error:
-        pytest.fail(f"no working settings for the method '{method}': add an example of them to EXAMPLES\n{error}")
+        pytest.fail(
+            f"no working settings for the method '{method}': add an example of them to EXAMPLES\n{error}"
+        )
     return mapping
 
 
@@ -149,7 +151,9 @@ def test_trains_to_the_end(trained: Runs, layer: str, method: str) -> None:
     assert all(bool(w.isfinite().all()) for w in weights(run).values())
 
 
-def test_the_finished_model_has_finite_gradients(trained: Runs, inputs: Tensor, layer: str, method: str) -> None:
+def test_the_finished_model_has_finite_gradients(
+    trained: Runs, inputs: Tensor, layer: str, method: str
+) -> None:
     model = Checkpoint.load(trained(layer, method).run.final_checkpoint).build_model()
     outputs = model(inputs)
     assert outputs.shape == (4, 10)
@@ -176,7 +180,9 @@ def test_shapes_change_only_on_the_schedule(trained: Runs, layer: str, method: s
 def test_the_settings_of_these_tests_really_change_the_model(trained: Runs, layer: str, method: str) -> None:
     run = trained(layer, method).run
     cut = run.read_summary()["checks"]["cut"] > 0
-    assert cut == (method in EXAMPLES), "these settings do nothing: add an example of ones that do to EXAMPLES"
+    assert cut == (method in EXAMPLES), (
+        "these settings do nothing: add an example of ones that do to EXAMPLES"
+    )
     uncut = trained(layer, "none").run
     assert same(weights(run), weights(uncut)) != cut
 
@@ -202,7 +208,9 @@ def test_reloads_with_identical_outputs_in_a_fresh_process(
 
 @pytest.mark.usefixtures("rough_flops")
 @pytest.mark.parametrize("step", [7, 12])
-def test_saves_and_resumes_bit_equal(trained: Runs, tmp_path: Path, layer: str, method: str, step: int) -> None:
+def test_saves_and_resumes_bit_equal(
+    trained: Runs, tmp_path: Path, layer: str, method: str, step: int
+) -> None:
     class Interrupting(SilentView):
         def step(self, number: int, *_: Any) -> None:
             if number == step:

@@ -17,10 +17,10 @@ from compressm_cli.training.view import SilentView
 
 GOLDEN = Path(__file__).with_name("digits_lru_hankel.txt")
 TOLERANCE = 1e-4
-"""Relative, of a loss. Machines add up float32 in different orders: with kernels for other processors this run's losses
-differed by up to 3e-7, and gentler settings than these were chosen so that differences do not grow. A change that matters
-is far above: keeping Adam's moments by index, instead of none, moves a loss by 2e-3. No Hankel energy comes nearer to the
-threshold than 3e-3, so orders do not flip either."""
+"""Relative, of a loss. Machines add up float32 in different orders: with kernels for other processors this run's
+losses differed by up to 3e-7; gentle settings keep such differences from growing. A change that matters is far above:
+keeping Adam's moments by index, instead of none, moves a loss by 2e-3. No Hankel energy comes nearer to the threshold
+than 3e-3, so orders do not flip either."""
 
 
 def recipe(root: str) -> Recipe:

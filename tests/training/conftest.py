@@ -27,8 +27,19 @@ def tiny(tmp_path: Path) -> Maker:
             "name": "tiny",
             "device": "cpu",
             "data": {"task": "digits"},
-            "model": {"layer": {"kind": "lru", "state_dim": 8}, "model_dim": 8, "dropout": 0.1, "norm": "batch"},
-            "train": {"steps": steps, "batch_size": 16, "learning_rate": 1e-2, "log_every": 1, "eval_every": 10},
+            "model": {
+                "layer": {"kind": "lru", "state_dim": 8},
+                "model_dim": 8,
+                "dropout": 0.1,
+                "norm": "batch",
+            },
+            "train": {
+                "steps": steps,
+                "batch_size": 16,
+                "learning_rate": 1e-2,
+                "log_every": 1,
+                "eval_every": 10,
+            },
             "compression": compression or {"method": "none"},
             "output": {"root": str(tmp_path / "outputs")},
         }

@@ -38,7 +38,7 @@ def without_seconds(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k not in ("seconds", "step_seconds")} for line in lines]
 
 
-# ---- determinism ------------------------------------------------------------------------------------------------
+# ---- determinism --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("gramian", ["analytic", "empirical"])
@@ -72,7 +72,7 @@ def test_the_loss_falls(tiny: Maker, train: Trainer) -> None:
     assert sum(losses[-10:]) < 0.93 * sum(losses[:10])
 
 
-# ---- cuts ---------------------------------------------------------------------------------------------------------
+# ---- cuts ---------------------------------------------------------------------------------------------
 
 
 def test_shapes_change_only_at_the_steps_of_the_schedule(tiny: Maker, train: Trainer) -> None:
@@ -119,7 +119,7 @@ def test_a_plan_that_surgery_refuses_does_not_end_the_run(
     }
 
 
-# ---- what a run leaves behind ---------------------------------------------------------------------------------------
+# ---- what a run leaves behind -------------------------------------------------------------------------
 
 
 def documented_summary() -> dict[str, Any]:
@@ -131,7 +131,9 @@ def documented_summary() -> dict[str, Any]:
 
 def documented_keys(file: str) -> set[str]:
     """The words in backticks of a file's line in the documentation's table."""
-    (line,) = [t for t in DOCUMENTATION.read_text(encoding="utf-8").splitlines() if t.startswith(f"| `{file}`")]
+    (line,) = [
+        t for t in DOCUMENTATION.read_text(encoding="utf-8").splitlines() if t.startswith(f"| `{file}`")
+    ]
     return {word.partition(":")[0] for word in line.split("`")[3::2]}
 
 
@@ -246,7 +248,7 @@ def test_a_forecast_is_what_the_run_then_finds(tiny: Maker, train: Trainer) -> N
     assert forecast.check_steps == [7, 14]
 
 
-# ---- gradient clipping, precision, compilation -----------------------------------------------------------------------
+# ---- gradient clipping, precision, compilation --------------------------------------------------------
 
 
 def test_clipping_bounds_the_norm_of_all_gradients(
@@ -308,12 +310,12 @@ def test_a_compiled_run_survives_a_cut(tiny: Maker, train: Trainer) -> None:
     assert losses[1] == pytest.approx(losses[0], rel=0.3)
 
 
-# ---- failures ---------------------------------------------------------------------------------------------------------
+# ---- failures -----------------------------------------------------------------------------------------
 
 
 def test_a_diverged_run_fails_with_advice(tiny: Maker, train: Trainer) -> None:
     recipe = tiny(train={"learning_rate": 10.0, "recurrent_lr_factor": 100.0, "checkpoint_every": 1})
-    with pytest.raises(RunFailedError, match="try a lower train.learning_rate"):
+    with pytest.raises(RunFailedError, match=r"try a lower train\.learning_rate"):
         train(recipe)
     (run,) = Run.find(Path(recipe.output.root) / "tiny")
     info = run.read_info()
@@ -366,7 +368,9 @@ def test_a_disk_that_refuses_is_a_failed_run(
         ({"target_order_total": 2}, r"target_order_total is 2 for 3 blocks.*write 3 or more"),
     ],
 )
-def test_targets_that_do_not_fit_the_model_are_bad_input(tiny: Maker, target: dict[str, Any], message: str) -> None:
+def test_targets_that_do_not_fit_the_model_are_bad_input(
+    tiny: Maker, target: dict[str, Any], message: str
+) -> None:
     recipe = tiny(compression={"method": "hankel", **target}, model={"depth": 3})
     with pytest.raises(BadInputError, match=message):
         experiment.check_recipe(recipe)

@@ -30,11 +30,13 @@ def numbered(rows: int, lengths: torch.Tensor | None = None) -> Split:
 
 def small_model(kind: str = "lru", dropout: float = 0.3) -> nn.Module:
     torch.manual_seed(0)
-    config = ModelConfig(layer={"kind": kind, "state_dim": 4}, model_dim=6, depth=2, dropout=dropout, norm="batch")
+    config = ModelConfig(
+        layer={"kind": kind, "state_dim": 4}, model_dim=6, depth=2, dropout=dropout, norm="batch"
+    )
     return build_model(config, DataSpec(classes=3, length=12, features=2))
 
 
-# ---- the learning rate ----------------------------------------------------------------------------------------
+# ---- the learning rate --------------------------------------------------------------------------------
 
 
 def test_cosine_with_warm_up() -> None:
@@ -53,7 +55,9 @@ def test_constant_with_warm_up() -> None:
     assert set(rates[5:]) == {0.2}
 
 
-@given(steps=st.integers(1, 300), warmup=st.floats(0.0, 0.99), schedule=st.sampled_from(["cosine", "constant"]))
+@given(
+    steps=st.integers(1, 300), warmup=st.floats(0.0, 0.99), schedule=st.sampled_from(["cosine", "constant"])
+)
 def test_the_learning_rate_stays_in_its_range(steps: int, warmup: float, schedule: str) -> None:
     config = TrainConfig(steps=steps, learning_rate=0.2, warmup=warmup, lr_schedule=schedule)
     for step in range(1, steps + 1):
@@ -77,7 +81,7 @@ def test_recurrent_parameters_have_their_own_rate_and_no_weight_decay(kind: str)
     assert [(g["lr"], g["weight_decay"]) for g in optimizer.param_groups] == [(0.01, 0.0), (0.02, 0.3)]
 
 
-# ---- the order of the data --------------------------------------------------------------------------------------
+# ---- the order of the data ----------------------------------------------------------------------------
 
 
 @settings(max_examples=30)
@@ -114,12 +118,13 @@ def test_calibration_batches_do_not_disturb_the_order() -> None:
 
 def test_generators_of_different_purposes_are_independent() -> None:
     states = [
-        derived_generator(*key).get_state() for key in ((0, "order", 1), (0, "order", 2), (0, "x", 1), (1, "order", 1))
+        derived_generator(*key).get_state()
+        for key in ((0, "order", 1), (0, "order", 2), (0, "x", 1), (1, "order", 1))
     ]
     assert len({bytes(state.numpy()) for state in states}) == len(states)
 
 
-# ---- evaluation -------------------------------------------------------------------------------------------------
+# ---- evaluation ---------------------------------------------------------------------------------------
 
 
 def test_evaluation_does_not_depend_on_the_batch_size_and_leaves_the_model() -> None:
@@ -153,7 +158,7 @@ def test_layer_inputs_are_what_the_layers_see() -> None:
     torch.testing.assert_close(seen["blocks.0.layer"][0], expected)
 
 
-# ---- capture and restore ----------------------------------------------------------------------------------------
+# ---- capture and restore ------------------------------------------------------------------------------
 
 
 def test_restore_puts_everything_back() -> None:
@@ -193,17 +198,17 @@ def test_restore_puts_everything_back() -> None:
     assert all(torch.equal(a, b) for a, b in zip(everything(), again, strict=True))
 
 
-# ---- the device -------------------------------------------------------------------------------------------------
+# ---- the device ---------------------------------------------------------------------------------------
 
 
 def test_cuda_without_a_device_is_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert resolve_device("auto").type == "cpu"
-    with pytest.raises(BadInputError, match="device: cuda: .*write device: cpu or device: auto"):
+    with pytest.raises(BadInputError, match=r"device: cuda: .*write device: cpu or device: auto"):
         resolve_device("cuda")
 
 
 def test_compilation_without_a_compiler_is_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(BadInputError, match="'no-such-compiler' was not found.*compile: false"):
+    with pytest.raises(BadInputError, match=r"'no-such-compiler' was not found.*compile: false"):
         require_compiler(torch.device("cpu"))

@@ -115,7 +115,9 @@ def test_a_rejected_cut_is_told(tiny: Maker, train: Trainer) -> None:
 
 @pytest.mark.usefixtures("cuts_hurt")
 def test_later_cuts_are_gentler(tiny: Maker, train: Trainer) -> None:
-    run = train(tiny(compression=cuts(5, 15, 25, realization="complex", target_order=None, keep_fraction=0.5)))
+    run = train(
+        tiny(compression=cuts(5, 15, 25, realization="complex", target_order=None, keep_fraction=0.5))
+    )
     lines = run.read_compression()
     assert [(line["step"], line["order_after"], line["accepted"]) for line in lines] == [
         (5, 4, False),
@@ -162,11 +164,11 @@ def test_a_cut_that_is_undone_never_was_the_best(tiny: Maker, train: Trainer) ->
 
 @pytest.mark.parametrize("trial_steps", [1, 100])
 @pytest.mark.usefixtures("cuts_hurt")
-def test_a_trial_ends_with_the_run(
-    tiny: Maker, train: Trainer, same_weights: Same, trial_steps: int
-) -> None:
+def test_a_trial_ends_with_the_run(tiny: Maker, train: Trainer, same_weights: Same, trial_steps: int) -> None:
     """Also a cut at the very last step is judged."""
-    run = train(tiny(steps=12, compression=cuts(12, safety={"trial_steps": trial_steps, "on_rejection": "stop"})))
+    run = train(
+        tiny(steps=12, compression=cuts(12, safety={"trial_steps": trial_steps, "on_rejection": "stop"}))
+    )
     assert [line["accepted"] for line in run.read_compression()] == [False]
     assert same_weights(run, train(tiny(steps=12)))
     assert sum(line["step"] == 12 and "validation_loss" in line for line in run.read_metrics()) == 2
@@ -207,7 +209,9 @@ def test_a_fall_of_exactly_the_tolerance_is_accepted(
     original = loop.evaluate
 
     def evaluate(model: Any, *args: Any) -> Any:
-        return replace(original(model, *args), accuracy=0.97 if surgery.orders(model)[LAYER] == UNCUT else 0.95)
+        return replace(
+            original(model, *args), accuracy=0.97 if surgery.orders(model)[LAYER] == UNCUT else 0.95
+        )
 
     monkeypatch.setattr(loop, "evaluate", evaluate)
     run = train(tiny(compression=cuts(10, safety={"tolerance": 0.02})))
