@@ -60,7 +60,11 @@ ARMS: dict[str, tuple[str, str, list[str]]] = {
     ),
 }
 ABLATIONS: dict[str, tuple[str, str, list[str]]] = {
-    "random-refitted": ("random states, Gramians and read-out from data", "full", [hankel("selection: random")]),
+    "random-refitted": (
+        "random states, Gramians and read-out from data",
+        "full",
+        [hankel("selection: random")],
+    ),
     "half": ("cut at 50 %", "full", [hankel(schedule="{kind: listed, fractions: [0.5]}")]),
     "several": (
         "4 cuts between 7.5 % and 30 %",

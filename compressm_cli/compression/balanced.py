@@ -135,9 +135,9 @@ class BalancedSystem:
         left, right = self.balancing.coordinates(most)
         matrix = project(self.form, left, right).A
         order = len(most)
-        # Leaving out one coordinate takes away one state at most.
-        while (excess := count_states(matrix[:order, :order]) - states) > 0:
-            order -= excess
+        # One by one: the number of states may grow where a coordinate is left out.
+        while count_states(matrix[:order, :order]) > states:
+            order -= 1
         return Cut(
             self._real_projection(left[:, :order], right[:, :order], matrix[:order, :order]), most[:order]
         )
