@@ -78,9 +78,9 @@ def _required_keys() -> str:
 
 
 def _shown(path: Path) -> str:
-    """The path as errors name it: relative where that is shorter."""
-    relative = os.path.relpath(path)
-    return str(path) if len(str(path)) <= len(relative) else relative
+    """The path as errors name it: relative where it lies below the current folder."""
+    below = path.is_absolute() and path.is_relative_to(Path.cwd())
+    return os.path.relpath(path) if below else str(path)
 
 
 def _read(path: Path, where: str) -> str:

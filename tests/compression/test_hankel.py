@@ -184,6 +184,15 @@ def test_real_realization_is_an_independent_truncation_of_the_real_system(seed: 
     assert h_infinity(found - expected) <= 1e-8 * h_infinity(expected)
 
 
+@pytest.mark.parametrize(("seed", "order", "expected"), [(4, 3, 5), (10, 10, 19), (16, 7, 13)])
+def test_the_largest_real_order_that_fits_is_taken(seed: int, order: int, expected: int) -> None:
+    """Here a smaller real order needs more states than a larger one, so that no order may be skipped."""
+    layer = build(seed=seed, state_dim=12)
+    reference = reference_real_truncation(layer.systems()[0], order)
+    assert len(reference[0]) == expected
+    assert cut(layer, target_order=order).kept == expected
+
+
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize("realization", ["real", "complex"])
 def test_the_layer_computes_the_truncated_system(kind: str, realization: str) -> None:
