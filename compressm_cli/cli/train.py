@@ -107,7 +107,8 @@ def _dry_run(recipe: "Recipe") -> None:
 
 def _forecast_table(recipe: "Recipe", known: "Forecast") -> object:
     rows, data = known.data.rows, known.data
-    steps = f"{data.features} features" if data.vocabulary is None else f"{data.vocabulary} tokens"
+    features = "one feature" if data.features == 1 else f"{data.features} features"
+    steps = features if data.vocabulary is None else f"one of {data.vocabulary} tokens"
     table = console.table("what", "value", title="What this recipe will do")
     table.add_row(
         "data",
