@@ -1,15 +1,13 @@
 """A checkpoint describes itself: it reloads anywhere, and what is none is told apart."""
 
-import os
 import pickle
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from fresh_process import outputs_in_a_fresh_process
 from torch import Tensor, nn
 
 from compressm_cli.checkpoint import Checkpoint
@@ -24,17 +22,6 @@ from compressm_cli.models import build_model
 from compressm_cli.recipe import Recipe, recipe_from_mapping
 
 WIDTH, ORDER, LENGTH = 6, 12, 64
-
-RELOAD = """
-import sys
-import torch
-from compressm_cli.checkpoint import Checkpoint
-inputs, *paths = sys.argv[1:]
-torch.set_num_threads(1)
-for path in paths:
-    with torch.no_grad():
-        torch.save(Checkpoint.load(path).build_model().eval()(torch.load(inputs)), path + ".out")
-"""
 
 
 def recipe(kind: str = "lru", state_dim: int = ORDER) -> Recipe:
@@ -96,11 +83,8 @@ def reloaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[nn.Mod
         models[kind] = model_of(recipe(kind))
         cut(models[kind], 5)
         Checkpoint.of(models[kind], recipe(kind), recipe(kind).data.spec(), 3).save(folder / f"{kind}.pt")
-    torch.save(noise(5), folder / "inputs.pt")
-    paths = [str(folder / f"{kind}.pt") for kind in LAYERS]
-    command = [sys.executable, "-c", RELOAD, str(folder / "inputs.pt"), *paths]
-    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    return {kind: (models[kind], torch.load(folder / f"{kind}.pt.out")) for kind in LAYERS}
+    outputs = outputs_in_a_fresh_process(folder, noise(5), [folder / f"{kind}.pt" for kind in LAYERS])
+    return {kind: (models[kind], out) for kind, out in zip(LAYERS, outputs, strict=True)}
 
 
 @pytest.mark.parametrize("kind", LAYERS)

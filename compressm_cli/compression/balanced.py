@@ -156,7 +156,12 @@ class BalancedSystem:
     def _complex_projection(self, kept: Tensor) -> StateProjection:
         left, right = self.balancing.coordinates(kept)
         poles, vectors = torch.linalg.eig(project(self.form, left, right).dense().A.to(torch.complex128))
-        _check(poles, vectors)
+        _require_stable(poles)
+        condition = float(torch.linalg.cond(vectors))
+        if not condition <= MAX_EIGENVECTOR_CONDITION:
+            raise ValueError(
+                f"the reduced system cannot be diagonalized (eigenvector condition {condition:.1e})"
+            )
         restrict, lift = (
             torch.linalg.solve(vectors, left.mH.to(vectors.dtype)),
             right.to(vectors.dtype) @ vectors,
@@ -166,7 +171,7 @@ class BalancedSystem:
     def _real_projection(self, left: Tensor, right: Tensor, matrix: Tensor) -> StateProjection:
         """From x = sqrt(2) [Re h; Im h] to one complex state g a pair of poles (see ``StateProjection``)."""
         modes = one_of_each_pair(matrix)
-        _check(modes.poles, None)
+        _require_stable(modes.poles)
         n = self.system.order
         to_modes = math.sqrt(2) * modes.left.mH @ left.mT.to(torch.complex128)
         # A pair contributes 2 Re(v g) to x, a real pole v g = Re(v g).
@@ -197,13 +202,10 @@ def _balance_complex(system: Realization, covariance: Tensor | None, horizon: in
     return balance(P, observability_gramian(system, horizon))
 
 
-def _check(poles: Tensor, vectors: Tensor | None) -> None:
+def _require_stable(poles: Tensor) -> None:
     radius = float(poles.abs().max())
     if not radius < 1:
         raise ValueError(f"the reduced system is not stable (spectral radius {radius:.9f})")
-    condition = 1.0 if vectors is None else float(torch.linalg.cond(vectors))
-    if not condition <= MAX_EIGENVECTOR_CONDITION:
-        raise ValueError(f"the reduced system cannot be diagonalized (eigenvector condition {condition:.1e})")
 
 
 def _complex_covariance(covariance: Tensor) -> Tensor:

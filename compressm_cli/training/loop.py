@@ -58,7 +58,8 @@ class Trainer:
         self.device = resolve_device(recipe.device)
         prepare(self.device, self.config.precision)
         self.clock = Stopwatch(self.device)
-        self.meter, self.earlier_joules = JouleMeter(self.device), []  # type: JouleMeter, list[Joules]
+        self.meter = JouleMeter(self.device)
+        self.earlier_joules: list[Joules] = []
         self.memory = PeakMemory(self.device)
         self.data_spec = dataset.spec
         self.splits = [s.to(self.device) for s in (dataset.train, dataset.validation, dataset.test)]

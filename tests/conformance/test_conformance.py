@@ -3,9 +3,6 @@
 A new layer is tested here without a line added; a new method needs an example of its settings in ``EXAMPLES``.
 """
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from fresh_process import outputs_in_a_fresh_process
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -33,17 +31,6 @@ STEPS, CHECKS = 12, [3, 8]
 PAIRS = [(layer, method) for layer in LAYERS for method in METHODS]
 
 pytestmark = pytest.mark.parametrize(("layer", "method"), PAIRS)
-
-RELOAD = """
-import sys
-import torch
-from compressm_cli.checkpoint import Checkpoint
-inputs, *paths = sys.argv[1:]
-torch.set_num_threads(1)
-for path in paths:
-    with torch.no_grad():
-        torch.save(Checkpoint.load(path).build_model().eval()(torch.load(inputs)), path + ".out")
-"""
 
 
 def compression(method: str, **changes: Any) -> dict[str, Any]:
@@ -125,14 +112,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory, inputs: Tensor) -> Runs:
     root = tmp_path_factory.mktemp("conformance")
     recipes = {pair: recipe_for(root, *pair) for pair in PAIRS}
     runs = {pair: train(recipe) for pair, recipe in recipes.items()}
-    torch.save(inputs, root / "inputs.pt")
-    paths = {pair: str(run.final_checkpoint) for pair, run in runs.items()}
-    command = [sys.executable, "-c", RELOAD, str(root / "inputs.pt"), *paths.values()]
-    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    checkpoints = [run.final_checkpoint for run in runs.values()]
+    outputs = dict(zip(runs, outputs_in_a_fresh_process(root, inputs, checkpoints), strict=True))
 
     def find(layer: str, method: str) -> Trained:
         pair = layer, method
-        return Trained(recipes[pair], runs[pair], torch.load(f"{paths[pair]}.out"))
+        return Trained(recipes[pair], runs[pair], outputs[pair])
 
     return find
 
