@@ -372,12 +372,12 @@ class Trainer:
 
     def _training_state(self) -> dict[str, Any]:
         """What a checkpoint holds beside the model, which is not saved twice."""
-        now, trial = state.capture(self.model, self.optimizer, self.step), self.trial
+        trial = self.trial
         if trial is not None:
             trial = {**trial, "plan": [asdict(r) for r in trial["plan"].records]}
         return {
             "seed": self.seed,
-            **{key: now[key] for key in ("optimizer", "random")},
+            **state.capture_beside_model(self.optimizer),
             "trial": trial,
             "method": self.method.state_dict(),
             "generator": self.generator.get_state(),

@@ -21,6 +21,13 @@ def capture(model: nn.Module, optimizer: Optimizer, step: int) -> dict[str, Any]
         "weights": {name: value.detach().clone() for name, value in model.state_dict().items()},
         "masks": {name: mask.clone() for name, mask in surgery.masks(model).items()},
         "frozen": surgery.frozen(model),
+        **capture_beside_model(optimizer),
+    }
+
+
+def capture_beside_model(optimizer: Optimizer) -> dict[str, Any]:
+    """The part of ``capture`` that a checkpoint does not hold already: optimizer and random state."""
+    return {
         "optimizer": copy.deepcopy(optimizer.state_dict()),
         "random": {
             "cpu": torch.get_rng_state(),
