@@ -104,12 +104,18 @@ class Run:
     def _point_latest(self) -> None:
         link = self.folder.parent / "latest"
         temporary = self.folder.parent / f".latest.{os.getpid()}"
-        newest = max(_versions(self.folder.parent), key=lambda v: int(v.group(1)))
+        shown = ""
         try:
-            temporary.symlink_to(newest.group(0))
-            os.replace(temporary, link)
+            # Until it holds: another process may have made a newer version, or put an older one here, meanwhile.
+            while shown != (newest := self._newest()):
+                temporary.symlink_to(newest)
+                os.replace(temporary, link)
+                shown = newest
         except OSError:  # a file system without links; versions remain usable
             temporary.unlink(missing_ok=True)
+
+    def _newest(self) -> str:
+        return max(_versions(self.folder.parent), key=lambda v: int(v.group(1))).group(0)
 
     @property
     def recipe_path(self) -> Path:
