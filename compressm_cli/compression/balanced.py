@@ -13,16 +13,17 @@ from compressm_cli.layers.interface import StateProjection
 from compressm_cli.lti import (
     MAX_EIGENVECTOR_CONDITION,
     Balancing,
+    Modes,
     Realization,
     balance,
     balance_real_form,
     balance_realization,
     controllability_gramian,
     count_states,
+    leading_modes,
     observability_gramian,
-    one_of_each_pair,
     project,
-    real_form,
+    project_real_form,
     real_gramians,
 )
 
@@ -50,14 +51,13 @@ class Cut:
 
 @dataclass(frozen=True)
 class BalancedSystem:
-    """A diagonal system with y = Re(C h), its form that is truncated, and the balancing of that form.
+    """A diagonal system with y = Re(C h), and the balancing of the form of it that is truncated.
 
-    For ``realization: real`` the form is the real one of order 2 n in the coordinates sqrt(2) [Re h; Im h], whose
+    For ``realization: real`` that is the real form of order 2 n in the coordinates sqrt(2) [Re h; Im h], whose
     output is y itself; for ``complex`` it is the system as it stands, as in the paper.
     """
 
     system: Realization
-    form: Realization
     balancing: Balancing
     is_real: bool
     covariance: Tensor | None
@@ -78,9 +78,9 @@ class BalancedSystem:
         """
         if realization == "real":
             balancing = _balance_real(system, covariance, horizon)
-            return cls(system, real_form(system), balancing, True, covariance, horizon)
+            return cls(system, balancing, True, covariance, horizon)
         balancing = _balance_complex(system, covariance, horizon)
-        return cls(system, system, balancing, False, covariance, horizon)
+        return cls(system, balancing, False, covariance, horizon)
 
     def over_all_time(self) -> "BalancedSystem":
         """The same system balanced without a horizon: then what is cut to is stable (Antoulas 2005, 7.2)."""
@@ -115,7 +115,7 @@ class BalancedSystem:
         order = min(order, self.rank)
         if not self.is_real or order == 0:
             return order
-        return count_states(project(self.form, *self.balancing.coordinates(slice(order))).A)
+        return count_states(project_real_form(self.system, *self.balancing.coordinates(slice(order))))
 
     @one_torch_thread()
     def truncate(self, states: int, selection: Selection, generator: torch.Generator) -> Cut:
@@ -133,14 +133,9 @@ class BalancedSystem:
             return Cut(self._complex_projection(kept), kept)
         most = ranking[: 2 * states]
         left, right = self.balancing.coordinates(most)
-        matrix = project(self.form, left, right).A
-        order = len(most)
-        # One by one: the number of states may grow where a coordinate is left out.
-        while count_states(matrix[:order, :order]) > states:
-            order -= 1
-        return Cut(
-            self._real_projection(left[:, :order], right[:, :order], matrix[:order, :order]), most[:order]
-        )
+        modes = leading_modes(project_real_form(self.system, left, right), states)
+        order = modes.left.shape[0]
+        return Cut(self._real_projection(left[:, :order], right[:, :order], modes), most[:order])
 
     def _ranking(self, selection: Selection, generator: torch.Generator) -> Tensor:
         if selection == "random":
@@ -155,7 +150,7 @@ class BalancedSystem:
 
     def _complex_projection(self, kept: Tensor) -> StateProjection:
         left, right = self.balancing.coordinates(kept)
-        poles, vectors = torch.linalg.eig(project(self.form, left, right).dense().A.to(torch.complex128))
+        poles, vectors = torch.linalg.eig(project(self.system, left, right).dense().A.to(torch.complex128))
         _require_stable(poles)
         condition = float(torch.linalg.cond(vectors))
         if not condition <= MAX_EIGENVECTOR_CONDITION:
@@ -168,9 +163,8 @@ class BalancedSystem:
         )
         return StateProjection(poles, restrict, torch.zeros_like(restrict), lift, torch.zeros_like(lift))
 
-    def _real_projection(self, left: Tensor, right: Tensor, matrix: Tensor) -> StateProjection:
+    def _real_projection(self, left: Tensor, right: Tensor, modes: Modes) -> StateProjection:
         """From x = sqrt(2) [Re h; Im h] to one complex state g a pair of poles (see ``StateProjection``)."""
-        modes = one_of_each_pair(matrix)
         _require_stable(modes.poles)
         n = self.system.order
         to_modes = math.sqrt(2) * modes.left.mH @ left.mT.to(torch.complex128)

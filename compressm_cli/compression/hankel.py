@@ -352,6 +352,8 @@ def _refit(
     for balanced, projection, inputs in zip(
         candidate.systems, projections, candidate.inputs or [], strict=True
     ):
-        refitted.append(empirical.refit_lift(balanced.system, projection, inputs))
-        errors.append(empirical.output_error(balanced.system, refitted[-1], inputs))
+        assert balanced.covariance is not None  # as everywhere with calibration inputs
+        moments = empirical.SecondMoments.of(balanced.system, projection, balanced.covariance, inputs)
+        refitted.append(moments.refit_lift(projection))
+        errors.append(moments.output_error(balanced.system, refitted[-1]))
     return refitted, empirical.relative_error(errors)

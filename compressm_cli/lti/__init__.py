@@ -21,8 +21,14 @@ from compressm_cli.lti.gramian import (
     observability_gramian,
 )
 from compressm_cli.lti.hankel import error_bound, hankel_singular_values, order_for_energy
-from compressm_cli.lti.modal import Modes, count_states, one_of_each_pair
-from compressm_cli.lti.real_form import conjugate_half, from_real_coordinates, real_form, real_gramians
+from compressm_cli.lti.modal import Modes, count_states, leading_modes, one_of_each_pair
+from compressm_cli.lti.real_form import (
+    conjugate_half,
+    from_real_coordinates,
+    project_real_form,
+    real_form,
+    real_gramians,
+)
 from compressm_cli.lti.realization import MAX_EIGENVECTOR_CONDITION, Realization
 
 __all__ = [
@@ -42,11 +48,13 @@ __all__ = [
     "error_bound",
     "from_real_coordinates",
     "hankel_singular_values",
+    "leading_modes",
     "observability_factor",
     "observability_gramian",
     "one_of_each_pair",
     "order_for_energy",
     "project",
+    "project_real_form",
     "real_form",
     "real_gramians",
 ]

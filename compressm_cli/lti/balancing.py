@@ -50,13 +50,14 @@ class Balancing:
 
         ``T = Lp V S^{-1/2}``, ``W = Lq U S^{-1/2}``. Raises ValueError for a column not below ``rank``.
         """
-        chosen = self._indices(columns)
-        scale = self.hsv[chosen].rsqrt()
-        left = self.left_factor @ (self.left_vectors[:, chosen] * scale)
-        right = self.right_factor @ (self.right_vectors[:, chosen] * scale)
+        chosen = to_numpy(self._indices(columns))
+        scale = to_numpy(self.hsv)[chosen] ** -0.5
+        left = to_numpy(self.left_factor) @ (to_numpy(self.left_vectors)[:, chosen] * scale)
+        right = to_numpy(self.right_factor) @ (to_numpy(self.right_vectors)[:, chosen] * scale)
         # Round-off in U is magnified by up to sqrt(S_max / S_min): one step of Newton's iteration for
         # the inverse of T^H W removes it.
-        return 2 * left - left @ (right.mH @ left), right
+        left = 2 * left - left @ (right.conj().T @ left)
+        return to_tensor(left, self.hsv), to_tensor(right, self.hsv)
 
     def _indices(self, columns: slice | Tensor | Sequence[int]) -> Tensor:
         every = torch.arange(len(self.hsv), device=self.hsv.device)

@@ -36,19 +36,59 @@ def one_of_each_pair(A: Tensor) -> Modes:
     Raises ValueError for another matrix, and when the eigenvectors have a condition number above
     ``MAX_EIGENVECTOR_CONDITION`` (the matrix is numerically defective).
     """
-    poles, vectors = np.linalg.eig(_real_square(A))
-    condition = require_well_conditioned(vectors)
-    dual = np.linalg.inv(vectors).conj().T
-    kept = poles.imag >= 0
-    complex_, left, right = (
-        to_tensor(x.astype(np.complex128), A) for x in (poles[kept], dual[:, kept], vectors[:, kept])
-    )
-    return Modes(complex_, left, right, complex_.imag > 0, condition)
+    return _modes(*np.linalg.eig(_real_square(A)), A)
 
 
 def count_states(A: Tensor) -> int:
     """Number of states s of ``one_of_each_pair(A)``, from the eigenvalues alone."""
-    return int((np.linalg.eigvals(_real_square(A)).imag >= 0).sum())
+    return _count(np.linalg.eigvals(_real_square(A)))
+
+
+def leading_modes(A: Tensor, states: int) -> Modes:
+    """The modes of the largest leading block ``A[:k, :k]`` of a real matrix that has at most ``states`` states.
+
+    Smaller blocks may have more states than larger ones, so none is skipped. But a block of order k with m real
+    poles has (k + m) / 2 states, and a bound from below on m often rules it out without its eigenvalues.
+    Raises ValueError as ``one_of_each_pair`` does, and for fewer than one state.
+    """
+    if states < 1:
+        raise ValueError(f"states must be at least 1, got {states}")
+    matrix = _real_square(A)
+    k = len(matrix)
+    while True:
+        poles, vectors = np.linalg.eig(matrix[:k, :k])
+        if _count(poles) <= states:
+            return _modes(poles, vectors, A)
+        points = _separating(poles.real[poles.imag == 0])
+        k -= 1
+        while k + _real_poles_at_least(matrix[:k, :k], points) > 2 * states:
+            k -= 1
+
+
+def _separating(poles: Array) -> Array:
+    """Points on both sides of each of the real ``poles``."""
+    ordered = np.sort(poles)
+    return np.concatenate([ordered[:1] - 1, (ordered[1:] + ordered[:-1]) / 2, ordered[-1:] + 1])
+
+
+def _real_poles_at_least(A: Array, points: Array) -> int:
+    """How often ``det(x I - A)`` changes its sign from one of the points to the next: as many poles lie between."""
+    signs, _ = np.linalg.slogdet(points[:, None, None] * np.eye(len(A)) - A)
+    return int((signs[1:] != signs[:-1]).sum())
+
+
+def _modes(poles: Array, vectors: Array, like: Tensor) -> Modes:
+    condition = require_well_conditioned(vectors)
+    dual = np.linalg.inv(vectors).conj().T
+    kept = poles.imag >= 0
+    complex_, left, right = (
+        to_tensor(x.astype(np.complex128), like) for x in (poles[kept], dual[:, kept], vectors[:, kept])
+    )
+    return Modes(complex_, left, right, complex_.imag > 0, condition)
+
+
+def _count(poles: Array) -> int:
+    return int((poles.imag >= 0).sum())
 
 
 def _real_square(A: Tensor) -> Array:

@@ -42,6 +42,17 @@ def real_form(r: Realization) -> Realization:
     )
 
 
+def project_real_form(r: Realization, left: Tensor, right: Tensor) -> Tensor:
+    """``W^T A T`` (k, k) for the A of ``real_form(r)`` and W = ``left``, T = ``right``, both real (2n, k).
+
+    The dense A, which is diagonal in each quarter, is not formed. Raises ValueError for a dense ``r``.
+    """
+    A = to_numpy(_diagonal(r)[0].to(torch.complex128))[:, None]
+    upper, lower = np.split(to_numpy(right), 2)
+    turned = np.concatenate([A.real * upper - A.imag * lower, A.imag * upper + A.real * lower])
+    return to_tensor(to_numpy(left).T @ turned, r.A)
+
+
 def real_gramians(r: Realization, horizon: int | None = None) -> tuple[Tensor, Tensor]:
     """(P, Q) of ``real_form(r)``, both (2n, 2n) float64, in closed form from a stable diagonal ``r``.
 

@@ -69,6 +69,13 @@ def truncated(system: Realization, order: int = 3) -> StateProjection:
     return BalancedSystem.of(system, "real").truncate(order, "largest", torch.Generator()).projection
 
 
+def moments(
+    system: Realization, projection: StateProjection, inputs: list[Tensor]
+) -> empirical.SecondMoments:
+    covariance = empirical.state_covariance(system, inputs)
+    return empirical.SecondMoments.of(system, projection, covariance, inputs)
+
+
 def test_state_covariance_tends_to_the_gramian_for_white_inputs() -> None:
     (system,) = build().systems()
     P = empirical.state_covariance(system, [white(8, 4000, WIDTH, seed=s) for s in range(4)])
@@ -88,7 +95,7 @@ def test_state_covariance_is_the_mean_over_unequal_batches() -> None:
 def test_the_refitted_lift_is_numpys_least_squares_solution() -> None:
     (system,) = build().systems()
     inputs = [coloured(4, 50), coloured(4, 50, seed=1)]
-    refitted = empirical.refit_lift(system, truncated(system), inputs)
+    refitted = moments(system, projection := truncated(system), inputs).refit_lift(projection)
     h = np.concatenate([states(system, u) for u in inputs])
     g = np.concatenate([reduced_states(system, refitted, u) for u in inputs])
     expected, *_ = np.linalg.lstsq(np.c_[g.real, g.imag], np.c_[h.real, h.imag], rcond=None)
@@ -102,7 +109,7 @@ def test_every_change_of_the_refitted_lift_is_worse() -> None:
     (system,) = build().systems()
     inputs = [coloured(4, 60)]
     original = truncated(system)
-    refitted = empirical.refit_lift(system, original, inputs)
+    refitted = moments(system, original, inputs).refit_lift(original)
     h, g = states(system, inputs[0]), reduced_states(system, refitted, inputs[0])
 
     def error(projection: StateProjection) -> float:
@@ -127,10 +134,10 @@ def test_refitting_survives_real_poles() -> None:
     )
     inputs = [white(4, 40, 1)]
     projection = truncated(system, 2)
-    refitted = empirical.refit_lift(system, projection, inputs)
+    refitted = moments(system, projection, inputs).refit_lift(projection)
     assert bool(refitted.lift.isfinite().all())
-    wrong, whole = empirical.output_error(system, refitted, inputs)
-    unfitted, _ = empirical.output_error(system, projection, inputs)
+    wrong, whole = moments(system, refitted, inputs).output_error(system, refitted)
+    unfitted, _ = moments(system, projection, inputs).output_error(system, projection)
     assert 0 < wrong <= unfitted < whole
 
 
@@ -144,7 +151,9 @@ def test_output_error_is_that_of_a_direct_simulation() -> None:
         y = (states(system, u) @ C.T).real
         wrong += ((y - (reduced_states(system, projection, u) @ reduced_C.T).real) ** 2).sum()
         whole += (y**2).sum()
-    assert empirical.output_error(system, projection, inputs) == pytest.approx((wrong, whole), rel=1e-9)
+    assert moments(system, projection, inputs).output_error(system, projection) == pytest.approx(
+        (wrong, whole), rel=1e-9
+    )
 
 
 def test_relative_error_needs_an_output() -> None:

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lti_systems import defective_looking_system, dense_system, diagonal_system, impulse_response, relative
 
-from compressm_cli.lti import Modes, balanced_truncation, count_states, one_of_each_pair
+from compressm_cli.lti import Modes, balanced_truncation, count_states, leading_modes, one_of_each_pair
 
 
 def reconstruct(modes: Modes, g: torch.Tensor) -> torch.Tensor:
@@ -63,6 +63,23 @@ def test_counting_agrees_where_two_poles_nearly_meet() -> None:
             A = torch.from_numpy(basis @ A @ basis.T)
             poles, _ = np.linalg.eig(A.numpy())
             assert count_states(A) == int((poles.imag >= 0).sum())
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 10_000), size=st.integers(1, 24), states=st.integers(1, 24))
+def test_the_largest_leading_block_is_the_first_one_from_the_top_that_fits(
+    seed: int, size: int, states: int
+) -> None:
+    A = torch.from_numpy(np.random.default_rng(seed).standard_normal((size, size)))
+    expected = next(k for k in range(size, 0, -1) if count_states(A[:k, :k]) <= states)
+    modes = leading_modes(A, states)
+    assert modes.left.shape == (expected, count_states(A[:expected, :expected]))
+    assert torch.equal(modes.poles, one_of_each_pair(A[:expected, :expected]).poles)
+
+
+def test_no_block_has_less_than_one_state() -> None:
+    with pytest.raises(ValueError, match="states must be at least 1, got 0"):
+        leading_modes(torch.eye(2), 0)
 
 
 def test_defective_matrices_are_refused() -> None:
