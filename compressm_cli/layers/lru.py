@@ -79,10 +79,16 @@ class LRU(StateSpaceLayer):
 
     def forward(self, u: Tensor) -> Tensor:
         gamma = torch.exp(self.gamma_log)[:, None]
-        y = diagonal_ssm(
-            u, -torch.exp(self.nu_log), self.theta, gamma * self.B_re, gamma * self.B_im, self.C_re, self.C_im
+        return diagonal_ssm(
+            u,
+            -torch.exp(self.nu_log),
+            self.theta,
+            gamma * self.B_re,
+            gamma * self.B_im,
+            self.C_re,
+            self.C_im,
+            self.D,
         )
-        return y + self.D * u
 
     def systems(self) -> list[Realization]:
         poles = torch.exp(as_complex(-torch.exp(self.nu_log.detach().double()), self.theta))

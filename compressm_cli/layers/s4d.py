@@ -58,7 +58,7 @@ class S4D(StateSpaceLayer):
     def forward(self, u: Tensor) -> Tensor:
         log_abs, angle, re, im = zero_order_hold(self.log_A_re, self.A_im, self.log_dt[:, None])
         C_re, C_im = 2 * (re * self.C_re - im * self.C_im), 2 * (re * self.C_im + im * self.C_re)
-        return channelwise_ssm(u, log_abs, angle, C_re, C_im) + self.D * u
+        return torch.addcmul(channelwise_ssm(u, log_abs, angle, C_re, C_im), u, self.D)
 
     def systems(self) -> list[Realization]:
         poles, factor = discrete_system(self.log_A_re, self.A_im, self.log_dt[:, None])

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from compressm_cli.layers import LAYERS
 from compressm_cli.layers.interface import StateSpaceLayer
+from compressm_cli.ops.gated import gated_residual
 
 
 class SequenceNorm(nn.Module):
@@ -39,11 +40,11 @@ class Block(nn.Module):
         self.norm = build_norm(norm, model_dim)
         self.layer = layer
         self.mix = nn.Linear(model_dim, 2 * model_dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.dropout(nn.functional.gelu(self.layer(self.norm(x))))
-        return x + self.dropout(nn.functional.glu(self.mix(hidden), dim=-1))
+        y = self.layer(self.norm(x))
+        return gated_residual(x, y, self.mix.weight, self.mix.bias, self.dropout, self.training)
 
 
 class SequenceClassifier(nn.Module):

@@ -1,7 +1,10 @@
 """Time-invariant systems as convolutions: the kernel for all lags at once, then the FFT."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 FINE = 32
 """Lags a row of the kernel: lambda^(FINE i + j) = lambda^(FINE i) lambda^j."""
@@ -44,11 +47,59 @@ def mimo_convolution(
     outer_re = torch.einsum("qn,np->nqp", C_re, B_re) - torch.einsum("qn,np->nqp", C_im, B_im)
     outer_im = torch.einsum("qn,np->nqp", C_re, B_im) + torch.einsum("qn,np->nqp", C_im, B_re)
     kernel = re @ outer_re.reshape(n, q * p) - im @ outer_im.reshape(n, q * p)
-    size = 2 * length
-    kernel_f = torch.fft.rfft(kernel.view(length, q, p), n=size, dim=0)
-    u_f = torch.fft.rfft(u.to(kernel.dtype).transpose(0, 1), n=size, dim=0)
-    y_f = torch.bmm(u_f, kernel_f.transpose(1, 2))
-    return torch.fft.irfft(y_f, n=size, dim=0)[:length].transpose(0, 1)
+    return _Convolve.apply(u.to(kernel.dtype), kernel.view(length, q, p))
+
+
+class _Convolve(torch.autograd.Function):
+    """u (batch, L, p), kernel (L, q, p) -> y (batch, L, q), y_t = sum over k <= t of kernel_k u_{t-k}.
+
+    Its gradient takes real transforms alone, where that of ``rfft`` takes complex ones of twice the size.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, kernel: Tensor) -> Tensor:
+        u_f, kernel_f = _transform(u.transpose(0, 1)), _transform(kernel)
+        ctx.save_for_backward(u_f, kernel_f)
+        return _back(torch.bmm(u_f.flatten(2), _as_real_matrices(kernel_f)), u.shape[1]).transpose(0, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor]:
+        u_f, kernel_f = ctx.saved_tensors
+        length = grad.shape[1]
+        grad_f = _transform(grad.transpose(0, 1))
+        du = None
+        if ctx.needs_input_grad[0]:
+            # The adjoint of a causal convolution: correlation with the kernel, whose transform is conjugated.
+            adjoint = _as_real_matrices(kernel_f).mT
+            du = _back(torch.bmm(grad_f.flatten(2), adjoint), length).transpose(0, 1)
+        # Correlation of inputs and gradients, the rows of the batch summed: [Re, Im] of grad^T conj(u).
+        products = torch.bmm(grad_f.flatten(2).mT, u_f.flatten(2)).unflatten(1, (-1, 2)).unflatten(3, (-1, 2))
+        re = products[:, :, 0, :, 0] + products[:, :, 1, :, 1]
+        im = products[:, :, 1, :, 0] - products[:, :, 0, :, 1]
+        dkernel = torch.fft.irfft(torch.complex(re, im), n=2 * length, dim=0)[:length]
+        return du, dkernel
+
+
+def _transform(x: Tensor) -> Tensor:
+    """x (L, a, b) real, padded against wrapping around -> (L + 1, a, b, 2): real and imaginary parts."""
+    return torch.view_as_real(torch.fft.rfft(x, n=2 * x.shape[0], dim=0))
+
+
+def _back(x_f: Tensor, length: int) -> Tensor:
+    """(L + 1, a, 2 b), parts of an entry adjacent -> (L, a, b) real."""
+    x_f = torch.view_as_complex(x_f.unflatten(2, (-1, 2)))
+    return torch.fft.irfft(x_f, n=2 * length, dim=0)[:length]
+
+
+def _as_real_matrices(K: Tensor) -> Tensor:
+    """(F, q, p, 2), complex K -> (F, 2 p, 2 q): ``[Re u, Im u] -> [Re K u, Im K u]``, parts of an entry adjacent.
+
+    One product of real matrices: those of complex ones are taken one after the other on a CPU, with copies.
+    """
+    re, im = K.permute(3, 0, 2, 1)
+    from_re, from_im = torch.stack([re, im], dim=-1), torch.stack([-im, re], dim=-1)
+    return torch.stack([from_re, from_im], dim=2).reshape(K.shape[0], 2 * K.shape[2], 2 * K.shape[1])
 
 
 def channelwise_convolution(u: Tensor, log_abs: Tensor, angle: Tensor, C_re: Tensor, C_im: Tensor) -> Tensor:

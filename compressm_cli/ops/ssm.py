@@ -1,13 +1,18 @@
 """The time-invariant state space operations: one function each, the form chosen by cost."""
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from compressm_cli.ops.convolution import channelwise_convolution, mimo_convolution
+from compressm_cli.ops.parallel import runs_eagerly_on_cpu
+from compressm_cli.ops.recurrent import recurrent_ssm
 from compressm_cli.ops.scan import diagonal_scan
+
+Form = Literal["convolution", "recurrent"]
 
 
 def convolution_is_cheaper(state_dim: int, inputs: int, outputs: int) -> bool:
@@ -26,20 +31,36 @@ def _parameter_precision(device: torch.device) -> AbstractContextManager[object]
 
 
 def diagonal_ssm(
-    u: Tensor, log_abs: Tensor, angle: Tensor, B_re: Tensor, B_im: Tensor, C_re: Tensor, C_im: Tensor
+    u: Tensor,
+    log_abs: Tensor,
+    angle: Tensor,
+    B_re: Tensor,
+    B_im: Tensor,
+    C_re: Tensor,
+    C_im: Tensor,
+    D: Tensor | None = None,
+    form: Form | None = None,
 ) -> Tensor:
-    """y_t = Re(C h_t), h_t = diag(lambda) h_{t-1} + B u_t, lambda = exp(log_abs + i angle).
+    """y_t = Re(C h_t) + D u_t, h_t = diag(lambda) h_{t-1} + B u_t, lambda = exp(log_abs + i angle).
 
-    u (batch, length, p), log_abs and angle (N,), B (N, p), C (q, N). Returns (batch, length, q).
-    Under autocast the projections run in the lower precision, the recurrence in that of the poles.
+    u (batch, length, p), log_abs and angle (N,), B (N, p), C (q, N), D (q,) with q = p. Returns (batch, length, q).
+    ``form`` None lets the cost decide. Under autocast the projections of the recurrent form run in the lower precision,
+    the recurrence in that of the poles.
     """
-    if convolution_is_cheaper(log_abs.shape[0], B_re.shape[1], C_re.shape[0]):
+    if form is None:
+        cheaper = convolution_is_cheaper(log_abs.shape[0], B_re.shape[1], C_re.shape[0])
+        form = "convolution" if cheaper else "recurrent"
+    if form == "convolution":
         with _parameter_precision(u.device):
-            return mimo_convolution(u, log_abs, angle, B_re, B_im, C_re, C_im)
+            y = mimo_convolution(u, log_abs, angle, B_re, B_im, C_re, C_im)
+        return y if D is None else torch.addcmul(y, u, D)
     size = torch.exp(log_abs)
-    x = functional.linear(u, torch.cat([B_re, B_im], dim=0))
-    h = diagonal_scan(x, size * torch.cos(angle), size * torch.sin(angle))
-    return functional.linear(h, torch.cat([C_re, -C_im], dim=1))
+    poles = size * torch.cos(angle), size * torch.sin(angle)
+    B, C = torch.cat([B_re, B_im], dim=0), torch.cat([C_re, -C_im], dim=1)
+    if runs_eagerly_on_cpu(u):
+        return recurrent_ssm(u, *poles, B, C, D)
+    y = functional.linear(diagonal_scan(functional.linear(u, B), *poles), C)
+    return y if D is None else torch.addcmul(y, u, D)
 
 
 def channelwise_ssm(u: Tensor, log_abs: Tensor, angle: Tensor, C_re: Tensor, C_im: Tensor) -> Tensor:
