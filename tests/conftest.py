@@ -5,6 +5,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from compressm_cli.ops.forms import DEFAULT
+from compressm_cli.training import forms as training_forms
+
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
@@ -19,6 +22,12 @@ def one_thread() -> Iterator[None]:
 def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables have the width they have in a pipe, wherever the tests are started."""
     monkeypatch.delenv("COLUMNS", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def built_in_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which form of a recurrence a run takes does not depend on how busy the machine was when it was calibrated."""
+    monkeypatch.setattr(training_forms, "calibrated", lambda device, precision: DEFAULT)
 
 
 @pytest.fixture(autouse=True)

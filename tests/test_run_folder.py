@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from compressm_cli.errors import BadInputError, RunFailedError
-from compressm_cli.run import Run, write_atomically
+from compressm_cli.files import write_atomically
+from compressm_cli.run import Run
 
 
 def create(root: Path) -> str:

@@ -19,6 +19,7 @@ from compressm_cli.data.interface import Dataset, DataSpec, Split, TaskConfig
 from compressm_cli.data.splits import Rows, Seed
 from compressm_cli.data.tokens import padded
 from compressm_cli.errors import BadInputError
+from compressm_cli.files import cache_folder
 
 VOCABULARY = 16
 """The padding, 10 digits, 4 operators with their bracket, and the closing bracket."""
@@ -81,7 +82,7 @@ class ListOps(TaskConfig):
         """The file that keeps these rows; its name depends on every parameter that they depend on."""
         key = [GENERATOR_VERSION, sum(self.spec().rows), self.min_length, self.max_length, self.seed]
         digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
-        return _cache_folder() / f"listops-{digest}.npz"
+        return cache_folder() / f"listops-{digest}.npz"
 
     def _dataset(self, rows: "Expressions") -> Dataset:
         spec = self.spec()
@@ -132,12 +133,6 @@ def _generate(task: ListOps) -> Expressions:
         np.array([len(s) for s in sequences], dtype=np.int32),
         np.array([known[s] for s in sequences], dtype=np.uint8),
     )
-
-
-def _cache_folder() -> Path:
-    if given := os.environ.get("COMPRESSM_CACHE"):
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "compressm"
 
 
 def _read(path: Path) -> Expressions | None:

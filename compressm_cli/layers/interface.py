@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from compressm_cli.config import Config
 from compressm_cli.lti import Realization
+from compressm_cli.ops.forms import FORMS, Form, Problem
 
 StateDim = Annotated[int, Field(ge=1, le=65536)]
 
@@ -112,6 +113,12 @@ class StateSpaceLayer(nn.Module, ABC):
     state_parameters: ClassVar[dict[str, int]]
     """Names of the parameters whose shape depends on ``state_dim``, and the axis on which the states lie."""
 
+    forms: ClassVar[tuple[Form, ...]] = FORMS
+    """The forms in which its recurrence can be computed."""
+
+    form: Form | None = None
+    """The form to use; None stands for the cheaper one by built-in costs. Set by the trainer, not saved."""
+
     def __init__(self, config: Any, model_dim: int, state_dim: int) -> None:
         """A fresh layer of width ``model_dim`` (H) and order ``state_dim`` (N), from torch's random state.
 
@@ -157,6 +164,10 @@ class StateSpaceLayer(nn.Module, ABC):
         to old parameters; the second only approximately, as if gradients were independent. Poles have no
         such linear map: their moments start from zero.
         """
+
+    def recurrence(self, batch: int, length: int) -> Problem:
+        """The sizes of the recurrence, by which the cheaper form is chosen."""
+        return Problem(batch, length, self.state_dim, self.model_dim, self.model_dim)
 
     def set_state_parameters(self, values: dict[str, Tensor]) -> None:
         """Replace the state parameters by new ones, of another shape perhaps (used by surgery alone)."""

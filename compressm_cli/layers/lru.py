@@ -88,6 +88,7 @@ class LRU(StateSpaceLayer):
             self.C_re,
             self.C_im,
             self.D,
+            self.form,
         )
 
     def systems(self) -> list[Realization]:

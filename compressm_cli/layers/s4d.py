@@ -39,6 +39,7 @@ class S4D(StateSpaceLayer):
     """
 
     Config = S4DConfig
+    forms = ("convolution",)
     recurrent_parameters = frozenset({"log_A_re", "A_im", "log_dt"})
     state_parameters: ClassVar = {"log_A_re": 1, "A_im": 1, "C_re": 1, "C_im": 1}
 

@@ -77,7 +77,7 @@ class S5(StateSpaceLayer):
         log_abs, angle, re, im = zero_order_hold(self.log_A_re, self.A_im, self.log_dt)
         re, im = 2 * re[:, None], 2 * im[:, None]
         B_re, B_im = re * self.B_re - im * self.B_im, re * self.B_im + im * self.B_re
-        return diagonal_ssm(u, log_abs, angle, B_re, B_im, self.C_re, self.C_im, self.D)
+        return diagonal_ssm(u, log_abs, angle, B_re, B_im, self.C_re, self.C_im, self.D, self.form)
 
     def systems(self) -> list[Realization]:
         poles, factor = discrete_system(self.log_A_re, self.A_im, self.log_dt)

@@ -4,7 +4,7 @@ import importlib.util
 
 import torch
 
-from compressm_cli.ops.scan import diagonal_scan
+from compressm_cli.ops.scan import diagonal_scan, triton_obstacle
 from compressm_cli.ops.ssm import channelwise_ssm, diagonal_ssm
 
 __all__ = ["available_backends", "channelwise_ssm", "diagonal_scan", "diagonal_ssm"]
@@ -14,9 +14,11 @@ def available_backends() -> list[tuple[str, bool, str]]:
     """The implementations of the recurrences: (name, usable on this machine, what it serves)."""
     numba = importlib.util.find_spec("numba") is not None
     cuda = torch.cuda.is_available()
+    obstacle = triton_obstacle()
     return [
-        ("numba", numba, "diagonal scan on CPU"),
-        ("torch-scan", cuda, "diagonal scan on CUDA (log-depth, plain PyTorch)"),
-        ("fft", True, "convolution form, any device; chosen where 2 N > inputs x outputs"),
+        ("numba", numba, "recurrent form on CPU"),
+        ("triton", cuda and obstacle is None, f"recurrent form on CUDA{'; ' + obstacle if obstacle else ''}"),
+        ("torch-scan", cuda, "recurrent form on CUDA without triton (log-depth, plain PyTorch)"),
+        ("fft", True, "convolution form, any device"),
         ("reference", True, "definition, for tests"),
     ]

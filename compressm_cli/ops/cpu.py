@@ -1,7 +1,6 @@
 """The diagonal scan as a CPU kernel: compiled by numba, parallel over the batch."""
 
 import numba
-import torch
 from torch import Tensor
 
 from compressm_cli.ops.parallel import over_parts

@@ -18,9 +18,9 @@ def recurrent_ssm(
 ) -> Tensor:
     """y_t = C h_t + D u_t, h_t = diag(lambda) h_{t-1} + B u_t, all on a CPU.
 
-    u (batch, length, p), poles (N,), B (2 N, p) and C (q, 2 N) in the layout of ``diagonal_scan``, D (q,) with q = p or
-    None. Returns (batch, length, q). The states h alone are kept for the gradient. Under autocast the projections run in
-    the lower precision, the recurrence in that of the poles.
+    u (batch, length, p), poles (N,), B (2 N, p) and C (q, 2 N) in the layout of ``diagonal_scan``, D (q,) with q = p
+    or None. Returns (batch, length, q). The states h alone are kept for the gradient. Under autocast the projections
+    run in the lower precision, the recurrence in that of the poles.
     """
     low = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else poles_re.dtype
     return _RecurrentSSM.apply(u, poles_re, poles_im, B, C, D, low)

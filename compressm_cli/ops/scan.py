@@ -1,5 +1,13 @@
 """``diagonal_scan``: one operator with gradient, meta kernel and FLOP formula; the kernel goes by device."""
 
+import importlib.util
+import os
+import shutil
+import sysconfig
+import warnings
+from functools import cache
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -23,6 +31,41 @@ def _scan_backward(
 
 _scan.register_kernel("cpu")(cpu.scan_forward)
 _scan_backward.register_kernel("cpu")(cpu.scan_backward)
+
+
+def triton_obstacle() -> str | None:
+    """Why CUDA devices do without the Triton kernels, or None where they have them. Does not import Triton."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    # Triton builds its launcher on first use, with this compiler and these headers.
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "triton needs a C compiler: neither gcc nor clang was found, and CC is not set"
+    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")  # Debian's has no headers
+    headers = Path(sysconfig.get_path("include", scheme))
+    if not (headers / "Python.h").is_file():
+        return f"triton needs Python's C headers, which {headers} does not have"
+    return None
+
+
+@cache
+def _cuda_kernels() -> ModuleType:
+    obstacle = triton_obstacle()
+    if obstacle is not None:
+        warnings.warn(f"the diagonal scan runs without its CUDA kernel: {obstacle}", stacklevel=2)
+        return torch_scan
+    from compressm_cli.ops import triton_scan
+
+    return triton_scan
+
+
+@_scan.register_kernel("cuda")
+def _(x: Tensor, poles_re: Tensor, poles_im: Tensor) -> Tensor:
+    return _cuda_kernels().scan_forward(x, poles_re, poles_im)
+
+
+@_scan_backward.register_kernel("cuda")
+def _(grad: Tensor, h: Tensor, poles_re: Tensor, poles_im: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return _cuda_kernels().scan_backward(grad, h, poles_re, poles_im)
 
 
 @_scan.register_fake

@@ -1,27 +1,16 @@
 """The time-invariant state space operations: one function each, the form chosen by cost."""
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from compressm_cli.ops.convolution import channelwise_convolution, mimo_convolution
+from compressm_cli.ops.forms import DEFAULT, Form, Problem
 from compressm_cli.ops.parallel import runs_eagerly_on_cpu
 from compressm_cli.ops.recurrent import recurrent_ssm
 from compressm_cli.ops.scan import diagonal_scan
-
-Form = Literal["convolution", "recurrent"]
-
-
-def convolution_is_cheaper(state_dim: int, inputs: int, outputs: int) -> bool:
-    """Whether a multi-input multi-output system is better convolved than scanned.
-
-    The work of the convolution is proportional to inputs x outputs (its product in frequency), that of the
-    scan to the states; the factor was measured on a CPU, for training steps of length 64 to 1024.
-    """
-    return 2 * state_dim > inputs * outputs
 
 
 def _parameter_precision(device: torch.device) -> AbstractContextManager[object]:
@@ -44,12 +33,12 @@ def diagonal_ssm(
     """y_t = Re(C h_t) + D u_t, h_t = diag(lambda) h_{t-1} + B u_t, lambda = exp(log_abs + i angle).
 
     u (batch, length, p), log_abs and angle (N,), B (N, p), C (q, N), D (q,) with q = p. Returns (batch, length, q).
-    ``form`` None lets the cost decide. Under autocast the projections of the recurrent form run in the lower precision,
-    the recurrence in that of the poles.
+    ``form`` None stands for the cheaper one by ``forms.DEFAULT``. Under autocast the projections of the recurrent form
+    run in the lower precision, the recurrence in that of the poles.
     """
     if form is None:
-        cheaper = convolution_is_cheaper(log_abs.shape[0], B_re.shape[1], C_re.shape[0])
-        form = "convolution" if cheaper else "recurrent"
+        batch, length, inputs = u.shape
+        form = DEFAULT.cheapest(Problem(batch, length, log_abs.shape[0], inputs, C_re.shape[0]))
     if form == "convolution":
         with _parameter_precision(u.device):
             y = mimo_convolution(u, log_abs, angle, B_re, B_im, C_re, C_im)

@@ -77,6 +77,8 @@ class TrainConfig(Config):
     """``tf32`` matters on CUDA only; ``bf16`` is autocast; recurrent parameters and states stay in fp32."""
     compile: bool = False
     """Use torch.compile (needs a C++ compiler); done anew after each cut."""
+    form: Literal["auto", "convolution", "recurrent"] = "auto"
+    """How time-invariant recurrences are computed; ``auto`` takes, for the sizes of the moment, what is faster here."""
     eval_every: PositiveInt | None = None
     """Steps between evaluations on the validation split; null means a twentieth of the run."""
     log_every: PositiveInt | None = None

@@ -1,5 +1,6 @@
 """The training loop: steps, and between steps whatever is due - a check of the method, an evaluation, a checkpoint."""
 
+import copy
 import math
 import statistics
 import time
@@ -19,14 +20,18 @@ from compressm_cli.compression import METHODS, surgery
 from compressm_cli.compression.method import CheckContext, LayerRecord, Plan
 from compressm_cli.data.interface import Dataset, Split
 from compressm_cli.errors import RunFailedError
+from compressm_cli.layers.interface import state_space_layers
 from compressm_cli.models import build_model
+from compressm_cli.ops.forms import CostModel
 from compressm_cli.recipe import Recipe
 from compressm_cli.run import Run
 from compressm_cli.training import state
 from compressm_cli.training.batches import Batches, derived_generator
 from compressm_cli.training.evaluation import Evaluation, evaluate, layer_inputs
+from compressm_cli.training.forms import choose_forms, costs_here
 from compressm_cli.training.optimizer import build_optimizer, learning_rate, set_learning_rate
-from compressm_cli.training.precision import autocast, prepare, resolve_device
+from compressm_cli.training.precision import prepare, resolve_device
+from compressm_cli.training.step import training_step
 from compressm_cli.training.view import View
 
 EVALUATION_BATCH = 4
@@ -73,6 +78,7 @@ class Trainer:
         self.check_steps = set(self.method.check_steps(self.config.steps))
         self.generator = derived_generator(seed, "method")
         self.flops = TrainingFlops()
+        self.costs: CostModel | None = None
         self.step = 0
         self.shown = 0.0
         self.trial: dict[str, Any] | None = None
@@ -86,6 +92,8 @@ class Trainer:
         self.start: dict[str, Any] = {}
         if resume is not None:
             self._load(resume)
+        else:
+            self.costs = costs_here(self.model, self.config.form, self.device, self.config.precision)
         with self.clock.phase("compile"):
             self._new_shapes()
         self.start = self.start or self.now
@@ -100,6 +108,8 @@ class Trainer:
         self.view.start(
             self.recipe.name, self.seed, self.config.steps, surgery.orders(self.model), str(self.device)
         )
+        listed = ", ".join(f"{name} {form}" for name, form in self.now["forms"].items())
+        self.view.message(f"form of the recurrence: {listed}")
         self.model.train()
         while self.step < self.config.steps:
             try:
@@ -128,24 +138,15 @@ class Trainer:
         set_learning_rate(self.optimizer, learning_rate(self.config, self.step))
         if self.compile_pending:
             with self.clock.phase("compile"):
-                self._forward_backward_update()
+                self._update()
             self.compile_pending = False
         else:
-            self._forward_backward_update()
+            self._update()
         self.flops.step()
 
-    def _forward_backward_update(self) -> None:
+    def _update(self) -> None:
         batch = self.batches(self.step)
-        with autocast(self.device, self.config.precision):
-            logits = self.forward(batch.inputs, batch.lengths)
-        loss = nn.functional.cross_entropy(logits.float(), batch.labels)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if self.config.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
-        self.optimizer.step()
-        surgery.enforce_masks(self.model)
-        self.window_loss += loss.detach()
+        self.window_loss += training_step(self.model, self.optimizer, batch, self.config, self.forward)
 
     def _log_if_due(self) -> None:
         due = self.step % self.config.interval("log_every") == 0
@@ -173,6 +174,7 @@ class Trainer:
                     "learning_rate": rate,
                     "step_seconds": seconds,
                     "orders": surgery.orders(self.model),
+                    "forms": self.now["forms"],
                 }
             )
             self._reset_window()
@@ -332,7 +334,9 @@ class Trainer:
 
     def _new_shapes(self) -> None:
         """Count anew, and compile anew, for the shapes that the model has now."""
-        self.now = self._measures()
+        batch, length = self.batches.batch_size, self.data_spec.length
+        forms = choose_forms(self.model, self.config.form, self.costs, batch, length)
+        self.now = {**self._measures(), "forms": forms}
         self.flops.segment(self.now["step"])
         if self.config.compile:
             self.compile_pending = True
@@ -381,6 +385,8 @@ class Trainer:
             "trial": trial,
             "method": self.method.state_dict(),
             "generator": self.generator.get_state(),
+            # With the costs of another machine, or of another hour, a resumed run could take other forms.
+            "costs": None if self.costs is None else dict(self.costs.constants),
             "flops": self.flops.state_dict(),
             "clock": self.clock.state_dict(),
             "joules": [asdict(j) for j in [*self.earlier_joules, self.meter.read()]],
@@ -403,6 +409,7 @@ class Trainer:
         self.run.forget_after(self.step, undecided)
         self.method.load_state_dict(saved["method"])
         self.generator.set_state(saved["generator"])
+        self.costs = None if saved["costs"] is None else CostModel(saved["costs"])
         self.flops.load_state_dict(saved["flops"])
         self.clock.load_state_dict(saved["clock"])
         self.earlier_joules = [Joules(**j) for j in saved["joules"]]
@@ -417,8 +424,15 @@ class Trainer:
             "orders": surgery.orders(self.model),
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "step": training_step_flops(self.model, self._example(self.batches.batch_size)),
-            "inference": inference_flops(self.model, self._example(1)),
+            "inference": self._inference_flops(),
         }
+
+    def _inference_flops(self) -> int:
+        """Of one sequence, in the form that a model takes outside training."""
+        twin = copy.deepcopy(self.model)
+        for layer in state_space_layers(twin).values():
+            layer.form = None
+        return inference_flops(twin, self._example(1))
 
     def _finish(self) -> dict[str, Any]:
         validation = self._evaluate()
@@ -444,6 +458,7 @@ class Trainer:
             },
             "orders": {"start": self.start["orders"], "final": final["orders"]},
             "parameters": {"start": self.start["parameters"], "final": final["parameters"]},
+            "forms": {"start": self.start["forms"], "final": final["forms"]},
             "checkpoint_bytes": size,
             "flops": {
                 "training": self.flops.total,

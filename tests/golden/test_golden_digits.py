@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from compressm_cli.ops.forms import FORMS
 from compressm_cli.recipe import Recipe, recipe_from_mapping
 from compressm_cli.run import Run
 from compressm_cli.training import experiment
@@ -23,14 +24,21 @@ keeping Adam's moments by index, instead of none, moves a loss by 2e-3. No Hanke
 than 3e-3, so orders do not flip either."""
 
 
-def recipe(root: str) -> Recipe:
+def recipe(root: str, form: str = "recurrent") -> Recipe:
     return recipe_from_mapping(
         {
             "name": "golden",
             "device": "cpu",
             "data": {"task": "digits"},
             "model": {"layer": {"kind": "lru", "state_dim": 16}, "model_dim": 16, "depth": 2},
-            "train": {"steps": 60, "batch_size": 64, "learning_rate": 1e-2, "log_every": 5, "eval_every": 20},
+            "train": {
+                "steps": 60,
+                "batch_size": 64,
+                "learning_rate": 1e-2,
+                "log_every": 5,
+                "eval_every": 20,
+                "form": form,
+            },
             "compression": {
                 "method": "hankel",
                 "energy_threshold": 0.93,
@@ -46,10 +54,10 @@ def recipe(root: str) -> Recipe:
     )
 
 
-def lines_of(root: str) -> list[str]:
+def lines_of(root: str, form: str = "recurrent") -> list[str]:
     """``step  training loss or 'validation' loss  orders``, one line a logged step or evaluation."""
     torch.set_num_threads(1)
-    wanted = recipe(root)
+    wanted = recipe(root, form)
     run: Run = experiment.start(wanted, 0, experiment.load_data(wanted), SilentView(), "golden")
     lines = []
     for metric in run.read_metrics():
@@ -66,8 +74,9 @@ def parsed(lines: list[str]) -> list[tuple[str, str, float, str]]:
     return [(t[:4], t[6:16], float(t[18:27]), t[27:].strip()) for t in lines]
 
 
-def test_losses_and_orders_are_the_golden_ones(tmp_path: Path) -> None:
-    found = parsed(lines_of(str(tmp_path)))
+@pytest.mark.parametrize("form", FORMS)
+def test_losses_and_orders_are_the_golden_ones_in_every_form(tmp_path: Path, form: str) -> None:
+    found = parsed(lines_of(str(tmp_path), form))
     expected = parsed(GOLDEN.read_text(encoding="utf-8").splitlines())
     assert [(step, kind, orders) for step, kind, _, orders in found] == [
         (step, kind, orders) for step, kind, _, orders in expected

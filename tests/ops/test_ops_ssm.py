@@ -1,17 +1,17 @@
 """The state space operations against their definitions, in both forms, in output and gradient."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
-from compressm_cli.ops import channelwise_ssm, diagonal_ssm, reference
+from compressm_cli.ops import channelwise_ssm, diagonal_ssm, recurrent, reference
 from compressm_cli.ops.convolution import channelwise_convolution, mimo_convolution
-from compressm_cli.ops.ssm import convolution_is_cheaper
+from compressm_cli.ops.forms import FORMS, Form
 
-# batch, length, inputs, outputs, states; the first five are convolved, the others scanned.
+# batch, length, inputs, outputs, states.
 MIMO = [
     (1, 1, 1, 1, 1),
     (2, 63, 2, 3, 5),
@@ -80,17 +80,27 @@ def assert_agree(
         assert ((a.double() - e).abs().max() / e.abs().max().clamp_min(1.0)).item() <= tolerance
 
 
-def test_examples_cover_both_forms() -> None:
-    assert [convolution_is_cheaper(n, p, q) for _, _, p, q, n in MIMO] == [True] * 5 + [False] * 4
-
-
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
 @pytest.mark.parametrize("shape", MIMO)
-@pytest.mark.parametrize("operation", [diagonal_ssm, mimo_convolution])
+@pytest.mark.parametrize("form", [None, *FORMS])
 def test_diagonal_ssm_matches_the_definition(
-    operation: Callable[..., Tensor], shape: tuple[int, ...], dtype: torch.dtype, tolerance: float
+    form: Form | None, shape: tuple[int, ...], dtype: torch.dtype, tolerance: float
 ) -> None:
+    operation = partial(diagonal_ssm, form=form)
     assert_agree(operation, reference.diagonal_ssm, mimo_example(*shape), dtype, tolerance)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_feedthrough_is_added(form: Form, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recurrent, "ENTRIES_AT_ONCE", 100)  # several parts
+    inputs = [*mimo_example(5, 21, 3, 3, 4), torch.randn(3, dtype=torch.float64)]
+
+    def definition(*tensors: Tensor) -> Tensor:
+        return from_definition(reference.diagonal_ssm)(*tensors[:-1]) + tensors[0] * tensors[-1]
+
+    expected = output_and_gradients(definition, inputs)
+    for a, e in zip(output_and_gradients(partial(diagonal_ssm, form=form), inputs), expected, strict=True):
+        torch.testing.assert_close(a, e, rtol=1e-10, atol=1e-11)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
@@ -173,7 +183,10 @@ def test_autocast_keeps_the_state_in_float32() -> None:
 
 @pytest.mark.parametrize(
     ("operation", "inputs"),
-    [(diagonal_ssm, mimo_example(2, 40, 2, 1, 5)), (channelwise_ssm, channelwise_example(2, 40, 3, 4))],
+    [
+        (partial(diagonal_ssm, form="convolution"), mimo_example(2, 40, 2, 1, 5)),
+        (channelwise_ssm, channelwise_example(2, 40, 3, 4)),
+    ],
 )
 def test_autocast_leaves_convolutions_in_float32(
     operation: Callable[..., Tensor], inputs: list[Tensor]

@@ -16,6 +16,7 @@ from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.compression import METHODS
 from compressm_cli.errors import BadInputError, RunFailedError
 from compressm_cli.models import build_model
+from compressm_cli.ops import recurrent
 from compressm_cli.recipe import Recipe, load_recipe
 from compressm_cli.run import Run
 from compressm_cli.training import experiment, loop
@@ -261,8 +262,8 @@ def test_clipping_bounds_the_norm_of_all_gradients(
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norms.append(float(torch.stack([g.norm() for g in gradients]).norm()))
 
-    original = loop.Trainer._forward_backward_update
-    monkeypatch.setattr(loop.Trainer, "_forward_backward_update", watched)
+    original = loop.Trainer._update
+    monkeypatch.setattr(loop.Trainer, "_update", watched)
     train(tiny(steps=5))
     free = list(norms)
     norms.clear()
@@ -277,18 +278,16 @@ def test_bf16_keeps_recurrent_parameters_and_states_in_fp32(
 ) -> None:
     seen: list[tuple[torch.dtype, ...]] = []
 
-    def watched(x: Tensor, poles_re: Tensor, poles_im: Tensor) -> Tensor:
-        states = original(x, poles_re, poles_im)
-        seen.append((x.dtype, poles_re.dtype, states.dtype))
-        return states
+    def watched(x: Tensor, matrix: Tensor, out: Tensor) -> None:
+        original(x, matrix, out)
+        seen.append((x.dtype, matrix.dtype, out.dtype))
 
-    from compressm_cli.ops import ssm
-
-    original = ssm.diagonal_scan
-    monkeypatch.setattr(ssm, "diagonal_scan", watched)
-    run = train(tiny(compression={**CUTS, "gramian": "analytic"}, train={"precision": "bf16"}))
-    assert (torch.bfloat16, torch.float32, torch.float32) in seen
-    assert {states for _, _, states in seen} == {torch.float32}
+    original = recurrent._product
+    monkeypatch.setattr(recurrent, "_product", watched)
+    run = train(
+        tiny(compression={**CUTS, "gramian": "analytic"}, train={"precision": "bf16", "form": "recurrent"})
+    )
+    assert set(seen) == {(torch.bfloat16, torch.bfloat16, torch.float32)}
     weights = Checkpoint.load(run.final_checkpoint).weights
     assert {w.dtype for w in weights.values() if w.is_floating_point()} == {torch.float32}
     assert run.read_summary()["precision"] == "bf16"

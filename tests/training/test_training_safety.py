@@ -194,8 +194,8 @@ def test_a_cut_that_diverges_on_trial_is_undone(
             self.window_loss += torch.nan
 
     uncut = train(tiny())
-    original = loop.Trainer._forward_backward_update
-    monkeypatch.setattr(loop.Trainer, "_forward_backward_update", explode)
+    original = loop.Trainer._update
+    monkeypatch.setattr(loop.Trainer, "_update", explode)
     run = train(tiny(compression=cuts(10, safety={"on_rejection": "stop", "tolerance": 1.0})))
     (line,) = run.read_compression()
     assert line["accepted"] is False

@@ -1,0 +1,32 @@
+"""Writing files whole, and where the user's cache is."""
+
+import os
+import uuid
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """Where what can be made again is kept: $COMPRESSM_CACHE, else compressm in the user's cache."""
+    if given := os.environ.get("COMPRESSM_CACHE"):
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "compressm"
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that a reader, or a crash, sees the old content or the new, never a part."""
+    # Not mkstemp, whose files only their owner may read.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex}")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -1,0 +1,36 @@
+"""Which form each layer's recurrence takes in a run."""
+
+from typing import Literal
+
+import torch
+from torch import nn
+
+from compressm_cli.layers.interface import state_space_layers
+from compressm_cli.ops.calibration import calibrated
+from compressm_cli.ops.forms import CostModel, Form
+
+
+def needs_costs(model: nn.Module, wanted: Literal["auto"] | Form) -> bool:
+    """Whether there is a layer whose form is to be chosen by its cost."""
+    return wanted == "auto" and any(len(layer.forms) > 1 for layer in state_space_layers(model).values())
+
+
+def costs_here(
+    model: nn.Module, wanted: Literal["auto"] | Form, device: torch.device, precision: str
+) -> CostModel | None:
+    """The machine's cost model where one is needed."""
+    return calibrated(device, precision) if needs_costs(model, wanted) else None
+
+
+def choose_forms(
+    model: nn.Module, wanted: Literal["auto"] | Form, costs: CostModel | None, batch: int, length: int
+) -> dict[str, str]:
+    """Set the form of every layer, and tell it by the layer's name; a layer with one form keeps that one."""
+    for layer in state_space_layers(model).values():
+        if len(layer.forms) == 1:
+            (layer.form,) = layer.forms
+        elif wanted != "auto":
+            layer.form = wanted
+        elif costs is not None:
+            layer.form = costs.cheapest(layer.recurrence(batch, length))
+    return {name: str(layer.form) for name, layer in state_space_layers(model).items()}
