@@ -71,7 +71,20 @@ def _processor() -> list[Finding]:
         Finding("machine", "system", None, platform.platform()),
         Finding("machine", "processor", None, f"{_processor_name()}, {usable} cores usable"),
         Finding("machine", "memory", None, _memory()),
+        _bfloat16(),
     ]
+
+
+def _bfloat16() -> Finding:
+    import torch
+
+    from compressm_cli.training.precision import bfloat16_is_slow
+
+    slow = bfloat16_is_slow(torch.device("cpu"))
+    detail = (
+        "no instructions for it: precision bf16 is far slower than fp32 on the CPU" if slow else "on the CPU"
+    )
+    return Finding("machine", "bfloat16", not slow, detail)
 
 
 def _processor_name() -> str:
@@ -127,7 +140,25 @@ def _library(module: str, distribution: str, purpose: str, how: str) -> tuple[bo
 def _backends() -> list[Finding]:
     from compressm_cli.ops import available_backends
 
-    return [Finding("recurrences", *backend) for backend in available_backends()]
+    return [*(Finding("recurrences", *backend) for backend in available_backends()), *_forms()]
+
+
+def _forms() -> list[Finding]:
+    """Which form some typical layers take here, by the calibrated cost model."""
+    import torch
+
+    from compressm_cli.ops.calibration import calibrated
+    from compressm_cli.ops.forms import FORMS, Problem
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    costs = calibrated(device, "fp32")
+    found = []
+    for states, width in ((256, 8), (16, 8), (64, 128)):
+        problem = Problem(32, 1024, states, width, width)
+        seconds = ", ".join(f"{form} {1e3 * costs.seconds(form, problem):.3g} ms" for form in FORMS)
+        name = f"N={states}, H={width}"
+        found.append(Finding("recurrences", name, None, f"{costs.cheapest(problem)} on {device} ({seconds})"))
+    return found
 
 
 def _joules() -> list[Finding]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import platform
 import time
 
@@ -11,7 +12,7 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from compressm_cli.files import cache_folder, write_atomically
-from compressm_cli.ops.forms import FORMS, CostModel, Form, Problem, terms
+from compressm_cli.ops.forms import DEFAULT, FORMS, CostModel, Form, Problem, terms
 from compressm_cli.ops.ssm import diagonal_ssm
 
 VERSION = 1
@@ -35,8 +36,10 @@ REPEATS = 5
 
 
 def calibrated(device: torch.device, precision: str) -> CostModel:
-    """The cost model of this machine: from the cache, else measured (about a second) and kept there.
+    """The cost model of this machine: from the cache, else measured (about two seconds) and kept there.
 
+    A machine that is busy with other work is not measured: its threads wait for one another in one form more than in
+    the other. The built-in costs stand in, and the next process tries again.
     ``precision`` is fp32, tf32 or bf16, as a recipe has it; bf16 stands for autocast.
     """
     path = cache_folder() / f"forms-{_machine(device, precision)}.json"
@@ -45,6 +48,8 @@ def calibrated(device: torch.device, precision: str) -> CostModel:
         return CostModel({form: tuple(map(float, saved[form])) for form in FORMS})
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not there, or not whole
+    if _busy():
+        return DEFAULT
     model = measure(device, precision)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,6 +57,13 @@ def calibrated(device: torch.device, precision: str) -> CostModel:
     except OSError:
         pass  # it is measured again by the next process
     return model
+
+
+def _busy() -> bool:
+    """Whether more than half of the processors were in use during the last minute."""
+    if not hasattr(os, "getloadavg"):
+        return False
+    return os.getloadavg()[0] > 0.5 * (os.cpu_count() or 1) + 0.5
 
 
 def _machine(device: torch.device, precision: str) -> str:

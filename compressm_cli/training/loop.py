@@ -30,7 +30,7 @@ from compressm_cli.training.batches import Batches, derived_generator
 from compressm_cli.training.evaluation import Evaluation, evaluate, layer_inputs
 from compressm_cli.training.forms import choose_forms, costs_here
 from compressm_cli.training.optimizer import build_optimizer, learning_rate, set_learning_rate
-from compressm_cli.training.precision import prepare, resolve_device
+from compressm_cli.training.precision import bfloat16_is_slow, prepare, resolve_device
 from compressm_cli.training.step import training_step
 from compressm_cli.training.view import View
 
@@ -110,6 +110,11 @@ class Trainer:
         )
         listed = ", ".join(f"{name} {form}" for name, form in self.now["forms"].items())
         self.view.message(f"form of the recurrence: {listed}")
+        if self.config.precision == "bf16" and bfloat16_is_slow(self.device):
+            self.view.message(
+                "warning: this processor has no bfloat16 instructions; steps take many times as long as with "
+                "train.precision: fp32"
+            )
         self.model.train()
         while self.step < self.config.steps:
             try:

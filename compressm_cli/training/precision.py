@@ -56,6 +56,11 @@ def _keep_freed_memory() -> None:
     libc.mallopt(m_trim_threshold, 2**31 - 1)
 
 
+def bfloat16_is_slow(device: torch.device) -> bool:
+    """Whether the device multiplies matrices in bfloat16 without instructions for it, far slower than in fp32."""
+    return device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
     """The context of a forward pass."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")

@@ -20,6 +20,7 @@ TRUE = CostModel(
 def exact_timings(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that takes exactly as long as ``TRUE`` says."""
     monkeypatch.setattr(calibration, "_time", lambda form, problem, *_: TRUE.seconds(form, problem))
+    monkeypatch.setattr(calibration, "_busy", lambda: False)
 
 
 @pytest.mark.usefixtures("exact_timings")
@@ -86,3 +87,10 @@ def test_a_cache_that_cannot_be_written_does_no_harm(tmp_path: Path, monkeypatch
     blocked.write_text("")
     monkeypatch.setenv("COMPRESSM_CACHE", str(blocked / "below"))
     assert calibrated(CPU, "fp32").constants.keys() == set(FORMS)
+
+
+def test_a_busy_machine_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMPRESSM_CACHE", str(tmp_path))
+    monkeypatch.setattr(calibration.os, "getloadavg", lambda: (1000.0, 0.0, 0.0))
+    assert calibrated(CPU, "fp32") is DEFAULT
+    assert not list(tmp_path.iterdir())
