@@ -70,7 +70,7 @@ class _GatedResidual(torch.autograd.Function):
             dropped = _dropout_(rows[part].to(low, copy=True), p, second, part)
             dz = torch.ops.aten.glu_backward(dropped, z[part], -1)
             hidden = _dropout_(functional.gelu(y[part]), p, first, part).to(low)
-            dweight += dz.mT @ hidden
+            dweight += (hidden.mT @ dz).mT
             dbias += dz.sum(0)
             dhidden = _dropout_((dz @ weight).to(y.dtype), p, first, part)
             dy[part] = torch.ops.aten.gelu_backward(dhidden, y[part])

@@ -67,6 +67,7 @@ class _RecurrentSSM(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         u, h, poles_re, poles_im, B, C, D = ctx.saved_tensors
         low, grad = ctx.low, grad.contiguous()
+        B_rows = B.mT.contiguous().mT  # faster to multiply by where there are few inputs
         du = h.new_empty(u.shape) if ctx.needs_input_grad[0] else None
         dre, dim, dB, dC = (torch.zeros_like(t, dtype=h.dtype) for t in (poles_re, poles_im, B, C))
         dD = None if D is None else torch.zeros_like(D)
@@ -78,9 +79,10 @@ class _RecurrentSSM(torch.autograd.Function):
             dre += part_re
             dim += part_im
             dx = dx.to(low)
-            dB += dx.flatten(0, 1).mT @ inputs.flatten(0, 1)
+            # The thin matrix first: three times as fast as the other way round where there are few inputs.
+            dB += (inputs.flatten(0, 1).mT @ dx.flatten(0, 1)).mT
             if du is not None:
-                _product(dx, B, du[part])
+                _product(dx, B_rows, du[part])
             if D is not None:
                 dD += (grad[part] * u[part]).sum((0, 1))
                 if du is not None:
