@@ -2,8 +2,8 @@
 
     python benchmarks/reduction.py [--state-dim 384] [--model-dim 64] [--order 93] [--repeats 7]
 
-Prints the median and the least seconds for each kind of realization and Gramian, the calibration forward passes of the empirical one
-left out (its inputs are given), its state simulation and regression included.
+Prints the median and the least seconds for each kind of realization and Gramian, the calibration forward passes of the
+empirical one left out (its inputs are given), its state simulation and regression included.
 """
 
 import argparse

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from compressm_cli.compression import surgery
 from compressm_cli.data.interface import DataSpec
 from compressm_cli.errors import BadInputError
+from compressm_cli.files import write_atomically
 from compressm_cli.models import build_model
 from compressm_cli.recipe import Recipe, recipe_from_mapping, recipe_to_mapping
-from compressm_cli.files import write_atomically
 
 FORMAT = 1
 

@@ -34,6 +34,12 @@ if TYPE_CHECKING:
     help="Folder of the figures. [default: the run's plots/, or the checkpoint's folder]",
 )
 @click.option("--no-plots", is_flag=True, help="Draw no figures.")
+@click.option(
+    "--time",
+    "timed",
+    is_flag=True,
+    help="Also time a training step at these orders on this machine (it takes some seconds).",
+)
 def analyze(
     path: Path,
     as_json: bool,
@@ -41,6 +47,7 @@ def analyze(
     realization: Literal["real", "complex"] | None,
     folder: Path | None,
     no_plots: bool,
+    timed: bool,
 ) -> None:
     """Show the order, spectrum and poles of each layer, and what smaller orders would cost.
 
@@ -54,7 +61,7 @@ def analyze(
     from compressm_cli import reports
 
     with console.stderr().status("analyzing"):
-        report = reports.analyze(path, wanted, realization)
+        report = reports.analyze(path, wanted, realization, timed)
         written = [] if no_plots else _draw(report, folder)
     if as_json:
         from dataclasses import asdict

@@ -25,6 +25,10 @@ COMMANDS = {
     "train": ("compressm_cli.cli.train:train", "Train a model by a recipe, compressing it meanwhile."),
     "analyze": ("compressm_cli.cli.analyze:analyze", "Show the Hankel spectrum of a checkpoint or run."),
     "compare": ("compressm_cli.cli.compare:compare", "Compare runs: accuracy, orders, size, speed, joules."),
+    "bench": (
+        "compressm_cli.cli.bench:bench",
+        "Time a recipe's training step and inference on this machine.",
+    ),
     "recipes": ("compressm_cli.cli.recipes:recipes", "List, show, copy and validate recipes."),
     "doctor": ("compressm_cli.cli.doctor:doctor", "Show what this machine offers and what will be used."),
     "completion": ("compressm_cli.cli.main:completion", "Print the completion script of a shell."),

@@ -46,7 +46,7 @@ class _GatedResidual(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, p: float) -> Tensor:
         ctx.p, ctx.seeds = p, (draw_seed(), draw_seed()) if p else (0, 0)
         low = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else y.dtype
-        rows = y.reshape(-1, y.shape[-1])
+        rows = y.reshape(-1, y.shape[-1]).contiguous()
         out = x.reshape(rows.shape).clone()
         z = y.new_empty(rows.shape[0], weight.shape[0], dtype=low)
         with torch.autocast("cpu", enabled=False):
@@ -63,7 +63,7 @@ class _GatedResidual(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         y, z, weight = ctx.saved_tensors
         p, (first, second), low = ctx.p, ctx.seeds, z.dtype
-        rows = grad.reshape(y.shape)
+        rows = grad.reshape(y.shape).contiguous()
         dy = torch.empty_like(y)
         dweight, dbias = y.new_zeros(weight.shape), y.new_zeros(weight.shape[0])
         for part in _parts(y):

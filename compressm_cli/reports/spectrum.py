@@ -14,7 +14,9 @@ from compressm_cli.errors import BadInputError
 from compressm_cli.layers.interface import StateSpaceLayer, state_space_layers
 from compressm_cli.lti import error_bound, order_for_energy
 from compressm_cli.models import build_model
+from compressm_cli.reports.timing import Setting, time_steps
 from compressm_cli.run import Run
+from compressm_cli.training.precision import require_compiler, resolve_device
 
 RealizationKind = Literal["real", "complex"]
 THRESHOLDS = (0.9, 0.95, 0.99, 0.999)
@@ -72,6 +74,19 @@ class ModelSize:
     """Of one sequence of full length."""
     training_step_flops: int
     """Of one batch of the recipe's size."""
+    step_seconds: float | None = None
+    """Of a training step on this machine, measured; None where that was not asked for."""
+
+
+@dataclass(frozen=True)
+class StepTiming:
+    """How every ``step_seconds`` was measured: as medians over rounds in which each model had its turn."""
+
+    device: str
+    threads: int
+    """Of PyTorch on the CPU."""
+    precision: str
+    rounds: int
 
 
 @dataclass(frozen=True)
@@ -93,16 +108,23 @@ class SpectrumReport:
     """The model at the orders of each threshold."""
     batch_size: int
     flop_convention: str
+    timing: StepTiming | None = None
+    step_seconds_reason: str | None = "not measured: steps are timed only when asked for (--time)"
+    """Why there is no ``step_seconds``; None where there is."""
 
 
 @torch.random.fork_rng(devices=[])
 def analyze(
-    path: Path, thresholds: tuple[float, ...] = THRESHOLDS, realization: RealizationKind | None = None
+    path: Path,
+    thresholds: tuple[float, ...] = THRESHOLDS,
+    realization: RealizationKind | None = None,
+    timed: bool = False,
 ) -> SpectrumReport:
     """Read a checkpoint, or the final (else newest) checkpoint of a run, and analyze every layer.
 
     ``realization`` None takes that of the recipe's compression, or real. Gramians are analytic: inputs are
-    taken as white. Raises BadInputError where there is no checkpoint, or a layer is no stable finite system.
+    taken as white. With ``timed``, a training step at each of the orders found is timed on this machine, which
+    takes some seconds. Raises BadInputError where there is no checkpoint, or a layer is no stable finite system.
     """
     _check_thresholds(thresholds)
     file, chosen, run = find_checkpoint(path)
@@ -117,7 +139,7 @@ def analyze(
         orders = {layer.layer: layer.thresholds[i].order for layer in layers}
         known = next((size for size in (now, *predicted) if size.orders == orders), None)
         predicted.append(replace(known or _size(checkpoint, orders), energy_threshold=threshold))
-    return SpectrumReport(
+    report = SpectrumReport(
         path=str(path),
         checkpoint=str(file),
         chosen=chosen,
@@ -132,6 +154,7 @@ def analyze(
         batch_size=checkpoint.recipe.train.batch_size,
         flop_convention=CONVENTION,
     )
+    return _timed(report, checkpoint) if timed else report
 
 
 def find_checkpoint(path: Path) -> tuple[Path, str, Run | None]:
@@ -232,4 +255,28 @@ def _size(checkpoint: Checkpoint, orders: dict[str, int]) -> ModelSize:
         parameters=sum(p.numel() for p in model.parameters()),
         inference_flops=inference_flops(model, example_batch(data, 1)),
         training_step_flops=training_step_flops(model, example_batch(data, recipe.train.batch_size)),
+    )
+
+
+def _timed(report: SpectrumReport, checkpoint: Checkpoint) -> SpectrumReport:
+    """The report with the seconds of a training step of every model in it, on the best device of this machine."""
+    recipe = checkpoint.recipe.model_copy(update={"device": "auto"})
+    if recipe.train.compile:
+        require_compiler(resolve_device(recipe.device))
+    setting = Setting.of(recipe, checkpoint.data)
+    models: list[dict[str, int]] = []
+    for size in (report.now, *report.predicted):
+        if size.orders not in models:
+            models.append(size.orders)
+    times = time_steps(setting, models)
+
+    def with_seconds(size: ModelSize) -> ModelSize:
+        return replace(size, step_seconds=times[models.index(size.orders)].step_seconds)
+
+    timing = StepTiming(
+        str(setting.device), torch.get_num_threads(), recipe.train.precision, len(times[0].step)
+    )
+    predicted = [with_seconds(size) for size in report.predicted]
+    return replace(
+        report, now=with_seconds(report.now), predicted=predicted, timing=timing, step_seconds_reason=None
     )

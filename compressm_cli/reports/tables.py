@@ -6,7 +6,9 @@ from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from compressm_cli.accounting.roof import DEFINITION
 from compressm_cli.reports import formats
+from compressm_cli.reports.bench import BenchReport, BenchRow
 from compressm_cli.reports.comparison import ComparisonReport
 from compressm_cli.reports.formats import Unit
 from compressm_cli.reports.rows import Change, Row, Value
@@ -60,6 +62,33 @@ def spectrum_tables(report: SpectrumReport) -> list[Table]:
     return [_layer_table(report), _threshold_table(report), _size_table(report)]
 
 
+def bench_table(report: BenchReport) -> Table:
+    """A row an order, and how to read it."""
+    notes, first, roof = _Footnotes(), report.rows[0], report.roof
+    columns = [
+        "order",
+        "training step\nmedian",
+        "\nleast",
+        "\ntokens/s",
+        "\nfaster",
+        "of the\nroof",
+        "peak\nmemory",
+        "inference\na sequence",
+    ]
+    peaks = dict.fromkeys(row.peak_bytes_kind for row in report.rows if row.peak_bytes is not None)
+    about = [
+        f"Medians of {first.rounds} rounds in alternation, on {first.device} ({first.threads} threads of the CPU), "
+        f"{first.precision}; random data without padding, learning rate zero, warm-up steps not counted. "
+        "Where least and median lie far apart, the machine was busy with something else.",
+        f"{DEFINITION} Here: {formats.quantity(roof.flops_per_second, 'flops')}/s, beside "
+        f"{formats.quantity(roof.bytes_per_second, 'bytes')}/s of a copy in memory.",
+        *(f"Peak memory: {kind}." for kind in peaks),
+    ]
+    rows = [_bench_cells(row, notes) for row in report.rows]
+    title = f"{report.recipe}: batches of {first.batch_size}, sequences of {first.length:,} steps"
+    return Table(title, columns, rows, [*about, *notes.lines()])
+
+
 def comparison_markdown(report: ComparisonReport) -> str:
     """The whole report as Markdown."""
     names = " and ".join(side.label for side in report.sides[1:])
@@ -91,6 +120,22 @@ class _Footnotes:
 
     def lines(self) -> list[str]:
         return [f"[{i}] {reason}" for i, reason in enumerate(self._reasons, 1)]
+
+
+def _bench_cells(row: BenchRow, notes: _Footnotes) -> list[str]:
+    memory = row.peak_bytes
+    return [
+        ", ".join(map(str, row.orders.values())) if row.order is None else str(row.order),
+        formats.quantity(row.step_seconds, "seconds"),
+        formats.quantity(row.step_seconds_least, "seconds"),
+        f"{row.tokens_per_second:,.0f}",
+        formats.times(row.times_faster),
+        f"{100 * row.roof_fraction:.2g} %",
+        f"not measured {notes.mark(row.peak_bytes_reason or 'no reason recorded')}"
+        if memory is None
+        else formats.quantity(memory, "bytes"),
+        formats.quantity(row.inference_seconds, "seconds"),
+    ]
 
 
 def _main_table(report: ComparisonReport) -> Table:
@@ -244,23 +289,33 @@ def _size_table(report: SpectrumReport) -> Table:
         *(_size_cells(size, report.now) for size in report.predicted),
     ]
     columns = ["whole model", "states", "parameters", "FLOPs of a sequence", "FLOPs of a training step"]
-    note = f"Counted on models of these orders. A training step has {report.batch_size} sequences."
-    return Table("Size and cost at these orders", columns, rows, [note])
+    notes = [f"Counted on models of these orders. A training step has {report.batch_size} sequences."]
+    if report.timing is not None:
+        columns.append("step here")
+        notes.append(
+            f"Step here: seconds of a training step (forward, backward, update), measured now on "
+            f"{report.timing.device} ({report.timing.threads} threads of the CPU), {report.timing.precision}: medians "
+            f"of {report.timing.rounds} rounds in alternation, random data without padding."
+        )
+    return Table("Size and cost at these orders", columns, rows, notes)
 
 
 def _size_cells(size: ModelSize, now: ModelSize) -> list[str]:
-    def cell(value: int, before: int, unit: Unit) -> str:
+    def cell(value: float, before: float, unit: Unit) -> str:
         text = formats.quantity(value, unit)
         return text if size is now else f"{text}  {value / before:.2f}x"
 
     name = "now" if size.energy_threshold is None else f"at {100 * size.energy_threshold:g} %"
-    return [
+    cells = [
         name,
         cell(size.total_order, now.total_order, "order"),
         cell(size.parameters, now.parameters, "count"),
         cell(size.inference_flops, now.inference_flops, "flops"),
         cell(size.training_step_flops, now.training_step_flops, "flops"),
     ]
+    if size.step_seconds is not None and now.step_seconds is not None:
+        cells.append(cell(size.step_seconds, now.step_seconds, "seconds"))
+    return cells
 
 
 def _markdown_row(cells: list[str]) -> str:

@@ -54,6 +54,20 @@ def test_the_gradient_sees_the_masks_of_the_forward_pass(monkeypatch: pytest.Mon
     assert torch.autograd.gradcheck(seeded, inputs)
 
 
+def test_views_are_as_good_as_copies() -> None:
+    """A batch of one transposed: the rows of a view that looks flat but is not."""
+    x, y, weight, bias = example(1, 7, 3)
+    transposed = y.detach().transpose(0, 1).contiguous().transpose(0, 1)[:, ::1].requires_grad_()
+    strided = y.detach().mT.contiguous().mT.requires_grad_()
+    results = []
+    for view in (y, transposed, strided):
+        torch.manual_seed(0)
+        out = gated_residual(x, view, weight, bias, dropout=0.4, training=True)
+        results.append((out.detach(), *torch.autograd.grad(out.square().sum(), (x, view, weight, bias))))
+    for result in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(result, results[0], strict=True))
+
+
 def test_evaluation_drops_nothing() -> None:
     inputs = example(2, 6, 3)
     torch.testing.assert_close(gated_residual(*inputs, dropout=0.9, training=False), definition(*inputs))

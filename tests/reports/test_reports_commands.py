@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import MakeRun
 
 from compressm_cli.cli.main import run as command
-from compressm_cli.reports import inference
+from compressm_cli.reports import inference, timing
 
 
 def test_analyze_shows_tables_and_draws(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,6 +38,33 @@ def test_analyze_as_json(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) 
     assert [size["energy_threshold"] for size in found["predicted"]] == [0.9, 0.95, 0.99, 0.999]
     assert found["plots"] == []
     assert not list(run.plots.iterdir())
+
+
+def test_analyze_times_steps_only_when_asked(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timing, "SECONDS", 0.0)
+    run = make_run("small", orders=(3, 1))
+    given = ["analyze", str(run.folder), "--thresholds", "0.5,1", "--no-plots"]
+    assert command([*given, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {size["step_seconds"] for size in (found["now"], *found["predicted"])} == {None}
+    assert found["timing"] is None
+    assert "--time" in found["step_seconds_reason"]
+    assert command([*given, "--json", "--time"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert all(size["step_seconds"] > 0 for size in (found["now"], *found["predicted"]))
+    assert found["timing"] == {
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "threads": torch.get_num_threads(),
+        "precision": "fp32",
+        "rounds": timing.FEWEST_ROUNDS,
+    }
+    assert found["step_seconds_reason"] is None
+    assert command([*given, "--time"]) == 0
+    assert "step here" in capsys.readouterr().out
+    assert command(given) == 0
+    assert "step here" not in capsys.readouterr().out
 
 
 def test_analyze_a_bare_checkpoint_draws_beside_it(

@@ -9,8 +9,9 @@ from conftest import MakeRun, tiny_checkpoint, tiny_recipe
 from compressm_cli.errors import BadInputError
 from compressm_cli.layers.interface import state_space_layers
 from compressm_cli.lti import hankel_singular_values
-from compressm_cli.reports import analyze
+from compressm_cli.reports import analyze, spectrum
 from compressm_cli.reports.spectrum import LayerSpectrum, find_checkpoint
+from compressm_cli.reports.timing import Setting, StepTimes
 
 
 def saved(folder: Path, **layer: object) -> Path:
@@ -69,6 +70,23 @@ def test_predicted_sizes_are_those_of_such_models(make_run: MakeRun) -> None:
     assert small.training_step_flops < report.now.training_step_flops
     assert (whole.orders, whole.parameters) == (report.now.orders, report.now.parameters)
     assert whole.inference_flops == report.now.inference_flops
+
+
+def test_a_step_is_timed_at_each_of_the_orders(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[dict[str, int]]] = []
+
+    def times(setting: Setting, orders: list[dict[str, int]]) -> list[StepTimes]:
+        asked.append(orders)
+        return [StepTimes([float(sum(each.values()))], [1.0]) for each in orders]
+
+    monkeypatch.setattr(spectrum, "time_steps", times)
+    report = analyze(make_run().folder, (0.5, 0.50001, 0.9, 1.0), timed=True)
+    sizes = [report.now, *report.predicted]
+    assert [size.step_seconds for size in sizes] == [size.total_order for size in sizes]
+    (orders,) = asked
+    assert all(orders.count(each) == 1 for each in orders)
+    assert orders[0] == report.now.orders
+    assert len(orders) < len(sizes)
 
 
 def test_start_orders_of_a_cut_model(make_run: MakeRun) -> None:
