@@ -47,14 +47,16 @@ class _GatedResidual(torch.autograd.Function):
         ctx.p, ctx.seeds = p, (draw_seed(), draw_seed()) if p else (0, 0)
         low = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else y.dtype
         rows = y.reshape(-1, y.shape[-1]).contiguous()
-        out = x.reshape(rows.shape).clone()
+        residual = x.reshape(rows.shape)
+        out = torch.empty_like(residual, memory_format=torch.contiguous_format)
         z = y.new_empty(rows.shape[0], weight.shape[0], dtype=low)
         with torch.autocast("cpu", enabled=False):
             weight_low, bias_low = weight.to(low), bias.to(low)
             for part in _parts(rows):
                 hidden = _dropout_(functional.gelu(rows[part]), p, ctx.seeds[0], part).to(low)
                 torch.addmm(bias_low, hidden, weight_low.mT, out=z[part])
-                out[part] += _dropout_(functional.glu(z[part]), p, ctx.seeds[1], part)
+                gate = _dropout_(functional.glu(z[part]), p, ctx.seeds[1], part)
+                torch.add(residual[part], gate, out=out[part])
         ctx.save_for_backward(rows, z, weight_low)
         return out.view(x.shape)
 
@@ -73,5 +75,5 @@ class _GatedResidual(torch.autograd.Function):
             dweight += (hidden.mT @ dz).mT
             dbias += dz.sum(0)
             dhidden = _dropout_((dz @ weight).to(y.dtype), p, first, part)
-            dy[part] = torch.ops.aten.gelu_backward(dhidden, y[part])
+            torch.ops.aten.gelu_backward.grad_input(dhidden, y[part], grad_input=dy[part])
         return grad, dy.view(grad.shape), dweight, dbias, None
