@@ -16,10 +16,10 @@ def diagonal_scan(x: Tensor, poles_re: Tensor, poles_im: Tensor) -> Tensor:
     n = poles_re.shape[0]
     h_re = h_im = torch.zeros_like(x[:, 0, :n])
     states = []
-    for t in range(x.shape[1]):
+    for now in x.unbind(1):
         h_re, h_im = (
-            poles_re * h_re - poles_im * h_im + x[:, t, :n],
-            poles_re * h_im + poles_im * h_re + x[:, t, n:],
+            poles_re * h_re - poles_im * h_im + now[:, :n],
+            poles_re * h_im + poles_im * h_re + now[:, n:],
         )
         states.append(torch.cat([h_re, h_im], dim=-1))
     return torch.stack(states, dim=1)

@@ -77,7 +77,7 @@ def bench_table(report: BenchReport) -> Table:
     ]
     peaks = dict.fromkeys(row.peak_bytes_kind for row in report.rows if row.peak_bytes is not None)
     about = [
-        f"Medians of {first.rounds} rounds in alternation, on {first.device} ({first.threads} threads of the CPU), "
+        f"Medians of {first.rounds} rounds in alternation, on {first.device} (CPU threads: {first.threads}), "
         f"{first.precision}; random data without padding, learning rate zero, warm-up steps not counted. "
         "Where least and median lie far apart, the machine was busy with something else.",
         f"{DEFINITION} Here: {formats.quantity(roof.flops_per_second, 'flops')}/s, beside "
@@ -294,7 +294,7 @@ def _size_table(report: SpectrumReport) -> Table:
         columns.append("step here")
         notes.append(
             f"Step here: seconds of a training step (forward, backward, update), measured now on "
-            f"{report.timing.device} ({report.timing.threads} threads of the CPU), {report.timing.precision}: medians "
+            f"{report.timing.device} (CPU threads: {report.timing.threads}), {report.timing.precision}: medians "
             f"of {report.timing.rounds} rounds in alternation, random data without padding."
         )
     return Table("Size and cost at these orders", columns, rows, notes)
