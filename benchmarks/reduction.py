@@ -17,6 +17,7 @@ from compressm_cli.compression.hankel import Hankel, HankelConfig
 from compressm_cli.compression.method import CheckContext
 from compressm_cli.compression.schedule import ListedSchedule
 from compressm_cli.layers.lru import LRU, LRUConfig
+from compressm_cli.training.precision import prepare
 
 
 def main() -> None:
@@ -26,6 +27,7 @@ def main() -> None:
     for name, value in (("state-dim", 384), ("model-dim", 64), ("order", 93), ("repeats", 7)):
         parser.add_argument(f"--{name}", type=int, default=value)
     options = parser.parse_args()
+    prepare(torch.device("cpu"), "fp32")  # as a training run does
     torch.manual_seed(0)
     inputs = [torch.randn(16, 256, options.model_dim) for _ in range(4)]
     print(

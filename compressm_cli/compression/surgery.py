@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from compressm_cli.compression.balanced import one_torch_thread
 from compressm_cli.compression.method import Freeze, Mask, Plan, Truncate
 from compressm_cli.layers.interface import StateSpaceLayer, state_space_layers
 
@@ -77,6 +78,7 @@ def restore_constraints(model: nn.Module, saved_masks: dict[str, Tensor], frozen
         parameter.requires_grad_(name not in set(frozen_names))
 
 
+@one_torch_thread()
 def _truncated(layer: StateSpaceLayer, edit: Truncate) -> dict[str, Tensor]:
     values = layer.reduced_parameters(edit.projections)
     bad = [name for name, value in values.items() if not torch.isfinite(value).all()]
