@@ -1,13 +1,29 @@
 """Wall time of a run by phase: what is left when the phases are taken off is training."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
 import torch
 
 Phase = Literal["evaluation", "compression", "compile", "checkpoint"]
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a GPU has done what is queued; elsewhere nothing is queued."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def mean_seconds(call: Callable[[], object], repeats: int, device: torch.device) -> float:
+    """Mean seconds of so many calls in a row, until the device has done them."""
+    synchronize(device)
+    began = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    synchronize(device)
+    return (time.perf_counter() - began) / repeats
 
 
 class Stopwatch:
@@ -60,6 +76,5 @@ class Stopwatch:
             self._phases[name] += state[name]
 
     def _now(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+        synchronize(self._device)
         return time.monotonic()

@@ -13,6 +13,8 @@ from types import ModuleType
 
 import torch
 
+from compressm_cli.accounting.clock import synchronize
+
 POWERCAP = Path("/sys/class/powercap")
 SHORTEST_WINDOW = 2.0
 """Seconds. The counters are updated some tens of times a second, so a shorter window says little."""
@@ -77,7 +79,7 @@ class JouleMeter:
                 self._missing.append(f"{probe.name}: {probe.reason}")
             else:
                 self._counters.append(probe)
-        self._synchronise()
+        synchronize(self._device)
         self._began = time.monotonic()
         self._sample()
         self._stopping.clear()
@@ -88,7 +90,7 @@ class JouleMeter:
         """The energy since ``start``; the window goes on."""
         if self._began is None:
             raise RuntimeError("the meter was not started")
-        self._synchronise()
+        synchronize(self._device)
         self._sample()
         return self._result(time.monotonic() - self._began)
 
@@ -125,10 +127,6 @@ class JouleMeter:
     def _keep_sampling(self) -> None:
         while not self._stopping.wait(SAMPLE_SECONDS):
             self._sample()
-
-    def _synchronise(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
 
 
 def available_sources(powercap: Path = POWERCAP) -> list[tuple[str, bool, str]]:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from compressm_cli.accounting.clock import mean_seconds
+
 DEFINITION = (
     "Share of the roof: the counted FLOPs of a training step over the FLOP/s of a matrix product, measured just "
     "before on this machine in the same precision, over the median seconds of the step. 100 % would be a step "
@@ -63,7 +65,7 @@ def measure_roof(device: torch.device, precision: str) -> Roof:
 def _best_product(device: torch.device, dtype: torch.dtype) -> tuple[float, int]:
     """FLOP/s of the best product, and the rows of its matrices."""
     products = _products(SMALLEST, device, dtype)
-    _timed(products[0], device, 1)  # loads the library
+    mean_seconds(products[0], 1, device)  # loads the library
     deadline = time.perf_counter() + PRODUCT_SECONDS
     samples = [_seconds(product, device) for product in products]
     # One layout is enough where they differ little, and where they differ much it is the slow ones that cost time.
@@ -110,22 +112,9 @@ def _best_copy(device: torch.device) -> float:
 
 def _seconds(call: Callable[[], Tensor], device: torch.device) -> float:
     """Seconds of one call, the best of two samples."""
-    once = _timed(call, device, 1)
-    return min(once, _timed(call, device, math.ceil(SHORTEST_SAMPLE / once) if device.type == "cuda" else 1))
-
-
-def _timed(call: Callable[[], Tensor], device: torch.device, repeats: int) -> float:
-    _synchronize(device)
-    began = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    _synchronize(device)
-    return (time.perf_counter() - began) / repeats
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    once = mean_seconds(call, 1, device)
+    repeats = math.ceil(SHORTEST_SAMPLE / once) if device.type == "cuda" else 1
+    return min(once, mean_seconds(call, repeats, device))
 
 
 @contextmanager

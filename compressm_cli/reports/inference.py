@@ -1,17 +1,17 @@
 """Inference speed of several models, measured side by side on this machine."""
 
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from compressm_cli.accounting.probe import example_batch
+from compressm_cli.accounting.clock import mean_seconds
 from compressm_cli.data.interface import DataSpec
 from compressm_cli.errors import BadInputError
 from compressm_cli.reports.estimates import Estimate, median
+from compressm_cli.reports.timing import random_batch
 
 ROUNDS = 21
 LARGE_BATCH = 64
@@ -71,7 +71,7 @@ def _affordable_batch(single: list[float]) -> int:
 
 
 def _measure(models: Sequence[nn.Module], data: DataSpec, device: torch.device, batch: int) -> BatchSpeed:
-    inputs = _random_inputs(data, batch, device)
+    inputs = random_batch(data, batch, device).inputs
     calls = [_timed(model, inputs, device) for model in models]
     for call in calls:
         call(2)  # compiles kernels, fills caches
@@ -86,26 +86,8 @@ def _measure(models: Sequence[nn.Module], data: DataSpec, device: torch.device, 
 def _timed(model: nn.Module, inputs: Tensor, device: torch.device) -> Callable[[int], float]:
     """Repeats -> mean seconds of one forward pass."""
 
+    @torch.inference_mode()
     def call(repeats: int) -> float:
-        _synchronize(device)
-        began = time.perf_counter()
-        with torch.inference_mode():
-            for _ in range(repeats):
-                model(inputs, None)
-        _synchronize(device)
-        return (time.perf_counter() - began) / repeats
+        return mean_seconds(lambda: model(inputs, None), repeats, device)
 
     return call
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _random_inputs(data: DataSpec, batch: int, device: torch.device) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    shape = example_batch(data, batch).inputs.shape
-    if data.vocabulary is None:
-        return torch.randn(shape, generator=generator).to(device)
-    return torch.randint(min(1, data.vocabulary - 1), data.vocabulary, shape, generator=generator).to(device)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from compressm_cli.accounting.clock import mean_seconds
 from compressm_cli.accounting.probe import example_batch
 from compressm_cli.data.interface import DataSpec, Split
 from compressm_cli.models import build_model
@@ -81,13 +82,13 @@ class Trainee:
     def train(self, steps: int) -> float:
         """Mean seconds of so many training steps in a row."""
         self.model.train()
-        return self._mean_seconds(self._step, steps)
+        return mean_seconds(self._step, steps, self.device)
 
     def infer(self, passes: int) -> float:
         """Mean seconds a sequence of so many forward passes of the batch in a row, as in an evaluation."""
         self.model.eval()
         with torch.no_grad():
-            return self._mean_seconds(self._pass, passes) / len(self.batch)
+            return mean_seconds(self._pass, passes, self.device) / len(self.batch)
 
     def _step(self) -> None:
         training_step(self.model, self.optimizer, self.batch, self.config, self.forward)
@@ -95,18 +96,6 @@ class Trainee:
     def _pass(self) -> None:
         with autocast(self.device, self.config.precision):
             self.model(self.batch.inputs, self.batch.lengths)
-
-    def _mean_seconds(self, call: Callable[[], None], repeats: int) -> float:
-        self._synchronize()
-        began = time.perf_counter()
-        for _ in range(repeats):
-            call()
-        self._synchronize()
-        return (time.perf_counter() - began) / repeats
-
-    def _synchronize(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
 
 @dataclass(frozen=True)

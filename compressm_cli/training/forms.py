@@ -10,16 +10,12 @@ from compressm_cli.ops.calibration import calibrated
 from compressm_cli.ops.forms import CostModel, Form
 
 
-def needs_costs(model: nn.Module, wanted: Literal["auto"] | Form) -> bool:
-    """Whether there is a layer whose form is to be chosen by its cost."""
-    return wanted == "auto" and any(len(layer.forms) > 1 for layer in state_space_layers(model).values())
-
-
 def costs_here(
     model: nn.Module, wanted: Literal["auto"] | Form, device: torch.device, precision: str
 ) -> CostModel | None:
-    """The machine's cost model where one is needed."""
-    return calibrated(device, precision) if needs_costs(model, wanted) else None
+    """The machine's cost model where there is a layer whose form is to be chosen by its cost."""
+    needed = wanted == "auto" and any(len(layer.forms) > 1 for layer in state_space_layers(model).values())
+    return calibrated(device, precision) if needed else None
 
 
 def choose_forms(
@@ -34,3 +30,9 @@ def choose_forms(
         elif costs is not None:
             layer.form = costs.cheapest(layer.recurrence(batch, length))
     return {name: str(layer.form) for name, layer in state_space_layers(model).items()}
+
+
+def forget_forms(model: nn.Module) -> None:
+    """Back to the forms that a model takes outside training."""
+    for layer in state_space_layers(model).values():
+        layer.form = None

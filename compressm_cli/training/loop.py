@@ -1,6 +1,5 @@
 """The training loop: steps, and between steps whatever is due - a check of the method, an evaluation, a checkpoint."""
 
-import copy
 import math
 import statistics
 import time
@@ -20,7 +19,6 @@ from compressm_cli.compression import METHODS, surgery
 from compressm_cli.compression.method import CheckContext, LayerRecord, Plan
 from compressm_cli.data.interface import Dataset, Split
 from compressm_cli.errors import RunFailedError
-from compressm_cli.layers.interface import state_space_layers
 from compressm_cli.models import build_model
 from compressm_cli.ops.forms import CostModel
 from compressm_cli.recipe import Recipe
@@ -28,7 +26,7 @@ from compressm_cli.run import Run
 from compressm_cli.training import state
 from compressm_cli.training.batches import Batches, derived_generator
 from compressm_cli.training.evaluation import Evaluation, evaluate, layer_inputs
-from compressm_cli.training.forms import choose_forms, costs_here
+from compressm_cli.training.forms import choose_forms, costs_here, forget_forms
 from compressm_cli.training.optimizer import build_optimizer, learning_rate, set_learning_rate
 from compressm_cli.training.precision import bfloat16_is_slow, prepare, resolve_device
 from compressm_cli.training.step import training_step
@@ -339,9 +337,7 @@ class Trainer:
 
     def _new_shapes(self) -> None:
         """Count anew, and compile anew, for the shapes that the model has now."""
-        batch, length = self.batches.batch_size, self.data_spec.length
-        forms = choose_forms(self.model, self.config.form, self.costs, batch, length)
-        self.now = {**self._measures(), "forms": forms}
+        self.now = self._measures()
         self.flops.segment(self.now["step"])
         if self.config.compile:
             self.compile_pending = True
@@ -424,20 +420,18 @@ class Trainer:
     # ---- the end -------------------------------------------------------------------------------------------
 
     def _measures(self) -> dict[str, Any]:
-        """What is counted of the model as it is now."""
+        """What is counted of the model as it is now; sets the forms of its recurrences for training."""
+        rows = self.batches.batch_size
+        forget_forms(self.model)
+        inference = inference_flops(self.model, self._example(1))
+        forms = choose_forms(self.model, self.config.form, self.costs, rows, self.data_spec.length)
         return {
             "orders": surgery.orders(self.model),
             "parameters": sum(p.numel() for p in self.model.parameters()),
-            "step": training_step_flops(self.model, self._example(self.batches.batch_size)),
-            "inference": self._inference_flops(),
+            "forms": forms,
+            "step": training_step_flops(self.model, self._example(rows)),
+            "inference": inference,
         }
-
-    def _inference_flops(self) -> int:
-        """Of one sequence, in the form that a model takes outside training."""
-        twin = copy.deepcopy(self.model)
-        for layer in state_space_layers(twin).values():
-            layer.form = None
-        return inference_flops(twin, self._example(1))
 
     def _finish(self) -> dict[str, Any]:
         validation = self._evaluate()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from compressm_cli.accounting import clock
 from compressm_cli.accounting import roof as roof_module
 from compressm_cli.accounting.roof import Roof, measure_roof
 
@@ -37,7 +38,8 @@ class FakeMachine:
 
 def best_product(machine: FakeMachine, monkeypatch: pytest.MonkeyPatch) -> tuple[float, int, float]:
     """FLOP/s, rows of the matrices, and the seconds that it took to find them."""
-    monkeypatch.setattr(roof_module, "time", machine)
+    for module in (roof_module, clock):
+        monkeypatch.setattr(module, "time", machine)
     monkeypatch.setattr(roof_module, "_products", machine.products)
     began = machine.now
     rate, size = roof_module._best_product(CPU, torch.float32)

@@ -12,6 +12,7 @@ from compressm_cli.errors import BadInputError
 from compressm_cli.models import build_model
 from compressm_cli.reports import inference
 from compressm_cli.reports.inference import inference_speed, resolve_device
+from compressm_cli.reports.timing import random_batch
 
 CPU = torch.device("cpu")
 
@@ -59,7 +60,7 @@ def test_real_models_within_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_tokens_stay_in_the_vocabulary() -> None:
     data = DataSpec(classes=2, length=50, vocabulary=3)
-    tokens = inference._random_inputs(data, 4, CPU)
+    tokens = random_batch(data, 4, CPU).inputs
     assert tokens.shape == (4, 50)
     assert set(tokens.unique().tolist()) == {1, 2}
 

@@ -62,9 +62,9 @@ def test_steps_are_those_of_training_but_move_nothing() -> None:
     assert not trainee.model.training
 
 
-def test_inference_is_of_a_sequence() -> None:
+def test_inference_is_of_a_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
     trainee = Trainee(setting(), orders_of(8)[0], rows=4)
-    trainee._mean_seconds = lambda call, repeats: 2.0  # type: ignore[method-assign]
+    monkeypatch.setattr(timing, "mean_seconds", lambda call, repeats, device: 2.0)
     assert trainee.infer(3) == 0.5
     assert trainee.train(3) == 2.0
 
