@@ -167,10 +167,10 @@ class BalancedSystem:
         """From x = sqrt(2) [Re h; Im h] to one complex state g a pair of poles (see ``StateProjection``)."""
         _require_stable(modes.poles)
         n = self.system.order
-        to_modes = math.sqrt(2) * modes.left.mH @ left.mT.to(torch.complex128)
+        to_modes = math.sqrt(2) * _times_complex(left, modes.left.conj()).mT
         # A pair contributes 2 Re(v g) to x, a real pole v g = Re(v g).
         weight = torch.where(modes.is_pair, 1.0, 0.5)
-        from_modes = right.to(torch.complex128) @ modes.right * weight / math.sqrt(2)
+        from_modes = _times_complex(right, modes.right * weight / math.sqrt(2))
         a, b = to_modes[:, :n], to_modes[:, n:]
         c, d = from_modes[:n], from_modes[n:]
         return StateProjection(
@@ -194,6 +194,13 @@ def _balance_complex(system: Realization, covariance: Tensor | None, horizon: in
         return balance_realization(system)
     P = controllability_gramian(system, horizon) if covariance is None else _complex_covariance(covariance)
     return balance(P, observability_gramian(system, horizon))
+
+
+def _times_complex(real: Tensor, factor: Tensor) -> Tensor:
+    """``real @ factor`` for a complex factor, in real arithmetic."""
+    return torch.view_as_complex(
+        (real @ torch.view_as_real(factor.resolve_conj()).flatten(1)).unflatten(1, (-1, 2))
+    )
 
 
 def _require_stable(poles: Tensor) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compressm_cli.lti.arrays import Array, to_numpy, to_tensor
+from compressm_cli.lti.arrays import Array, adjoint_times, to_numpy, to_tensor
 from compressm_cli.lti.gramian import (
     controllability_factor,
     observability_factor,
@@ -56,7 +56,7 @@ class Balancing:
         right = to_numpy(self.right_factor) @ (to_numpy(self.right_vectors)[:, chosen] * scale)
         # Round-off in U is magnified by up to sqrt(S_max / S_min): one step of Newton's iteration for
         # the inverse of T^H W removes it.
-        left = 2 * left - left @ (right.conj().T @ left)
+        left = 2 * left - left @ adjoint_times(right, left)
         return to_tensor(left, self.hsv), to_tensor(right, self.hsv)
 
     def _indices(self, columns: slice | Tensor | Sequence[int]) -> Tensor:
@@ -112,7 +112,7 @@ def _double(X: Tensor) -> Array:
 
 
 def _balance_factors(right_factor: Array, left_factor: Array, like: Tensor) -> Balancing:
-    u, values, v = graded_svd(left_factor.conj().T @ right_factor)
+    u, values, v = graded_svd(adjoint_times(left_factor, right_factor))
     hsv = np.zeros(len(right_factor))
     hsv[: len(values)] = values
     rank = int((values > _RANK_TOLERANCE * hsv[0]).sum())
@@ -134,7 +134,7 @@ def graded_svd(M: Array) -> tuple[Array, Array, Array]:
     basis: Array | None = None
     floor = 0.0
     while M.shape[1]:
-        squares, vectors = np.linalg.eigh(M.conj().T @ M)
+        squares, vectors = np.linalg.eigh(adjoint_times(M, M))
         if squares[-1] <= floor:
             values.append(np.sqrt(squares.clip(0.0)))
             break
@@ -144,7 +144,7 @@ def graded_svd(M: Array) -> tuple[Array, Array, Array]:
         us.append(M @ vectors[:, rest:] / values[-1])
         M = M @ vectors[:, :rest]
         for u in us:
-            M = M - u @ (u.conj().T @ M)
+            M = M - u @ adjoint_times(u, M)
         vectors = vectors if basis is None else basis @ vectors
         vs.append(vectors[:, rest:])
         basis = vectors[:, :rest]
