@@ -4,10 +4,26 @@ import importlib.util
 
 import torch
 
+from compressm_cli.ops.causal_conv import causal_conv1d
+from compressm_cli.ops.gated_linear import gated_linear_attention, gla_state_moments
 from compressm_cli.ops.scan import diagonal_scan, triton_obstacle
+from compressm_cli.ops.selective import selective_scan, selective_scan_gated
+from compressm_cli.ops.ssd import ssd, ssd_state_moments
 from compressm_cli.ops.ssm import channelwise_ssm, diagonal_ssm
 
-__all__ = ["available_backends", "channelwise_ssm", "diagonal_scan", "diagonal_ssm"]
+__all__ = [
+    "available_backends",
+    "causal_conv1d",
+    "channelwise_ssm",
+    "diagonal_scan",
+    "diagonal_ssm",
+    "gated_linear_attention",
+    "gla_state_moments",
+    "selective_scan",
+    "selective_scan_gated",
+    "ssd",
+    "ssd_state_moments",
+]
 
 
 def available_backends() -> list[tuple[str, bool, str]]:

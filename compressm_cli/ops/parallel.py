@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 
@@ -38,3 +39,22 @@ def over_parts(kernel: Callable[..., None], size: int, *arguments: Any) -> None:
     kernel(*arguments, cuts[0], cuts[1])
     for task in tasks:
         task.result()
+
+
+def parts_a_row(batch: int, blocks: int) -> int:
+    """In how many parts to cut each row of a batch, at most ``blocks``, so that all threads have as much to do."""
+    threads = torch.get_num_threads()
+    return 1 if batch % threads == 0 else min(threads, blocks)
+
+
+def last_contiguous(x: Tensor) -> Tensor:
+    """x, or a copy where the entries of its last dimension do not lie side by side."""
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+
+
+def flat(x: Tensor) -> NDArray[Any]:
+    """The memory from the first entry of x to its last, for kernels that know its strides."""
+    if x.numel() == 0:
+        return x.flatten().numpy()
+    span = 1 + sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
+    return x.detach().as_strided((span,), (1,)).numpy()

@@ -101,6 +101,13 @@ def _(grad_shape: Any, *args: Any, **kwargs: Any) -> int:
     return 16 * grad_shape[0] * grad_shape[1] * (grad_shape[2] // 2)
 
 
+def load_kernels(device: torch.device) -> None:
+    """Compile the scan's kernels, or load them where they were compiled before, so that no step has to wait."""
+    x = torch.zeros(1, 2, 2, device=device, requires_grad=True)
+    pole = torch.zeros(1, device=device, requires_grad=True)
+    diagonal_scan(x, pole, pole).sum().backward()
+
+
 def diagonal_scan(x: Tensor, poles_re: Tensor, poles_im: Tensor) -> Tensor:
     """h_t = lambda h_{t-1} + x_t with h_0 = 0.
 

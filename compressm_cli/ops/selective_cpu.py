@@ -1,0 +1,417 @@
+"""The selective scan as a CPU kernel: compiled by numba, parallel over the batch and blocks of channels.
+
+A block of channels goes through time in chunks of ``STEPS``. Within a chunk a vector of channels and one of its
+states stay in registers for all steps, for one state after the other: decays and states of all steps never lie in
+memory. The forward pass keeps the states before each chunk; the backward pass computes those within again.
+
+Channels are sorted by how many states they keep, so that those that keep slot n are the first of their block: a slot
+costs what its owners need, rounded up to whole vectors. In the last of them the lanes beyond have no input.
+
+Scratch memory of a chunk is in columns, one a vector of channels: STEPS times LANES numbers.
+"""
+
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from compressm_cli.ops.parallel import flat, last_contiguous, over_parts, parts_a_row
+from compressm_cli.ops.simd import (
+    LANES,
+    LOG2_E,
+    exp2_of_product,
+    load,
+    load_same,
+    same,
+    sigmoid,
+    softplus,
+    store,
+    total,
+)
+
+STEPS = 16
+"""Steps a chunk: states are kept, and chunks' inputs lie in the nearest cache."""
+WIDTH = 64
+"""Channels a block."""
+COLUMN = STEPS * LANES
+
+
+@numba.njit
+def _gather(array, base, order, first, count, scratch, t):  # type: ignore[no-untyped-def]
+    # Channels order[first : first + count], or those themselves without an order, into row t; zeros up to a vector.
+    for v in range(0, count, LANES):
+        to = v * STEPS + t * LANES
+        if len(order) == 0 and v + LANES <= count:
+            store(scratch, to, load(array, base + first + v))
+        else:
+            for i in range(LANES):
+                if v + i >= count:
+                    scratch[to + i] = 0.0
+                elif len(order) == 0:
+                    scratch[to + i] = array[base + first + v + i]
+                else:
+                    scratch[to + i] = array[base + order[first + v + i]]
+
+
+@numba.njit
+def _scatter(scratch, t, array, base, order, first, count):  # type: ignore[no-untyped-def]
+    for v in range(0, count, LANES):
+        at = v * STEPS + t * LANES
+        if len(order) == 0 and v + LANES <= count:
+            store(array, base + first + v, load(scratch, at))
+        else:
+            for i in range(min(LANES, count - v)):
+                if len(order) == 0:
+                    array[base + first + v + i] = scratch[at + i]
+                else:
+                    array[base + order[first + v + i]] = scratch[at + i]
+
+
+@numba.njit
+def _channel(order, i):  # type: ignore[no-untyped-def]
+    return i if len(order) == 0 else order[i]
+
+
+@numba.njit
+def _prepare(A, D, bias, order, kept, n_states, first, count, a, d, dt_bias, owners):  # type: ignore[no-untyped-def]
+    # A of a block by state, in powers of two; D and bias by channel; how many channels own each state. Returns how many
+    # states are owned by any.
+    a[:] = 0.0
+    d[:] = 0.0
+    dt_bias[:] = 0.0
+    owners[:] = 0
+    for i in range(count):
+        channel = _channel(order, first + i)
+        d[i] = D[channel]
+        if len(bias):
+            dt_bias[i] = bias[channel]
+        states = min(kept[channel], n_states) if len(kept) else n_states
+        for n in range(states):
+            a[n * WIDTH + i] = A[channel * n_states + n] * np.float32(LOG2_E)
+            owners[n] += 1
+    owned = 0
+    while owned < n_states and owners[owned] > 0:
+        owned += 1
+    return owned
+
+
+@numba.njit
+def _load_steps(B, base, stride, n_states, steps, scratch):  # type: ignore[no-untyped-def]
+    # B or C of a chunk, by state; zeros after the last step.
+    for t in range(STEPS):
+        for n in range(n_states):
+            scratch[n * STEPS + t] = B[base + t * stride + n] if t < steps else 0.0
+
+
+@numba.njit
+def _inputs(x, dt, u, bias, raw, gated, vectors, steps):  # type: ignore[no-untyped-def]
+    # u = dt x, where dt is the step size or, gated, what softplus makes it from; nothing after the last step.
+    for v in range(vectors):
+        for t in range(STEPS):
+            at = v * COLUMN + t * LANES
+            if t >= steps:
+                store(dt, at, same(0.0))
+                store(u, at, same(0.0))
+                continue
+            if gated:
+                biased = load(dt, at) + load(bias, v * LANES)
+                store(raw, at, biased)
+                store(dt, at, softplus(biased))
+            store(u, at, load(dt, at) * load(x, at))
+
+
+@numba.njit
+def _masked(scratch, v, lanes):  # type: ignore[no-untyped-def]
+    # Into the column after those of the block: column v, with zeros but in its first lanes.
+    for i in range(COLUMN):
+        scratch[WIDTH * STEPS + i] = scratch[v * COLUMN + i] if i % LANES < lanes else np.float32(0.0)
+
+
+@numba.njit
+def _forward_states(a, h, dt, u, y, B, C, owners, count, owned):  # type: ignore[no-untyped-def]
+    masked = -1
+    for n in range(owned):
+        owning = owners[n]
+        for v in range((owning + LANES - 1) // LANES):
+            column = v * COLUMN
+            u_column = column
+            if owning < count and owning < (v + 1) * LANES:
+                if masked != owning:
+                    _masked(u, v, owning - v * LANES)
+                    masked = owning
+                u_column = WIDTH * STEPS
+            at = n * WIDTH + v * LANES
+            rate = load(a, at)
+            state = load(h, at)
+            for t in range(STEPS):
+                i = t * LANES
+                decay = exp2_of_product(load(dt, column + i), rate)
+                state = decay * state + load(u, u_column + i) * load_same(B, n * STEPS + t)
+                store(y, column + i, load(y, column + i) + state * load_same(C, n * STEPS + t))
+            store(h, at, state)
+
+
+@numba.njit
+def _backward_states(  # type: ignore[no-untyped-def]
+    a, h, h_at, dt, u, dy, B, C, owners, count, owned,
+    carry, da, du, ddt, dB, dC, decays, pasts, sum_b, sum_c,
+):  # fmt: skip
+    # `carry` is the gradient to a state that comes from the step after. Decays and pasts, the states before a step
+    # times its decay, are of one vector of channels and one state at a time; sum_b and sum_c of one state.
+    masked = -1
+    for n in range(owned):
+        owning = owners[n]
+        for t in range(STEPS):
+            store(sum_b, t * LANES, same(0.0))
+            store(sum_c, t * LANES, same(0.0))
+        for v in range((owning + LANES - 1) // LANES):
+            column = v * COLUMN
+            in_column = column
+            if owning < count and owning < (v + 1) * LANES:
+                if masked != owning:
+                    _masked(u, v, owning - v * LANES)
+                    _masked(dy, v, owning - v * LANES)
+                    masked = owning
+                in_column = WIDTH * STEPS
+            at = n * WIDTH + v * LANES
+            rate = load(a, at)
+            state = load(h, h_at + at)
+            for t in range(STEPS):
+                i = t * LANES
+                decay = exp2_of_product(load(dt, column + i), rate)
+                past = decay * state
+                state = past + load(u, in_column + i) * load_same(B, n * STEPS + t)
+                store(decays, i, decay)
+                store(pasts, i, past)
+                store(sum_c, i, load(sum_c, i) + load(dy, in_column + i) * state)
+            later = load(carry, at)
+            rate_grad = same(0.0)
+            for back in range(STEPS):
+                t = STEPS - 1 - back
+                i = t * LANES
+                grad = later + load(dy, in_column + i) * load_same(C, n * STEPS + t)
+                store(du, column + i, load(du, column + i) + grad * load_same(B, n * STEPS + t))
+                store(sum_b, i, load(sum_b, i) + grad * load(u, in_column + i))
+                through = grad * load(pasts, i)
+                store(ddt, column + i, load(ddt, column + i) + through * rate)
+                rate_grad = rate_grad + through * load(dt, column + i)
+                later = grad * load(decays, i)
+            store(carry, at, later)
+            store(da, at, load(da, at) + rate_grad)
+        for t in range(STEPS):
+            dB[n * STEPS + t] = total(load(sum_b, t * LANES))
+            dC[n * STEPS + t] = total(load(sum_c, t * LANES))
+
+
+@numba.njit
+def _input_gradients(  # type: ignore[no-untyped-def]
+    x, dt, raw, grads, du, ddt, d, d_sum, bias_sum, gated, vectors, steps
+):
+    # With u = dt x: the gradient to x in the place of that to u, that to the step sizes (gated, to raw) completed.
+    for v in range(vectors):
+        skip, skip_grad, bias_grad = load(d, v * LANES), load(d_sum, v * LANES), load(bias_sum, v * LANES)
+        for t in range(steps):
+            i = v * COLUMN + t * LANES
+            step_grad = load(du, i) * load(x, i) + load(ddt, i) * same(1 / LOG2_E)
+            if gated:
+                step_grad = step_grad * sigmoid(load(raw, i))
+                bias_grad = bias_grad + step_grad
+            store(ddt, i, step_grad)
+            store(du, i, load(du, i) * load(dt, i) + skip * load(grads, i))
+            skip_grad = skip_grad + load(grads, i) * load(x, i)
+        store(d_sum, v * LANES, skip_grad)
+        store(bias_sum, v * LANES, bias_grad)
+
+
+@numba.njit
+def _elementwise_gate(grads, y, z, vectors, t):  # type: ignore[no-untyped-def]
+    # Step t of the gradient of y silu(z): with respect to z in the place of z, to y in the place of grads.
+    for v in range(vectors):
+        i = v * COLUMN + t * LANES
+        grad, gate = load(grads, i), load(z, i)
+        s = sigmoid(gate)
+        store(z, i, grad * load(y, i) * s * (same(1.0) + gate * (same(1.0) - s)))
+        store(grads, i, grad * gate * s)
+
+
+@numba.njit(nogil=True, cache=True)
+def _forward(  # type: ignore[no-untyped-def]
+    sizes, strides, x, dt, A, B, C, D, bias, z, order, kept, out, y, states, first, last
+):
+    length, channels, n_states = sizes
+    x_stride, dt_stride, B_stride, C_stride, z_stride = strides
+    gated = len(bias) > 0
+    blocks, chunks = (channels + WIDTH - 1) // WIDTH, (length + STEPS - 1) // STEPS
+    by_state = np.empty((2, n_states * WIDTH), np.float32)
+    a, h = by_state[0], by_state[1]
+    by_channel, owners = np.empty((2, WIDTH), np.float32), np.empty(n_states, np.int64)
+    d, dt_bias = by_channel[0], by_channel[1]
+    columns = np.empty((6, (WIDTH + LANES) * STEPS), np.float32)
+    xs, dts, us, ys, zs, raw = columns[0], columns[1], columns[2], columns[3], columns[4], columns[5]
+    by_step = np.empty((2, n_states * STEPS), np.float32)
+    Bs, Cs = by_step[0], by_step[1]
+    for part in range(first, last):
+        row, block = part // blocks, part % blocks
+        c = block * WIDTH
+        count = min(WIDTH, channels - c)
+        vectors = (count + LANES - 1) // LANES
+        owned = _prepare(A, D, bias, order, kept, n_states, c, count, a, d, dt_bias, owners)
+        h[:] = 0.0
+        for chunk in range(chunks):
+            start = chunk * STEPS
+            steps = min(STEPS, length - start)
+            if len(states):
+                at = (part * chunks + chunk) * len(h)
+                states[at : at + owned * WIDTH] = h[: owned * WIDTH]
+            for t in range(steps):
+                _gather(x, row * x_stride[0] + (start + t) * x_stride[1], order, c, count, xs, t)
+                _gather(dt, row * dt_stride[0] + (start + t) * dt_stride[1], order, c, count, dts, t)
+            _inputs(xs, dts, us, dt_bias, raw, gated, vectors, steps)
+            _load_steps(B, row * B_stride[0] + start * B_stride[1], B_stride[1], owned, steps, Bs)
+            _load_steps(C, row * C_stride[0] + start * C_stride[1], C_stride[1], owned, steps, Cs)
+            for v in range(vectors):
+                for t in range(STEPS):
+                    i = v * COLUMN + t * LANES
+                    store(ys, i, load(d, v * LANES) * load(xs, i))
+            _forward_states(a, h, dts, us, ys, Bs, Cs, owners, count, owned)
+            for t in range(steps):
+                to = (row * length + start + t) * channels
+                if gated:
+                    if len(y):
+                        _scatter(ys, t, y, to, order, c, count)
+                    _gather(z, row * z_stride[0] + (start + t) * z_stride[1], order, c, count, zs, t)
+                    for v in range(vectors):
+                        i = v * COLUMN + t * LANES
+                        gate = load(zs, i)
+                        store(ys, i, load(ys, i) * gate * sigmoid(gate))
+                _scatter(ys, t, out, to, order, c, count)
+
+
+@numba.njit(nogil=True, cache=True)
+def _backward(  # type: ignore[no-untyped-def]
+    sizes, strides, groups, grad, x, dt, A, B, C, D, bias, z, order, kept, y, states,
+    dx, ddt, dA, dB, dC, dD, dbias, dz, first, last,
+):  # fmt: skip
+    length, channels, n_states = sizes
+    x_stride, dt_stride, B_stride, C_stride, z_stride = strides
+    gated = len(bias) > 0
+    batch = len(dD) // channels
+    blocks, chunks = (channels + WIDTH - 1) // WIDTH, (length + STEPS - 1) // STEPS
+    by_state = np.empty((3, n_states * WIDTH), np.float32)
+    a, carry, a_sum = by_state[0], by_state[1], by_state[2]
+    by_channel, owners = np.empty((4, WIDTH), np.float32), np.empty(n_states, np.int64)
+    d, dt_bias, d_sum, bias_sum = by_channel[0], by_channel[1], by_channel[2], by_channel[3]
+    columns = np.empty((9, (WIDTH + LANES) * STEPS), np.float32)
+    xs, dts, us, ys, zs, raw = columns[0], columns[1], columns[2], columns[3], columns[4], columns[5]
+    grads, dus, ddts = columns[6], columns[7], columns[8]
+    by_step = np.empty((4, n_states * STEPS), np.float32)
+    Bs, Cs, dBs, dCs = by_step[0], by_step[1], by_step[2], by_step[3]
+    one = np.empty((4, COLUMN), np.float32)
+    for part in range(first, last):
+        row, group = part // groups, part % groups
+        for block in range(blocks * group // groups, blocks * (group + 1) // groups):
+            c = block * WIDTH
+            count = min(WIDTH, channels - c)
+            vectors = (count + LANES - 1) // LANES
+            owned = _prepare(A, D, bias, order, kept, n_states, c, count, a, d, dt_bias, owners)
+            by_state[1:] = 0.0
+            by_channel[2:] = 0.0
+            for chunk in range(chunks - 1, -1, -1):
+                start = chunk * STEPS
+                steps = min(STEPS, length - start)
+                grads[:] = 0.0
+                dus[:] = 0.0
+                ddts[:] = 0.0
+                for t in range(steps):
+                    to = (row * length + start + t) * channels
+                    _gather(x, row * x_stride[0] + (start + t) * x_stride[1], order, c, count, xs, t)
+                    _gather(dt, row * dt_stride[0] + (start + t) * dt_stride[1], order, c, count, dts, t)
+                    _gather(grad, to, order, c, count, grads, t)
+                    if gated:
+                        _gather(z, row * z_stride[0] + (start + t) * z_stride[1], order, c, count, zs, t)
+                        _gather(y, to, order, c, count, ys, t)
+                        _elementwise_gate(grads, ys, zs, vectors, t)
+                        _scatter(zs, t, dz, to, order, c, count)
+                _inputs(xs, dts, us, dt_bias, raw, gated, vectors, steps)
+                _load_steps(B, row * B_stride[0] + start * B_stride[1], B_stride[1], owned, steps, Bs)
+                _load_steps(C, row * C_stride[0] + start * C_stride[1], C_stride[1], owned, steps, Cs)
+                before = ((row * blocks + block) * chunks + chunk) * len(a)
+                _backward_states(
+                    a, states, before, dts, us, grads, Bs, Cs, owners, count, owned, carry, a_sum, dus, ddts,
+                    dBs, dCs, one[0], one[1], one[2], one[3],
+                )  # fmt: skip
+                _input_gradients(xs, dts, raw, grads, dus, ddts, d, d_sum, bias_sum, gated, vectors, steps)
+                for t in range(steps):
+                    to = (row * length + start + t) * channels
+                    _scatter(dus, t, dx, to, order, c, count)
+                    _scatter(ddts, t, ddt, to, order, c, count)
+                    to = ((group * batch + row) * length + start + t) * n_states
+                    for n in range(owned):
+                        dB[to + n] += dBs[n * STEPS + t]
+                        dC[to + n] += dCs[n * STEPS + t]
+            for i in range(count):
+                channel = row * channels + _channel(order, c + i)
+                dD[channel] = d_sum[i]
+                dbias[channel] = bias_sum[i]
+                for n in range(n_states):
+                    dA[channel * n_states + n] = a_sum[n * WIDTH + i]
+
+
+def states_shape(shape: tuple[int, ...], n_states: int) -> tuple[int, ...]:
+    """Of the states kept for the backward pass: those before each chunk."""
+    batch, length, channels = shape
+    return batch, -(-channels // WIDTH), -(-length // STEPS), n_states, WIDTH
+
+
+def _arguments(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, kept: Tensor | None,
+    dt_bias: Tensor | None, z: Tensor | None,
+) -> tuple[tuple[Any, ...], tuple[Any, ...], list[Any]]:  # fmt: skip
+    """What both kernels start with: sizes, strides, inputs."""
+    nothing = x.new_empty(1, 1, 0)
+    D = A.new_zeros(A.shape[0]) if D is None else D.contiguous()
+    dt_bias = nothing if dt_bias is None else dt_bias.contiguous()
+    x, dt, B, C, z = map(last_contiguous, (x, dt, B, C, nothing if z is None else z))
+    strides = tuple((t.stride(0), t.stride(1)) for t in (x, dt, B, C, z))
+    if kept is None:
+        kept = order = A.new_empty(0, dtype=torch.int64)
+    else:
+        kept, order = kept.contiguous(), torch.argsort(kept, descending=True, stable=True)
+        if torch.equal(order, torch.arange(len(order))):  # sorted already: whole vectors can be loaded
+            order = order[:0]
+    inputs = [flat(t) for t in (x, dt, A.contiguous(), B, C, D, dt_bias, z, order, kept)]
+    return (x.shape[1], *A.shape), strides, inputs
+
+
+def forward(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, kept: Tensor | None,
+    dt_bias: Tensor | None, z: Tensor | None, save: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """For float32: the output and, to be saved, the output before the gate z and the states before each chunk."""
+    shape = states_shape(x.shape, A.shape[1])
+    out = x.new_empty(x.shape)
+    y = x.new_empty(x.shape if save and z is not None else 0)
+    states = x.new_empty(shape if save else 0)
+    sizes, strides, inputs = _arguments(x, dt, A, B, C, D, kept, dt_bias, z)
+    over_parts(_forward, shape[0] * shape[1], sizes, strides, *inputs, flat(out), flat(y), flat(states))
+    return out, y, states
+
+
+def backward(
+    grad: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, kept: Tensor | None,
+    dt_bias: Tensor | None, z: Tensor | None, y: Tensor, states: Tensor,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """Gradients to x, dt, A, B, C, D, dt_bias and z; of those that are not there, anything."""
+    batch, channels, n_states = x.shape[0], *A.shape
+    groups = parts_a_row(batch, states.shape[1])
+    dx, ddt, dz = x.new_empty(x.shape), x.new_empty(x.shape), x.new_empty(0 if z is None else x.shape)
+    dB, dC = x.new_zeros(groups, *B.shape), x.new_zeros(groups, *C.shape)
+    dA, dD, dbias = x.new_empty(batch, channels, n_states), *x.new_empty(2, batch, channels)
+    sizes, strides, inputs = _arguments(x, dt, A, B, C, D, kept, dt_bias, z)
+    results = [flat(t) for t in (dx, ddt, dA, dB, dC, dD, dbias, dz)]
+    arguments = (sizes, strides, groups, flat(grad.contiguous()), *inputs, flat(y), flat(states), *results)
+    over_parts(_backward, batch * groups, *arguments)
+    dB, dC = (t[0] if groups == 1 else t.sum(0) for t in (dB, dC))
+    return dx, ddt, dA.sum(0), dB, dC, dD.sum(0), dbias.sum(0), dz
