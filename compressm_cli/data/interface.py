@@ -8,6 +8,9 @@ from torch import Tensor
 
 from compressm_cli.config import Config
 
+IGNORE = -100
+"""Label of a step that is not scored; what cross-entropy leaves out by default."""
+
 
 @dataclass(frozen=True)
 class DataSpec:
@@ -22,6 +25,8 @@ class DataSpec:
     """Number of distinct tokens; None where steps are real vectors. Token 0 is the padding."""
     rows: tuple[int, int, int] = (0, 0, 0)
     """Rows of the train, validation and test splits."""
+    per_step: bool = False
+    """Whether each step has a label of its own, else a sequence has one."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,8 @@ class Split:
     """Rows of one split.
 
     inputs: (rows, length, features) float32, or (rows, length) tokens padded with 0 at the end, kept in
-    any integer type that holds them. labels: (rows,) int64. lengths: (rows,) int64 where rows differ in
+    any integer type that holds them. labels: (rows,) int64, or where each step has one (rows, length) of
+    any integer type, ``IGNORE`` where a step is not scored. lengths: (rows,) int64 where rows differ in
     length, else None.
     """
 
@@ -46,13 +52,14 @@ class Split:
         return Split(self.inputs.to(device), self.labels.to(device), lengths)
 
     def rows(self, index: Tensor) -> "Split":
-        """Some rows, as a batch: tokens in int64, padding beyond the longest row of the batch cut off."""
+        """Some rows, as a batch: tokens and labels in int64, cut after the longest row of the batch."""
         lengths = None if self.lengths is None else self.lengths[index]
         longest = self.inputs.shape[1] if lengths is None else int(lengths.max())
         inputs = self.inputs[index, :longest]
         if not inputs.is_floating_point():
             inputs = inputs.to(torch.int64)
-        return Split(inputs, self.labels[index], lengths)
+        labels = self.labels[index] if self.labels.ndim == 1 else self.labels[index, :longest]
+        return Split(inputs, labels.to(torch.int64), lengths)
 
 
 @dataclass(frozen=True)
