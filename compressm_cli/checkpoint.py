@@ -15,7 +15,7 @@ from compressm_cli.files import write_atomically
 from compressm_cli.models import build_model
 from compressm_cli.recipe import Recipe, recipe_from_mapping, recipe_to_mapping
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass
@@ -105,10 +105,15 @@ class Checkpoint:
 
     def build_model(self) -> nn.Module:
         """The model, of the shapes it had when saved, with its weights; on the CPU, in training mode."""
-        model = build_model(self.recipe.model, self.data, self.orders)
+        model = build_model(self.recipe.model, self.data)
+        surgery.resize(model, None, self.weights)
         try:
             model.load_state_dict(self.weights)
         except RuntimeError as error:
             raise BadInputError(f"weights do not fit the shapes in the checkpoint: {error}") from error
+        if surgery.orders(model) != self.orders:
+            raise BadInputError(
+                f"weights do not fit the shapes in the checkpoint: orders {surgery.orders(model)}, not {self.orders}"
+            )
         surgery.restore_constraints(model, self.masks, self.frozen)
         return model

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from compressm_cli.data.interface import DataSpec, Split
+from compressm_cli.data.objective import cross_entropy
 
 T = TypeVar("T")
 
@@ -25,7 +26,8 @@ def example_batch(spec: DataSpec, rows: int) -> Split:
         inputs = torch.zeros((), dtype=torch.int64).expand(rows, spec.length)
     else:
         inputs = torch.zeros(()).expand(rows, spec.length, spec.features)
-    return Split(inputs, torch.zeros((), dtype=torch.int64).expand(rows))
+    labels = (rows, spec.length) if spec.per_step else (rows,)
+    return Split(inputs, torch.zeros((), dtype=torch.int64).expand(labels))
 
 
 def on_copy(model: nn.Module, batch: Split, measure: Callable[[nn.Module, Split], T]) -> T:
@@ -52,7 +54,7 @@ def on_copy(model: nn.Module, batch: Split, measure: Callable[[nn.Module, Split]
 def training_step(model: nn.Module, batch: Split) -> None:
     """Forward in training mode, cross-entropy, backward."""
     model.train()
-    nn.functional.cross_entropy(model(batch.inputs, batch.lengths), batch.labels).backward()
+    cross_entropy(model(batch.inputs, batch.lengths), batch.labels).backward()
 
 
 def inference(model: nn.Module, batch: Split) -> None:

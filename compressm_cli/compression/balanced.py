@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from compressm_cli.layers.interface import StateProjection
+from compressm_cli.layers.time_invariant import StateProjection
 from compressm_cli.lti import (
     MAX_EIGENVECTOR_CONDITION,
     Balancing,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from compressm_cli.layers.interface import StateProjection
+from compressm_cli.layers.time_invariant import StateProjection
 from compressm_cli.lti import Realization
 from compressm_cli.ops import diagonal_scan
 
@@ -33,12 +33,12 @@ def state_covariance(system: Realization, inputs: list[Tensor]) -> Tensor:
     total, count = torch.zeros(n, n, dtype=torch.float64, device=system.A.device), 0
     for u in inputs:
         x = _rows(_states(system.A, system.B.to(torch.complex128), u))
-        total += _products(x, x)
+        total += products(x, x)
         count += x.shape[0]
     return 2 * total / count
 
 
-def _products(x: Tensor, z: Tensor) -> Tensor:
+def products(x: Tensor, z: Tensor) -> Tensor:
     """x^T z; NumPy's BLAS sees where both are the same and does half the work."""
     if x.device.type != "cpu":
         return x.mT @ z
@@ -68,8 +68,8 @@ class SecondMoments:
         count = 0
         for u in inputs:
             h, g = _rows(_states(system.A, B, u)), _rows(_states(projection.poles, reduced_B, u))
-            cross += _products(h, g)
-            reduced += _products(g, g)
+            cross += products(h, g)
+            reduced += products(g, g)
             count += len(h)
         return cls(covariance * (count / 2), cross, reduced)
 

@@ -6,101 +6,34 @@ fraction, or from a target; the balanced states that matter least are dropped.
 
 import time
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from compressm_cli.compression import empirical
-from compressm_cli.compression.balanced import BalancedSystem, Cut
-from compressm_cli.compression.method import (
-    CheckContext,
-    LayerRecord,
-    Method,
-    MethodConfig,
-    Moments,
-    Plan,
-    Truncate,
-)
+from compressm_cli.compression.hankel_config import TARGETS, HankelConfig
+from compressm_cli.compression.linear import LinearReduction
+from compressm_cli.compression.method import CheckContext, LayerRecord, Method, Plan, Truncate
+from compressm_cli.compression.reduction import Reduction
 from compressm_cli.compression.schedule import AdaptiveSchedule, SettlingOrders
-from compressm_cli.layers.interface import StateProjection, StateSpaceLayer, state_space_layers
-from compressm_cli.lti import error_bound, order_for_energy
+from compressm_cli.compression.selective import selective_reduction
+from compressm_cli.layers.interface import StateSpaceLayer, state_space_layers
+from compressm_cli.layers.time_invariant import TimeInvariantLayer
 
-Order = Annotated[int, Field(ge=1)]
-TARGETS = ("energy_threshold", "keep_fraction", "target_order", "target_order_total")
-
-
-class HankelConfig(MethodConfig):
-    """``compression: {method: hankel}``; give exactly one of the four targets."""
-
-    method: Literal["hankel"]
-    energy_threshold: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
-    """Share of the Hankel energy (sum of the singular values) to keep; the paper's tau is 1 minus this."""
-    keep_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
-    """Share of the states that each check keeps."""
-    target_order: Order | Annotated[list[Order], Field(min_length=1)] | None = None
-    """Order to reach at the last check, by equal ratios from check to check; a list gives one a layer."""
-    target_order_total: Order | None = None
-    """Sum of all layers' orders to reach at the last check; shared out by their spectra."""
-    min_reduction: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
-    """A layer is cut only if at least this share of its states goes."""
-    min_order: Order = 1
-    """No layer gets fewer states."""
-    multiple_of: Order = 1
-    """Orders are rounded up to a multiple of this."""
-    selection: Literal["largest", "smallest", "random"] = "largest"
-    """Which balanced states are kept; the last two are for ablations."""
-    realization: Literal["real", "complex"] = "real"
-    """``real``: balance the real system that the real output makes of the layer; ``complex``: the paper's."""
-    gramian: Literal["analytic", "empirical"] = "empirical"
-    """``analytic``: P of white inputs, the paper's; ``empirical``: P from the states that calibration batches
-    produce, and the read-out refitted to them."""
-    horizon: Literal["infinite", "sequence"] = "sequence"
-    """Steps over which analytic Gramians sum: for ever, as in the paper, or the length of the sequences."""
-    calibration_batches: Annotated[int, Field(ge=1)] = 4
-    """Training batches that an empirical Gramian is made of."""
-    moments: Moments = "reset"
-    """Adam's moments of the cut parameters: start anew, carry over to the new coordinates, or cut by index."""
-
-    @model_validator(mode="after")
-    def _one_target(self) -> "HankelConfig":
-        given = [name for name in TARGETS if getattr(self, name) is not None]
-        if len(given) != 1:
-            found = " and ".join(given) if given else "none"
-            raise ValueError(f"give exactly one of {', '.join(TARGETS)}; found {found}")
-        return self
-
-    @model_validator(mode="after")
-    def _target_above_minimum(self) -> "HankelConfig":
-        targets = (
-            self.target_order
-            if isinstance(self.target_order, list)
-            else [self.target_order or self.min_order]
-        )
-        if min(targets) < self.min_order:
-            raise ValueError(f"target_order ({min(targets)}) must not be below min_order ({self.min_order})")
-        return self
+__all__ = ["TARGETS", "Hankel", "HankelConfig"]
 
 
 @dataclass
 class _Candidate:
-    """One layer at one check: its systems, balanced, and what is wanted of it."""
+    """One layer at one check, and what is wanted of it."""
 
     name: str
-    layer: StateSpaceLayer
-    inputs: list[list[Tensor]] | None
-    """Calibration inputs by system, or None for analytic Gramians."""
-    systems: list[BalancedSystem]
-    horizon: int | None
-    seconds: float
+    reduction: Reduction
     order: int = 0
-    refusal: str = ""
-    """Why a reduction over the horizon was not used."""
 
-    def hsv(self) -> Tensor:
-        """The spectrum of the layer, descending: the mean over its systems; on the CPU."""
-        return torch.stack([s.hsv for s in self.systems]).mean(0).cpu()
+    @property
+    def layer(self) -> StateSpaceLayer:
+        return self.reduction.layer
 
 
 class Hankel(Method):
@@ -129,13 +62,10 @@ class Hankel(Method):
             )
         plan = Plan()
         candidates = []
-        horizon = context.length if self.config.horizon == "sequence" else None
-        inputs = (
-            context.calibrate(self.config.calibration_batches) if self.config.gramian == "empirical" else {}
-        )
+        inputs = context.calibrate(self.config.calibration_batches) if self._needs_inputs(layers) else {}
         for name, layer in layers.items():
             try:
-                candidates.append(self._balance(name, layer, inputs.get(name), horizon))
+                candidates.append(_Candidate(name, self._measure(layer, inputs.get(name), context)))
             except ValueError as error:
                 plan.records.append(_kept(name, layer, f"refused: {error}"))
         self._choose_orders(candidates, context)
@@ -144,7 +74,7 @@ class Hankel(Method):
         for candidate in candidates:
             started = time.perf_counter()
             record, edit = self._decide(candidate, waiting, context.generator)
-            record.seconds = candidate.seconds + time.perf_counter() - started
+            record.seconds = candidate.reduction.seconds + time.perf_counter() - started
             plan.records.append(record)
             if edit is not None:
                 plan.edits.append(edit)
@@ -173,19 +103,18 @@ class Hankel(Method):
         if self.settling:
             self.settling.load_state_dict(state["settling"])
 
-    def _balance(
-        self, name: str, layer: StateSpaceLayer, inputs: list[Tensor] | None, horizon: int | None
-    ) -> _Candidate:
-        started = time.perf_counter()
-        by_system = None
-        if inputs is not None:
-            seen = [layer.system_inputs(u) for u in inputs]
-            by_system = [[batch[i] for batch in seen] for i in range(len(seen[0]))]
-        systems = []
-        for i, system in enumerate(layer.systems()):
-            P = None if by_system is None else empirical.state_covariance(system, by_system[i])
-            systems.append(BalancedSystem.of(system, self.config.realization, P, horizon))
-        return _Candidate(name, layer, by_system, systems, horizon, time.perf_counter() - started)
+    def _needs_inputs(self, layers: dict[str, StateSpaceLayer]) -> bool:
+        selective = any(not isinstance(layer, TimeInvariantLayer) for layer in layers.values())
+        return selective or self.config.gramian == "empirical"
+
+    def _measure(
+        self, layer: StateSpaceLayer, inputs: list[Tensor] | None, context: CheckContext
+    ) -> Reduction:
+        if isinstance(layer, TimeInvariantLayer):
+            horizon = context.length if self.config.horizon == "sequence" else None
+            given = inputs if self.config.gramian == "empirical" else None
+            return LinearReduction(layer, self.config, given, horizon)
+        return selective_reduction(layer, self.config, inputs or [])
 
     def _choose_orders(self, candidates: list[_Candidate], context: CheckContext) -> None:
         """Set each candidate's wanted order, with rounding, limits and gentleness applied."""
@@ -203,10 +132,7 @@ class Hankel(Method):
     def _wanted_orders(self, candidates: list[_Candidate], context: CheckContext) -> list[int]:
         config = self.config
         if config.energy_threshold is not None:
-            return [
-                max(s.states_of(order_for_energy(c.hsv(), config.energy_threshold)) for s in c.systems)
-                for c in candidates
-            ]
+            return [c.reduction.order_for(config.energy_threshold) for c in candidates]
         now = [c.layer.state_dim for c in candidates]
         if config.keep_fraction is not None:
             return [max(1, round(config.keep_fraction * n)) for n in now]
@@ -216,7 +142,7 @@ class Hankel(Method):
             targets = self._targets(candidates)
             return [_between(s, t, progress) for s, t in zip(start, targets, strict=True)]
         total = _between(sum(start), config.target_order_total, progress)
-        return _share_out(total, [c.systems[0].by_state(c.hsv()) for c in candidates])
+        return _share_out(total, [c.reduction.by_state() for c in candidates])
 
     def _targets(self, candidates: list[_Candidate]) -> list[int]:
         target = self.config.target_order
@@ -239,8 +165,9 @@ class Hankel(Method):
     def _decide(
         self, candidate: _Candidate, waiting: bool, generator: torch.Generator
     ) -> tuple[LayerRecord, Truncate | None]:
-        record = self._record(candidate)
         now, wanted = candidate.layer.state_dim, candidate.order
+        record = LayerRecord(layer=candidate.name, order_before=now, order_after=now, reason="")
+        candidate.reduction.describe(record)
         if wanted >= now:
             record.reason = f"nothing cut: the wanted order is {wanted}, the layer has {now}"
         elif now - wanted < self.config.min_reduction * now:
@@ -252,62 +179,17 @@ class Hankel(Method):
             return self._cut(candidate, record, generator)
         return record, None
 
-    def _record(self, candidate: _Candidate) -> LayerRecord:
-        now = candidate.layer.state_dim
-        return LayerRecord(
-            layer=candidate.name,
-            order_before=now,
-            order_after=now,
-            reason="",
-            hsv=candidate.hsv().tolist(),
-            realization=self.config.realization,
-            gramian=self.config.gramian,
-            horizon=candidate.horizon,
-        )
-
     def _cut(
         self, candidate: _Candidate, record: LayerRecord, generator: torch.Generator
     ) -> tuple[LayerRecord, Truncate | None]:
         try:
-            cuts = [self._truncate(candidate, i, generator) for i in range(len(candidate.systems))]
+            projections = candidate.reduction.cut(candidate.order, self._allowed, generator, record)
+            values = candidate.reduction.values(projections, record)
         except ValueError as error:
             record.reason = f"nothing cut: refused: {error}"
             return record, None
-        order = self._allowed(max(cut.projection.order for cut in cuts))
-        projections = [_padded(cut.projection, order) for cut in cuts]
-        if candidate.inputs is not None:
-            projections, record.measured_error = _refit(candidate, projections)
-        record.order_after = order
-        record.reason = f"cut from {record.order_before} to {order}"
-        changed = sum(s.horizon != candidate.horizon for s in candidate.systems)
-        if changed:
-            which = f"{changed} of {len(cuts)} systems" if len(cuts) > 1 else "the system"
-            record.reason += (
-                f"; {which} balanced over all time, since over {record.horizon} steps: {candidate.refusal}"
-            )
-            record.hsv = candidate.hsv().tolist()
-            record.horizon = None if changed == len(cuts) else record.horizon
-        tails = [s.discarded(cut.kept) for s, cut in zip(candidate.systems, cuts, strict=True)]
-        record.tail = sum(tails) / len(tails)
-        if self.config.selection == "largest":
-            record.kept = max(len(cut.kept) for cut in cuts)
-        if self.config.selection == "largest" and record.gramian == "analytic" and record.horizon is None:
-            record.bound = max(
-                error_bound(s.hsv, len(cut.kept)) for s, cut in zip(candidate.systems, cuts, strict=True)
-            )
-        return record, Truncate(candidate.name, order, projections, self.config.moments)
-
-    def _truncate(self, candidate: _Candidate, i: int, generator: torch.Generator) -> Cut:
-        """Cut one of the layer's systems; a finite horizon promises no stability, so all time is the way out."""
-        system = candidate.systems[i]
-        try:
-            return system.truncate(candidate.order, self.config.selection, generator)
-        except ValueError as error:
-            if system.horizon is None:
-                raise
-            candidate.refusal = str(error)
-        candidate.systems[i] = system.over_all_time()
-        return candidate.systems[i].truncate(candidate.order, self.config.selection, generator)
+        edit = Truncate(candidate.name, record.order_after, projections, self.config.moments, values)
+        return record, edit
 
 
 def _kept(name: str, layer: StateSpaceLayer, reason: str) -> LayerRecord:
@@ -327,33 +209,3 @@ def _share_out(total: int, spectra: list[Tensor]) -> list[int]:
     first = torch.cat([torch.arange(len(s)) == 0 for s in spectra])
     chosen = torch.argsort(shares + first * 2.0, descending=True, stable=True)[: max(total, len(spectra))]
     return [int((owner[chosen] == i).sum()) for i in range(len(spectra))]
-
-
-def _padded(projection: StateProjection, order: int) -> StateProjection:
-    """The projection with idle states appended, which neither read nor contribute, up to ``order``."""
-    missing = order - projection.order
-    if missing == 0:
-        return projection
-    rows = projection.restrict.new_zeros(missing, projection.restrict.shape[1])
-    poles = projection.poles.new_full((missing,), 0.5)
-    return StateProjection(
-        torch.cat([projection.poles, poles]),
-        torch.cat([projection.restrict, rows]),
-        torch.cat([projection.restrict_conj, rows]),
-        torch.cat([projection.lift, rows.T], dim=1),
-        torch.cat([projection.lift_conj, rows.T], dim=1),
-    )
-
-
-def _refit(
-    candidate: _Candidate, projections: list[StateProjection]
-) -> tuple[list[StateProjection], float | None]:
-    refitted, errors = [], []
-    for balanced, projection, inputs in zip(
-        candidate.systems, projections, candidate.inputs or [], strict=True
-    ):
-        assert balanced.covariance is not None  # as everywhere with calibration inputs
-        moments = empirical.SecondMoments.of(balanced.system, projection, balanced.covariance, inputs)
-        refitted.append(moments.refit_lift(projection))
-        errors.append(moments.output_error(balanced.system, refitted[-1]))
-    return refitted, empirical.relative_error(errors)

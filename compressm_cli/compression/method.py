@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from compressm_cli.compression.schedule import EquidistantSchedule, ScheduleConfig
 from compressm_cli.config import Config
-from compressm_cli.layers.interface import StateProjection
 
 Moments = Literal["reset", "transport", "slice"]
 
@@ -27,9 +26,12 @@ class Truncate:
 
     layer: str
     order: int
-    projections: list[StateProjection]
+    projections: Any
+    """What the layer's ``reduced_parameters`` takes: ``StateProjection`` a system, or a ``SelectiveProjection``."""
     moments: Moments = "reset"
     """What becomes of Adam's moments of the cut parameters."""
+    values: dict[str, Tensor] | None = None
+    """The new state parameters, where they are not what ``reduced_parameters`` makes of the projections."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,10 @@ class LayerRecord:
     """Bound on the H-infinity error, 2 sum of the discarded values; null where no bound holds."""
     measured_error: float | None = None
     """Relative error of the layer's output on the calibration batches; null where not measured."""
+    predicted_error: float | None = None
+    """The same, predicted in mean square from the Gramians alone; null where there is no such prediction."""
+    variant: str | None = None
+    """How a selective layer was reduced; null for a time-invariant one."""
     seconds: float = 0.0
 
 

@@ -1,5 +1,6 @@
 """The only code that changes shapes, masks, ``requires_grad`` or optimizer state."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -40,12 +41,13 @@ def apply_plan(model: nn.Module, optimizer: Optimizer | None, plan: Plan) -> Non
     for edit in plan.edits:
         if isinstance(edit, Truncate):
             layer = layers[edit.layer]
-            _replace(layer, optimizer, new[edit.layer], _new_state(layer, optimizer, edit))
+            _replace(layer, optimizer, new[edit.layer], _new_state(layer, optimizer, edit, new[edit.layer]))
             _lift_masks(model, edit.layer, set(new[edit.layer]))
         elif isinstance(edit, Mask):
             _mask(model, edit)
         else:
             _freeze(model, edit)
+    _put_in_order(model, optimizer)
     enforce_masks(model)
 
 
@@ -56,18 +58,16 @@ def enforce_masks(model: nn.Module) -> None:
             model.get_parameter(name).mul_(keep)
 
 
-def resize(model: nn.Module, optimizer: Optimizer | None, wanted: dict[str, int]) -> None:
-    """Give layers other orders without keeping values: what a saved state is loaded into."""
-    for name, layer in state_space_layers(model).items():
-        if layer.state_dim == wanted[name]:
-            continue
-        values = {}
-        for parameter, axis in layer.state_parameters.items():
-            old = layer.get_parameter(parameter)
-            shape = list(old.shape)
-            shape[axis] = wanted[name]
-            values[parameter] = old.new_zeros(shape)
+def resize(model: nn.Module, optimizer: Optimizer | None, weights: dict[str, Tensor]) -> None:
+    """Give all state parameters the shapes that they have in ``weights``, a state of the model to be loaded."""
+    for prefix, layer in state_space_layers(model).items():
+        values: dict[str, Tensor | None] = {}
+        for name in layer.state_parameters | layer.state_buffers:
+            old, wanted = _parameter(layer, name), weights.get(f"{prefix}.{name}")
+            if (None if old is None else old.shape) != (None if wanted is None else wanted.shape):
+                values[name] = None if wanted is None else torch.zeros_like(wanted)
         _replace(layer, optimizer, values, {})
+    _put_in_order(model, optimizer)
 
 
 def restore_constraints(model: nn.Module, saved_masks: dict[str, Tensor], frozen_names: list[str]) -> None:
@@ -80,7 +80,7 @@ def restore_constraints(model: nn.Module, saved_masks: dict[str, Tensor], frozen
 
 @one_torch_thread()
 def _truncated(layer: StateSpaceLayer, edit: Truncate) -> dict[str, Tensor]:
-    values = layer.reduced_parameters(edit.projections)
+    values = layer.reduced_parameters(edit.projections) if edit.values is None else edit.values
     bad = [name for name, value in values.items() if not torch.isfinite(value).all()]
     if bad:
         raise ValueError(f"{edit.layer}: not finite after the truncation: {', '.join(bad)}")
@@ -88,56 +88,77 @@ def _truncated(layer: StateSpaceLayer, edit: Truncate) -> dict[str, Tensor]:
 
 
 def _new_state(
-    layer: StateSpaceLayer, optimizer: Optimizer | None, edit: Truncate
+    layer: StateSpaceLayer, optimizer: Optimizer | None, edit: Truncate, new: dict[str, Tensor]
 ) -> dict[str, dict[str, Any]]:
     """Optimizer state by parameter name; what is left out starts anew, with its step count."""
-    states = (
-        {}
-        if optimizer is None
-        else {n: optimizer.state.get(layer.get_parameter(n)) for n in layer.state_parameters}
-    )
-    if edit.moments == "reset" or not states or not all(states.values()):
+    states: dict[str, dict[str, Any]] = {}
+    if optimizer is not None and edit.moments != "reset":
+        parameters = {name: _parameter(layer, name) for name in new if name in layer.state_parameters}
+        states = {n: optimizer.state.get(p, {}) for n, p in parameters.items() if p is not None}
+    if not states or not all(states.values()):
         return {}
-    moments: list[dict[str, Tensor]] = [
-        {name: state[key] for name, state in states.items() if state} for key in ("exp_avg", "exp_avg_sq")
-    ]
+    first, second = ({n: state[key] for n, state in states.items()} for key in ("exp_avg", "exp_avg_sq"))
     if edit.moments == "slice":
-        axes = layer.state_parameters
-        first, second = ({n: m.narrow(axes[n], 0, edit.order) for n, m in part.items()} for part in moments)
+        first, second = layer.sliced_moments(edit.order, first), layer.sliced_moments(edit.order, second)
     else:
-        first, second = layer.transported_moments(edit.projections, moments[0], moments[1])
+        first, second = layer.transported_moments(edit.projections, first, second)
     result = {}
-    for name, state in states.items():
+    for name in first:
         # A moment of zero has seen no gradient: such a tensor starts anew.
-        if state and bool(first[name].any()):
+        if bool(first[name].any()):
             like = layer.get_parameter(name)
             result[name] = {
-                "step": state["step"].clone(),
+                "step": states[name]["step"].clone(),
                 "exp_avg": first[name].to(like.device, like.dtype).clone(),
                 "exp_avg_sq": second[name].to(like.device, like.dtype).clone(),
             }
     return result
 
 
+def _parameter(layer: StateSpaceLayer, name: str) -> nn.Parameter | None:
+    place, _, leaf = name.rpartition(".")
+    parameter: nn.Parameter | None = getattr(layer.get_submodule(place), leaf)
+    return parameter
+
+
 def _replace(
     layer: StateSpaceLayer,
     optimizer: Optimizer | None,
-    values: dict[str, Tensor],
+    values: Mapping[str, Tensor | None],
     state: dict[str, dict[str, Any]],
 ) -> None:
-    old = {name: layer.get_parameter(name) for name in values}
-    layer.set_state_parameters(values)
+    """Replace parameters, in the optimizer's groups too; ``_put_in_order`` must follow."""
+    old = {name: _parameter(layer, name) for name in values if name in layer.state_parameters}
+    groups = {} if optimizer is None else {n: _group(optimizer, layer, n) for n in old}
+    layer.set_state_parameters(dict(values))
     if optimizer is None:
         return
-    for group in optimizer.param_groups:
-        places = {id(p): i for i, p in enumerate(group["params"])}
-        for name, parameter in old.items():
-            if id(parameter) in places:
-                new = layer.get_parameter(name)
-                group["params"][places[id(parameter)]] = new
-                optimizer.state.pop(parameter, None)
-                if name in state:
-                    optimizer.state[new] = state[name]
+    for name, before in old.items():
+        after, group = _parameter(layer, name), groups[name]
+        if before is not None:
+            group["params"] = [p for p in group["params"] if p is not before]
+            optimizer.state.pop(before, None)
+        if after is not None:
+            group["params"].append(after)
+            if name in state:
+                optimizer.state[after] = state[name]
+
+
+def _group(optimizer: Optimizer, layer: StateSpaceLayer, name: str) -> dict[str, Any]:
+    """The optimizer's group that a parameter of the layer is in, or belongs into: that of others like it."""
+    recurrent = name in layer.recurrent_parameters
+    alike = {id(p) for n, p in layer.named_parameters() if (n in layer.recurrent_parameters) == recurrent}
+    own = _parameter(layer, name)
+    wanted = alike if own is None else {id(own)}
+    return next(g for g in optimizer.param_groups if any(id(p) in wanted for p in g["params"]))
+
+
+def _put_in_order(model: nn.Module, optimizer: Optimizer | None) -> None:
+    """Each group's parameters in the order of the model: saved optimizer states tell them by their place."""
+    if optimizer is not None:
+        places = {id(p): i for i, p in enumerate(model.parameters())}
+        for group in optimizer.param_groups:
+            group["params"].sort(key=lambda p: places[id(p)])
 
 
 def _lift_masks(model: nn.Module, layer: str, parameters: set[str]) -> None:

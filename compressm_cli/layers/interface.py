@@ -1,7 +1,6 @@
-"""What a state space layer promises to the models and to the compression methods."""
+"""What a state space layer promises to the models, to the trainer and to surgery."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -9,8 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from compressm_cli.config import Config
-from compressm_cli.lti import Realization
-from compressm_cli.ops.forms import FORMS, Form, Problem
+from compressm_cli.ops.forms import Form, Problem
 
 StateDim = Annotated[int, Field(ge=1, le=65536)]
 
@@ -22,87 +20,15 @@ class LayerConfig(Config):
     state_dim: StateDim | Annotated[list[StateDim], Field(min_length=1)] = 64
     """Number of states N of each block; a list gives one number a block."""
 
-
-@dataclass(frozen=True)
-class StateProjection:
-    """How the states of one system are replaced by fewer ones, as four complex matrices.
-
-    New states are a widely linear function of the old ones, and the old states are approximated
-    by a widely linear function of the new ones (h has n entries, g has r <= n):
-
-        g  =  restrict h + restrict_conj conj(h)          (r, n)
-        h ~=  lift g     + lift_conj conj(g)              (n, r)
-
-    The conjugate parts are zero where a complex system is truncated as such; they are needed to
-    truncate the real system that a real output makes of it. With ``poles`` (r,), the diagonal of
-    the new state matrix, this determines the new layer.
-    """
-
-    poles: Tensor
-    restrict: Tensor
-    restrict_conj: Tensor
-    lift: Tensor
-    lift_conj: Tensor
-
-    @property
-    def order(self) -> int:
-        """Number of new states r."""
-        return self.poles.shape[0]
-
-    def reduce_input(self, B: Tensor) -> Tensor:
-        """B (n, p) complex -> the input matrix (r, p) of the new states."""
-        return self.restrict @ B + self.restrict_conj @ B.conj()
-
-    def reduce_output(self, C: Tensor) -> Tensor:
-        """C (q, n) complex -> C' (q, r) with Re(C h) ~= Re(C' g)."""
-        return C @ self.lift + (C @ self.lift_conj).conj()
-
-    def scaled(self, new: Tensor, old: Tensor | None = None) -> "StateProjection":
-        """The same with new states ``new`` (r,) times, old ones ``old`` (n,) times as large; no zeros."""
-        old = torch.ones_like(self.restrict[0]) if old is None else old
-        row, column = new[:, None], old[:, None]
-        return StateProjection(
-            self.poles,
-            row * self.restrict / old,
-            row * self.restrict_conj / old.conj(),
-            column * self.lift / new,
-            column * self.lift_conj / new.conj(),
-        )
-
-    def pull_back_input(self, re: Tensor, im: Tensor, squared: bool = False) -> tuple[Tensor, Tensor]:
-        """Gradient with respect to B (n, p), as two real tensors, -> with respect to the new one (r, p).
-
-        The old input matrix is B ~= lift B' + lift_conj conj(B'); this is the adjoint of that map. With
-        ``squared``, mean squares of independent gradients are carried over instead.
-        """
-        return _adjoint(self.lift, self.lift_conj, re, im, squared)
-
-    def pull_back_output(self, re: Tensor, im: Tensor, squared: bool = False) -> tuple[Tensor, Tensor]:
-        """Gradient with respect to C (q, n) -> with respect to the new C (q, r); ``squared`` as above.
-
-        The old output matrix is C ~= C' restrict + conj(C') conj(restrict_conj); this is its adjoint.
-        """
-        new_re, new_im = _adjoint(self.restrict.mT, self.restrict_conj.mH, re.mT, im.mT, squared)
-        return new_re.mT, new_im.mT
-
-
-def _adjoint(direct: Tensor, conj: Tensor, re: Tensor, im: Tensor, squared: bool) -> tuple[Tensor, Tensor]:
-    """Adjoint of z -> direct z + conj conj(z), (n, r), applied to re + i im (n, ...), in real arithmetic."""
-    plus, minus = direct + conj, direct - conj
-    maps = (plus.real, plus.imag, -minus.imag, minus.real)
-    re_re, im_re, re_im, im_im = (m.mT**2 if squared else m.mT for m in maps)
-    re, im = re.double(), im.double()
-    return re_re @ re + im_re @ im, re_im @ re + im_im @ im
+    def check_width(self, model_dim: int) -> None:
+        """Raise ValueError, with what to write, where the layer cannot have this ``model_dim``."""
 
 
 class StateSpaceLayer(nn.Module, ABC):
-    """A linear time-invariant state space layer: ``(batch, length, H) -> (batch, length, H)``.
+    """A layer with a linear recurrence over time, causal: ``(batch, length, H) -> (batch, length, H)``.
 
-    It consists of one or several independent diagonal systems (an LRU or S5 layer is one
-    multi-input multi-output system, an S4D layer one single-input single-output system a channel),
-    each with ``y = Re(C h)``; a feedthrough ``D`` and whatever is not recurrent is left to the layer.
-
-    To add one: subclass this, declare ``Config``, and name the class in ``layers.LAYERS``.
+    Subclasses are ``TimeInvariantLayer`` and ``SelectiveLayer``; what a compression method reads of a layer
+    is told there. To add a layer: subclass one of them, declare ``Config``, and name it in ``layers.LAYERS``.
     """
 
     Config: ClassVar[type[LayerConfig]]
@@ -110,105 +36,94 @@ class StateSpaceLayer(nn.Module, ABC):
     recurrent_parameters: ClassVar[frozenset[str]]
     """Names of the parameters with the recurrent learning rate, no weight decay, and fp32 always."""
 
-    state_parameters: ClassVar[dict[str, int]]
-    """Names of the parameters whose shape depends on ``state_dim``, and the axis on which the states lie."""
+    state_parameters: ClassVar[frozenset[str]]
+    """Names of the parameters whose shape depends on ``state_dim``; some may be None, or absent, for now."""
 
-    forms: ClassVar[tuple[Form, ...]] = FORMS
-    """The forms in which its recurrence can be computed."""
+    state_buffers: ClassVar[frozenset[str]] = frozenset()
+    """Names of the buffers that a cut may set or change; None as long as it has not."""
 
-    form: Form | None = None
-    """The form to use; None stands for the cheaper one by built-in costs. Set by the trainer, not saved."""
+    gated: ClassVar[bool] = False
+    """Whether it brings its own gate and output projection, so that no GELU and GLU follow it in a block."""
+
+    forms: ClassVar[tuple[Form, ...]] = ()
+    """The forms in which a time-invariant recurrence can be computed; empty where there is no such choice."""
+
+    form: Any = None
+    """How the recurrence is computed; None leaves it to the layer. Set by the trainer, not saved."""
 
     def __init__(self, config: Any, model_dim: int, state_dim: int) -> None:
         """A fresh layer of width ``model_dim`` (H) and order ``state_dim`` (N), from torch's random state.
 
-        ``state_dim`` goes before the recipe's: it is that of one block, perhaps after a cut.
+        ``state_dim`` goes before the recipe's: it is that of one block.
         """
         super().__init__()
         self.model_dim = model_dim
 
+    @classmethod
+    def of_order(cls, config: Any, model_dim: int, start: int, order: int) -> "StateSpaceLayer":
+        """A fresh layer of the shapes that one of order ``start`` has after a cut to ``order``."""
+        return cls(config, model_dim, order)
+
     @property
     @abstractmethod
     def state_dim(self) -> int:
-        """The order N now: complex states a system."""
+        """The order N now."""
 
     @abstractmethod
     def forward(self, u: Tensor) -> Tensor:
         """(batch, length, H) -> (batch, length, H)."""
 
     @abstractmethod
-    def systems(self) -> list[Realization]:
-        """The diagonal systems in float64, detached; the layer's output is the real part of theirs."""
-
-    @abstractmethod
-    def system_inputs(self, u: Tensor) -> list[Tensor]:
-        """The input (batch, length, p) that each system sees when the layer sees ``u``."""
-
-    @abstractmethod
-    def reduced_parameters(self, projections: list[StateProjection]) -> dict[str, Tensor]:
-        """New values of all ``state_parameters`` for the given new states; reads the layer only.
-
-        All projections have the same order. The free scaling of each state is chosen here.
-        """
+    def reduced_parameters(self, projections: Any) -> dict[str, Tensor]:
+        """New values of the ``state_parameters`` that change for the given new states; reads the layer only."""
 
     @abstractmethod
     def transported_moments(
-        self,
-        projections: list[StateProjection],
-        first: dict[str, Tensor],
-        second: dict[str, Tensor],
+        self, projections: Any, first: dict[str, Tensor], second: dict[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Adam's moments, by parameter name, for the parameters that ``reduced_parameters`` gives.
 
         The first moment is a mean of gradients, so it is pulled back by the adjoint of the map from new
-        to old parameters; the second only approximately, as if gradients were independent. Poles have no
-        such linear map: their moments start from zero.
+        to old parameters; the second only approximately, as if gradients were independent. Where there is
+        no such linear map, as for poles, moments start from zero.
         """
 
+    @abstractmethod
+    def sliced_moments(self, order: int, moments: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Adam's moments of the first ``order`` states, by index, whatever the new states are."""
+
     def recurrence(self, batch: int, length: int) -> Problem:
-        """The sizes of the recurrence, by which the cheaper form is chosen."""
+        """The sizes of the recurrence, by which the cheaper of several ``forms`` is chosen."""
         return Problem(batch, length, self.state_dim, self.model_dim, self.model_dim)
 
-    def set_state_parameters(self, values: dict[str, Tensor]) -> None:
-        """Replace the state parameters by new ones, of another shape perhaps (used by surgery alone)."""
-        if set(values) != set(self.state_parameters):
-            raise ValueError(f"expected {sorted(self.state_parameters)}, got {sorted(values)}")
+    def backend(self, device: torch.device) -> str:
+        """What computes the recurrence on a device, where there is no choice between forms."""
+        raise NotImplementedError
+
+    def set_state_parameters(self, values: dict[str, Tensor | None]) -> None:
+        """Replace some of the state parameters and buffers, by ones of another shape perhaps (for surgery alone).
+
+        None takes one away. Raises ValueError for a name that is neither.
+        """
+        known = self.state_parameters | self.state_buffers
+        if not set(values) <= known:
+            raise ValueError(f"expected some of {sorted(known)}, got {sorted(values)}")
         for name, value in values.items():
-            old = getattr(self, name)
-            copy = value.detach().to(old.device, old.dtype).clone()
-            setattr(self, name, nn.Parameter(copy, requires_grad=old.requires_grad))
+            if name in self.state_buffers:
+                device = next(self.parameters()).device
+                setattr(self, name, None if value is None else value.detach().to(device).clone())
+                continue
+            place, _, leaf = name.rpartition(".")
+            module = self.get_submodule(place)
+            old = getattr(module, leaf)
+            like = next(self.parameters()) if old is None else old
+            parameter = None
+            if value is not None:
+                copy = value.detach().to(like.device, like.dtype).clone()
+                parameter = nn.Parameter(copy, requires_grad=old is None or old.requires_grad)
+            module.register_parameter(leaf, parameter)
 
 
 def state_space_layers(model: nn.Module) -> dict[str, StateSpaceLayer]:
     """The compressible layers of a model, by module name, in order."""
     return {name: module for name, module in model.named_modules() if isinstance(module, StateSpaceLayer)}
-
-
-def check_orders(projections: list[StateProjection], systems: int) -> int:
-    """The common order of the projections; ValueError where there is none."""
-    orders = {p.order for p in projections}
-    if len(projections) != systems or len(orders) != 1:
-        got = f"{len(projections)} of orders {sorted(orders)}"
-        raise ValueError(f"need {systems} projections of one order, got {got}")
-    return orders.pop()
-
-
-def ratio(target: Tensor, size: Tensor) -> Tensor:
-    """target / size as a scale of states; 1 where the size is zero, as of a state that nothing reaches."""
-    return torch.where(size == 0, torch.ones_like(size), target / size)
-
-
-def balancing_scale(B: Tensor, C: Tensor) -> Tensor:
-    """The scale (r,) of states that makes each row of B (r, p) and column of C (q, r) equal in norm.
-
-    Adam moves every entry by about the learning rate, so unequal norms would let one of the two matrices
-    learn, relative to its size, many times faster than the other. 1 for a state that is not reached or read.
-    """
-    rows, columns = B.norm(dim=1), C.norm(dim=0)
-    idle = (rows == 0) | (columns == 0)
-    return torch.where(idle, torch.ones_like(rows), torch.sqrt(columns / rows))
-
-
-def as_complex(re: Tensor, im: Tensor) -> Tensor:
-    """Two real tensors as one complex128 tensor, detached."""
-    return torch.complex(re.detach().double(), im.detach().double())

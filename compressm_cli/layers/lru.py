@@ -7,10 +7,10 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from compressm_cli.layers.interface import (
-    LayerConfig,
+from compressm_cli.layers.interface import LayerConfig
+from compressm_cli.layers.time_invariant import (
     StateProjection,
-    StateSpaceLayer,
+    TimeInvariantLayer,
     as_complex,
     balancing_scale,
     check_orders,
@@ -39,7 +39,7 @@ class LRUConfig(LayerConfig):
         return self
 
 
-class LRU(StateSpaceLayer):
+class LRU(TimeInvariantLayer):
     """h_t = lambda h_{t-1} + exp(gamma_log) B u_t and y_t = Re(C h_t) + D u_t.
 
     lambda = exp(-exp(nu_log) + i theta). The angle is a parameter itself rather than its logarithm:
@@ -48,7 +48,7 @@ class LRU(StateSpaceLayer):
 
     Config = LRUConfig
     recurrent_parameters = frozenset({"nu_log", "theta", "gamma_log", "B_re", "B_im"})
-    state_parameters: ClassVar = {
+    state_axes: ClassVar = {
         "nu_log": 0,
         "theta": 0,
         "gamma_log": 0,

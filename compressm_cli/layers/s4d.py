@@ -12,9 +12,9 @@ from compressm_cli.layers.discretization import (
     discrete_system,
     zero_order_hold,
 )
-from compressm_cli.layers.interface import (
+from compressm_cli.layers.time_invariant import (
     StateProjection,
-    StateSpaceLayer,
+    TimeInvariantLayer,
     as_complex,
     check_orders,
     ratio,
@@ -31,7 +31,7 @@ class S4DConfig(DiscretizedConfig):
     """Frequencies of the poles -1/2 + i w at the start: S4D-Lin or S4D-Inv of the paper."""
 
 
-class S4D(StateSpaceLayer):
+class S4D(TimeInvariantLayer):
     """H systems h' = A h + u, y = 2 Re(C h) + D u, A = -exp(log_A_re) + i A_im, zero-order hold of step dt.
 
     The input weights are one: C stands for the paper's product of B and C. The discrete system of a channel
@@ -41,7 +41,7 @@ class S4D(StateSpaceLayer):
     Config = S4DConfig
     forms = ("convolution",)
     recurrent_parameters = frozenset({"log_A_re", "A_im", "log_dt"})
-    state_parameters: ClassVar = {"log_A_re": 1, "A_im": 1, "C_re": 1, "C_im": 1}
+    state_axes: ClassVar = {"log_A_re": 1, "A_im": 1, "C_re": 1, "C_im": 1}
 
     def __init__(self, config: S4DConfig, model_dim: int, state_dim: int) -> None:
         super().__init__(config, model_dim, state_dim)

@@ -14,9 +14,9 @@ from compressm_cli.layers.discretization import (
     zero_order_hold,
 )
 from compressm_cli.layers.hippo import hippo_normal
-from compressm_cli.layers.interface import (
+from compressm_cli.layers.time_invariant import (
     StateProjection,
-    StateSpaceLayer,
+    TimeInvariantLayer,
     as_complex,
     balancing_scale,
     check_orders,
@@ -40,7 +40,7 @@ class S5Config(DiscretizedConfig):
         return self
 
 
-class S5(StateSpaceLayer):
+class S5(TimeInvariantLayer):
     """h' = A h + B u, y = 2 Re(C h) + D u, A = -exp(log_A_re) + i A_im, zero-order hold with a step a state.
 
     The discrete system has lambda = exp(dt A), input matrix f B with f = 2 (lambda - 1) / A, and output
@@ -49,7 +49,7 @@ class S5(StateSpaceLayer):
 
     Config = S5Config
     recurrent_parameters = frozenset({"log_A_re", "A_im", "log_dt", "B_re", "B_im"})
-    state_parameters: ClassVar = {
+    state_axes: ClassVar = {
         "log_A_re": 0,
         "A_im": 0,
         "log_dt": 0,

@@ -1,5 +1,5 @@
 """Stacks of layers with an encoder and a head."""
 
-from compressm_cli.models.classifier import SequenceClassifier, build_model
+from compressm_cli.models.stack import SequenceModel, build_model
 
-__all__ = ["SequenceClassifier", "build_model"]
+__all__ = ["SequenceModel", "build_model"]

@@ -33,11 +33,12 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return _validated(root, problems + apply_overrides(root, overrides))
 
 
-def recipe_from_mapping(mapping: Mapping[str, Any], where: str) -> Recipe:
+def recipe_from_mapping(mapping: Mapping[str, Any], where: str, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe from plain data; ``where`` names its origin in errors. Raises RecipeError."""
     if not isinstance(mapping, Mapping):
         raise RecipeError([Problem(Place(where), (), f"found {found(mapping)}; a recipe is a mapping")])
-    return _validated(from_plain(dict(mapping), Place(where)), [])
+    root = from_plain(dict(mapping), Place(where))
+    return _validated(root, apply_overrides(root, overrides))
 
 
 def recipe_to_mapping(recipe: Recipe) -> dict[str, Any]:

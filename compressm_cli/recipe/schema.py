@@ -25,7 +25,11 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class ModelConfig(Config):
-    """A stack of blocks: normalization, layer, GELU, GLU, dropout, residual; then mean pooling and a head."""
+    """A stack of blocks: normalization, layer, GELU, GLU, dropout, residual; then mean pooling and a head.
+
+    Layers with a gate of their own (Mamba, gated linear attention) go without GELU and GLU; tasks with a label
+    a step, such as language modelling, without pooling.
+    """
 
     layer: AnyLayer
     """The state space layer of each block."""
@@ -35,8 +39,12 @@ class ModelConfig(Config):
     """Number of blocks."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Probability, after the activation and after the gate."""
-    norm: Literal["layer", "batch", "none"] = "layer"
+    norm: Literal["layer", "rms", "batch", "none"] = "layer"
     """Normalization before each layer. ``batch`` has no affine parameters, as in the paper's code."""
+    final_norm: bool = False
+    """The same normalization once more, after the last block."""
+    tie_embeddings: bool = False
+    """Use the embedding as the head as well; only of tasks that predict a token at each step."""
 
     @model_validator(mode="after")
     def _a_state_dim_a_block(self) -> "ModelConfig":
@@ -46,6 +54,11 @@ class ModelConfig(Config):
                 f"layer.state_dim lists {len(dims)} numbers for {self.depth} blocks; "
                 f"write one number, or {self.depth}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _a_fitting_width(self) -> "ModelConfig":
+        self.layer.check_width(self.model_dim)
         return self
 
     def state_dims(self) -> list[int]:
@@ -76,7 +89,8 @@ class TrainConfig(Config):
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     """``tf32`` matters on CUDA only; ``bf16`` is autocast; recurrent parameters and states stay in fp32."""
     compile: bool = False
-    """Use torch.compile (needs a C++ compiler); done anew after each cut."""
+    """Use torch.compile (needs a C++ compiler); done anew after each cut. On CUDA, where all sequences have one
+    length, with CUDA graphs."""
     form: Literal["auto", "convolution", "recurrent"] = "auto"
     """How time-invariant recurrences are computed; ``auto`` takes, for the sizes of the moment, what is faster here."""
     eval_every: PositiveInt | None = None

@@ -5,18 +5,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from compressm_cli.data.interface import Split
+from compressm_cli.data.interface import IGNORE, Split
+from compressm_cli.data.objective import cross_entropy
 from compressm_cli.layers.interface import state_space_layers
 from compressm_cli.training.precision import autocast
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean over the rows of a split."""
+    """Mean over the labels of a split: one a row, or those of the scored steps."""
 
     accuracy: float
     loss: float
     rows: int
+    labels: int
+    """How many labels were scored."""
 
 
 @torch.no_grad()
@@ -26,16 +29,17 @@ def evaluate(model: nn.Module, split: Split, batch_size: int, precision: str = "
     was_training = model.training
     model.eval()
     loss = torch.zeros((), dtype=torch.float64, device=device)
-    correct = torch.zeros((), dtype=torch.long, device=device)
+    correct, labels = (torch.zeros((), dtype=torch.long, device=device) for _ in range(2))
     for index in torch.arange(len(split), device=device).split(batch_size):
         batch = split.rows(index)
         with autocast(device, precision):
             logits = model(batch.inputs, batch.lengths)
-        loss += nn.functional.cross_entropy(logits.float(), batch.labels, reduction="sum")
-        correct += (logits.argmax(dim=1) == batch.labels).sum()
+        loss += cross_entropy(logits, batch.labels, reduction="sum")
+        correct += (logits.argmax(dim=-1) == batch.labels).sum()
+        labels += (batch.labels != IGNORE).sum()
     model.train(was_training)
-    rows = len(split)
-    return Evaluation(float(correct) / rows, float(loss) / rows, rows)
+    scored = int(labels)
+    return Evaluation(float(correct) / scored, float(loss) / scored, len(split), scored)
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ from compressm_cli.models import build_model
 from compressm_cli.recipe import Recipe, recipe_to_yaml
 from compressm_cli.run import Run
 from compressm_cli.training.loop import Trainer
+from compressm_cli.training.oneshot import require_same_shape
 from compressm_cli.training.precision import require_compiler, resolve_device
 from compressm_cli.training.view import View
 
@@ -91,13 +92,20 @@ def load_data(recipe: Recipe) -> Dataset:
     return dataset
 
 
-def start(recipe: Recipe, seed: int, dataset: Dataset, view: View, command: str) -> Run:
-    """Train one recipe with one seed into a new version of its output folder."""
+def start(
+    recipe: Recipe, seed: int, dataset: Dataset, view: View, command: str, initial: Checkpoint | None = None
+) -> Run:
+    """Train one recipe with one seed into a new version of its output folder.
+
+    ``initial`` is a model to begin with instead of fresh weights; its ``model:`` must be that of the recipe.
+    """
+    if initial is not None:
+        require_same_shape(initial, dataset)
     run = Run.create(Path(recipe.output.root), recipe.name)
     with _status(run, _info(recipe, seed, command)):
         text = recipe_to_yaml(recipe.model_copy(update={"seeds": [seed]}))
         run.recipe_path.write_text(text, encoding="utf-8")
-        _train(Trainer(recipe, seed, dataset, run, view))
+        _train(Trainer(recipe, seed, dataset, run, view, initial=initial))
     return run
 
 

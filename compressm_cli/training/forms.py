@@ -8,14 +8,21 @@ from torch import nn
 from compressm_cli.layers.interface import state_space_layers
 from compressm_cli.ops.calibration import calibrated
 from compressm_cli.ops.forms import CostModel, Form
+from compressm_cli.ops.scan import load_kernels
 
 
 def costs_here(
     model: nn.Module, wanted: Literal["auto"] | Form, device: torch.device, precision: str
 ) -> CostModel | None:
-    """The machine's cost model where there is a layer whose form is to be chosen by its cost."""
+    """The machine's cost model where there is a layer whose form is to be chosen by its cost.
+
+    Then the compiled kernels are loaded too: a layer that changes its form after a cut finds them ready.
+    """
     needed = wanted == "auto" and any(len(layer.forms) > 1 for layer in state_space_layers(model).values())
-    return calibrated(device, precision) if needed else None
+    if not needed:
+        return None
+    load_kernels(device)
+    return calibrated(device, precision)
 
 
 def choose_forms(
@@ -23,7 +30,9 @@ def choose_forms(
 ) -> dict[str, str]:
     """Set the form of every layer, and tell it by the layer's name; a layer with one form keeps that one."""
     for layer in state_space_layers(model).values():
-        if len(layer.forms) == 1:
+        if not layer.forms:
+            layer.form = layer.backend(next(layer.parameters()).device)
+        elif len(layer.forms) == 1:
             (layer.form,) = layer.forms
         elif wanted != "auto":
             layer.form = wanted

@@ -55,6 +55,7 @@ class Trainer:
         run: Run,
         view: View,
         resume: Checkpoint | None = None,
+        initial: Checkpoint | None = None,
     ) -> None:
         self.recipe, self.seed, self.run, self.view = recipe, seed, run, view
         self.config = recipe.train
@@ -68,7 +69,8 @@ class Trainer:
         self.splits = [s.to(self.device) for s in (dataset.train, dataset.validation, dataset.test)]
         self.batches = Batches(self.splits[0], self.config.batch_size, seed)
         torch.manual_seed(seed)
-        model = build_model(recipe.model, dataset.spec) if resume is None else resume.build_model()
+        known = resume or initial
+        model = build_model(recipe.model, dataset.spec) if known is None else known.build_model()
         self.model: nn.Module = model.to(self.device)
         self.forward: nn.Module = self.model
         self.optimizer = build_optimizer(self.model, self.config)
@@ -343,7 +345,10 @@ class Trainer:
             self.compile_pending = True
             # What was compiled for earlier shapes counts against the number of versions that are compiled.
             torch.compiler.reset()
-            self.forward = torch.compile(self.model)  # type: ignore[assignment]
+            # With CUDA graphs, where the sizes of a batch stay as they are: until the next cut.
+            fixed = self.device.type == "cuda" and self.splits[0].lengths is None
+            mode = "reduce-overhead" if fixed else None
+            self.forward = torch.compile(self.model, mode=mode)  # type: ignore[assignment]
 
     def _example(self, rows: int) -> Split:
         return example_batch(self.data_spec, rows)
@@ -400,7 +405,7 @@ class Trainer:
     def _load(self, checkpoint: Checkpoint) -> None:
         saved = checkpoint.training
         assert saved is not None
-        now = {name: getattr(checkpoint, name) for name in ("step", "orders", "weights", "masks", "frozen")}
+        now = {name: getattr(checkpoint, name) for name in ("step", "weights", "masks", "frozen")}
         now |= {key: saved[key] for key in ("optimizer", "random")}
         self.step = state.restore(self.model, self.optimizer, now)
         self.trial = saved["trial"]

@@ -11,15 +11,16 @@ from compressm_cli.recipe.schema import TrainConfig
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> AdamW:
     """AdamW over all parameters: recurrent ones with their own factor and no weight decay, then the rest."""
-    recurrent = [
-        layer.get_parameter(name)
-        for layer in state_space_layers(model).values()
-        for name in sorted(layer.recurrent_parameters)
-    ]
-    known = {id(p) for p in recurrent}
+    names = {
+        f"{prefix}.{name}"
+        for prefix, layer in state_space_layers(model).items()
+        for name in layer.recurrent_parameters
+    }
+    recurrent = [p for name, p in model.named_parameters() if name in names]
+    rest = [p for name, p in model.named_parameters() if name not in names]
     groups = [
         {"params": recurrent, "weight_decay": 0.0, "factor": config.recurrent_lr_factor},
-        {"params": [p for p in model.parameters() if id(p) not in known], "factor": 1.0},
+        {"params": rest, "factor": 1.0},
     ]
     return AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 

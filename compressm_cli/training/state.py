@@ -17,7 +17,6 @@ def capture(model: nn.Module, optimizer: Optimizer, step: int) -> dict[str, Any]
     """
     return {
         "step": step,
-        "orders": surgery.orders(model),
         "weights": {name: value.detach().clone() for name, value in model.state_dict().items()},
         "masks": {name: mask.clone() for name, mask in surgery.masks(model).items()},
         "frozen": surgery.frozen(model),
@@ -38,7 +37,7 @@ def capture_beside_model(optimizer: Optimizer) -> dict[str, Any]:
 
 def restore(model: nn.Module, optimizer: Optimizer, saved: dict[str, Any]) -> int:
     """Put everything back, shapes included; returns the step."""
-    surgery.resize(model, optimizer, saved["orders"])
+    surgery.resize(model, optimizer, saved["weights"])
     model.load_state_dict(saved["weights"])
     surgery.restore_constraints(model, saved["masks"], saved["frozen"])
     optimizer.load_state_dict(copy.deepcopy(saved["optimizer"]))

@@ -7,6 +7,7 @@ from torch.optim import Optimizer
 
 from compressm_cli.compression import surgery
 from compressm_cli.data.interface import Split
+from compressm_cli.data.objective import cross_entropy
 from compressm_cli.recipe.schema import TrainConfig
 from compressm_cli.training.precision import autocast
 
@@ -24,7 +25,7 @@ def training_step(
     """
     with autocast(batch.labels.device, config.precision):
         logits = (model if forward is None else forward)(batch.inputs, batch.lengths)
-    loss = nn.functional.cross_entropy(logits.float(), batch.labels)
+    loss = cross_entropy(logits, batch.labels)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     if config.clip_norm is not None:

@@ -1,0 +1,234 @@
+"""Mamba-2's layer, SSD: one scalar decay a head (Dao and Gu 2024, arXiv 2405.21060).
+
+Parameters have the names and shapes of ``mamba_ssm.Mamba2``, so that weights move both ways as long as no
+``B_proj`` and ``C_proj`` were added by a cut.
+"""
+
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from compressm_cli.layers.discretization import DiscretizedConfig
+from compressm_cli.layers.interface import StateDim
+from compressm_cli.layers.selective import (
+    GroupProjection,
+    HeadTrace,
+    SelectiveLayer,
+    inverse_softplus,
+    mean_square,
+    wide,
+)
+from compressm_cli.ops import causal_conv1d, ssd
+
+EPSILON = 1e-5
+
+
+class Mamba2Config(DiscretizedConfig):
+    """``layer: {kind: mamba2}``; expand * model_dim must be a multiple of head_dim, the heads one of groups."""
+
+    kind: Literal["mamba2"] = "mamba2"
+    state_dim: StateDim | Annotated[list[StateDim], Field(min_length=1)] = 64
+    """Number of states N of each block; a list gives one number a block."""
+    expand: Annotated[int, Field(ge=1, le=16)] = 2
+    """Channels of the recurrence, in model_dim."""
+    head_dim: Annotated[int, Field(ge=1, le=4096)] = 64
+    """Channels of a head."""
+    groups: Annotated[int, Field(ge=1, le=4096)] = 1
+    """Groups of heads that share B and C."""
+    conv_width: Annotated[int, Field(ge=1, le=16)] = 4
+    """Steps of the causal convolution before the recurrence."""
+    norm_groups: Annotated[int, Field(ge=1)] | None = None
+    """Parts of the channels that the gated norm scales apart; null means one a group of heads."""
+
+    def check_width(self, model_dim: int) -> None:
+        channels = self.expand * model_dim
+        if channels % self.head_dim:
+            raise ValueError(
+                f"layer.head_dim ({self.head_dim}) must divide expand * model_dim ({channels}), the channels"
+            )
+        heads = channels // self.head_dim
+        if heads % self.groups:
+            raise ValueError(f"layer.groups ({self.groups}) must divide the number of heads ({heads})")
+        if self.norm_groups is not None and channels % self.norm_groups:
+            raise ValueError(f"layer.norm_groups ({self.norm_groups}) must divide the channels ({channels})")
+
+
+class GatedNorm(nn.Module):
+    """RMS normalization of y silu(z), each of ``groups`` parts of the channels apart."""
+
+    def __init__(self, channels: int, groups: int) -> None:
+        super().__init__()
+        self.groups = groups
+        self.weight = nn.Parameter(torch.ones(channels))
+
+    def forward(self, y: Tensor, z: Tensor) -> Tensor:
+        gated = (wide(y) * functional.silu(wide(z))).unflatten(-1, (self.groups, -1))
+        scaled = gated * torch.rsqrt(mean_square(gated) + EPSILON)
+        return (scaled.flatten(-2) * self.weight).to(z.dtype)
+
+
+class Mamba2(SelectiveLayer):
+    """in_proj to z, x, B, C, dt; x, B, C through a causal convolution and SiLU; SSD; gated norm; out_proj.
+
+    Balanced truncation keeps the channels of B and C and adds ``B_proj``, ``C_proj`` (groups, r, N) behind the
+    activation; coordinate selection slices in_proj and conv1d, and the layer stays one of the original kind.
+    """
+
+    Config = Mamba2Config
+    recurrent_parameters = frozenset({"A_log", "D", "dt_bias", "B_proj", "C_proj"})
+    state_parameters = frozenset({"in_proj.weight", "conv1d.weight", "conv1d.bias", "B_proj", "C_proj"})
+
+    def __init__(self, config: Mamba2Config, model_dim: int, state_dim: int) -> None:
+        super().__init__(config, model_dim, state_dim)
+        config.check_width(model_dim)
+        self.channels = config.expand * model_dim
+        self.heads, self.groups = self.channels // config.head_dim, config.groups
+        shared = 2 * config.groups * state_dim
+        self.in_proj = nn.Linear(model_dim, 2 * self.channels + shared + self.heads, bias=False)
+        self.conv1d = _depthwise(self.channels + shared, config.conv_width)
+        self.dt_bias = nn.Parameter(inverse_softplus(torch.exp(config.draw_log_dt(self.heads))))
+        self.A_log = nn.Parameter(torch.log(torch.empty(self.heads).uniform_(1, 16)))
+        self.D = nn.Parameter(torch.ones(self.heads))
+        self.norm = GatedNorm(self.channels, config.norm_groups or config.groups)
+        self.out_proj = nn.Linear(self.channels, model_dim, bias=False)
+        self.B_proj: nn.Parameter | None
+        self.C_proj: nn.Parameter | None
+        self.register_parameter("B_proj", None)
+        self.register_parameter("C_proj", None)
+
+    @classmethod
+    def of_order(cls, config: Any, model_dim: int, start: int, order: int) -> "Mamba2":
+        layer = cls(config, model_dim, start)
+        if order < start:
+            coordinates = torch.eye(start)[:order].expand(config.groups, -1, -1)
+            layer.set_state_parameters({"B_proj": coordinates, "C_proj": coordinates})
+        return layer
+
+    @property
+    def state_dim(self) -> int:
+        return self._inner_dim if self.B_proj is None else self.B_proj.shape[1]
+
+    @property
+    def _inner_dim(self) -> int:
+        """Length of B and C before the maps that a cut adds."""
+        return (self.conv1d.weight.shape[0] - self.channels) // (2 * self.groups)
+
+    def forward(self, u: Tensor) -> Tensor:
+        z, x, dt, B, C = self._selected(u)
+        y = ssd(x, dt, -torch.exp(wide(self.A_log)), B, C, self.D)
+        return self.out_proj(self.norm(y.flatten(-2), z))
+
+    def _selected(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """z (batch, length, channels), x (.., heads, P), dt (.., heads), B and C (.., groups, r)."""
+        shared = self.groups * self._inner_dim
+        z, mixed, low = self.in_proj(u).split([self.channels, self.channels + 2 * shared, self.heads], dim=-1)
+        mixed = causal_conv1d(mixed, self.conv1d.weight.squeeze(1), self.conv1d.bias, activation="silu")
+        x, B, C = mixed.split([self.channels, shared, shared], dim=-1)
+        dt = functional.softplus(wide(low) + wide(self.dt_bias))
+        B, C = (v.unflatten(-1, (self.groups, -1)) for v in (B, C))
+        if self.B_proj is not None and self.C_proj is not None:
+            B, C = _mapped(self.B_proj, B), _mapped(self.C_proj, C)
+        return z, x.unflatten(-1, (self.heads, -1)), dt, B, C
+
+    @torch.no_grad()
+    def trace(self, u: Tensor) -> HeadTrace:
+        z, x, dt, B, C = (wide(value) for value in self._selected(u))
+        A = -torch.exp(wide(self.A_log))
+        gate = functional.silu(z)
+        y = ssd(x, dt, A, B, C, self.D).flatten(-2)
+        power = mean_square((y * gate).unflatten(-1, (self.norm.groups, -1))) + EPSILON
+        scale = (self.norm.weight * gate).unflatten(-1, (self.norm.groups, -1)) ** 2 / power
+        weight = scale.flatten(-2) * wide(self.out_proj.weight).pow(2).sum(0)
+        return HeadTrace(dt[..., None] * x, dt * A, B, C, weight.unflatten(-1, (self.heads, -1)))
+
+    def reduced_parameters(self, projections: GroupProjection) -> dict[str, Tensor]:
+        if projections.keep is None:
+            return {
+                "B_proj": self._after(projections.to_input, self.B_proj),
+                "C_proj": self._after(projections.to_output, self.C_proj),
+            }
+        if self.B_proj is not None and self.C_proj is not None:
+            groups = torch.arange(self.groups)[:, None]
+            return {
+                "B_proj": self.B_proj[groups, projections.keep],
+                "C_proj": self.C_proj[groups, projections.keep],
+            }
+        rows = self._kept_rows(projections.keep)
+        tensors = {name: self.get_parameter(name).detach() for name in ("conv1d.weight", "conv1d.bias")}
+        return {
+            "in_proj.weight": self.in_proj.weight.detach()[self._in_rows(rows)],
+            **{n: t[rows] for n, t in tensors.items()},
+        }
+
+    @staticmethod
+    def _after(new: Tensor, old: Tensor | None) -> Tensor:
+        """The map of a cut after that of an earlier one."""
+        return new if old is None else new.to(old.device) @ old.detach().to(new.dtype)
+
+    def _kept_rows(self, keep: Tensor) -> Tensor:
+        """Channels of the convolution that stay: all of x, the kept ones of B and C."""
+        n, first = self._inner_dim, self.channels
+        kept = (keep.cpu() + n * torch.arange(self.groups)[:, None]).flatten()
+        return torch.cat([torch.arange(first), first + kept, first + self.groups * n + kept])
+
+    def _in_rows(self, rows: Tensor) -> Tensor:
+        """The same of in_proj, whose rows are z, those of the convolution, dt."""
+        whole = self.in_proj.weight.shape[0]
+        return torch.cat(
+            [torch.arange(self.channels), self.channels + rows, torch.arange(whole - self.heads, whole)]
+        )
+
+    def transported_moments(
+        self, projections: GroupProjection, first: dict[str, Tensor], second: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        if projections.keep is not None and self.B_proj is None:
+            rows = self._kept_rows(projections.keep)
+            index = {"in_proj.weight": self._in_rows(rows), "conv1d.weight": rows, "conv1d.bias": rows}
+            both = [{name: moments[name][index[name]] for name in index} for moments in (first, second)]
+            return both[0], both[1]
+        if "B_proj" not in first:
+            return {}, {}
+        # Old rows are read off new ones by the other map.
+        maps = {"B_proj": projections.to_output, "C_proj": projections.to_input}
+        both = [
+            {name: m.double() ** power @ moments[name].double() for name, m in maps.items()}
+            for moments, power in ((first, 1), (second, 2))
+        ]
+        return both[0], both[1]
+
+    def sliced_moments(self, order: int, moments: dict[str, Tensor]) -> dict[str, Tensor]:
+        if "B_proj" in moments:
+            return {name: moment[:, :order] for name, moment in moments.items()}
+        if "conv1d.bias" not in moments:
+            return {}
+        rows = self._kept_rows(torch.arange(order).expand(self.groups, -1))
+        index = {"in_proj.weight": self._in_rows(rows), "conv1d.weight": rows, "conv1d.bias": rows}
+        return {name: moments[name][index[name]] for name in index}
+
+    def state_rows(self) -> dict[str, slice]:
+        behind_x = slice(self.channels, None)
+        return {
+            "in_proj.weight": slice(2 * self.channels, -self.heads),
+            "conv1d.weight": behind_x,
+            "conv1d.bias": behind_x,
+        }
+
+    def backend(self, device: torch.device) -> str:
+        return "chunked SSD"
+
+    def set_state_parameters(self, values: dict[str, Any]) -> None:
+        super().set_state_parameters(values)
+        self.in_proj.out_features = self.in_proj.weight.shape[0]
+        self.conv1d.in_channels = self.conv1d.out_channels = self.conv1d.groups = self.conv1d.weight.shape[0]
+
+
+def _depthwise(channels: int, width: int) -> nn.Conv1d:
+    return nn.Conv1d(channels, channels, width, groups=channels)
+
+
+def _mapped(projection: Tensor, vectors: Tensor) -> Tensor:
+    """(groups, r, N) times (batch, length, groups, N), in the type of the map: (batch, length, groups, r)."""
+    return torch.einsum("grn,blgn->blgr", projection, vectors.to(projection.dtype))
