@@ -24,10 +24,15 @@ from compressm_cli.recipe.problems import RecipeError
 COMMANDS = {
     "train": ("compressm_cli.cli.train:train", "Train a model by a recipe, compressing it meanwhile."),
     "analyze": ("compressm_cli.cli.analyze:analyze", "Show the Hankel spectrum of a checkpoint or run."),
+    "compress": ("compressm_cli.cli.compress:compress", "Cut the states of a trained model, in one shot."),
     "compare": ("compressm_cli.cli.compare:compare", "Compare runs: accuracy, orders, size, speed, joules."),
     "bench": (
         "compressm_cli.cli.bench:bench",
         "Time a recipe's training step and inference on this machine.",
+    ),
+    "export": (
+        "compressm_cli.cli.export:export",
+        "Write a model for transformers, mamba-ssm or safetensors.",
     ),
     "recipes": ("compressm_cli.cli.recipes:recipes", "List, show, copy and validate recipes."),
     "doctor": ("compressm_cli.cli.doctor:doctor", "Show what this machine offers and what will be used."),

@@ -69,8 +69,8 @@ def _train(recipe: "Recipe", quiet: bool) -> None:
     dataset = experiment.load_data(recipe)
     for seed in recipe.seeds:
         view = SilentView() if quiet else make_view(sys.stderr)
-        run = experiment.start(recipe, seed, dataset, view, _command())
-        _plot(run)
+        run = experiment.start(recipe, seed, dataset, view, command_line())
+        draw_plots(run)
         click.echo(str(run.folder))
 
 
@@ -82,12 +82,12 @@ def _resume(folder: Path, quiet: bool) -> None:
 
     run = Run.open(folder)
     view = SilentView() if quiet else make_view(sys.stderr)
-    experiment.resume(run, load_recipe(run.recipe_path), view, _command())
-    _plot(run)
+    experiment.resume(run, load_recipe(run.recipe_path), view, command_line())
+    draw_plots(run)
     click.echo(str(run.folder))
 
 
-def _plot(run: "Run") -> None:
+def draw_plots(run: "Run") -> None:
     """Draw the run's figures; a finished training is not lost for want of a picture."""
     from compressm_cli.reports import run_plots
 
@@ -128,5 +128,6 @@ def _forecast_table(recipe: "Recipe", known: "Forecast") -> object:
     return table
 
 
-def _command() -> str:
+def command_line() -> str:
+    """The command as it was typed, for the run's record."""
     return shlex.join(["compressm", *sys.argv[1:]])

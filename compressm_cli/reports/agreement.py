@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from compressm_cli.data.interface import Split
+from compressm_cli.data.interface import IGNORE, Split
 from compressm_cli.errors import BadInputError
 from compressm_cli.reports.estimates import Estimate, mean
 from compressm_cli.reports.sides import Member, Side, common_seeds
@@ -73,4 +73,6 @@ def _predict(model: nn.Module, rows: Split) -> Tensor:
     model.eval()
     index = torch.arange(len(rows), device=rows.labels.device)
     batches = (rows.rows(part) for part in index.split(BATCH))
-    return torch.cat([model(batch.inputs, batch.lengths).argmax(dim=1) for batch in batches])
+    return torch.cat(
+        [model(batch.inputs, batch.lengths).argmax(dim=-1)[batch.labels != IGNORE] for batch in batches]
+    )

@@ -74,7 +74,8 @@ def spectrum_figure(report: SpectrumReport) -> Figure:
                         mew=0.8,
                     )
         axes.set_title(f"Hankel spectrum of {report.recipe}, step {report.step:,}")
-        axes.set_xlabel(_index_label(report.realization))
+        selective = report.layers[0].variant is not None
+        axes.set_xlabel(_index_label(None if selective else report.realization))
         axes.set_ylabel("Hankel singular value")
         thousands(axes.xaxis)
         axes.set_xlim(left=0)
@@ -211,6 +212,8 @@ def _markers(count: int) -> list[str]:
     return [MARKERS[i % len(MARKERS)] for i in range(count)]
 
 
-def _index_label(realization: str) -> str:
-    each = "two make one complex state" if realization == "real" else "one a complex state"
+def _index_label(realization: str | None) -> str:
+    """``realization`` None for selective layers."""
+    labels = {"real": "two make one complex state", "complex": "one a complex state", None: "one a state"}
+    each = labels[realization]
     return f"index of the Hankel singular value ({each})"

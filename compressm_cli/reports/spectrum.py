@@ -6,16 +6,21 @@ from typing import Literal
 
 import torch
 
+from compressm_cli import exchange
 from compressm_cli.accounting.flops import CONVENTION, inference_flops, training_step_flops
 from compressm_cli.accounting.probe import example_batch
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.compression.balanced import BalancedSystem
+from compressm_cli.compression.method import LayerRecord
+from compressm_cli.compression.selective import SelectiveReduction, selective_reduction
 from compressm_cli.errors import BadInputError
-from compressm_cli.layers.interface import StateSpaceLayer, state_space_layers
+from compressm_cli.layers.interface import state_space_layers
+from compressm_cli.layers.time_invariant import TimeInvariantLayer
 from compressm_cli.lti import error_bound, order_for_energy
 from compressm_cli.models import build_model
 from compressm_cli.reports.timing import Setting, time_steps
 from compressm_cli.run import Run
+from compressm_cli.training.oneshot import CALIBRATED, calibration_inputs, has_selective
 from compressm_cli.training.precision import require_compiler, resolve_device
 
 RealizationKind = Literal["real", "complex"]
@@ -35,8 +40,13 @@ class OrderAtThreshold:
     """Complex states that this takes, in the system that takes most."""
     tail: float
     """Share of the Hankel energy that is discarded, 0 to 1."""
-    bound: float
-    """H-infinity error of the layer is at most this (twice the discarded sum, the largest of its systems)."""
+    bound: float | None
+    """H-infinity error of the layer is at most this (twice the discarded sum, the largest of its systems); None
+    for a selective layer, for which no such bound holds."""
+    measured_error: float | None = None
+    """Relative error of a selective layer's recurrence on the calibration batches after the cut to this order."""
+    predicted_error: float | None = None
+    """The same, predicted in mean square; None where there is no such prediction."""
 
 
 @dataclass(frozen=True)
@@ -49,16 +59,18 @@ class LayerSpectrum:
     order: int
     start_order: int
     """The order that the recipe gave it."""
-    spectral_radius: float
-    """Largest size of a pole, over all systems."""
-    poles: int
-    real_poles: int
+    spectral_radius: float | None
+    """Largest size of a pole, over all systems; None for a selective layer, which has no constant poles."""
+    poles: int | None
+    real_poles: int | None
     """Poles, over all systems, with an imaginary part of at most a thousandth of their size."""
     hsv: list[float]
     """Hankel singular values, descending: the mean over the systems."""
     decay: float
     """The smallest over the largest."""
     thresholds: list[OrderAtThreshold]
+    variant: str | None = None
+    """How a selective layer would be reduced; its spectrum is that of this reduction's surrogate."""
 
 
 @dataclass(frozen=True)
@@ -122,13 +134,13 @@ def analyze(
 ) -> SpectrumReport:
     """Read a checkpoint, or the final (else newest) checkpoint of a run, and analyze every layer.
 
-    ``realization`` None takes that of the recipe's compression, or real. Gramians are analytic: inputs are
-    taken as white. With ``timed``, a training step at each of the orders found is timed on this machine, which
+    ``realization`` None takes that of the recipe's compression, or real. Gramians of time-invariant layers are
+    analytic: inputs are taken as white. Those of selective layers are of the first training batches, so the data
+    must be at hand. With ``timed``, a training step at each of the orders found is timed on this machine, which
     takes some seconds. Raises BadInputError where there is no checkpoint, or a layer is no stable finite system.
     """
     _check_thresholds(thresholds)
-    file, chosen, run = find_checkpoint(path)
-    checkpoint = Checkpoint.load(file)
+    checkpoint, file, chosen, run = _opened(path)
     own: RealizationKind = getattr(checkpoint.recipe.compression, "realization", "real")
     kind = own if realization is None else realization
     shares = sorted(set(thresholds))
@@ -155,6 +167,19 @@ def analyze(
         flop_convention=CONVENTION,
     )
     return _timed(report, checkpoint) if timed else report
+
+
+def open_model(path: Path) -> tuple[Checkpoint, str]:
+    """The model that a path means, of ours or of another library, and in words which one it is."""
+    checkpoint, _, chosen, _ = _opened(path)
+    return checkpoint, chosen
+
+
+def _opened(path: Path) -> tuple[Checkpoint, Path, str, Run | None]:
+    if exchange.is_model_folder(path):
+        return exchange.load(path), path, "the model of another library", None
+    file, chosen, run = find_checkpoint(path)
+    return Checkpoint.load(file), file, chosen, run
 
 
 def find_checkpoint(path: Path) -> tuple[Path, str, Run | None]:
@@ -196,18 +221,59 @@ def layer_spectra(
     start = dict(zip(checkpoint.orders, checkpoint.recipe.model.state_dims(), strict=True))
     kind = checkpoint.recipe.model.layer.kind
     found = []
-    for name, layer in state_space_layers(checkpoint.build_model()).items():
+    model = checkpoint.build_model()
+    inputs = calibration_inputs(model, checkpoint) if has_selective(model) else {}
+    for name, layer in state_space_layers(model).items():
         try:
-            found.append(_layer(name, kind, layer, start[name], thresholds, realization))
+            if isinstance(layer, TimeInvariantLayer):
+                found.append(_layer(name, kind, layer, start[name], thresholds, realization))
+            else:
+                reduction = selective_reduction(layer, CALIBRATED, inputs[name])
+                found.append(_selective_layer(name, kind, reduction, start[name], thresholds))
         except ValueError as error:
             raise BadInputError(f"{name} of this model cannot be analyzed: {error}") from error
     return found
 
 
+def _selective_layer(
+    name: str, kind: str, reduction: SelectiveReduction, start: int, thresholds: list[float]
+) -> LayerSpectrum:
+    hsv = reduction.hsv()
+    return LayerSpectrum(
+        layer=name,
+        kind=kind,
+        systems=1,
+        order=reduction.layer.state_dim,
+        start_order=start,
+        spectral_radius=None,
+        poles=None,
+        real_poles=None,
+        hsv=hsv.tolist(),
+        decay=float(hsv[-1] / hsv[0]) if hsv[0] > 0 else 0.0,
+        thresholds=[_selective_at(threshold, reduction) for threshold in thresholds],
+        variant=reduction.variant,
+    )
+
+
+def _selective_at(threshold: float, reduction: SelectiveReduction) -> OrderAtThreshold:
+    order = max(1, reduction.order_for(threshold))
+    record = LayerRecord("", reduction.layer.state_dim, order, "")
+    reduction.cut(order, lambda wanted: wanted, torch.Generator().manual_seed(0), record)
+    return OrderAtThreshold(
+        energy_threshold=threshold,
+        values_kept=order,
+        order=record.order_after,
+        tail=record.tail or 0.0,
+        bound=None,
+        measured_error=record.measured_error,
+        predicted_error=record.predicted_error,
+    )
+
+
 def _layer(
     name: str,
     kind: str,
-    layer: StateSpaceLayer,
+    layer: TimeInvariantLayer,
     start: int,
     thresholds: list[float],
     realization: RealizationKind,

@@ -13,6 +13,7 @@ from compressm_cli.reports.comparison import ComparisonReport
 from compressm_cli.reports.formats import Unit
 from compressm_cli.reports.rows import Change, Row, Value
 from compressm_cli.reports.spectrum import ModelSize, SpectrumReport
+from compressm_cli.training.oneshot import CALIBRATED
 
 
 @dataclass(frozen=True)
@@ -247,19 +248,31 @@ def _layer_table(report: SpectrumReport) -> Table:
             f"{layer.start_order} -> {layer.order}" if layer.start_order != layer.order else str(layer.order),
             f"{layer.hsv[0]:.3g}",
             f"{layer.decay:.1e}",
-            f"{layer.spectral_radius:.6f}",
-            f"{layer.real_poles} of {layer.poles}",
+            "-" if layer.spectral_radius is None else f"{layer.spectral_radius:.6f}",
+            "-" if layer.poles is None else f"{layer.real_poles} of {layer.poles}",
         ]
         for layer in report.layers
     ]
     columns = ["layer", "order", "largest HSV", "smallest / largest", "spectral radius", "real poles"]
-    notes = [f"HSV: Hankel singular values of the {report.realization} realization, analytic Gramians."]
+    notes = []
+    if any(layer.variant is None for layer in report.layers):
+        notes.append(
+            f"HSV: Hankel singular values of the {report.realization} realization, analytic Gramians."
+        )
+    variants = {layer.kind: layer.variant for layer in report.layers if layer.variant is not None}
+    for kind, variant in variants.items():
+        notes.append(
+            f"HSV of {kind}: singular values of the Gramians on {CALIBRATED.calibration_batches} training batches, "
+            f"those of the {variant} reduction's surrogate; its poles depend on the input."
+        )
     if any(layer.systems > 1 for layer in report.layers):
         notes.append("Layers of several systems: spectra are means over them, poles are those of all.")
     return Table("Layers", columns, rows, notes)
 
 
 def _threshold_table(report: SpectrumReport) -> Table:
+    # All blocks of a model have one kind of layer.
+    selective = all(layer.variant is not None for layer in report.layers)
     rows = [
         [
             layer.layer if i == 0 else "",
@@ -267,7 +280,8 @@ def _threshold_table(report: SpectrumReport) -> Table:
             f"{at.values_kept} of {len(layer.hsv)}",
             str(at.order),
             f"{100 * at.tail:.2g} %",
-            f"{at.bound:.3g}",
+            *(() if selective else (f"{at.bound:.3g}",)),
+            *((_percent(at.measured_error), _percent(at.predicted_error)) if selective else ()),
         ]
         for layer in report.layers
         for i, at in enumerate(layer.thresholds)
@@ -278,9 +292,20 @@ def _threshold_table(report: SpectrumReport) -> Table:
         "HSV kept",
         "order",
         "energy discarded",
-        "H-infinity error at most",
+        *(("error measured", "error predicted") if selective else ("H-infinity error at most",)),
     ]
-    return Table("Orders by energy threshold", columns, rows)
+    notes = []
+    if selective:
+        notes.append(
+            "Error: of the layer's recurrence right after a cut to this order, weighted by what reaches the layer's "
+            "output, relative, on the calibration batches. For layers that depend on their input no H-infinity "
+            "bound holds; a prediction exists where the decay is one number a head, and for kept states."
+        )
+    return Table("Orders by energy threshold", columns, rows, notes)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.2g} %"
 
 
 def _size_table(report: SpectrumReport) -> Table:

@@ -143,12 +143,13 @@ def time_steps(
 def random_batch(data: DataSpec, rows: int, device: torch.device) -> Split:
     """``rows`` sequences of the longest length, without padding: normal features or uniform tokens, any labels."""
     generator = torch.Generator().manual_seed(0)
-    shape = example_batch(data, rows).inputs.shape
+    example = example_batch(data, rows)
+    shape = example.inputs.shape
     if data.vocabulary is None:
         inputs = torch.randn(shape, generator=generator)
     else:
         inputs = torch.randint(min(1, data.vocabulary - 1), data.vocabulary, shape, generator=generator)
-    return Split(inputs, torch.randint(data.classes, (rows,), generator=generator)).to(device)
+    return Split(inputs, torch.randint(data.classes, example.labels.shape, generator=generator)).to(device)
 
 
 def _versions(recipe: Recipe, models: int) -> AbstractContextManager[object]:

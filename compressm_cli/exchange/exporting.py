@@ -1,0 +1,100 @@
+"""``export``: a checkpoint of ours as a folder for others."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+
+from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.errors import BadInputError, RunFailedError
+from compressm_cli.exchange import huggingface, mamba_ssm, own, ragged
+from compressm_cli.exchange.stock import stock_model
+from compressm_cli.exchange.tensors import (
+    PICKLED,
+    SAFETENSORS,
+    write_config,
+    write_pickled,
+    write_safetensors,
+)
+from compressm_cli.files import write_atomically
+
+Target = Literal["hf", "hf-ragged", "mamba-ssm", "safetensors"]
+TARGETS: tuple[str, ...] = get_args(Target)
+
+Writer = Callable[[Path], list[Path]]
+FOR_TRANSFORMERS = {"format": "pt"}
+"""Metadata without which transformers refuses a safetensors file."""
+
+
+def export(
+    checkpoint: Checkpoint, target: Target, folder: Path, dtype: torch.dtype = torch.float32
+) -> list[Path]:
+    """Write the model to a new or empty folder; returns the files.
+
+    ``hf`` and ``mamba-ssm``: stock models, layers of different orders padded to the largest. ``hf-ragged``: for
+    transformers with a modeling file beside it, every layer as it is. ``safetensors``: our names, any model of ours.
+    ``dtype`` is that of all real weights. Raises BadInputError, before anything is written, for a model that the
+    target cannot hold, with what can, and for a folder that is not empty; RunFailedError where it cannot be written.
+    """
+    writer = _WRITERS[target](checkpoint, dtype)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BadInputError(f"{folder}: exists and is not an empty folder; choose another --output")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return writer(folder)
+    except OSError as error:
+        raise RunFailedError(
+            f"{folder}: cannot be written ({error.strerror}); choose another --output"
+        ) from error
+
+
+def _hf(checkpoint: Checkpoint, dtype: torch.dtype) -> Writer:
+    model = stock_model(checkpoint, "hf", dtype)
+    config, weights = huggingface.config_of(model), huggingface.weights_of(model)
+
+    def write(folder: Path) -> list[Path]:
+        write_safetensors(folder / SAFETENSORS, weights, FOR_TRANSFORMERS)
+        return [folder / SAFETENSORS, write_config(folder, config)]
+
+    return write
+
+
+def _ragged(checkpoint: Checkpoint, dtype: torch.dtype) -> Writer:
+    config, weights = ragged.config_of(checkpoint, dtype), ragged.weights_of(checkpoint, dtype)
+
+    def write(folder: Path) -> list[Path]:
+        write_safetensors(folder / SAFETENSORS, weights, FOR_TRANSFORMERS)
+        write_atomically(folder / ragged.CODE, ragged.code())
+        return [folder / SAFETENSORS, folder / ragged.CODE, write_config(folder, config)]
+
+    return write
+
+
+def _mamba_ssm(checkpoint: Checkpoint, dtype: torch.dtype) -> Writer:
+    model = stock_model(checkpoint, "mamba-ssm", dtype)
+    config, weights = mamba_ssm.config_of(model), mamba_ssm.weights_of(model)
+
+    def write(folder: Path) -> list[Path]:
+        write_pickled(folder / PICKLED, weights)
+        return [folder / PICKLED, write_config(folder, config)]
+
+    return write
+
+
+def _safetensors(checkpoint: Checkpoint, dtype: torch.dtype) -> Writer:
+    weights, metadata = own.weights_of(checkpoint, dtype), own.metadata_of(checkpoint)
+
+    def write(folder: Path) -> list[Path]:
+        write_safetensors(folder / SAFETENSORS, weights, metadata)
+        return [folder / SAFETENSORS]
+
+    return write
+
+
+_WRITERS: dict[str, Callable[[Checkpoint, torch.dtype], Writer]] = {
+    "hf": _hf,
+    "hf-ragged": _ragged,
+    "mamba-ssm": _mamba_ssm,
+    "safetensors": _safetensors,
+}

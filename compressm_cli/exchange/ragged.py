@@ -1,0 +1,153 @@
+"""Folders for transformers with a modeling file of their own: each layer keeps the order and the maps it was cut to.
+
+The code beside the weights is ``modeling_compressm.py``, as it stands in this package. Reading such a folder back
+takes the weights and the configuration only; the code is not run.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.errors import BadInputError
+from compressm_cli.exchange.foreign import Settings, language_model, shown
+from compressm_cli.exchange.names import HEAD, HUGGING_FACE, foreign_name
+from compressm_cli.exchange.stock import cast, require_language_model
+from compressm_cli.exchange.tensors import CONFIG, read_weights
+from compressm_cli.layers.interface import state_space_layers
+
+MODEL_TYPE = "compressm_ragged"
+CODE = "modeling_compressm.py"
+VARIANTS = ("stock", "mapped", "kept")
+"""Of a layer: as it was, with maps behind the projections of B and C, or with orders by channel."""
+
+
+def code() -> bytes:
+    """The modeling file that is written beside the weights."""
+    return Path(__file__).with_name(CODE).read_bytes()
+
+
+def config_of(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, Any]:
+    """The ``config.json``; BadInputError where the model is no language model of Mamba or Mamba-2 layers."""
+    require_language_model(checkpoint, "hf-ragged")
+    model = checkpoint.recipe.model
+    layer, width = model.layer, model.model_dim
+    names = list(checkpoint.orders)
+    variants = [_variant(checkpoint.weights, name) for name in names]
+    projected = [_projected(checkpoint.weights, name, model) for name in names]
+    config = {
+        "architectures": ["RaggedMambaForCausalLM"],
+        "auto_map": {
+            "AutoConfig": "modeling_compressm.RaggedMambaConfig",
+            "AutoModelForCausalLM": "modeling_compressm.RaggedMambaForCausalLM",
+        },
+        "model_type": MODEL_TYPE,
+        "layer": layer.kind,
+        "vocab_size": checkpoint.data.classes,
+        "hidden_size": width,
+        "num_hidden_layers": model.depth,
+        "state_sizes": list(checkpoint.orders.values()),
+        "projected_sizes": projected,
+        "variants": variants,
+        "expand": layer.expand,
+        "conv_kernel": layer.conv_width,
+        "tie_word_embeddings": model.tie_embeddings,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+        "torch_dtype": str(dtype).removeprefix("torch."),
+    }
+    if layer.kind == "mamba":
+        return {**config, "time_step_rank": layer.rank(width)}
+    groups = {"n_groups": layer.groups, "norm_groups": layer.norm_groups or layer.groups}
+    return {**config, "head_dim": layer.head_dim, **groups}
+
+
+def weights_of(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The tensors of ``model.safetensors``, a tied head left out."""
+    tied = checkpoint.recipe.model.tie_embeddings
+    own = {name: tensor for name, tensor in checkpoint.weights.items() if not (tied and name == HEAD)}
+    return {foreign_name(name, HUGGING_FACE): tensor for name, tensor in cast(own, dtype).items()}
+
+
+def load(folder: Path, config: dict[str, Any]) -> Checkpoint:
+    """The checkpoint of a folder that ``--to hf-ragged`` wrote; the code in it is not run."""
+    settings = Settings(config, str(folder / CONFIG))
+    settings.require("layer", "mamba", "mamba2")
+    kind, depth = config.get("layer", "mamba"), settings.number("num_hidden_layers")
+    sizes, projected = (_sizes(settings, key, depth) for key in ("state_sizes", "projected_sizes"))
+    variants = config.get("variants")
+    if not isinstance(variants, list) or len(variants) != depth or not all(v in VARIANTS for v in variants):
+        raise settings.refuse("variants", variants, f"a list of {depth} of {', '.join(map(shown, VARIANTS))}")
+    layer: dict[str, Any] = {
+        "kind": kind,
+        "state_dim": projected,
+        "expand": settings.number("expand"),
+        "conv_width": settings.number("conv_kernel"),
+    }
+    if kind == "mamba":
+        layer["dt_rank"] = settings.number("time_step_rank")
+    else:
+        layer |= {
+            "head_dim": settings.number("head_dim"),
+            "groups": settings.number("n_groups"),
+            "norm_groups": settings.number("norm_groups"),
+        }
+    model = {
+        "layer": layer,
+        "model_dim": settings.number("hidden_size"),
+        "depth": depth,
+        "tie_embeddings": settings.flag("tie_word_embeddings", False),
+    }
+
+    def adjust(skeleton: nn.Module) -> None:
+        layers = state_space_layers(skeleton).values()
+        for layer, size, inner, variant in zip(layers, sizes, projected, variants, strict=True):
+            layer.set_state_parameters(_shapes(layer, kind, variant, size, inner))
+
+    vocabulary, weights = settings.number("vocab_size"), read_weights(folder)
+    checkpoint = language_model(folder, vocabulary, model, weights, HUGGING_FACE, adjust)
+    for name, order in checkpoint.orders.items():
+        kept = checkpoint.weights.get(f"{name}.kept")
+        if kept is not None and not ((kept >= 0) & (kept <= order)).all():
+            raise BadInputError(f"{folder}: {name}.kept must be from 0 to {order}")
+    return checkpoint
+
+
+def _variant(weights: dict[str, Tensor], name: str) -> str:
+    if f"{name}.kept" in weights:
+        return "kept"
+    return "mapped" if f"{name}.B_map" in weights or f"{name}.B_proj" in weights else "stock"
+
+
+def _projected(weights: dict[str, Tensor], name: str, model: Any) -> int:
+    """Length of B and C as the layer's projections make them."""
+    layer = model.layer
+    if layer.kind == "mamba":
+        return int(weights[f"{name}.x_proj.weight"].shape[0] - layer.rank(model.model_dim)) // 2
+    rows = int(weights[f"{name}.conv1d.weight"].shape[0] - layer.expand * model.model_dim)
+    return rows // (2 * layer.groups)
+
+
+def _sizes(settings: Settings, key: str, depth: int) -> list[int]:
+    value = settings.content.get(key)
+    if not isinstance(value, list) or len(value) != depth or not all(type(v) is int and v > 0 for v in value):
+        raise settings.refuse(key, value, f"a list of {depth} positive whole numbers")
+    return value
+
+
+def _shapes(layer: Any, kind: str, variant: str, size: int, inner: int) -> dict[str, Tensor | None]:
+    """Tensors, without content, that a layer with ``inner`` states has after its cut."""
+    if kind == "mamba2":
+        groups = layer.groups
+        maps = torch.empty(groups, size, inner, device="meta")
+        return {"B_proj": maps, "C_proj": maps} if variant == "mapped" else {}
+    channels = layer.D.shape[0]
+    if variant == "mapped":
+        maps = torch.empty(channels, size, inner, device="meta")
+        return {"A_log": maps[:, :, 0], "B_map": maps, "C_map": maps}
+    if variant == "kept":
+        return {"kept": torch.empty(channels, dtype=torch.int64, device="meta")}
+    return {}

@@ -1,0 +1,134 @@
+"""Named tensors in files: read without executing anything of theirs, written whole."""
+
+import io
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compressm_cli.errors import BadInputError
+from compressm_cli.files import write_atomically
+
+CONFIG = "config.json"
+SAFETENSORS = "model.safetensors"
+PICKLED = "pytorch_model.bin"
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """``config.json`` of a folder; BadInputError where it is none."""
+    path = folder / CONFIG
+    content = _read_json(path)
+    if not isinstance(content, dict):
+        raise BadInputError(f"{path}: found a {type(content).__name__}, not a mapping")
+    return content
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a model's folder: one file or shards with an index, safetensors or pickled.
+
+    Raises BadInputError where there are none, or a file is damaged or holds anything but tensors.
+    """
+    for name in (SAFETENSORS, PICKLED):
+        if (folder / name).is_file():
+            return read_tensors(folder / name)
+        if (folder / f"{name}.index.json").is_file():
+            return _read_shards(folder / f"{name}.index.json")
+    raise BadInputError(
+        f"{folder}: no weights; looked for {SAFETENSORS} and {PICKLED}, whole or with an index"
+    )
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of one file, by its suffix safetensors or pickled."""
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)[0]
+    return _read_pickled(path)
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a .safetensors file and its metadata."""
+    safetensors = _safetensors()
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (OSError, safetensors.SafetensorError) as error:
+        raise BadInputError(f"{path}: not a readable safetensors file: {_first_line(error)}") from error
+
+
+def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write the file atomically; no two tensors may share memory."""
+    _safetensors()
+    from safetensors.torch import save
+
+    write_atomically(path, save({name: t.contiguous() for name, t in tensors.items()}, metadata=metadata))
+
+
+def write_pickled(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write a state dict as torch.save does, atomically."""
+    buffer = io.BytesIO()
+    torch.save(tensors, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def write_config(folder: Path, config: dict[str, Any]) -> Path:
+    """Write ``config.json`` atomically."""
+    path = folder / CONFIG
+    write_atomically(path, (json.dumps(config, indent=2, allow_nan=False) + "\n").encode())
+    return path
+
+
+def _safetensors() -> ModuleType:
+    try:
+        import safetensors
+    except ImportError as error:
+        raise BadInputError(
+            "safetensors files need the package safetensors; install it with: pip install 'compressm[export]'"
+        ) from error
+    return safetensors
+
+
+def _read_pickled(path: Path) -> dict[str, Tensor]:
+    try:
+        # weights_only: tensors and plain containers are built, nothing the file names is called.
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise BadInputError(
+            f"{path}: not a readable file of tensors alone (code in it is never run): {_first_line(error)}"
+        ) from error
+    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise BadInputError(f"{path}: found something else than named tensors in it")
+    return {str(name): tensor for name, tensor in content.items()}
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    content = _read_json(index)
+    places = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(places, dict) or not all(
+        isinstance(p, str) and p == Path(p).name for p in places.values()
+    ):
+        raise BadInputError(f"{index}: no weight_map from tensors to files beside it")
+    tensors: dict[str, Tensor] = {}
+    for file in sorted(set(places.values())):
+        tensors |= read_tensors(index.parent / file)
+    missing = sorted(set(places) - set(tensors))
+    if missing:
+        raise BadInputError(
+            f"{index}: the files lack {missing[0]}" + (f" and {len(missing) - 1} more" if missing[1:] else "")
+        )
+    return tensors
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInputError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise BadInputError(f"{path}: not JSON: {error}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
