@@ -25,19 +25,20 @@ ARROWS: dict[str, set[str]] = {
     "recipe": {"layers", "data", "compression"},
     "checkpoint": {"recipe", "models", "compression", "run"},
     "accounting": {"data"},
+    "exchange": {"checkpoint"},
     "training": {"checkpoint", "accounting"},
-    "reports": {"training"},
+    "reports": {"training", "exchange"},
     "cli": {"reports", "training", "recipe"},
 }
 
-# Part -> part -> the one module of it that may be imported from there.
-NARROW: dict[tuple[str, str], str] = {
-    ("compression", "layers"): "layers.interface",
+# Part -> part -> the modules of it that may be imported from there.
+NARROW: dict[tuple[str, str], str | tuple[str, ...]] = {
+    ("compression", "layers"): ("layers.interface", "layers.time_invariant", "layers.selective"),
     ("checkpoint", "compression"): "compression.surgery",
     ("checkpoint", "data"): "data.interface",
-    ("accounting", "data"): "data.interface",
+    ("accounting", "data"): ("data.interface", "data.objective"),
     ("reports", "data"): "data.interface",
-    ("reports", "layers"): "layers.interface",
+    ("reports", "layers"): ("layers.interface", "layers.time_invariant"),
 }
 
 COMMON = {"errors", "config", "files"}

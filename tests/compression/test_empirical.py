@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from layer_kinds import TIME_INVARIANT
 from torch import Tensor, nn
 
 from compressm_cli.compression import empirical, surgery
@@ -13,13 +14,13 @@ from compressm_cli.compression.balanced import BalancedSystem
 from compressm_cli.compression.hankel import Hankel, HankelConfig
 from compressm_cli.compression.method import CheckContext, LayerRecord
 from compressm_cli.layers import LAYERS
-from compressm_cli.layers.interface import StateProjection, StateSpaceLayer
+from compressm_cli.layers.time_invariant import StateProjection, TimeInvariantLayer
 from compressm_cli.lti import Realization, real_gramians
 
 WIDTH, ORDER = 3, 8
 
 
-def build(kind: str = "lru", seed: int = 0) -> StateSpaceLayer:
+def build(kind: str = "lru", seed: int = 0) -> TimeInvariantLayer:
     torch.manual_seed(seed)
     options: dict[str, Any] = (
         {"r_min": 0.5, "r_max": 0.95} if kind == "lru" else {"dt_min": 0.1, "dt_max": 0.5}
@@ -161,7 +162,7 @@ def test_relative_error_needs_an_output() -> None:
     assert empirical.relative_error([(0.0, 0.0)]) is None
 
 
-def cut(layer: StateSpaceLayer, gramian: str, inputs: list[Tensor], **settings: Any) -> LayerRecord:
+def cut(layer: TimeInvariantLayer, gramian: str, inputs: list[Tensor], **settings: Any) -> LayerRecord:
     model = nn.ModuleList([layer])
     schedule = {"kind": "listed", "at_steps": [1]}
     config = HankelConfig(
@@ -179,13 +180,13 @@ def cut(layer: StateSpaceLayer, gramian: str, inputs: list[Tensor], **settings: 
     return plan.records[0]
 
 
-def outputs(layer: StateSpaceLayer, inputs: list[Tensor]) -> Tensor:
+def outputs(layer: TimeInvariantLayer, inputs: list[Tensor]) -> Tensor:
     """What the states contribute, without the feedthrough."""
     with torch.no_grad():
         return torch.cat([layer(u) - layer.get_parameter("D") * u for u in inputs])
 
 
-@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("kind", TIME_INVARIANT)
 @pytest.mark.parametrize("realization", ["real", "complex"])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_empirical_cut_is_better_on_the_inputs_that_there_are(
@@ -203,7 +204,7 @@ def test_the_empirical_cut_is_better_on_the_inputs_that_there_are(
     assert errors["empirical"] < errors["analytic"]
 
 
-@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("kind", TIME_INVARIANT)
 def test_the_recorded_error_is_the_layers(kind: str) -> None:
     inputs = [coloured(4, 60, seed=s) for s in (1, 2)]
     layer = build(kind)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from layer_kinds import TIME_INVARIANT
 from pydantic import ValidationError
 from scipy.linalg import eigh, solve_discrete_lyapunov, svd
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from compressm_cli.compression import surgery
 from compressm_cli.compression.hankel import Hankel, HankelConfig
 from compressm_cli.compression.method import CheckContext, LayerRecord, Plan
 from compressm_cli.layers import LAYERS
-from compressm_cli.layers.interface import StateSpaceLayer
+from compressm_cli.layers.time_invariant import TimeInvariantLayer
 from compressm_cli.lti import Realization, order_for_energy
 
 OMEGA = np.linspace(0.0, np.pi, 2001)
@@ -104,7 +105,7 @@ def h_infinity(difference: np.ndarray) -> float:
 # ---- models and plans ---------------------------------------------------------------------------------
 
 
-def build(kind: str = "lru", state_dim: int = ORDER, seed: int = 0, **options: Any) -> StateSpaceLayer:
+def build(kind: str = "lru", state_dim: int = ORDER, seed: int = 0, **options: Any) -> TimeInvariantLayer:
     torch.manual_seed(seed)
     layer_class = LAYERS[kind]
     config = layer_class.Config(kind=kind, **{**OPTIONS.get(kind, {}), **options})
@@ -133,20 +134,22 @@ def context(
 ONCE = {"kind": "listed", "at_steps": [1]}
 
 
-def plan_for(layers: Iterable[StateSpaceLayer], *, seed: int = 0, **settings: Any) -> tuple[nn.Module, Plan]:
+def plan_for(
+    layers: Iterable[TimeInvariantLayer], *, seed: int = 0, **settings: Any
+) -> tuple[nn.Module, Plan]:
     model = nn.ModuleList(layers)
     method = Hankel(config(**{"schedule": ONCE, "min_reduction": 0.0, **settings}))
     return model, method.plan(model, context(seed=seed))
 
 
-def cut(layer: StateSpaceLayer, **settings: Any) -> LayerRecord:
+def cut(layer: TimeInvariantLayer, **settings: Any) -> LayerRecord:
     """Carry out the plan for one layer; returns its record."""
     model, plan = plan_for([layer], **settings)
     surgery.apply_plan(model, None, plan)
     return plan.records[0]
 
 
-def impulse_transfer(layer: StateSpaceLayer, length: int = 1024) -> tuple[np.ndarray, np.ndarray]:
+def impulse_transfer(layer: TimeInvariantLayer, length: int = 1024) -> tuple[np.ndarray, np.ndarray]:
     """Frequencies and response (m, H, H) of what the layer computes, from its impulse responses."""
     impulse = torch.zeros(WIDTH, length, WIDTH, dtype=torch.float64)
     impulse[torch.arange(WIDTH), 0, torch.arange(WIDTH)] = 1.0
@@ -193,7 +196,7 @@ def test_the_largest_real_order_that_fits_is_taken(seed: int, order: int, expect
     assert cut(layer, target_order=order).kept == expected
 
 
-@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("kind", TIME_INVARIANT)
 @pytest.mark.parametrize("realization", ["real", "complex"])
 def test_the_layer_computes_the_truncated_system(kind: str, realization: str) -> None:
     """Of what the layer's forward really does, not of what it says of itself."""
@@ -216,7 +219,7 @@ def test_the_layer_computes_the_truncated_system(kind: str, realization: str) ->
     assert h_infinity(found - expected) <= 1e-8 * h_infinity(expected)
 
 
-@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("kind", TIME_INVARIANT)
 @pytest.mark.parametrize("realization", ["real", "complex"])
 def test_recorded_hankel_singular_values_are_the_independent_ones(kind: str, realization: str) -> None:
     layer = build(kind)
@@ -226,7 +229,7 @@ def test_recorded_hankel_singular_values_are_the_independent_ones(kind: str, rea
     np.testing.assert_allclose(plan.records[0].hsv, expected, rtol=1e-8, atol=1e-8 * expected[0])
 
 
-@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("kind", TIME_INVARIANT)
 @pytest.mark.parametrize("realization", ["real", "complex"])
 @pytest.mark.parametrize("order", [1, 2, 5, 7])
 def test_the_measured_error_is_within_the_recorded_bound(kind: str, realization: str, order: int) -> None:
@@ -320,7 +323,7 @@ def test_energy_threshold_of_the_real_system() -> None:
     assert record.tail <= 0.1
 
 
-@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("kind", TIME_INVARIANT)
 @pytest.mark.parametrize("realization", ["real", "complex"])
 def test_a_threshold_of_one_cuts_nothing(kind: str, realization: str) -> None:
     layer = build(kind, state_dim=12)
@@ -372,7 +375,7 @@ def test_target_order_total_goes_where_the_energy_is() -> None:
     assert surgery.orders(model) == {"0": 1, "1": 1, "2": 1}
 
 
-@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("kind", TIME_INVARIANT)
 def test_targets_are_reached_by_the_real_system_too(kind: str) -> None:
     layer = build(kind)
     assert cut(layer, target_order=4).order_after in (3, 4)
@@ -587,7 +590,7 @@ def test_memory_survives_its_state_dict() -> None:
 # ---- promises of every plan ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("kind", TIME_INVARIANT)
 @pytest.mark.parametrize("gramian", ["analytic", "empirical"])
 @pytest.mark.parametrize("selection", ["largest", "random"])
 def test_planning_changes_nothing(kind: str, gramian: str, selection: str) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from layer_kinds import TIME_INVARIANT
 from torch import Tensor, nn
 from torch.optim import AdamW
 
@@ -12,8 +13,8 @@ from compressm_cli.compression import surgery
 from compressm_cli.compression.balanced import BalancedSystem
 from compressm_cli.compression.method import Freeze, Mask, Moments, Plan, Truncate
 from compressm_cli.data.interface import DataSpec
-from compressm_cli.layers import LAYERS
-from compressm_cli.layers.interface import StateProjection, StateSpaceLayer, state_space_layers
+from compressm_cli.layers.interface import state_space_layers
+from compressm_cli.layers.time_invariant import StateProjection, TimeInvariantLayer
 from compressm_cli.models import build_model
 from compressm_cli.recipe.schema import ModelConfig, TrainConfig
 from compressm_cli.training.optimizer import build_optimizer
@@ -52,7 +53,7 @@ def trained(kind: str = "lru", rate: float = 1e-2, steps: int = 3) -> tuple[nn.M
     return model, optimizer
 
 
-def projections(layer: StateSpaceLayer, order: int) -> list[StateProjection]:
+def projections(layer: TimeInvariantLayer, order: int) -> list[StateProjection]:
     generator = torch.Generator()
     return [
         BalancedSystem.of(system, "complex").truncate(order, "largest", generator).projection
@@ -83,7 +84,7 @@ def cut_names(model: nn.Module, layer: str = FIRST) -> set[str]:
     return {f"{layer}.{name}" for name in state_space_layers(model)[layer].state_parameters}
 
 
-@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("kind", TIME_INVARIANT)
 @pytest.mark.parametrize("moments", ["reset", "transport", "slice"])
 def test_a_cut_changes_only_the_named_layer(kind: str, moments: Moments) -> None:
     model, optimizer = trained(kind)
@@ -124,14 +125,14 @@ def test_sliced_moments_are_the_leading_ones() -> None:
     before = state_of(model, optimizer)
     surgery.apply_plan(model, optimizer, cut(model, 4, "slice"))
     after = state_of(model, optimizer)
-    for name, axis in state_space_layers(model)[FIRST].state_parameters.items():
+    for name, axis in state_space_layers(model)[FIRST].state_axes.items():
         old, new = before[f"{FIRST}.{name}"], after[f"{FIRST}.{name}"]
         assert torch.equal(new["step"], old["step"])
         for key in ("exp_avg", "exp_avg_sq"):
             assert torch.equal(new[key], old[key].narrow(axis, 0, 4))
 
 
-@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("kind", TIME_INVARIANT)
 def test_transported_first_moments_are_gradients_of_the_new_parameters(kind: str) -> None:
     """After a change of coordinates that loses nothing, the layer's own gradient is what must come out."""
     model, optimizer = trained(kind, rate=0.0, steps=1)
@@ -241,13 +242,13 @@ def test_frozen_parameters_stay_until_they_are_thawed() -> None:
     assert not any(torch.equal(model.get_parameter(name), value) for name, value in before.items())
 
 
-@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("kind", TIME_INVARIANT)
 def test_resize_prepares_a_model_for_a_saved_state(kind: str) -> None:
     smaller, optimizer = trained(kind)
     surgery.apply_plan(smaller, optimizer, cut(smaller, 4))
     model, fresh = trained(kind)
     groups = names_in_groups(model, fresh)
-    surgery.resize(model, fresh, surgery.orders(smaller))
+    surgery.resize(model, fresh, smaller.state_dict())
     model.load_state_dict(smaller.state_dict())
     assert names_in_groups(model, fresh) == groups
     assert torch.equal(loss_of(model), loss_of(smaller))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from fresh_process import outputs_in_a_fresh_process
+from layer_kinds import SMALL
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -56,7 +57,7 @@ def recipe_for(root: Path, layer: str, method: str, **changes: Any) -> Recipe:
             "device": "cpu",
             "data": {"task": "digits"},
             "model": {
-                "layer": {"kind": layer, "state_dim": 6},
+                "layer": {"kind": layer, "state_dim": 6, **SMALL.get(layer, {})},
                 "model_dim": 6,
                 "depth": 2,
                 "norm": "batch",

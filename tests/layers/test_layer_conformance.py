@@ -5,19 +5,21 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from layer_kinds import TIME_INVARIANT
 from torch import Tensor
 
 from compressm_cli.layers import LAYERS
-from compressm_cli.layers.interface import StateProjection, StateSpaceLayer, state_space_layers
+from compressm_cli.layers.interface import state_space_layers
+from compressm_cli.layers.time_invariant import StateProjection, TimeInvariantLayer
 
 WIDTH, ORDER, LENGTH = 3, 6, 40
 
-pytestmark = pytest.mark.parametrize("kind", LAYERS)
+pytestmark = pytest.mark.parametrize("kind", TIME_INVARIANT)
 
 
 def build(
     kind: str, model_dim: int = WIDTH, state_dim: int = ORDER, dtype: torch.dtype = torch.float64
-) -> StateSpaceLayer:
+) -> TimeInvariantLayer:
     torch.manual_seed(5)
     layer_class = LAYERS[kind]
     return layer_class(layer_class.Config(kind=kind), model_dim, state_dim).to(dtype)
@@ -37,11 +39,11 @@ def kernel(A: Tensor, B: Tensor, C: Tensor, length: int = LENGTH) -> np.ndarray:
     return np.stack([(c @ (a[:, None] ** k * b)).real for k in range(length)])
 
 
-def kernels(layer: StateSpaceLayer) -> list[np.ndarray]:
+def kernels(layer: TimeInvariantLayer) -> list[np.ndarray]:
     return [kernel(s.A, s.B, s.C) for s in layer.systems()]
 
 
-def respond(layer: StateSpaceLayer, u: Tensor) -> np.ndarray:
+def respond(layer: TimeInvariantLayer, u: Tensor) -> np.ndarray:
     """The output that ``systems`` and the feedthrough D give, by convolution in numpy."""
     outputs = []
     for k, v in zip(kernels(layer), layer.system_inputs(u), strict=True):
@@ -53,7 +55,7 @@ def respond(layer: StateSpaceLayer, u: Tensor) -> np.ndarray:
     return np.concatenate(outputs, axis=-1) + layer.D.detach().numpy() * u.numpy()
 
 
-def permutation(layer: StateSpaceLayer, scaled: bool = True) -> list[StateProjection]:
+def permutation(layer: TimeInvariantLayer, scaled: bool = True) -> list[StateProjection]:
     """The same states in another order; where ``scaled``, times complex numbers, some conjugated."""
     projections = []
     for i, system in enumerate(layer.systems()):
@@ -68,7 +70,7 @@ def permutation(layer: StateSpaceLayer, scaled: bool = True) -> list[StateProjec
     return projections
 
 
-def selection(layer: StateSpaceLayer, keep: list[int]) -> list[StateProjection]:
+def selection(layer: TimeInvariantLayer, keep: list[int]) -> list[StateProjection]:
     projections = []
     for system in layer.systems():
         rows = torch.eye(system.A.shape[0], dtype=torch.complex128)[keep]
@@ -77,7 +79,7 @@ def selection(layer: StateSpaceLayer, keep: list[int]) -> list[StateProjection]:
     return projections
 
 
-def arbitrary(layer: StateSpaceLayer, poles: Tensor) -> list[StateProjection]:
+def arbitrary(layer: TimeInvariantLayer, poles: Tensor) -> list[StateProjection]:
     """Projections onto states with the given poles that approximate nothing."""
     n, r = layer.state_dim, poles.shape[0]
     return [
@@ -90,15 +92,15 @@ def arbitrary(layer: StateSpaceLayer, poles: Tensor) -> list[StateProjection]:
     ]
 
 
-def silence(layer: StateSpaceLayer, parameters: tuple[str, ...], states: list[int]) -> None:
+def silence(layer: TimeInvariantLayer, parameters: tuple[str, ...], states: list[int]) -> None:
     """Zero the named parameters, where the layer has them, at some states."""
     with torch.no_grad():
         for name in parameters:
             if name in layer.state_parameters:
-                getattr(layer, name).index_fill_(layer.state_parameters[name], torch.tensor(states), 0.0)
+                getattr(layer, name).index_fill_(layer.state_axes[name], torch.tensor(states), 0.0)
 
 
-def gradients(layer: StateSpaceLayer, u: Tensor) -> dict[str, Tensor]:
+def gradients(layer: TimeInvariantLayer, u: Tensor) -> dict[str, Tensor]:
     layer.zero_grad()
     (layer(u) ** 2).sum().backward()
     return {name: p.grad.clone() for name, p in layer.named_parameters() if p.grad is not None}
@@ -148,7 +150,7 @@ def test_named_parameters_exist_and_hold_the_states_where_said(kind: str) -> Non
     assert layer.recurrent_parameters <= set(parameters)
     assert layer.model_dim == WIDTH
     assert layer.state_dim == ORDER
-    for name, axis in layer.state_parameters.items():
+    for name, axis in layer.state_axes.items():
         assert parameters[name].shape[axis] == ORDER
     smaller = dict(build(kind, state_dim=ORDER - 1).named_parameters())
     changed = {name for name, p in parameters.items() if p.shape != smaller[name].shape}
@@ -244,7 +246,7 @@ def assert_moments(moments: dict[str, Tensor], expected: dict[str, Tensor]) -> N
         torch.testing.assert_close(moment, wanted, rtol=1e-8, atol=1e-8 * expected[name].abs().max().item())
 
 
-def with_silent_states(kind: str) -> tuple[StateSpaceLayer, list[StateProjection]]:
+def with_silent_states(kind: str) -> tuple[TimeInvariantLayer, list[StateProjection]]:
     layer = build(kind)
     silence(layer, ("C_re", "C_im"), [0, 4])
     return layer, selection(layer, [1, 2, 3, 5])
@@ -256,7 +258,7 @@ def with_silent_states(kind: str) -> tuple[StateSpaceLayer, list[StateProjection
     ids=["basis", "cut"],
 )
 def test_first_moments_become_the_gradients_of_the_new_parameters(
-    kind: str, prepare: Callable[[str], tuple[StateSpaceLayer, list[StateProjection]]]
+    kind: str, prepare: Callable[[str], tuple[TimeInvariantLayer, list[StateProjection]]]
 ) -> None:
     layer, projections = prepare(kind)
     u = noise(2, LENGTH, WIDTH)

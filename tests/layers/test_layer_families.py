@@ -11,10 +11,10 @@ from pydantic import ValidationError
 from compressm_cli.layers import LAYERS
 from compressm_cli.layers.discretization import continuous_poles, discrete_system, zero_order_hold
 from compressm_cli.layers.hippo import hippo_normal
-from compressm_cli.layers.interface import StateProjection
 from compressm_cli.layers.lru import LRU
 from compressm_cli.layers.s4d import S4D
 from compressm_cli.layers.s5 import S5
+from compressm_cli.layers.time_invariant import StateProjection
 
 DT = torch.tensor([0.001, 0.03, 0.1, 2.0], dtype=torch.float64)
 POLES = torch.tensor([-0.5 + 0j, -0.5 + 3j, -1e-6 + 1e-5j, -40 + 1.5j], dtype=torch.complex128)

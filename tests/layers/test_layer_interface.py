@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from compressm_cli.layers.interface import StateProjection, check_orders, ratio
+from compressm_cli.layers.time_invariant import StateProjection, check_orders, ratio
 
 
 def draw(seed: int, *shapes: tuple[int, int]) -> list[Tensor]:

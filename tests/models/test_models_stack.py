@@ -5,25 +5,33 @@ from typing import Any
 
 import pytest
 import torch
+from layer_kinds import SMALL
 from torch import Tensor
 
 from compressm_cli.layers import LAYERS
 from compressm_cli.layers.interface import state_space_layers
-from compressm_cli.models import SequenceClassifier, build_model
+from compressm_cli.models import SequenceModel, build_model
 
 CLASSES = 4
-FEATURES = SimpleNamespace(classes=CLASSES, features=2, vocabulary=None)
-TOKENS = SimpleNamespace(classes=CLASSES, features=None, vocabulary=11)
+FEATURES = SimpleNamespace(classes=CLASSES, features=2, vocabulary=None, per_step=False)
+TOKENS = SimpleNamespace(classes=CLASSES, features=None, vocabulary=11, per_step=False)
 
 
 def model_config(kind: str = "lru", norm: str = "layer", dropout: float = 0.0, depth: int = 2) -> Any:
-    layer = LAYERS[kind].Config(kind=kind, state_dim=5)
+    layer = LAYERS[kind].Config(kind=kind, state_dim=5, **SMALL.get(kind, {}))
     return SimpleNamespace(
-        layer=layer, model_dim=6, depth=depth, dropout=dropout, norm=norm, state_dims=lambda: [5] * depth
+        layer=layer,
+        model_dim=6,
+        depth=depth,
+        dropout=dropout,
+        norm=norm,
+        final_norm=False,
+        tie_embeddings=False,
+        state_dims=lambda: [5] * depth,
     )
 
 
-def build(data: Any = FEATURES, seed: int = 0, **options: Any) -> SequenceClassifier:
+def build(data: Any = FEATURES, seed: int = 0, **options: Any) -> SequenceModel:
     orders = options.pop("orders", None)
     torch.manual_seed(seed)
     return build_model(model_config(**options), data, orders)
