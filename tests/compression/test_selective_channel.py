@@ -468,6 +468,35 @@ def test_a_run_goes_on_after_a_refusal() -> None:
         assert second.variant == "balanced"
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_channels_without_any_signal_do_no_harm(variant: str) -> None:
+    """Nothing reads some of them, and nothing comes into others."""
+    layer, batches = build("mamba"), inputs()
+    with torch.no_grad():
+        layer.out_proj.weight[:, :3] = 0.0
+        for p in (layer.in_proj.weight[2:5], layer.conv1d.bias[2:5]):
+            p.zero_()
+    assert output_errors(layer, batches, projection(layer, batches, 4, variant)) < 1.0
+    assert output_errors(layer, batches, projection(layer, batches, ORDER, variant)) <= 1e-4
+
+
+def test_a_failed_reduction_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: Any) -> ChannelProjection:
+        raise torch.linalg.LinAlgError("not positive-definite")
+
+    monkeypatch.setattr(channel, "galerkin_basis", failing)
+    for record in plan_with(inputs(), variant="balanced_real").records:
+        assert record.reason == (
+            "nothing cut: refused: no balanced_real reduction to order 3: not positive-definite"
+        )
+    layer = planted(torch.float64)
+    plan = Hankel(
+        HankelConfig(method="hankel", target_order=23, min_reduction=0.0, variant="balanced_real")
+    ).plan(nn.ModuleDict({"layer": layer}), context({"layer": inputs()}))
+    assert plan.edits == []
+    assert "nothing cut: refused: the Gramians have numerical rank" in plan.records[0].reason
+
+
 def test_a_cut_is_recorded() -> None:
     plan = plan_with(inputs(), variant="pivoted")
     for record, edit in zip(plan.records, plan.edits, strict=True):

@@ -54,7 +54,8 @@ ONE_ERROR = [
     (
         "unknown key with none close",
         [("  depth: 2", "  zzz: 2")],
-        "recipe.yaml:7:3: model.zzz: unknown key; allowed here: layer, model_dim, depth, dropout, norm",
+        "recipe.yaml:7:3: model.zzz: unknown key; allowed here: layer, model_dim, depth, dropout, "
+        "norm, final_norm, tie_embeddings",
     ),
     (
         "key of another mapping",
@@ -94,7 +95,8 @@ ONE_ERROR = [
     (
         "a value where a mapping is needed",
         [("  layer: {kind: lru, state_dim: 64}", "  layer: lru")],
-        "recipe.yaml:6:10: model.layer: found the text 'lru'; write a mapping with kind: lru | s4d | s5",
+        "recipe.yaml:6:10: model.layer: found the text 'lru'; write a mapping with kind: gla | lru "
+        "| mamba | mamba2 | s4d | s5",
     ),
     (
         "a union of a number and a list",
@@ -154,33 +156,35 @@ ONE_ERROR = [
         "missing mapping",
         [("data:\n  task: digits\n", "")],
         "recipe.yaml:1:1: data: missing; write a mapping with task: "
-        "digits | files | imdb | listops | mnist1d | scifar | smnist",
+        "digits | files | imdb | induction_heads | listops | mnist1d | mqar | scifar | "
+        "selective_copying | smnist | text_lm | tokens",
     ),
     (
         "a literal with a close one",
         [("  depth: 2", "  norm: btach")],
-        "recipe.yaml:7:9: model.norm: 'btach' is not one of layer, batch, none; did you mean 'batch'?",
+        "recipe.yaml:7:9: model.norm: 'btach' is not one of layer, rms, batch, none; did you mean 'batch'?",
     ),
     (
         "a literal with none close",
         [("  depth: 2", "  norm: 2")],
-        "recipe.yaml:7:9: model.norm: found the number 2; write one of layer, batch, none",
+        "recipe.yaml:7:9: model.norm: found the number 2; write one of layer, rms, batch, none",
     ),
     (
         "unknown layer",
         [("kind: lru", "kind: lruu")],
-        "recipe.yaml:6:17: model.layer.kind: 'lruu' is not one of lru, s4d, s5; did you mean 'lru'?",
+        "recipe.yaml:6:17: model.layer.kind: 'lruu' is not one of gla, lru, mamba, mamba2, s4d, "
+        "s5; did you mean 'lru'?",
     ),
     (
         "missing layer kind",
         [("kind: lru, ", "")],
-        "recipe.yaml:6:10: model.layer.kind: missing; write one of lru, s4d, s5",
+        "recipe.yaml:6:10: model.layer.kind: missing; write one of gla, lru, mamba, mamba2, s4d, s5",
     ),
     (
         "unknown task",
         [("task: digits", "task: digit")],
-        "recipe.yaml:4:9: data.task: 'digit' is not one of digits, files, imdb, listops, "
-        "mnist1d, scifar, smnist; did you mean 'digits'?",
+        "recipe.yaml:4:9: data.task: 'digit' is not one of digits, files, imdb, induction_heads, listops, "
+        "mnist1d, mqar, scifar, selective_copying, smnist, text_lm, tokens; did you mean 'digits'?",
     ),
     (
         "unknown method",

@@ -357,6 +357,8 @@ def _channelwise(
     for d in range(channels):
         balancing = balance(*gramians(d))
         r = min(order, balancing.rank)
+        if r == 0:
+            continue
         left, right = balancing.coordinates(slice(r))
         vectors = _real_modes(left.mT @ (reduction.A[d][:, None] * right))
         to_input[d, :r] = torch.linalg.solve(vectors, left.mT)

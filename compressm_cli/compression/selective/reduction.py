@@ -80,7 +80,10 @@ class SelectiveReduction(Reduction, Generic[T]):
         self, order: int, allowed: Callable[[int], int], generator: torch.Generator, record: LayerRecord
     ) -> SelectiveProjection:
         order = allowed(order)
-        projection = self.variants[self.variant](self, order, generator)
+        try:
+            projection = self.variants[self.variant](self, order, generator)
+        except torch.linalg.LinAlgError as error:
+            raise ValueError(f"no {self.variant} reduction to order {order}: {error}") from error
         spectrum = self.spectrum()
         record.order_after = projection.order
         record.reason = f"cut from {record.order_before} to {projection.order}"
