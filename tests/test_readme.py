@@ -56,7 +56,16 @@ def test_the_commands_in_the_readme_work(tmp_path: Path) -> None:
     first = compressm(["train", "quickstart/baseline", *SHORT], tmp_path)
     assert first.returncode == 0, first.stderr
     known = commands()
-    assert {words[0] for words in known} == {"recipes", "train", "analyze", "compare", "bench", "doctor"}
+    assert {words[0] for words in known} == {
+        "recipes",
+        "train",
+        "analyze",
+        "compare",
+        "compress",
+        "export",
+        "bench",
+        "doctor",
+    }
     for words in known:
         training = words[0] == "train" and "--resume" not in words
         # An override in the README comes first and must not undo the shortening.

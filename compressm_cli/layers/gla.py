@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from compressm_cli.layers.interface import LayerConfig, StateDim
@@ -45,6 +46,26 @@ class GLAConfig(LayerConfig):
     def check_width(self, model_dim: int) -> None:
         if model_dim % self.heads:
             raise ValueError(f"layer.heads ({self.heads}) must divide model_dim ({model_dim})")
+
+
+class _Decayed(torch.autograd.Function):
+    """q and k as they are; from their gradients follows that of the log decays (batch, length, heads).
+
+    A step's decay weighs all that it and later steps read of earlier ones: the sum from there on of q dq - k dk. The
+    gradient of SSD's step sizes would be that of v / dt and of dt, which cancel: with slow decays nothing is left.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, log_decay: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(q, k)
+        return q.view_as(q), k.view_as(k)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dq: Tensor, dk: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k = ctx.saved_tensors
+        each = (q * dq - k * dk).sum(-1, dtype=torch.float64)
+        return dq, dk, each.flip(1).cumsum(1).flip(1).to(q.dtype)
 
 
 class GLA(SelectiveLayer):
@@ -92,7 +113,8 @@ class GLA(SelectiveLayer):
         if not self.scalar:
             return gated_linear_attention(q, k, v, log_decay)
         # With A = -1 the step sizes of SSD are the log decays, and v / dt is what they multiply.
-        dt = (-log_decay).clamp_min(torch.finfo(log_decay.dtype).tiny ** 0.5)
+        dt = (-log_decay.detach()).clamp_min(torch.finfo(log_decay.dtype).tiny ** 0.5)
+        q, k = _Decayed.apply(q, k, log_decay)
         return ssd(v / dt[..., None], dt, -dt.new_ones(self.heads), k, q)
 
     @torch.no_grad()

@@ -222,6 +222,20 @@ def test_gradients_are_those_of_the_loop(case: str) -> None:
         torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10, msg=lambda m, name=name: f"{name}: {m}")
 
 
+@pytest.mark.parametrize("slow", [0.0, 8.0, 16.0])
+@pytest.mark.parametrize("case", ["gla", "gla-scalar"])
+def test_gradients_of_slow_decays_are_not_lost_in_float32(case: str, slow: float) -> None:
+    """Decays of exp(-1e-3 / 16) and of exp(-1e-7 / 16) a step as well."""
+    found = []
+    for dtype in (torch.float64, torch.float32):
+        layer = build(case, dtype)
+        with torch.no_grad():
+            layer.gk_proj[1].bias.add_(slow)
+        layer(noise(2, LENGTH, WIDTH, dtype=dtype)).square().sum().backward()
+        found.append(layer.gk_proj[1].bias.grad.double())
+    assert float((found[1] - found[0]).norm() / found[0].norm()) < 1e-4
+
+
 MODULES = {"mamba": mamba_module, "mamba2": mamba2_module, "gla": gla_module}
 OPS = {
     "mamba": "selective_scan_gated",
