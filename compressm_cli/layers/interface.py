@@ -20,6 +20,9 @@ class LayerConfig(Config):
     state_dim: StateDim | Annotated[list[StateDim], Field(min_length=1)] = 64
     """Number of states N of each block; a list gives one number a block."""
 
+    def check_device(self, device: torch.device) -> None:
+        """Raise ValueError, with what to write, where the layer cannot run as it is asked to on a device."""
+
     def check_width(self, model_dim: int) -> None:
         """Raise ValueError, with what to write, where the layer cannot have this ``model_dim``."""
 

@@ -11,21 +11,21 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from compressm_cli.layers.discretization import DiscretizedConfig
 from compressm_cli.layers.interface import StateDim
 from compressm_cli.layers.selective import (
     ChannelProjection,
     ChannelTrace,
+    KernelConfig,
     SelectiveLayer,
     balancing_rows,
     inverse_softplus,
     wide,
 )
-from compressm_cli.ops import causal_conv1d, selective_scan_gated
+from compressm_cli.ops import causal_conv1d, mamba_ssm_kernels, selective_scan_gated
 from compressm_cli.ops.channelwise import channelwise_selective_scan
 
 
-class MambaConfig(DiscretizedConfig):
+class MambaConfig(KernelConfig):
     """``layer: {kind: mamba}``."""
 
     kind: Literal["mamba"] = "mamba"
@@ -57,6 +57,7 @@ class Mamba(SelectiveLayer):
 
     def __init__(self, config: MambaConfig, model_dim: int, state_dim: int) -> None:
         super().__init__(config, model_dim, state_dim)
+        self.config = config
         channels, rank = config.expand * model_dim, config.rank(model_dim)
         self.rank = rank
         self.in_proj = nn.Linear(model_dim, 2 * channels, bias=False)
@@ -87,6 +88,8 @@ class Mamba(SelectiveLayer):
         if self.B_map is not None and self.C_map is not None:
             dt = functional.softplus(wide(raw) + bias)
             y = channelwise_selective_scan(x, dt, A, *self._mapped(B, C), self.D) * functional.silu(z)
+        elif self._uses_mamba_ssm(u.device):
+            y = mamba_ssm_kernels.selective_scan_gated(x, raw, bias, A, B, C, self.D, z)
         else:
             y = selective_scan_gated(x, raw, bias, A, B, C, self.D, z, kept=self.kept)
         return self.out_proj(y)
@@ -166,7 +169,13 @@ class Mamba(SelectiveLayer):
         return {"x_proj.weight": slice(self.rank, None)}
 
     def backend(self, device: torch.device) -> str:
-        return "selective scan"
+        if self.B_map is not None:
+            return "step by step, a basis for each channel"
+        return "mamba-ssm's selective scan" if self._uses_mamba_ssm(device) else "selective scan"
+
+    def _uses_mamba_ssm(self, device: torch.device) -> bool:
+        small = self.kept is None and self.state_dim <= mamba_ssm_kernels.LARGEST_STATE
+        return small and self.config.uses_mamba_ssm(device)
 
     def set_state_parameters(self, values: dict[str, Any]) -> None:
         super().set_state_parameters(values)

@@ -11,22 +11,22 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from compressm_cli.layers.discretization import DiscretizedConfig
 from compressm_cli.layers.interface import StateDim
 from compressm_cli.layers.selective import (
     GroupProjection,
     HeadTrace,
+    KernelConfig,
     SelectiveLayer,
     inverse_softplus,
     mean_square,
     wide,
 )
-from compressm_cli.ops import causal_conv1d, ssd
+from compressm_cli.ops import causal_conv1d, mamba_ssm_kernels, ssd
 
 EPSILON = 1e-5
 
 
-class Mamba2Config(DiscretizedConfig):
+class Mamba2Config(KernelConfig):
     """``layer: {kind: mamba2}``; expand * model_dim must be a multiple of head_dim, the heads one of groups."""
 
     kind: Literal["mamba2"] = "mamba2"
@@ -83,6 +83,7 @@ class Mamba2(SelectiveLayer):
 
     def __init__(self, config: Mamba2Config, model_dim: int, state_dim: int) -> None:
         super().__init__(config, model_dim, state_dim)
+        self.config = config
         config.check_width(model_dim)
         self.channels = config.expand * model_dim
         self.heads, self.groups = self.channels // config.head_dim, config.groups
@@ -118,7 +119,8 @@ class Mamba2(SelectiveLayer):
 
     def forward(self, u: Tensor) -> Tensor:
         z, x, dt, B, C = self._selected(u)
-        y = ssd(x, dt, -torch.exp(wide(self.A_log)), B, C, self.D)
+        run = mamba_ssm_kernels.ssd if self.config.uses_mamba_ssm(u.device) else ssd
+        y = run(x, dt, -torch.exp(wide(self.A_log)), B, C, self.D)
         return self.out_proj(self.norm(y.flatten(-2), z))
 
     def _selected(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -217,7 +219,7 @@ class Mamba2(SelectiveLayer):
         }
 
     def backend(self, device: torch.device) -> str:
-        return "chunked SSD"
+        return "mamba-ssm's SSD" if self.config.uses_mamba_ssm(device) else "chunked SSD"
 
     def set_state_parameters(self, values: dict[str, Any]) -> None:
         super().set_state_parameters(values)

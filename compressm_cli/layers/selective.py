@@ -9,11 +9,14 @@ Three families, by what their decay depends on (shared/private coordinates follo
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from compressm_cli.layers.discretization import DiscretizedConfig
 from compressm_cli.layers.interface import StateSpaceLayer
+from compressm_cli.ops import mamba_ssm_kernels
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,21 @@ class HeadProjection:
 
 
 SelectiveProjection = ChannelProjection | GroupProjection | HeadProjection
+
+
+class KernelConfig(DiscretizedConfig):
+    """The part of a recipe that layers with kernels in mamba-ssm share."""
+
+    backend: Literal["auto", "own", "mamba_ssm"] = "auto"
+    """Whose kernels compute the recurrence; ``auto`` takes mamba-ssm's on CUDA where that library is installed."""
+
+    def check_device(self, device: torch.device) -> None:
+        if self.backend == "mamba_ssm" and (reason := mamba_ssm_kernels.obstacle(device)) is not None:
+            raise ValueError(f"layer.backend is mamba_ssm, but {reason}, or write layer.backend: auto")
+
+    def uses_mamba_ssm(self, device: torch.device) -> bool:
+        """Whether mamba-ssm's kernels are wanted and there."""
+        return self.backend != "own" and mamba_ssm_kernels.obstacle(device) is None
 
 
 class SelectiveLayer(StateSpaceLayer):

@@ -59,6 +59,10 @@ def check_recipe(recipe: Recipe) -> None:
             f"write {layers} or more"
         )
     device = resolve_device(recipe.device)
+    try:
+        recipe.model.layer.check_device(device)
+    except ValueError as error:
+        raise BadInputError(f"model.{error}") from error
     if recipe.train.compile:
         require_compiler(device)
 

@@ -169,6 +169,27 @@ def test_a_layer_of_transformers_with_mamba2s_weights_is_the_same(case: str, gro
     same_as(build(case, torch.float32), modeling.Mamba2Mixer(config, layer_idx=0))
 
 
+def test_a_cut_layer_is_a_smaller_one_of_transformers() -> None:
+    first = pytest.importorskip("transformers.models.mamba.modeling_mamba")
+    second = pytest.importorskip("transformers.models.mamba2.modeling_mamba2")
+    cuts = {cut.kind: cut for cut in CUTS}
+    mamba, mamba2 = build("mamba", torch.float32), build("mamba2-groups", torch.float32)
+    for layer, kind in ((mamba, "shared"), (mamba2, "coordinates")):
+        layer.set_state_parameters(layer.reduced_parameters(cuts[kind].projection(layer, 4)))
+    config = first.MambaConfig(hidden_size=WIDTH, state_size=4, num_hidden_layers=1, use_mambapy=False)
+    same_as(mamba, first.MambaMixer(config, layer_idx=0))
+    config = second.Mamba2Config(
+        hidden_size=WIDTH,
+        state_size=4,
+        num_hidden_layers=1,
+        head_dim=4,
+        num_heads=4,
+        n_groups=2,
+        chunk_size=8,
+    )
+    same_as(mamba2, second.Mamba2Mixer(config, layer_idx=0))
+
+
 def same_as(layer: nn.Module, other: nn.Module) -> None:
     shapes = {name: value.shape for name, value in layer.state_dict().items()}
     assert shapes == {name: value.shape for name, value in other.state_dict().items()}
