@@ -18,9 +18,13 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-CHANNEL = ("random", "aire", "last", "ghost", "gramian", "mean_lti", "pivoted", "balanced_real", "balanced")
-GROUP = ("random", "ghost", "gramian", "balanced")
-VECTOR = ("random", "gramian", "pivoted")
+CHANNEL = (
+    *("random", "aire", "last", "ghost", "gramian", "mean_lti", "pivoted", "balanced_real", "balanced"),
+    "balanced+distill",
+)
+GROUP = ("random", "ghost", "gramian", "gramian+distill", "balanced", "balanced+distill")
+VECTOR = ("random", "gramian", "pivoted", "pivoted+distill")
+DISTILL_STEPS = 150
 
 ONE_SHOT: dict[str, tuple[str, tuple[str, ...], tuple[int, ...]]] = {
     "text-mamba": ("text_lm/mamba_baseline", CHANNEL, (2, 4, 8, 16)),
@@ -100,7 +104,9 @@ def cuts(task: str, run: Path) -> None:
     _, variants, orders = ONE_SHOT[task]
     for variant in variants:
         for order in orders:
-            config = HankelConfig(method="hankel", target_order=order, variant=variant)
+            name, _, distilled = variant.partition("+")
+            steps = DISTILL_STEPS if distilled else 0
+            config = HankelConfig(method="hankel", target_order=order, variant=name, distill_steps=steps)
             line: dict[str, object] = {"variant": variant, "order": order}
             try:
                 done = compress(checkpoint, config, dataset, evaluated=False)

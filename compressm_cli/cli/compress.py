@@ -159,6 +159,8 @@ def _show(chosen: str, done: "OneShot", output: Path, size: int) -> None:
         )
         variant = r.variant or r.realization or "-"
         errors = percent(r.measured_error), percent(r.predicted_error)
+        if r.kernel_order not in (None, r.order_after):
+            order += f" [mamba-ssm's kernels: {r.kernel_order}]"
         table.add_row(*map(console.escape, (r.layer, order, variant, *errors, r.reason)))
     out.print(table)
     before, after = done.before, done.after

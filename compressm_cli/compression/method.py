@@ -81,6 +81,8 @@ class LayerRecord:
     """Relative error of the layer's output on the calibration batches; null where not measured."""
     predicted_error: float | None = None
     """The same, predicted in mean square from the Gramians alone; null where there is no such prediction."""
+    kernel_order: int | None = None
+    """The order with which mamba-ssm's kernels compute after the cut; null for a time-invariant layer."""
     variant: str | None = None
     """How a selective layer was reduced; null for a time-invariant one."""
     seconds: float = 0.0

@@ -218,6 +218,10 @@ class Mamba2(SelectiveLayer):
             "conv1d.bias": behind_x,
         }
 
+    def kernel_order(self, order: int) -> int:
+        """Its Triton kernels pad to a power of two of at least 16."""
+        return max(16, 1 << (order - 1).bit_length())
+
     def backend(self, device: torch.device) -> str:
         return "mamba-ssm's SSD" if self.config.uses_mamba_ssm(device) else "chunked SSD"
 

@@ -150,6 +150,10 @@ class SelectiveLayer(StateSpaceLayer):
 
     gated = True
 
+    def kernel_order(self, order: int) -> int:
+        """The order that mamba-ssm's kernels compute with for a layer of ``order`` states."""
+        return order
+
     def state_rows(self) -> dict[str, slice]:
         """The rows that are the states' own, of those state parameters that have others too."""
         return {}

@@ -45,6 +45,8 @@ class OrderAtThreshold:
     for a selective layer, for which no such bound holds."""
     measured_error: float | None = None
     """Relative error of a selective layer's recurrence on the calibration batches after the cut to this order."""
+    kernel_order: int | None = None
+    """The order with which mamba-ssm's kernels would compute; None for a time-invariant layer."""
     predicted_error: float | None = None
     """The same, predicted in mean square; None where there is no such prediction."""
 
@@ -267,6 +269,7 @@ def _selective_at(threshold: float, reduction: SelectiveReduction) -> OrderAtThr
         bound=None,
         measured_error=record.measured_error,
         predicted_error=record.predicted_error,
+        kernel_order=record.kernel_order,
     )
 
 

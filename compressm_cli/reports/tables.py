@@ -278,7 +278,7 @@ def _threshold_table(report: SpectrumReport) -> Table:
             layer.layer if i == 0 else "",
             f"{100 * at.energy_threshold:g} %",
             f"{at.values_kept} of {len(layer.hsv)}",
-            str(at.order),
+            str(at.order) if at.kernel_order in (None, at.order) else f"{at.order} [{at.kernel_order}]",
             f"{100 * at.tail:.2g} %",
             *(() if selective else (f"{at.bound:.3g}",)),
             *((_percent(at.measured_error), _percent(at.predicted_error)) if selective else ()),
@@ -301,6 +301,8 @@ def _threshold_table(report: SpectrumReport) -> Table:
             "output, relative, on the calibration batches. For layers that depend on their input no H-infinity "
             "bound holds; a prediction exists where the decay is one number a head, and for kept states."
         )
+    if any(at.kernel_order not in (None, at.order) for layer in report.layers for at in layer.thresholds):
+        notes.append("In brackets: the order to which mamba-ssm's kernels pad it, so what it costs there.")
     return Table("Orders by energy threshold", columns, rows, notes)
 
 

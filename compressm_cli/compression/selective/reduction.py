@@ -92,6 +92,8 @@ class SelectiveReduction(Reduction, Generic[T]):
             whole = float(spectrum.sum())
             record.tail = float(spectrum[projection.order :].sum()) / whole if whole > 0 else 0.0
         record.measured_error, record.predicted_error = self.errors(projection)
+        record.kernel_order = self.layer.kernel_order(projection.order)
+        record.reason += _errors_in_words(record)
         return projection
 
     def values(self, projection: SelectiveProjection, record: LayerRecord) -> dict[str, Tensor] | None:
@@ -107,3 +109,12 @@ class SelectiveReduction(Reduction, Generic[T]):
                 f"; {steps} steps of distillation: error of the output {before:.3g} -> {after:.3g}"
             )
         return values
+
+
+def _errors_in_words(record: LayerRecord) -> str:
+    if record.measured_error is None:
+        return ""
+    told = f"; error {100 * record.measured_error:.2g} % on the calibration batches"
+    if record.predicted_error is None:
+        return told
+    return f"{told}, {100 * record.predicted_error:.2g} % predicted"
