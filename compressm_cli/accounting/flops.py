@@ -14,7 +14,8 @@ from compressm_cli.data.interface import Split
 
 CONVENTION = (
     "1 multiply-add = 2 FLOPs, of complex numbers 8. Counted as executed, forward and backward: matrix "
-    "products, convolutions (as without padding), recurrent scans (8 a complex state and step, backward 16), "
+    "products, convolutions (as without padding), recurrent scans (8 a complex state and step, backward 16; "
+    "selective ones 7 a state and step, backward 17), "
     "FFTs (5 n log2 n a complex transform of length n, half for a real one). Not counted: elementwise work "
     "(normalization, activations, gates, biases, residuals, dropout, pooling, loss), look-ups, copies, "
     "the optimizer, evaluations, and what a compression check computes."

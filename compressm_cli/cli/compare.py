@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     multiple=True,
     metavar="METRIC=RATIO",
     help="Largest allowed ratio to the baseline, such as parameters=0.8; may be repeated. A metric that was "
-    "not measured counts as broken. Metrics: total_order, parameters, checkpoint_bytes, training_flops, "
+    "not measured counts as broken. Metrics: test_loss, total_order, parameters, checkpoint_bytes, training_flops, "
     "inference_flops, total_seconds, training_seconds, step_seconds, joules, peak_memory, "
     "inference_seconds_single, inference_seconds_batch.",
 )

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-Unit = Literal["share", "count", "order", "bytes", "flops", "seconds", "joules"]
+Unit = Literal["share", "count", "order", "bytes", "flops", "seconds", "joules", "nats"]
 
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _SYMBOLS = {"bytes": "B", "flops": "FLOP", "joules": "J"}
@@ -67,13 +67,15 @@ def _scale(size: float, unit: Unit) -> tuple[float, str]:
     if unit in _SYMBOLS:
         factor, prefix = next(((f, p) for f, p in _PREFIXES if size >= f), (1.0, ""))
         return factor, prefix + _SYMBOLS[unit]
-    return 1.0, ""
+    return 1.0, "nats" if unit == "nats" else ""
 
 
 def _digits(scaled: float, unit: Unit, value: float) -> int:
     """Digits after the point."""
     if unit == "share":
         return 1
+    if unit == "nats":
+        return 4
     if unit in ("count", "order"):
         return 0 if float(value).is_integer() else 1
     return 0 if scaled >= 100 else 1 if scaled >= 10 else 2

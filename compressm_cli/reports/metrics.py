@@ -75,6 +75,7 @@ METRICS = (
         _recorded("validation.accuracy"),
         higher_is_better=True,
     ),
+    Metric("test_loss", "test loss", "nats", _recorded("test.loss"), measured=True),
     Metric("total_order", "states, all layers", "order", _total_order),
     Metric("parameters", "parameters", "count", _parameters),
     Metric("checkpoint_bytes", "checkpoint", "bytes", _checkpoint_bytes),

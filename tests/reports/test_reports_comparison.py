@@ -184,7 +184,7 @@ def test_tolerances_on_ratios(make_run: MakeRun) -> None:
 
 def test_unknown_metric_lists_the_allowed(make_run: MakeRun) -> None:
     folder = make_run().folder
-    with pytest.raises(BadInputError, match=r"unknown metric; one of total_order, parameters"):
+    with pytest.raises(BadInputError, match=r"unknown metric; one of test_loss, total_order, parameters"):
         quick(folder, folder, tolerances=Tolerances(at_most={"size": 0.5}))
     with pytest.raises(BadInputError, match="use --tolerance-points"):
         quick(folder, folder, tolerances=Tolerances(at_most={"test_accuracy": 0.5}))
