@@ -1,6 +1,7 @@
 """One self-describing file a model: shapes first, then weights, then (perhaps) the state of training."""
 
 import io
+import zipfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,11 +76,10 @@ class Checkpoint:
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
-        """Read a checkpoint of this tool; BadInputError where it is none."""
+        """Read a checkpoint of this tool; BadInputError where it is none, or not what was written."""
+        verify(path)
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
-        except FileNotFoundError as error:
-            raise BadInputError(f"{path}: no such checkpoint") from error
         except Exception as error:
             summary = (str(error).splitlines() or [type(error).__name__])[0]
             raise BadInputError(f"{path}: not a readable checkpoint: {summary}") from error
@@ -117,3 +117,17 @@ class Checkpoint:
             )
         surgery.restore_constraints(model, self.masks, self.frozen)
         return model
+
+
+def verify(path: Path) -> None:
+    """Read a checkpoint's archive through and compare its checksums; BadInputError where one is wrong."""
+    # torch.load does not look at them.
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except FileNotFoundError as error:
+        raise BadInputError(f"{path}: no such checkpoint") from error
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise BadInputError(f"{path}: not a readable checkpoint: {error}") from error
+    if damaged is not None:
+        raise BadInputError(f"{path}: not a readable checkpoint: the checksum of {damaged} is wrong")

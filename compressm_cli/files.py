@@ -1,8 +1,11 @@
 """Writing files whole, and where the user's cache is."""
 
 import os
+import re
 import uuid
 from pathlib import Path
+
+TEMPORARY = re.compile(r"^\..+\.\d+\.[0-9a-f]{32}$")
 
 
 def cache_folder() -> Path:
@@ -30,3 +33,10 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Delete what ``write_atomically`` was writing into a folder when its process was killed."""
+    for entry in os.listdir(folder):
+        if TEMPORARY.match(entry):
+            (folder / entry).unlink(missing_ok=True)

@@ -7,21 +7,38 @@
     compression.jsonl  one line a layer and check, also when nothing was cut
     summary.json       what ``compare`` reads
     checkpoints/       last-<step>.pt, best.pt, final.pt
+    lock               which process trains this run now; empty when none does
     plots/
 <root>/<recipe name>/latest -> v0001
 """
 
+import errno
+import fcntl
 import json
 import os
+import platform
 import re
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from compressm_cli.errors import BadInputError, RunFailedError
-from compressm_cli.files import write_atomically
+from compressm_cli.files import remove_temporaries, write_atomically
 
 VERSION = re.compile(r"^v(\d{4,})$")
+LOGS = ("metrics.jsonl", "compression.jsonl")
+HEARTBEAT_SECONDS = 15.0
+"""How often the process that holds a run's lock touches it."""
+STALE_SECONDS = 120.0
+"""Since its last touch, a lock of another host is that of a dead process."""
+
+
+class RunLockedError(BadInputError):
+    """Another process is training this run."""
 
 
 def _json(value: Any) -> str:
@@ -127,6 +144,47 @@ class Run:
         """The checkpoints to resume from, oldest first."""
         return sorted(self.checkpoints.glob("last-*.pt"))
 
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Be the one process that trains this run; RunLockedError where another one is.
+
+        The kernel's lock on the open file decides, and ends with its process however that dies. A file system
+        may not share it between hosts, or not have it: there the lock counts as held until its last touch is
+        STALE_SECONDS old. What is in the file is for people, and for that case.
+        """
+        path = self.folder / "lock"
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise RunFailedError(f"{path}: cannot be written: {error.strerror}") from error
+        try:
+            _take(path, descriptor)
+            stop = threading.Event()
+            heartbeat = threading.Thread(target=_touch, args=(descriptor, stop), name="run-lock", daemon=True)
+            heartbeat.start()
+            try:
+                yield
+            finally:
+                stop.set()
+                heartbeat.join()
+                # Not removed: who waits for a file that is gone, and who makes a new one, would both hold a lock.
+                os.ftruncate(descriptor, 0)
+        finally:
+            os.close(descriptor)
+
+    def remove_leftovers(self) -> None:
+        """Delete what writes that a dying process did not finish have left; only who holds the lock may."""
+        for folder in (self.folder, self.checkpoints):
+            remove_temporaries(folder)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the run came to its end, also where ``run.json`` could not be told any more."""
+        return (self.folder / "summary.json").is_file()
+
+    def write_recipe(self, text: str) -> None:
+        write_atomically(self.recipe_path, text.encode())
+
     def write_info(self, info: dict[str, Any]) -> None:
         """run.json: status, command, seed, versions, device, commit, times."""
         write_atomically(self.folder / "run.json", (json.dumps(info, indent=2) + "\n").encode())
@@ -141,7 +199,7 @@ class Run:
 
     def read_summary(self) -> dict[str, Any]:
         """BadInputError where the run has not finished."""
-        if not (self.folder / "summary.json").is_file():
+        if not self.is_done:
             raise BadInputError(f"{self.folder}: the run has no summary.json yet; it has not finished")
         return self._read("summary.json")
 
@@ -163,7 +221,7 @@ class Run:
         The verdict on a cut is logged under the step of the cut: where that of step ``undecided`` is still
         to come, its lines are dropped too.
         """
-        for name in ("metrics.jsonl", "compression.jsonl"):
+        for name in LOGS:
             if (self.folder / name).is_file():
                 decided = name != "compression.jsonl" or undecided is None
                 kept = [
@@ -171,9 +229,18 @@ class Run:
                 ]
                 write_atomically(self.folder / name, "".join(f"{_json(n)}\n" for n in kept).encode())
 
+    def sync_logs(self) -> None:
+        """Wait until the logs are on the disk: before a checkpoint, which is later than these lines."""
+        for name in LOGS:
+            if (self.folder / name).is_file():
+                with (self.folder / name).open("rb") as file:
+                    os.fsync(file.fileno())
+
     def _append(self, name: str, line: dict[str, Any]) -> None:
-        with (self.folder / name).open("a", encoding="utf-8") as file:
-            file.write(_json(line) + "\n")
+        # As bytes, which reach the system in one call: a killed process leaves a whole line or none.
+        data = f"{_json(line)}\n".encode()
+        with (self.folder / name).open("ab") as file:
+            file.write(data)
 
     def _lines(self, name: str) -> Iterator[dict[str, Any]]:
         path = self.folder / name
@@ -194,6 +261,58 @@ class Run:
         if not isinstance(value, dict):
             raise BadInputError(f"{path}: expected a mapping, found {type(value).__name__}")
         return value
+
+
+def _take(path: Path, descriptor: int) -> None:
+    shared = True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise _locked(path, _holder(descriptor, patience=1.0), "wait for it to end, or stop it") from error
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        shared = False  # a file system without locks
+    holder, age = _holder(descriptor), time.time() - os.fstat(descriptor).st_mtime
+    if holder and age < STALE_SECONDS and (holder.get("host") != platform.node() or not shared):
+        raise _locked(
+            path,
+            holder,
+            f"its lock was touched {max(age, 0):.0f} s ago; if that process is dead, try again when it is "
+            f"{STALE_SECONDS:.0f} s old",
+        )
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    mine = {"pid": os.getpid(), "host": platform.node(), "started": now}
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{_json(mine)}\n".encode(), 0)
+
+
+def _locked(path: Path, holder: dict[str, Any], advice: str) -> RunLockedError:
+    who = f"process {holder.get('pid', 'unknown')} on {holder.get('host', 'an unknown host')}"
+    return RunLockedError(
+        f"{path.parent}: this run is live: {who} trains it since {holder.get('started', 'just now')}; {advice}"
+    )
+
+
+def _holder(descriptor: int, patience: float = 0.0) -> dict[str, Any]:
+    """What the lock says of its holder, who perhaps is just writing it; empty where nobody holds it."""
+    until = time.monotonic() + patience
+    while True:
+        try:
+            found = json.loads(os.pread(descriptor, 4096, 0))
+        except ValueError:
+            found = None
+        if isinstance(found, dict):
+            return found
+        if time.monotonic() >= until:
+            return {}
+        time.sleep(0.05)
+
+
+def _touch(descriptor: int, stop: threading.Event) -> None:
+    while not stop.wait(HEARTBEAT_SECONDS):
+        with suppress(OSError):  # one missed beat of many
+            os.utime(descriptor)
 
 
 def _versions(parent: Path) -> list[re.Match[str]]:

@@ -1,7 +1,7 @@
 """The console script ``compressm``: finds the command, runs it, and turns what happened into an exit code.
 
-Exit codes: 0 done, 1 the run failed, 2 bad input, 130 interrupted. Commands are imported when they run,
-so that ``--help`` need not wait for torch.
+Exit codes: 0 done, 1 the run failed, 2 bad input, 130 interrupted, 143 and 138 ended by SIGTERM and SIGUSR1.
+Commands are imported when they run, so that ``--help`` need not wait for torch.
 """
 
 import errno

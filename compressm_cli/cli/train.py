@@ -1,7 +1,11 @@
-"""``compressm train``: one run a seed, or the plan of it (``--dry-run``), or the rest of one (``--resume``)."""
+"""``compressm train``: one run a seed, or the plan of it (``--dry-run``), or the rest of one (``--resume``).
+
+``--auto-resume`` is for jobs that a cluster starts again: the rest of each run that is not done, else a new one.
+"""
 
 import shlex
 import sys
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +15,7 @@ from compressm_cli.cli import console
 from compressm_cli.errors import BadInputError
 
 if TYPE_CHECKING:
+    from compressm_cli.data.interface import Dataset
     from compressm_cli.recipe import Recipe
     from compressm_cli.run import Run
     from compressm_cli.training.experiment import Forecast
@@ -26,6 +31,11 @@ if TYPE_CHECKING:
 @click.option(
     "--resume", type=click.Path(path_type=Path), help="Go on with this run folder instead of a recipe."
 )
+@click.option(
+    "--auto-resume",
+    is_flag=True,
+    help="For each seed, go on with the newest unfinished run of RECIPE; start one only where there is none.",
+)
 @click.option("--quiet", is_flag=True, help="No progress; only the run folders, on standard output.")
 def train(
     recipe: str | None,
@@ -33,6 +43,7 @@ def train(
     seeds: str | None,
     dry_run: bool,
     resume: Path | None,
+    auto_resume: bool,
     quiet: bool,
 ) -> None:
     """Train the model of RECIPE, compressing it meanwhile.
@@ -42,9 +53,9 @@ def train(
     standard output.
     """
     if resume is not None:
-        if recipe is not None or dry_run or seeds:
+        if recipe is not None or dry_run or seeds or auto_resume:
             raise BadInputError(
-                "--resume takes the recipe from the run folder; give no recipe, seeds or --dry-run"
+                "--resume takes the recipe from the run folder; give no recipe, seeds, --dry-run or --auto-resume"
             )
         _resume(resume, quiet)
         return
@@ -58,6 +69,8 @@ def train(
     resolved = load_recipe(recipe, [*overrides, *extra])
     if dry_run:
         _dry_run(resolved)
+    elif auto_resume:
+        _continue(resolved, quiet)
     else:
         _train(resolved, quiet)
 
@@ -71,6 +84,25 @@ def _train(recipe: "Recipe", quiet: bool) -> None:
         view = SilentView() if quiet else make_view(sys.stderr)
         run = experiment.start(recipe, seed, dataset, view, command_line())
         draw_plots(run)
+        click.echo(str(run.folder))
+
+
+def _continue(recipe: "Recipe", quiet: bool) -> None:
+    from compressm_cli.training import experiment
+    from compressm_cli.training.view import SilentView, make_view
+
+    @cache
+    def dataset() -> "Dataset":
+        return experiment.load_data(recipe)
+
+    def tell(text: str) -> None:
+        click.echo(text, err=True)
+
+    for seed in recipe.seeds:
+        view = SilentView() if quiet else make_view(sys.stderr)
+        run = experiment.continue_or_start(recipe, seed, dataset, view, command_line(), tell)
+        if not any(run.plots.iterdir()):
+            draw_plots(run)
         click.echo(str(run.folder))
 
 

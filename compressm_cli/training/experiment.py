@@ -2,7 +2,7 @@
 
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,13 +18,14 @@ from compressm_cli.accounting.probe import example_batch
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.compression import METHODS, surgery
 from compressm_cli.data.interface import Dataset, DataSpec
-from compressm_cli.errors import BadInputError, RunFailedError
+from compressm_cli.errors import BadInputError, CompressmError, RunFailedError
 from compressm_cli.models import build_model
-from compressm_cli.recipe import Recipe, recipe_to_yaml
+from compressm_cli.recipe import Recipe, load_recipe, recipe_to_mapping, recipe_to_yaml
 from compressm_cli.run import Run
 from compressm_cli.training.loop import Trainer
 from compressm_cli.training.oneshot import require_same_shape
 from compressm_cli.training.precision import require_compiler, resolve_device
+from compressm_cli.training.signals import Stop, StoppedError, listening
 from compressm_cli.training.view import View
 
 
@@ -106,33 +107,131 @@ def start(
     if initial is not None:
         require_same_shape(initial, dataset)
     run = Run.create(Path(recipe.output.root), recipe.name)
-    with _status(run, _info(recipe, seed, command)):
-        text = recipe_to_yaml(recipe.model_copy(update={"seeds": [seed]}))
-        run.recipe_path.write_text(text, encoding="utf-8")
-        _train(Trainer(recipe, seed, dataset, run, view, initial=initial))
+    with listening() as stop, run.lock():
+        with _writing(run):
+            run.write_recipe(recipe_to_yaml(recipe.model_copy(update={"seeds": [seed]})))
+        with _status(run, {**_info(recipe, seed, command), "from_checkpoint": initial is not None}):
+            _train(Trainer(recipe, seed, dataset, run, view, initial=initial, stop=stop))
     return run
 
 
 def resume(run: Run, recipe: Recipe, view: View, command: str) -> Run:
-    """Go on with a run from its newest checkpoint; starts again where it has none yet."""
-    if (run.folder / "summary.json").is_file():
-        raise BadInputError(f"{run.folder}: this run is done; there is nothing to resume")
-    saved = run.last_checkpoints()
-    checkpoint = Checkpoint.load(saved[-1]) if saved else None
-    if checkpoint is None:
-        run.forget_after(0)
-    elif checkpoint.training is None:
-        raise BadInputError(
-            f"{saved[-1]}: this checkpoint has no state of training; the run cannot go on from it"
-        )
+    """Go on with a run from its newest readable checkpoint; starts again where it has none yet.
+
+    Raises RunLockedError where another process is training it, and BadInputError where it is done, or where
+    it has checkpoints and none can be used.
+    """
+    with listening() as stop, run.lock():
+        if is_over(run):
+            raise BadInputError(f"{run.folder}: this run is done; there is nothing to resume")
+        _go_on(run, recipe, lambda: load_data(recipe), view, command, stop)
+    return run
+
+
+def is_over(run: Run) -> bool:
+    """Whether a run is done and says so; one killed between its last two files does not say so."""
+    return run.is_done and run.read_info().get("status") == "done"
+
+
+def _go_on(
+    run: Run, recipe: Recipe, dataset: Callable[[], Dataset], view: View, command: str, stop: Stop
+) -> None:
+    """Bring a run to its end; its lock is held."""
     info = run.read_info()
-    seed = recipe.seeds[0]
-    dataset = load_data(recipe)
+    if run.is_done:
+        run.write_info({**info, "status": "done", "finished": _now(), "error": None, "signal": None})
+        return
+    run.remove_leftovers()
+    checkpoint = newest_checkpoint(run, view)
+    if checkpoint is None:
+        if info.get("from_checkpoint"):
+            raise BadInputError(
+                f"{run.folder}: this run began from another model and ended before its first checkpoint; "
+                "give the command that began it once more"
+            )
+        run.forget_after(0)
+    data = dataset()
     resumed = {"command": command, "at": _now(), "step": checkpoint.step if checkpoint else 0}
     info["resumed"] = [*info.get("resumed", []), resumed]
     with _status(run, info):
-        _train(Trainer(recipe, seed, dataset, run, view, resume=checkpoint))
-    return run
+        _train(Trainer(recipe, recipe.seeds[0], data, run, view, resume=checkpoint, stop=stop))
+
+
+def newest_checkpoint(run: Run, view: View) -> Checkpoint | None:
+    """The newest checkpoint that a run can go on from, with a warning for each newer one that is unusable.
+
+    None where the run has not written one yet. BadInputError where it has, and none can be used: beginning
+    again would replace what is left of it.
+    """
+    saved = run.last_checkpoints()
+    reasons = []
+    for path in reversed(saved):
+        try:
+            checkpoint = Checkpoint.load(path)
+            if checkpoint.training is None:
+                raise BadInputError(f"{path}: this checkpoint has no state of training")
+        except BadInputError as error:
+            reasons.append(str(error))
+            continue
+        for reason in reasons:
+            view.message(f"warning: {reason}; going on from {path.name}")
+        return checkpoint
+    if reasons:
+        raise BadInputError(
+            f"{'; '.join(reasons)}. The run cannot go on from any checkpoint; delete {run.checkpoints}/last-*.pt "
+            "to begin it again from step 0"
+        )
+    return None
+
+
+def continue_or_start(
+    recipe: Recipe,
+    seed: int,
+    dataset: Callable[[], Dataset],
+    view: View,
+    command: str,
+    tell: Callable[[str], None],
+) -> Run:
+    """The run of this recipe and seed, done: as it is, or gone on with, or begun; ``tell`` is told which.
+
+    Gone on with is the newest that is not done, that no other process trains, and that can be gone on with.
+    """
+    own = recipe.model_copy(update={"seeds": [seed]})
+    for run in _earlier_runs(own):
+        if is_over(run):
+            tell(f"seed {seed}: {run.folder} is done")
+            return run
+        try:
+            with listening() as stop, run.lock():
+                tell(f"seed {seed}: going on with {run.folder}")
+                _go_on(run, own, dataset, view, command, stop)
+                return run
+        except BadInputError as error:
+            tell(f"seed {seed}: passed over: {error}")
+    tell(f"seed {seed}: starting a new run")
+    return start(recipe, seed, dataset(), view, command)
+
+
+def _earlier_runs(recipe: Recipe) -> Iterator[Run]:
+    """Runs of this recipe with its one seed, newest first, also on other devices and with other ``output:``."""
+    folder = Path(recipe.output.root) / recipe.name
+    try:
+        runs = Run.find(folder)
+    except BadInputError:  # none yet
+        return
+    for run in reversed(runs):
+        try:
+            known = load_recipe(run.recipe_path)
+            same = _identity(known) == _identity(recipe) and not run.read_info().get("from_checkpoint")
+        except CompressmError:  # of another version of this tool
+            continue
+        if same:
+            yield run
+
+
+def _identity(recipe: Recipe) -> dict[str, Any]:
+    mapping = recipe_to_mapping(recipe)
+    return {key: value for key, value in mapping.items() if key not in ("device", "output")}
 
 
 def _train(trainer: Trainer) -> None:
@@ -143,24 +242,32 @@ def _train(trainer: Trainer) -> None:
 
 
 @contextmanager
+def _writing(run: Run) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunFailedError(f"{run.folder}: cannot write: {error.strerror or error}") from error
+
+
+@contextmanager
 def _status(run: Run, info: dict[str, Any]) -> Iterator[None]:
     """Keep ``run.json`` telling what became of the run, however it ends."""
-    info.update({"status": "running", "finished": None, "error": None})
-    try:
-        run.write_info(info)
-        yield
-        run.write_info({**info, "status": "done", "finished": _now()})
-    except KeyboardInterrupt:
-        run.write_info({**info, "status": "interrupted", "finished": _now()})
-        raise
-    except Exception as error:
-        failure = f"{type(error).__name__}: {error}"
-        # A full disk may be what failed.
-        with suppress(OSError):
-            run.write_info({**info, "status": "failed", "finished": _now(), "error": failure})
-        if isinstance(error, OSError):
-            raise RunFailedError(f"{run.folder}: cannot write: {error.strerror or error}") from error
-        raise
+    info.update({"status": "running", "finished": None, "error": None, "signal": None})
+    with _writing(run):
+        try:
+            run.write_info(info)
+            yield
+            run.write_info({**info, "status": "done", "finished": _now()})
+        except (KeyboardInterrupt, StoppedError) as stopped:
+            name = stopped.signal if isinstance(stopped, StoppedError) else "SIGINT"
+            run.write_info({**info, "status": "interrupted", "finished": _now(), "signal": name})
+            raise
+        except Exception as error:
+            failure = f"{type(error).__name__}: {error}"
+            # A full disk may be what failed.
+            with suppress(OSError):
+                run.write_info({**info, "status": "failed", "finished": _now(), "error": failure})
+            raise
 
 
 def _info(recipe: Recipe, seed: int, command: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import math
 import statistics
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -14,11 +15,11 @@ from compressm_cli.accounting.flops import CONVENTION, TrainingFlops, inference_
 from compressm_cli.accounting.joules import JouleMeter, Joules, combine
 from compressm_cli.accounting.memory import PeakMemory
 from compressm_cli.accounting.probe import example_batch
-from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.checkpoint import Checkpoint, verify
 from compressm_cli.compression import METHODS, surgery
 from compressm_cli.compression.method import CheckContext, LayerRecord, Plan
 from compressm_cli.data.interface import Dataset, Split
-from compressm_cli.errors import RunFailedError
+from compressm_cli.errors import BadInputError, RunFailedError
 from compressm_cli.models import build_model
 from compressm_cli.ops.forms import CostModel
 from compressm_cli.recipe import Recipe
@@ -29,6 +30,7 @@ from compressm_cli.training.evaluation import Evaluation, evaluate, layer_inputs
 from compressm_cli.training.forms import choose_forms, costs_here, forget_forms
 from compressm_cli.training.optimizer import build_optimizer, learning_rate, set_learning_rate
 from compressm_cli.training.precision import bfloat16_is_slow, prepare, resolve_device
+from compressm_cli.training.signals import Stop, StoppedError
 from compressm_cli.training.step import training_step
 from compressm_cli.training.view import View
 
@@ -44,7 +46,8 @@ class DivergedError(RunFailedError):
 class Trainer:
     """One run of one recipe with one seed. ``train`` goes to the end and returns the summary.
 
-    Raises RunFailedError where the loss is no longer finite.
+    Raises RunFailedError where the loss is no longer finite, and StoppedError, after a checkpoint, where
+    ``stop`` asks for it.
     """
 
     def __init__(
@@ -56,8 +59,10 @@ class Trainer:
         view: View,
         resume: Checkpoint | None = None,
         initial: Checkpoint | None = None,
+        stop: Stop | None = None,
     ) -> None:
         self.recipe, self.seed, self.run, self.view = recipe, seed, run, view
+        self.stop = stop or Stop()
         self.config = recipe.train
         self.device = resolve_device(recipe.device)
         prepare(self.device, self.config.precision)
@@ -90,14 +95,20 @@ class Trainer:
         # Median seconds of a step, by logged window: before the first change of shape, and since the last.
         self.windows: dict[str, list[float]] = {"start": [], "final": []}
         self.start: dict[str, Any] = {}
+        self.saved_step: int | None = None
+        self.begins_elsewhere = initial is not None
+        window: dict[str, Any] | None = None
         if resume is not None:
-            self._load(resume)
+            window = self._load(resume)
         else:
             self.costs = costs_here(self.model, self.config.form, self.device, self.config.precision)
         with self.clock.phase("compile"):
             self._new_shapes()
         self.start = self.start or self.now
         self._reset_window()
+        if window is not None:
+            self.window_step, self.window_loss = window["step"], window["loss"].to(self.device)
+            self.window_seconds -= window["seconds"]
 
     # ---- the loop ------------------------------------------------------------------------------------------
 
@@ -116,7 +127,10 @@ class Trainer:
                 "train.precision: fp32"
             )
         self.model.train()
+        if self.begins_elsewhere:  # the recipe alone does not lead back to this beginning
+            self.save_checkpoint()
         while self.step < self.config.steps:
+            self._stop_if_asked()
             try:
                 self._advance()
             except DivergedError as error:
@@ -138,6 +152,19 @@ class Trainer:
             self._check()
         if self.step % self.config.interval("checkpoint_every") == 0 and self.step < self.config.steps:
             self.save_checkpoint()
+
+    def _stop_if_asked(self) -> None:
+        name = self.stop.signal
+        if name is None:
+            return
+        if self.saved_step != self.step:
+            # Weights that are not finite are not saved: the run goes on from before, and meets them again.
+            with suppress(DivergedError):
+                self.save_checkpoint()
+        raise StoppedError(
+            name,
+            f"stopped by {name} after step {self.step}; go on with: compressm train --resume {self.run.folder}",
+        )
 
     def _train_step(self) -> None:
         set_learning_rate(self.optimizer, learning_rate(self.config, self.step))
@@ -161,6 +188,8 @@ class Trainer:
         steps = self.step - self.window_step
         loss = float(self.window_loss) / steps
         if not math.isfinite(loss):
+            if not due:  # what the clock decides must not end a trial
+                return
             raise DivergedError(
                 f"the training loss became {loss} within the {steps} steps before step {self.step}; "
                 f"try a lower train.learning_rate or set train.clip_norm (1.0 is usual). "
@@ -356,7 +385,7 @@ class Trainer:
     # ---- checkpoints ---------------------------------------------------------------------------------------
 
     def save_checkpoint(self) -> None:
-        """Write the model and the whole state of training; keep the newest few.
+        """Write the model and the whole state of training, read it back, and only then delete all but the newest few.
 
         Raises DivergedError instead of replacing a good checkpoint by one with weights that are not finite.
         """
@@ -369,7 +398,13 @@ class Trainer:
                     f"train.clip_norm (1.0 is usual). The last good checkpoints are in {self.run.checkpoints}"
                 )
             path = self.run.last_checkpoint(self.step)
+            self.run.sync_logs()
             checkpoint.save(path)
+            try:
+                verify(path)
+            except BadInputError as error:
+                raise RunFailedError(f"what was just written cannot be read back: {error}") from error
+            self.saved_step = self.step
             saved = self.run.last_checkpoints()
             # Later steps than this one are those of an undone trial.
             kept = saved[: saved.index(path) + 1][-self.recipe.output.keep_last :]
@@ -382,7 +417,7 @@ class Trainer:
 
     def _training_state(self) -> dict[str, Any]:
         """What a checkpoint holds beside the model, which is not saved twice."""
-        trial = self.trial
+        trial, evaluated = self.trial, self.evaluated
         if trial is not None:
             trial = {**trial, "plan": [asdict(r) for r in trial["plan"].records]}
         return {
@@ -400,9 +435,16 @@ class Trainer:
             "best": dict(self.best),
             "windows": {name: list(values) for name, values in self.windows.items()},
             "start": self.start,
+            "evaluated": None if evaluated is None else (evaluated[0], asdict(evaluated[1])),
+            "window": {
+                "step": self.window_step,
+                "loss": self.window_loss.cpu(),
+                "seconds": self.clock.seconds()["training"] - self.window_seconds,
+            },
         }
 
-    def _load(self, checkpoint: Checkpoint) -> None:
+    def _load(self, checkpoint: Checkpoint) -> dict[str, Any] | None:
+        """Take over a state of training; returns the logging window that was open then."""
         saved = checkpoint.training
         assert saved is not None
         now = {name: getattr(checkpoint, name) for name in ("step", "weights", "masks", "frozen")}
@@ -421,6 +463,10 @@ class Trainer:
         self.earlier_joules = [Joules(**j) for j in saved["joules"]]
         self.counts, self.best, self.windows = saved["counts"], saved["best"], saved["windows"]
         self.start = saved["start"]
+        self.saved_step = self.step
+        if evaluated := saved.get("evaluated"):
+            self.evaluated = (evaluated[0], Evaluation(**evaluated[1]))
+        return saved.get("window")
 
     # ---- the end -------------------------------------------------------------------------------------------
 
@@ -439,9 +485,11 @@ class Trainer:
         }
 
     def _finish(self) -> dict[str, Any]:
+        self._stop_if_asked()
         validation = self._evaluate()
         with self.clock.phase("evaluation"):
             test = self._evaluation(self.splits[2])
+        self._stop_if_asked()
         with self.clock.phase("checkpoint"):
             size = self._snapshot().save(self.run.final_checkpoint)
         final = self.now
