@@ -187,7 +187,8 @@ def report_in_training(root: Path, task: str) -> None:
     for arm in arms:
         files = sorted(root.glob(f"{task}/{arm.replace(' ', '-')}/seed*/*/v*/summary.json"))
         found[arm] = [json.loads(f.read_text(encoding="utf-8")) for f in files]
-    if len(arms) == 1 or not all(found.values()):
+    found = {arm: runs for arm, runs in found.items() if runs}
+    if "small from scratch" not in found:
         return
     print(f"\n### {task}: cut while training, {len(found[FULL])} seeds\n")
     print(
