@@ -167,8 +167,9 @@ def report_one_shot(root: Path, task: str) -> None:
                 for line in run
                 if (line["variant"], line.get("order")) == (variant, order)
             ]
-            cells.append(interval(line[key] for line in lines if key in line) or "refused")
-        print(f"| `{variant}` | " + " | ".join(cells) + " |")
+            cells.append(interval(line[key] for line in lines if key in line))
+        if any(cell != "-" for cell in cells):
+            print(f"| `{variant}` | " + " | ".join(cells) + " |")
     ratios = [
         measured / predicted
         for run in runs
