@@ -32,6 +32,7 @@ class Ours:
 
         from compressm_cli.data.interface import DataSpec
         from compressm_cli.models import build_model
+        from compressm_cli.ops.scan import load_kernels
         from compressm_cli.recipe import load_recipe
         from compressm_cli.training.optimizer import build_optimizer
         from compressm_cli.training.precision import prepare
@@ -48,6 +49,7 @@ class Ours:
         )
         self.config = recipe.train
         prepare(torch.device("cpu"), self.config.precision)
+        load_kernels(torch.device("cpu"))  # as a run does at its start
         torch.manual_seed(SEED)
         spec = DataSpec(classes=shape["classes"], length=shape["length"], features=shape["features"])
         self.model = build_model(recipe.model, spec).train()
