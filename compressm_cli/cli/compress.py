@@ -147,8 +147,7 @@ def _as_json(model: Path, output: Path, size: int, done: "OneShot") -> dict[str,
 
 
 def _show(chosen: str, done: "OneShot", output: Path, size: int) -> None:
-    def percent(share: float | None) -> str:
-        return "-" if share is None else f"{100 * share:.2g} %"
+    from compressm_cli.reports.formats import percent
 
     out = console.stdout()
     out.print(f"{chosen}, compressed", markup=False)

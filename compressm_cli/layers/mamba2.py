@@ -89,7 +89,8 @@ class Mamba2(SelectiveLayer):
         self.heads, self.groups = self.channels // config.head_dim, config.groups
         shared = 2 * config.groups * state_dim
         self.in_proj = nn.Linear(model_dim, 2 * self.channels + shared + self.heads, bias=False)
-        self.conv1d = _depthwise(self.channels + shared, config.conv_width)
+        mixed = self.channels + shared
+        self.conv1d = nn.Conv1d(mixed, mixed, config.conv_width, groups=mixed)
         self.dt_bias = nn.Parameter(inverse_softplus(torch.exp(config.draw_log_dt(self.heads))))
         self.A_log = nn.Parameter(torch.log(torch.empty(self.heads).uniform_(1, 16)))
         self.D = nn.Parameter(torch.ones(self.heads))
@@ -158,17 +159,18 @@ class Mamba2(SelectiveLayer):
                 "B_proj": self.B_proj[groups, projections.keep],
                 "C_proj": self.C_proj[groups, projections.keep],
             }
-        rows = self._kept_rows(projections.keep)
-        tensors = {name: self.get_parameter(name).detach() for name in ("conv1d.weight", "conv1d.bias")}
-        return {
-            "in_proj.weight": self.in_proj.weight.detach()[self._in_rows(rows)],
-            **{n: t[rows] for n, t in tensors.items()},
-        }
+        return self._sliced(projections.keep, {n: p.detach() for n, p in self.named_parameters()})
 
     @staticmethod
     def _after(new: Tensor, old: Tensor | None) -> Tensor:
         """The map of a cut after that of an earlier one."""
         return new if old is None else new.to(old.device) @ old.detach().to(new.dtype)
+
+    def _sliced(self, keep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The rows of in_proj and conv1d, or of moments of the same names, that belong to kept states (groups, r)."""
+        rows = self._kept_rows(keep)
+        index = {"in_proj.weight": self._in_rows(rows), "conv1d.weight": rows, "conv1d.bias": rows}
+        return {name: tensors[name][where] for name, where in index.items()}
 
     def _kept_rows(self, keep: Tensor) -> Tensor:
         """Channels of the convolution that stay: all of x, the kept ones of B and C."""
@@ -187,10 +189,7 @@ class Mamba2(SelectiveLayer):
         self, projections: GroupProjection, first: dict[str, Tensor], second: dict[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         if projections.keep is not None and self.B_proj is None:
-            rows = self._kept_rows(projections.keep)
-            index = {"in_proj.weight": self._in_rows(rows), "conv1d.weight": rows, "conv1d.bias": rows}
-            both = [{name: moments[name][index[name]] for name in index} for moments in (first, second)]
-            return both[0], both[1]
+            return self._sliced(projections.keep, first), self._sliced(projections.keep, second)
         if "B_proj" not in first:
             return {}, {}
         # Old rows are read off new ones by the other map.
@@ -206,9 +205,7 @@ class Mamba2(SelectiveLayer):
             return {name: moment[:, :order] for name, moment in moments.items()}
         if "conv1d.bias" not in moments:
             return {}
-        rows = self._kept_rows(torch.arange(order).expand(self.groups, -1))
-        index = {"in_proj.weight": self._in_rows(rows), "conv1d.weight": rows, "conv1d.bias": rows}
-        return {name: moments[name][index[name]] for name in index}
+        return self._sliced(torch.arange(order).expand(self.groups, -1), moments)
 
     def state_rows(self) -> dict[str, slice]:
         behind_x = slice(self.channels, None)
@@ -229,10 +226,6 @@ class Mamba2(SelectiveLayer):
         super().set_state_parameters(values)
         self.in_proj.out_features = self.in_proj.weight.shape[0]
         self.conv1d.in_channels = self.conv1d.out_channels = self.conv1d.groups = self.conv1d.weight.shape[0]
-
-
-def _depthwise(channels: int, width: int) -> nn.Conv1d:
-    return nn.Conv1d(channels, channels, width, groups=channels)
 
 
 def _mapped(projection: Tensor, vectors: Tensor) -> Tensor:

@@ -17,6 +17,11 @@ def quantity(value: float, unit: Unit, margin: float | None = None) -> str:
     return f"{value / size:,.{digits}f}{spread}{' ' + symbol if symbol else ''}"
 
 
+def percent(share: float | None) -> str:
+    """An error of any size: ``0.0018`` -> ``0.18 %``; a dash where there is none."""
+    return "-" if share is None else f"{100 * share:.2g} %"
+
+
 def points(value: float, low: float | None = None, high: float | None = None) -> str:
     """A difference of shares: ``0.012`` -> ``+1.2 points``, with its interval where there is one."""
     text = f"{_signed(value)} points"

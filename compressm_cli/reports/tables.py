@@ -281,7 +281,7 @@ def _threshold_table(report: SpectrumReport) -> Table:
             str(at.order) if at.kernel_order in (None, at.order) else f"{at.order} [{at.kernel_order}]",
             f"{100 * at.tail:.2g} %",
             *(() if selective else (f"{at.bound:.3g}",)),
-            *((_percent(at.measured_error), _percent(at.predicted_error)) if selective else ()),
+            *((formats.percent(at.measured_error), formats.percent(at.predicted_error)) if selective else ()),
         ]
         for layer in report.layers
         for i, at in enumerate(layer.thresholds)
@@ -304,10 +304,6 @@ def _threshold_table(report: SpectrumReport) -> Table:
     if any(at.kernel_order not in (None, at.order) for layer in report.layers for at in layer.thresholds):
         notes.append("In brackets: the order to which mamba-ssm's kernels pad it, so what it costs there.")
     return Table("Orders by energy threshold", columns, rows, notes)
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.2g} %"
 
 
 def _size_table(report: SpectrumReport) -> Table:

@@ -1,9 +1,8 @@
 """Gated linear attention: the chunked form against the recurrence, also under strong decay, and its state moments."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
+from operator_gradients import as_dtype, assert_near, with_gradients
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -26,23 +25,6 @@ def example(*shape: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
     return [t.to(dtype).requires_grad_() for t in (q, k, v, log_decay)]
 
 
-def with_gradients(function: Callable[..., Tensor], inputs: list[Tensor]) -> list[Tensor]:
-    y = function(*inputs)
-    weight = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    return [y.detach(), *torch.autograd.grad((y * weight.to(y.dtype)).sum(), inputs)]
-
-
-def assert_near(actual: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
-    for name, a, e in zip(NAMES, actual, expected, strict=False):
-        assert a.shape == e.shape, name
-        error = (a.double() - e.double()).abs().max() / e.double().abs().max().clamp_min(1e-3)
-        assert error.item() <= tolerance, f"{name}: {error.item():.1e}"
-
-
-def as_dtype(inputs: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    return [t.detach().to(dtype).requires_grad_() for t in inputs]
-
-
 @pytest.mark.parametrize("chunk", [1, 4, 16, 64])
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
@@ -54,7 +36,7 @@ def test_matches_the_recurrence(
     expected = with_gradients(reference_matrix.gated_linear_attention, inputs)
     actual = with_gradients(lambda *t: gated_linear_attention(*t, chunk=chunk), as_dtype(inputs, dtype))
     assert all(t.dtype == dtype for t in actual)
-    assert_near(actual, expected, tolerance)
+    assert_near(NAMES, actual, expected, tolerance)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
@@ -74,7 +56,7 @@ def test_strong_decay_is_exact(dtype: torch.dtype, tolerance: float, decay: str)
     expected = with_gradients(reference_matrix.gated_linear_attention, inputs)
     actual = with_gradients(gated_linear_attention, as_dtype(inputs, dtype))
     assert all(bool(t.isfinite().all()) for t in actual)
-    assert_near(actual, expected, tolerance)
+    assert_near(NAMES, actual, expected, tolerance)
 
 
 def test_gradient_is_that_of_finite_differences() -> None:
@@ -100,7 +82,7 @@ def test_views_are_as_good_as_copies_and_inputs_are_not_changed() -> None:
     assert not views[0].is_contiguous()
     one = with_gradients(lambda *t: gated_linear_attention(*t, chunk=8), inputs)
     two = with_gradients(lambda *t: gated_linear_attention(*t, chunk=8), views)
-    assert_near(two, one, 1e-12)
+    assert_near(NAMES, two, one, 1e-12)
     assert all(torch.equal(t.detach(), c) for t, c in zip(inputs, copies, strict=True))
 
 
@@ -118,7 +100,7 @@ def test_low_precision_inputs_are_computed_in_float32() -> None:
     inputs = example(2, 70, 2, 4, 8, dtype=torch.bfloat16)
     y = gated_linear_attention(*inputs)
     assert y.dtype == torch.float32
-    assert_near([y], [reference_matrix.gated_linear_attention(*(t.double() for t in inputs))], 2e-6)
+    assert_near(NAMES, [y], [reference_matrix.gated_linear_attention(*(t.double() for t in inputs))], 2e-6)
     assert all(g.dtype == torch.bfloat16 for g in torch.autograd.grad(y.sum(), inputs))
 
 
@@ -188,7 +170,7 @@ def test_compiles_to_one_graph() -> None:
         lambda *t: gated_linear_attention(*t, chunk=16), fullgraph=True, backend="aot_eager"
     )
     expected = with_gradients(lambda *t: gated_linear_attention(*t, chunk=16), inputs)
-    assert_near(with_gradients(compiled, inputs), expected, 1e-5)
+    assert_near(NAMES, with_gradients(compiled, inputs), expected, 1e-5)
 
 
 # ---- moments of the states ----------------------------------------------------------------------------
@@ -205,4 +187,4 @@ def test_moments_are_those_of_the_states(
     expected = torch.einsum("blhp,blhnp,blhmp->hnm", weight, h, h)
     actual = gla_state_moments(*(t.to(dtype) for t in (k, v, log_decay, weight)))
     assert (actual.dtype, actual.requires_grad) == (torch.float64, False)
-    assert_near([actual], [expected], tolerance)
+    assert_near(NAMES, [actual], [expected], tolerance)

@@ -1,9 +1,8 @@
 """State space duality: the chunked form against the recurrence, against published forms, and its state moments."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
+from operator_gradients import as_dtype, assert_near, with_gradients
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -36,23 +35,6 @@ def example(*shape: int, dtype: torch.dtype = torch.float64, largest_dt: float =
     return [t.to(dtype).requires_grad_() for t in inputs]
 
 
-def with_gradients(function: Callable[..., Tensor], inputs: list[Tensor]) -> list[Tensor]:
-    y = function(*inputs)
-    weight = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    return [y.detach(), *torch.autograd.grad((y * weight.to(y.dtype)).sum(), inputs)]
-
-
-def assert_near(actual: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
-    for name, a, e in zip(NAMES, actual, expected, strict=False):
-        assert a.shape == e.shape, name
-        error = (a.double() - e.double()).abs().max() / e.double().abs().max().clamp_min(1e-3)
-        assert error.item() <= tolerance, f"{name}: {error.item():.1e}"
-
-
-def as_dtype(inputs: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    return [t.detach().to(dtype).requires_grad_() for t in inputs]
-
-
 @pytest.mark.parametrize("chunk", [1, 5, 16, 64])
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
@@ -64,7 +46,7 @@ def test_matches_the_recurrence(
     expected = with_gradients(reference_matrix.ssd, inputs)
     actual = with_gradients(lambda *t: ssd(*t, chunk=chunk), as_dtype(inputs, dtype))
     assert all(t.dtype == dtype for t in actual)
-    assert_near(actual, expected, tolerance)
+    assert_near(NAMES, actual, expected, tolerance)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
@@ -77,7 +59,7 @@ def test_strong_decay_among_weak_is_exact(dtype: torch.dtype, tolerance: float) 
     expected = with_gradients(reference_matrix.ssd, inputs)
     actual = with_gradients(ssd, as_dtype(inputs, dtype))
     assert all(bool(t.isfinite().all()) for t in actual)
-    assert_near(actual, expected, tolerance)
+    assert_near(NAMES, actual, expected, tolerance)
 
 
 def test_steps_of_any_size_are_safe() -> None:
@@ -88,8 +70,10 @@ def test_steps_of_any_size_are_safe() -> None:
         inputs[1][:, 5::24] = 1000.0
     expected = with_gradients(reference_matrix.ssd, inputs)
     actual = with_gradients(ssd, as_dtype(inputs, torch.float32))
-    assert_near([actual[i] for i in (0, 1, 2, 4, 5, 6)], [expected[i] for i in (0, 1, 2, 4, 5, 6)], 5e-6)
-    assert_near(actual[3:4], expected[3:4], 2e-2)
+    assert_near(
+        NAMES, [actual[i] for i in (0, 1, 2, 4, 5, 6)], [expected[i] for i in (0, 1, 2, 4, 5, 6)], 5e-6
+    )
+    assert_near(NAMES, actual[3:4], expected[3:4], 2e-2)
 
 
 def test_gradient_is_that_of_finite_differences() -> None:
@@ -103,7 +87,7 @@ def test_partial_gradients_and_no_feedthrough() -> None:
     x, _, A = inputs[:3]
     actual = torch.autograd.grad(ssd(*inputs[:5], chunk=8).square().sum(), (x, A))
     expected = torch.autograd.grad(reference_matrix.ssd(*inputs[:5]).square().sum(), (x, A))
-    assert_near(list(actual), list(expected), 1e-11)
+    assert_near(NAMES, list(actual), list(expected), 1e-11)
 
 
 def test_views_are_as_good_as_copies_and_inputs_are_not_changed() -> None:
@@ -113,7 +97,7 @@ def test_views_are_as_good_as_copies_and_inputs_are_not_changed() -> None:
     assert not views[0].is_contiguous()
     one = with_gradients(lambda *t: ssd(*t, chunk=8), inputs)
     two = with_gradients(lambda *t: ssd(*t, chunk=8), views)
-    assert_near(two, one, 1e-12)
+    assert_near(NAMES, two, one, 1e-12)
     assert all(torch.equal(t.detach(), c) for t, c in zip(inputs, copies, strict=True))
 
 
@@ -131,7 +115,7 @@ def test_low_precision_inputs_are_computed_in_float32() -> None:
     inputs = example(2, 70, 2, 4, 1, 8, dtype=torch.bfloat16)
     y = ssd(*inputs)
     assert y.dtype == torch.float32
-    assert_near([y], [reference_matrix.ssd(*(t.double() for t in inputs))], 2e-6)
+    assert_near(NAMES, [y], [reference_matrix.ssd(*(t.double() for t in inputs))], 2e-6)
     assert all(g.dtype == torch.bfloat16 for g in torch.autograd.grad(y.sum(), inputs))
 
 
@@ -180,7 +164,9 @@ def minimal_discrete(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> 
 def test_matches_the_published_listing(dtype: torch.dtype, tolerance: float) -> None:
     inputs = example(2, 48, 4, 3, 2, 5)[:5]
     expected = with_gradients(minimal_discrete, inputs)
-    assert_near(with_gradients(lambda *t: ssd(*t, chunk=16), as_dtype(inputs, dtype)), expected, tolerance)
+    assert_near(
+        NAMES, with_gradients(lambda *t: ssd(*t, chunk=16), as_dtype(inputs, dtype)), expected, tolerance
+    )
 
 
 @pytest.mark.parametrize("length", [1, 40])
@@ -193,7 +179,7 @@ def test_matches_the_scan_of_transformers(length: int) -> None:
     def theirs(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
         return modeling.mamba2_chunk_scan(x, dt, A, B, C, chunk_size=16, D=D)
 
-    assert_near(with_gradients(ssd, inputs), with_gradients(theirs, inputs), 1e-5)
+    assert_near(NAMES, with_gradients(ssd, inputs), with_gradients(theirs, inputs), 1e-5)
 
 
 def test_a_decay_of_its_own_for_each_head_is_linear_attention() -> None:
@@ -257,7 +243,9 @@ def test_nothing_with_a_state_at_each_step_is_kept() -> None:
 def test_compiles_to_one_graph() -> None:
     inputs = example(2, 40, 4, 3, 2, 5, dtype=torch.float32)
     compiled = torch.compile(lambda *t: ssd(*t, chunk=16), fullgraph=True, backend="aot_eager")
-    assert_near(with_gradients(compiled, inputs), with_gradients(lambda *t: ssd(*t, chunk=16), inputs), 1e-5)
+    assert_near(
+        NAMES, with_gradients(compiled, inputs), with_gradients(lambda *t: ssd(*t, chunk=16), inputs), 1e-5
+    )
 
 
 # ---- moments of the states ----------------------------------------------------------------------------
@@ -276,7 +264,7 @@ def test_moments_are_those_of_the_states(
     expected = torch.einsum("blgkp,blgkpn,blgkpm->gnm", by_group, h, h)
     actual = ssd_state_moments(*(t.to(dtype) for t in (x, dt, A, B, weight)), groups)
     assert (actual.dtype, actual.requires_grad) == (torch.float64, False)
-    assert_near([actual], [expected], tolerance)
+    assert_near(NAMES, [actual], [expected], tolerance)
 
 
 def test_moments_refuse_other_groups() -> None:

@@ -11,7 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from compressm_cli.compression.selective.moments import channel_moments
+from compressm_cli.compression.selective.moments import channel_moments, expected_loss
 from compressm_cli.compression.selective.reduction import SelectiveReduction
 from compressm_cli.compression.selective.selection import coordinates, pivoted_fold, regression, top
 from compressm_cli.layers.selective import ChannelProjection, ChannelTrace, SelectiveProjection
@@ -67,13 +67,10 @@ class ChannelReduction(SelectiveReduction[ChannelTrace]):
 
     def errors(self, projection: SelectiveProjection) -> tuple[float | None, float | None]:
         assert isinstance(projection, ChannelProjection)
-        wrong = whole = 0.0
-        for trace in self.traces:
-            y = selective_scan(trace.x, trace.dt, trace.A, trace.B, trace.C)
-            wrong += float(
-                (trace.weight * (y - _reduced_output(trace, projection)) ** 2).sum(dtype=torch.float64)
-            )
-            whole += float((trace.weight * y**2).sum(dtype=torch.float64))
+        whole_outputs = ((t, selective_scan(t.x, t.dt, t.A, t.B, t.C)) for t in self.traces)
+        wrong, whole = self.squares(
+            (t.weight, y - _reduced_output(t, projection), y) for t, y in whole_outputs
+        )
         if whole == 0.0:
             return None, None
         predicted = self._predicted(projection)
@@ -94,7 +91,7 @@ class ChannelReduction(SelectiveReduction[ChannelTrace]):
         ):
             return None
         lost = self.identity - chosen[0].mT @ projection.to_output
-        return float(torch.einsum("ij,jk,kl,il->", self.P, lost, self.read, lost).clamp_min(0.0))
+        return expected_loss(self.P, self.read, lost)
 
 
 def _total(parts: Iterable[Tensor]) -> Tensor:

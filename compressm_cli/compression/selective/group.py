@@ -12,7 +12,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from compressm_cli.compression.selective.moments import driven, head_moments
+from compressm_cli.compression.selective.moments import (
+    driven,
+    expected_loss,
+    head_moments,
+    vector_products,
+)
 from compressm_cli.compression.selective.reduction import SelectiveReduction
 from compressm_cli.compression.selective.selection import coordinates, top
 from compressm_cli.layers.selective import GroupProjection, HeadTrace, SelectiveProjection
@@ -29,7 +34,7 @@ class GroupReduction(SelectiveReduction[HeadTrace]):
         self.steps = steps = sum(t.u.shape[0] * t.u.shape[1] for t in self.traces)
         self.groups, self.states = self.traces[0].B.shape[2:]
         self.P = head_moments(self.traces) / steps
-        self.Q = torch.stack([_second_moment(t.C) for t in self.traces]).sum(0) / steps
+        self.Q = vector_products([t.C for t in self.traces]) / steps
         if not bool(torch.isfinite(self.P).all() and torch.isfinite(self.Q).all()):
             raise ValueError("the states or read-outs on the calibration batches are not finite")
 
@@ -43,33 +48,30 @@ class GroupReduction(SelectiveReduction[HeadTrace]):
 
     def errors(self, projection: SelectiveProjection) -> tuple[float | None, float | None]:
         assert isinstance(projection, GroupProjection)
-        wrong = whole = 0.0
-        for trace in self.traces:
-            to_input, to_output = (m.to(trace.B) for m in (projection.to_input, projection.to_output))
-            lost = (
-                torch.eye(self.states, dtype=trace.B.dtype, device=trace.B.device) - to_input.mT @ to_output
-            )
-            x, dt, A = driven(trace)
-            # What is lost of the read-out is a read-out itself; so the error is no difference of large numbers.
-            error = ssd(x, dt, A, trace.B, torch.einsum("gnm,blgm->blgn", lost, trace.C))
-            y = ssd(x, dt, A, trace.B, trace.C)
-            wrong += float((trace.weight * error**2).sum(dtype=torch.float64))
-            whole += float((trace.weight * y**2).sum(dtype=torch.float64))
+        lost = self._lost(projection)
+        wrong, whole = self.squares(_lost_output(trace, lost.to(trace.B)) for trace in self.traces)
         if whole == 0.0:
             return None, None
         return math.sqrt(wrong / whole), math.sqrt(self._predicted(projection) * self.steps / whole)
 
     def _predicted(self, projection: GroupProjection) -> float:
         """Mean square of the error, for a C that is uncorrelated with the states."""
+        return expected_loss(self.P, self.Q, self._lost(projection))
+
+    def _lost(self, projection: GroupProjection) -> Tensor:
+        """What the projection misses of each group's read-out, (groups, N, N) float64."""
         identity = torch.eye(self.states, dtype=torch.float64, device=self.P.device)
-        lost = identity - projection.to_input.double().mT @ projection.to_output.double()
-        return float(torch.einsum("gij,gjk,gkl,gil->", self.P, lost, self.Q, lost).clamp_min(0.0))
+        return identity - projection.to_input.double().mT @ projection.to_output.double()
 
 
-def _second_moment(C: Tensor) -> Tensor:
-    """Sum of C C^T over rows and steps, (groups, N, N) float64."""
-    flat = C.double().flatten(0, 1).transpose(0, 1)
-    return flat.mT @ flat
+def _lost_output(trace: HeadTrace, lost: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Weight, error and output, where ``lost`` (groups, N, N) is what the read-out misses.
+
+    What is lost of the read-out is a read-out itself; so the error is no difference of large numbers.
+    """
+    x, dt, A = driven(trace)
+    error = ssd(x, dt, A, trace.B, torch.einsum("gnm,blgm->blgn", lost, trace.C))
+    return trace.weight, error, ssd(x, dt, A, trace.B, trace.C)
 
 
 def balanced(reduction: GroupReduction, order: int, generator: torch.Generator) -> GroupProjection:

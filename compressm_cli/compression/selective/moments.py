@@ -57,6 +57,17 @@ def vector_moments(traces: list[VectorTrace]) -> Tensor:
     return torch.stack(parts).sum(0)
 
 
+def vector_products(vectors: list[Tensor]) -> Tensor:
+    """Sum of ``v v^T`` over rows and steps, of (batch, length, groups, N) each: (groups, N, N) float64."""
+    flat = [v.double().flatten(0, 1).transpose(0, 1) for v in vectors]
+    return torch.stack([f.mT @ f for f in flat]).sum(0)
+
+
+def expected_loss(P: Tensor, Q: Tensor, lost: Tensor) -> float:
+    """``E |h^T L C|^2`` for P = E[h h^T], Q = E[C C^T] and a C that is uncorrelated with h; (..., N, N), summed."""
+    return float(torch.einsum("...ij,...jk,...kl,...il->...", P, lost, Q, lost).sum().clamp_min(0.0))
+
+
 def driven(trace: HeadTrace) -> tuple[Tensor, Tensor, Tensor]:
     """x, dt and A of ``ops.ssd`` for a trace's inputs and decays: A = -1, so that step sizes are the log decays."""
     dt = (-trace.log_decay).clamp_min(torch.finfo(trace.log_decay.dtype).tiny ** 0.5)

@@ -2,7 +2,7 @@
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
@@ -62,6 +62,15 @@ class SelectiveReduction(Reduction, Generic[T]):
 
         The prediction is of the error alone, over the measured output; None where there is none.
         """
+
+    @staticmethod
+    def squares(outputs: Iterable[tuple[Tensor, Tensor, Tensor]]) -> tuple[float, float]:
+        """Weighted sums of squares of errors and of outputs, given as (weight, error, output) of each trace."""
+        wrong = whole = 0.0
+        for weight, error, y in outputs:
+            wrong += float((weight * error**2).sum(dtype=torch.float64))
+            whole += float((weight * y**2).sum(dtype=torch.float64))
+        return wrong, whole
 
     def hsv(self) -> Tensor:
         return self.spectrum()

@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from compressm_cli.compression.selective.moments import vector_moments
+from compressm_cli.compression.selective.moments import expected_loss, vector_moments, vector_products
 from compressm_cli.compression.selective.reduction import SelectiveReduction
 from compressm_cli.compression.selective.selection import Fold, coordinates, pivoted_fold, top
 from compressm_cli.layers.selective import HeadProjection, SelectiveProjection, VectorTrace
@@ -27,8 +27,7 @@ class VectorReduction(SelectiveReduction[VectorTrace]):
         self.steps = steps = sum(t.k.shape[0] * t.k.shape[1] for t in self.traces)
         self.heads, self.states = self.traces[0].k.shape[2:]
         self.P = vector_moments(self.traces) / steps
-        flat = [t.q.double().flatten(0, 1).transpose(0, 1) for t in self.traces]
-        self.Q = torch.stack([f.mT @ f for f in flat]).sum(0) / steps
+        self.Q = vector_products([t.q for t in self.traces]) / steps
         if not bool(torch.isfinite(self.P).all() and torch.isfinite(self.Q).all()):
             raise ValueError("the states or queries on the calibration batches are not finite")
 
@@ -42,21 +41,20 @@ class VectorReduction(SelectiveReduction[VectorTrace]):
 
     def errors(self, projection: SelectiveProjection) -> tuple[float | None, float | None]:
         assert isinstance(projection, HeadProjection)
-        wrong = whole = 0.0
-        lost = -torch.einsum(
-            "hrn,hrm->hnm", _rows(projection.keep, self.states), projection.to_output.double()
-        ) + torch.eye(self.states, dtype=torch.float64, device=self.P.device)
-        for trace in self.traces:
-            missing = torch.einsum("hnm,blhm->blhn", lost.to(trace.q), trace.q)
-            error = gated_linear_attention(missing, trace.k, trace.v, trace.log_decay)
-            y = gated_linear_attention(trace.q, trace.k, trace.v, trace.log_decay)
-            wrong += float((trace.weight * error**2).sum(dtype=torch.float64))
-            whole += float((trace.weight * y**2).sum(dtype=torch.float64))
+        identity = torch.eye(self.states, dtype=torch.float64, device=self.P.device)
+        lost = identity - _rows(projection.keep, self.states).mT @ projection.to_output.double()
+        wrong, whole = self.squares(_lost_output(trace, lost.to(trace.q)) for trace in self.traces)
         if whole == 0.0:
             return None, None
-        # The mean square of the error, for a query that is uncorrelated with the states.
-        predicted = torch.einsum("hij,hjk,hkl,hil->", self.P, lost, self.Q, lost).clamp_min(0.0)
-        return math.sqrt(wrong / whole), math.sqrt(float(predicted) * self.steps / whole)
+        predicted = expected_loss(self.P, self.Q, lost)
+        return math.sqrt(wrong / whole), math.sqrt(predicted * self.steps / whole)
+
+
+def _lost_output(trace: VectorTrace, lost: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Weight, error and output, where ``lost`` (heads, N, N) is what the queries miss."""
+    missing = torch.einsum("hnm,blhm->blhn", lost, trace.q)
+    error = gated_linear_attention(missing, trace.k, trace.v, trace.log_decay)
+    return trace.weight, error, gated_linear_attention(trace.q, trace.k, trace.v, trace.log_decay)
 
 
 def _rows(keep: Tensor, states: int) -> Tensor:
