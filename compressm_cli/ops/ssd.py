@@ -119,12 +119,11 @@ def _by_head(x: Tensor, groups: int, heads: int) -> Tensor:
     )
 
 
-def _scores(chunks: _Chunks, decays: Tensor) -> Tensor:
-    """decays_ij C_i^T B_j: what step i reads of step j in its chunk, (R, H, l, l), in the place of ``decays``."""
-    products = chunks.C @ chunks.B.mT
-    per_group = decays.view(-1, chunks.groups, decays.shape[1] // chunks.groups, *decays.shape[2:])
-    per_group.mul_(products.view(-1, chunks.groups, 1, *decays.shape[2:]))
-    return decays
+def _times_products(x: Tensor, products: Tensor, groups: int) -> Tensor:
+    """x (R, H, l, l) times the products of its group (R G, l, l), in the place of ``x``."""
+    per_group = x.view(-1, groups, x.shape[1] // groups, *x.shape[2:])
+    per_group.mul_(products.view(-1, groups, 1, *x.shape[2:]))
+    return x
 
 
 def _direct(chunks: _Chunks) -> Tensor:
@@ -158,30 +157,31 @@ class _SSD(torch.autograd.Function):
         batch, length, heads, head_dim = x.shape
         chunks = _split(x, dt, A, B, C, size)
         starts = _reached(chunks, chunks.x, chunks.dt * chunks.fade, chunks.B, batch)
-        inner = x.new_empty(chunks.x.shape)
+        before = x.new_empty(chunks.x.shape if length > size else 0)
         y = x.new_empty(x.shape)
         by_chunk = y.view(-1, size, heads, head_dim).transpose(1, 2)
-        for part in parts(x, inner.shape[0], heads * size * max(size, head_dim)):
-            now, before = _select(chunks, part), starts[_by_group(part, chunks.groups)]
-            scores = _scores(now, _decays(now.log_decay, x.dtype))
+        for part in parts(x, chunks.x.shape[0], heads * size * max(size, head_dim)):
+            now, start = _select(chunks, part), starts[_by_group(part, chunks.groups)]
+            # What step i reads of step j in its chunk: decays_ij C_i^T B_j.
+            scores = _times_products(_decays(now.log_decay, x.dtype), now.C @ now.B.mT, chunks.groups)
             outputs = scores @ (now.x * now.dt[..., None])
             if length > size:
-                outputs.addcmul_(_by_head(now.C @ before.mT, chunks.groups, heads), now.grow[..., None])
-            inner[part] = outputs
+                before[part] = _by_head(now.C @ start.mT, chunks.groups, heads) * now.grow[..., None]
+                outputs += before[part]
             through = _direct(now) * now.dt
             if D is not None:
                 through += D[:, None]
             by_chunk[part] = outputs.addcmul_(now.x, through[..., None])
-        ctx.save_for_backward(x, dt, A, B, C, D, inner, starts)
+        ctx.save_for_backward(x, dt, A, B, C, D, before, starts)
         ctx.size = size
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, dt, A, B, C, D, inner, starts = ctx.saved_tensors
+        x, dt, A, B, C, D, before, starts = ctx.saved_tensors
         with full_precision(x.device):
-            return *_differentiate(grad, x, dt, A, B, C, D, inner, starts, ctx.size), None
+            return *_differentiate(grad, x, dt, A, B, C, D, before, starts, ctx.size), None
 
 
 def _differentiate(
@@ -192,17 +192,14 @@ def _differentiate(
     B: Tensor,
     C: Tensor,
     D: Tensor | None,
-    inner: Tensor,
+    before: Tensor,
     starts: Tensor,
     size: int,
 ) -> tuple[Tensor | None, ...]:
-    """The gradients with respect to x, dt, A, B, C and D.
+    """The gradients with respect to x, dt, A, B, C and D; ``before`` is what each step reads of earlier chunks.
 
-    The decays need no products of their own. What a step k decays is all that steps i >= k read of steps j < k; summed
-    over j alone that is <grad_i, y_i>, over i alone <u_j, grad u_j> (u = dt x), so a sum over time of their difference
-    is the gradient of the log decay, and what crosses the end of the chunk is <state, gradient of the state>. What a
-    step reads of itself is left out of ``inner`` and of both sums: it would cancel in them, but for rounding. What
-    rounding remains is some 1e-7 of what passes by a step, times its dt in the gradient of A.
+    What a step k decays is all that steps i >= k read of steps j < k, in four parts: both in the chunk (a rectangle of
+    the matrix of what i reads of j), j before it, i after it, or both outside. What a step reads of itself is in none.
     """
     batch, length, heads, head_dim = x.shape
     chunks = _split(x, dt, A, B, C, size)
@@ -211,49 +208,61 @@ def _differentiate(
     ends = _reached(chunks, dy, chunks.grow, chunks.C, batch, reverse=True)
     dx, dB, dC = torch.empty_like(x), torch.empty_like(chunks.B), torch.empty_like(chunks.C)
     dx_by_chunk = dx.view(-1, size, heads, head_dim).transpose(1, 2)
-    read, written, ddt = (torch.empty_like(chunks.dt) for _ in range(3))
+    dlog_decay, ddt = torch.empty_like(chunks.dt), torch.empty_like(chunks.dt)
     dD = None if D is None else torch.zeros_like(D)
-    for part in parts(x, inner.shape[0], heads * size * max(size, head_dim)):
+    for part in parts(x, chunks.x.shape[0], heads * size * max(size, head_dim)):
         pairs = _by_group(part, groups)
-        now, before, after = _select(chunks, part), starts[pairs], ends[pairs]
+        now, start, after = _select(chunks, part), starts[pairs], ends[pairs]
         dy_now, u = dy[part].contiguous(), now.x * now.dt[..., None]
         decays = _decays(now.log_decay, x.dtype)
         dscores = (dy_now @ u.mT).mul_(decays)
         dproducts = dscores.view(-1, heads // groups, size, size).sum(1)
         direct = (dy_now * now.x).sum(-1)
         dproducts.diagonal(dim1=1, dim2=2).add_((direct * now.dt).view(-1, heads // groups, size).sum(1))
-        du = _scores(now, decays).mT @ dy_now
+        products = now.C @ now.B.mT
+        dlog_decay[part] = _rectangles(_times_products(dscores, products, groups))
+        du = _times_products(decays, products, groups).mT @ dy_now
         dB_now, dC_now = dproducts.mT @ now.C, dproducts @ now.B
         if length > size:
-            du.addcmul_(_by_head(now.B @ after.mT, groups, heads), now.fade[..., None])
+            later = _by_head(now.B @ after.mT, groups, heads) * now.fade[..., None]
+            du += later
+            dlog_decay[part] += _from_here((dy_now * before[part]).sum(-1))
+            dlog_decay[part] += _until_here((later * u).sum(-1))
             dB_now += _side_by_side(u, now.fade, groups) @ after
-            dC_now += _side_by_side(dy_now, now.grow, groups) @ before
+            dC_now += _side_by_side(dy_now, now.grow, groups) @ start
         dB[pairs], dC[pairs] = dB_now, dC_now
-        read[part], written[part] = (dy_now * inner[part]).sum(-1), (du * now.x).sum(-1)
         through = _direct(now)
-        ddt[part] = written[part] + through * direct
+        ddt[part] = (du * now.x).sum(-1) + through * direct
         through = through * now.dt
         if D is not None and dD is not None:
             through += D[:, None]
             dD += direct.sum((0, 2))
         dx_by_chunk[part] = (du * now.dt[..., None]).addcmul_(dy_now, through[..., None])
-    dlog_decay = _from_the_end(read - chunks.dt * written) + _across(starts, ends, batch, chunks.dt)
+    if length > size:
+        across = (starts * ends).view(chunks.dt.shape[0], heads, -1).sum(-1)
+        dlog_decay += (across * chunks.grow[..., -1])[..., None]
     ddt.addcmul_(A[:, None], dlog_decay)
     dA = (chunks.dt * dlog_decay).sum((0, 2))
     return dx, ddt.mT.reshape(dt.shape), dA, _as_given(dB, B), _as_given(dC, C), dD
 
 
-def _from_the_end(x: Tensor) -> Tensor:
+def _rectangles(x: Tensor) -> Tensor:
+    """The sums of x_ij over i >= k > j for each k; x (R, H, l, l), zero where j >= i. Returns (R, H, l).
+
+    From one k to the next, row k leaves and column k joins: exact but for what float64 rounds.
+    """
+    exact = x.double()
+    return _from_here(exact.sum(-1) - exact.sum(-2)).to(x.dtype)
+
+
+def _from_here(x: Tensor) -> Tensor:
     """The sum of x (..., l) over each step and those after it."""
     return x.flip(-1).cumsum(-1).flip(-1)
 
 
-def _across(starts: Tensor, ends: Tensor, batch: int, like: Tensor) -> Tensor:
-    """<state, gradient of the state> at the end of each chunk: (R, H, 1), like being (R, H, l)."""
-    rows, heads, _ = like.shape
-    by_chunk = (batch, rows // batch, heads, -1)
-    products = (starts.view(by_chunk)[:, 1:] * ends.view(by_chunk)[:, :-1]).sum(-1)
-    return functional.pad(products, (0, 0, 0, 1)).view(rows, heads, 1)
+def _until_here(x: Tensor) -> Tensor:
+    """The sum of x (..., l) over the steps before each step."""
+    return functional.pad(x, (1, -1)).cumsum(-1)
 
 
 def _as_given(x: Tensor, like: Tensor) -> Tensor:

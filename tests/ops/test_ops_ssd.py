@@ -63,17 +63,13 @@ def test_strong_decay_among_weak_is_exact(dtype: torch.dtype, tolerance: float) 
 
 
 def test_steps_of_any_size_are_safe() -> None:
-    """dt multiplies the rounding of what passes by a step in the gradient of A, and nowhere else."""
     inputs = example(2, 150, 2, 3, 1, 4)
     with torch.no_grad():
         inputs[1][:, 1::6] = 50.0
         inputs[1][:, 5::24] = 1000.0
     expected = with_gradients(reference_matrix.ssd, inputs)
     actual = with_gradients(ssd, as_dtype(inputs, torch.float32))
-    assert_near(
-        NAMES, [actual[i] for i in (0, 1, 2, 4, 5, 6)], [expected[i] for i in (0, 1, 2, 4, 5, 6)], 5e-6
-    )
-    assert_near(NAMES, actual[3:4], expected[3:4], 2e-2)
+    assert_near(NAMES, actual, expected, 5e-6)
 
 
 def test_gradient_is_that_of_finite_differences() -> None:
