@@ -17,14 +17,21 @@ import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from compressm_cli.data.interface import Split
 
 CHANNEL = (
     *("random", "aire", "last", "ghost", "gramian", "mean_lti", "pivoted", "balanced_real", "balanced"),
     "balanced+distill",
 )
-GROUP = ("random", "ghost", "gramian", "gramian+distill", "balanced", "balanced+distill")
+GROUP = ("random", "ghost", "gramian", "gramian+distill", "balanced", "balanced+distill", "balanced+shared")
 VECTOR = ("random", "gramian", "pivoted", "pivoted+distill")
 DISTILL_STEPS = 150
+"""Of ``+distill``; ``+shared`` shares out as many states over the layers by their Hankel energy."""
 
 ONE_SHOT: dict[str, tuple[str, tuple[str, ...], tuple[int, ...]]] = {
     "text-mamba": ("text_lm/mamba_baseline", CHANNEL, (2, 4, 8, 16)),
@@ -32,6 +39,7 @@ ONE_SHOT: dict[str, tuple[str, tuple[str, ...], tuple[int, ...]]] = {
     "text-gla": ("text_lm/gla_baseline", VECTOR, (8, 16, 32)),
     "mqar-mamba2": ("mqar/mamba2_baseline", GROUP, (2, 4, 8, 16)),
     "digits-mamba": ("digits/mamba_baseline", CHANNEL, (2, 4, 8, 16)),
+    "mnist1d-mamba": ("study/mnist1d_mamba", CHANNEL, (2, 4, 8, 16)),
 }
 """Task -> the recipe of the full model, the variants and the orders."""
 
@@ -79,10 +87,18 @@ def one_thread() -> dict[str, str]:
 def one_shot(root: Path, task: str, seed: int) -> None:
     """Cut one trained model by every variant to every order; writes one_shot.json beside the run."""
     run = train(root, task, FULL, seed)
-    if not (run / "one_shot.json").is_file():
+    if is_missing(run / "one_shot.json", task):
         arguments = [sys.executable, __file__, "cuts", "--tasks", task, "--run", str(run)]
         subprocess.run(arguments, check=True, env=one_thread())
         print(f"{task} seed {seed}: cut in one shot", flush=True)
+
+
+def is_missing(file: Path, task: str) -> bool:
+    """Whether a cut of the task is not in the file yet."""
+    lines = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    found = {(line["variant"], line.get("order")) for line in lines}
+    _, variants, orders = ONE_SHOT[task]
+    return not {(variant, order) for variant in variants for order in orders} <= found
 
 
 def cuts(task: str, run: Path) -> None:
@@ -99,24 +115,50 @@ def cuts(task: str, run: Path) -> None:
     prepare(torch.device("cpu"), "fp32")
     checkpoint = Checkpoint.load(run / "checkpoints" / "final.pt")
     dataset = checkpoint.recipe.data.load()
-    full = evaluate(checkpoint.build_model(), dataset.test, 32)
-    found: list[dict[str, object]] = [{"variant": FULL, "loss": full.loss, "accuracy": full.accuracy}]
+    whole = checkpoint.build_model()
+    full, logits = evaluate(whole, dataset.test, 32), logits_of(whole, dataset.test)
+    file = run / "one_shot.json"
+    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    found: list[dict[str, object]] = known or [
+        {"variant": FULL, "loss": full.loss, "accuracy": full.accuracy}
+    ]
     _, variants, orders = ONE_SHOT[task]
     for variant in variants:
         for order in orders:
-            name, _, distilled = variant.partition("+")
-            steps = DISTILL_STEPS if distilled else 0
-            config = HankelConfig(method="hankel", target_order=order, variant=name, distill_steps=steps)
+            if any((line["variant"], line.get("order")) == (variant, order) for line in known):
+                continue
+            name, _, how = variant.partition("+")
+            target = {"target_order_total": order * len(checkpoint.orders)}
+            config = HankelConfig(
+                method="hankel",
+                variant=name,
+                distill_steps=DISTILL_STEPS if how == "distill" else 0,
+                **(target if how == "shared" else {"target_order": order}),
+            )
             line: dict[str, object] = {"variant": variant, "order": order}
             try:
                 done = compress(checkpoint, config, dataset, evaluated=False)
             except RunFailedError as error:
                 found.append({**line, "refused": str(error)})
                 continue
-            result = evaluate(done.checkpoint.build_model(), dataset.test, 32)
-            errors = [(r.measured_error, r.predicted_error) for r in done.records]
-            found.append({**line, "loss": result.loss, "accuracy": result.accuracy, "errors": errors})
-    (run / "one_shot.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+            small = done.checkpoint.build_model()
+            result = evaluate(small, dataset.test, 32)
+            line |= {"loss": result.loss, "accuracy": result.accuracy}
+            line["errors"] = [(r.measured_error, r.predicted_error) for r in done.records]
+            difference = logits_of(small, dataset.test) - logits
+            line["logits_error"] = float(difference.norm() / logits.norm())
+            found.append(line)
+    file.write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+
+def logits_of(model: "nn.Module", split: "Split") -> "Tensor":
+    """Of up to a thousand rows."""
+    import torch
+
+    batch = split.rows(torch.arange(min(1000, len(split))))
+    with torch.no_grad():
+        logits: Tensor = model.eval()(batch.inputs, batch.lengths)
+    return logits
 
 
 def run_all(root: Path, tasks: list[str], seeds: list[int], workers: int) -> None:
@@ -151,7 +193,7 @@ def report_one_shot(root: Path, task: str) -> None:
     runs = [json.loads(f.read_text(encoding="utf-8")) for f in files]
     if not runs:
         return
-    key = "accuracy" if task.startswith(("mqar", "digits")) else "loss"
+    key = "loss" if task.startswith("text") else "accuracy"
     print(f"\n### {task}: one shot, test {key}, {len(runs)} seeds\n")
     full = interval(line[key] for run in runs for line in run if line["variant"] == FULL)
     _, variants, orders = ONE_SHOT[task]
@@ -178,6 +220,14 @@ def report_one_shot(root: Path, task: str) -> None:
         for measured, predicted in line.get("errors", [])
         if predicted
     ]
+    errors = [
+        line["logits_error"]
+        for run in runs
+        for line in run
+        if (line["variant"], line.get("order")) == ("balanced", 8) and "logits_error" in line
+    ]
+    if errors:
+        print(f"\nRelative error of the logits, balanced at 8 states: {max(errors):.3f} at most")
     if ratios:
         print(f"\nMeasured over predicted error, balanced: {min(ratios):.2f} to {max(ratios):.2f}")
 
