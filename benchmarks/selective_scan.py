@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from compressm_cli.ops import causal_conv1d, selective_scan, selective_scan_gated
+from compressm_cli.ops.scan import load_kernels
 
 BATCH, LENGTH, MODEL_DIM = 4, 512, 64
 
@@ -173,6 +174,35 @@ def scan_table(states: list[int], repeats: int) -> None:
         print(f"{name:32}{shown(times)}", flush=True)
 
 
+def report_kernels(when: str, repeats: int) -> None:
+    """CPU milliseconds of a block's step with a convolution of PyTorch's before it, by when the kernels were loaded."""
+    if when == "first":
+        load_kernels(torch.device("cpu"))
+    convolution = nn.Conv1d(MODEL_DIM, MODEL_DIM, 3, padding=1)
+    ours, _ = blocks(16)
+    x = torch.randn(BATCH, LENGTH, MODEL_DIM)
+    if when == "last":
+        convolution(x.mT).sum().backward()
+
+    def step() -> None:
+        ours(convolution(x.mT).mT).square().sum().backward()
+
+    print(statistics.median(alternate({"step": step}, repeats)["step"]))
+
+
+def kernel_order(repeats: int, threads: int) -> None:
+    """Numba's kernels share the process's threads with PyTorch: it must not matter which comes first."""
+    found = {}
+    for when in ("first", "last"):
+        command = [sys.executable, __file__, "--kernels", when, "--threads", str(threads)]
+        command += ["--repeats", str(repeats)]
+        found[when] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    print(
+        f"\nblock step after a convolution, CPU ms: {found['first']:.1f} where the kernels are loaded before "
+        f"PyTorch computes, {found['last']:.1f} where they are loaded after it: {found['last'] / found['first']:.2f}x"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -186,16 +216,21 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--memory-of", choices=["ours", "mambapy"], help=argparse.SUPPRESS)
+    parser.add_argument("--kernels", choices=["first", "last"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)  # as in training
     if options.memory_of:
         report_memory(options.memory_of, options.states[0])
         return
+    if options.kernels:
+        report_kernels(options.kernels, options.repeats)
+        return
     print(f"torch {torch.__version__}, {options.threads} threads, medians of {options.repeats}")
     print(f"batch {BATCH}, length {LENGTH}, d_model {MODEL_DIM}, d_inner {2 * MODEL_DIM}")
     block_table(options.states, options.against, options.repeats, options.threads)
     scan_table(options.states, options.repeats)
+    kernel_order(options.repeats, options.threads)
 
 
 if __name__ == "__main__":
