@@ -17,3 +17,11 @@ class RunFailedError(CompressmError):
     """A run started and could not go on: a diverged loss, a full disk (exit code 1)."""
 
     exit_code = 1
+
+
+class ElsewhereError(CompressmError):
+    """Another process of the run failed, and says why; this one ends with the same exit code and says nothing."""
+
+    def __init__(self, rank: int, exit_code: int) -> None:
+        super().__init__(f"process {rank} of this run failed; see its message")
+        self.exit_code = exit_code

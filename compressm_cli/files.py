@@ -3,6 +3,7 @@
 import os
 import re
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 TEMPORARY = re.compile(r"^\..+\.\d+\.[0-9a-f]{32}$")
@@ -25,8 +26,12 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        if isinstance(error, OSError):
+            # A write does not tell it, and the temporary name tells nobody anything.
+            error.filename = str(path)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
     directory = os.open(path.parent, os.O_RDONLY)
     try:

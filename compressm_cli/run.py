@@ -48,13 +48,22 @@ def _json(value: Any) -> str:
 class Run:
     """The folder of one run; use ``Run.create``, ``Run.open`` or ``Run.find``."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, given: Path | None = None) -> None:
         self.folder = folder
+        self._given = given or folder
 
     @classmethod
     def create(cls, root: Path, name: str) -> "Run":
-        """Take the next free version below ``root/name``; two processes never take the same."""
+        """Take the next free version below ``root/name``; two processes never take the same.
+
+        Raises BadInputError where ``root/name`` is a link: runs are written below ``root`` and nowhere else.
+        """
         parent = root / name
+        if parent.is_symlink():
+            raise BadInputError(
+                f"{parent}: is a link to {parent.resolve()}, and runs are not written through links; choose another "
+                "name, or another place with output.root=DIR"
+            )
         try:
             parent.mkdir(parents=True, exist_ok=True)
             number = max((int(v.group(1)) for v in _versions(parent)), default=0) + 1
@@ -78,10 +87,10 @@ class Run:
     @classmethod
     def open(cls, folder: Path) -> "Run":
         """An existing run's folder; BadInputError where it is none."""
-        folder = folder.resolve()
+        given, folder = folder, folder.resolve()
         if not (folder / "run.json").is_file():
             raise BadInputError(f"{folder}: not a run folder (it has no run.json)")
-        return cls(folder)
+        return cls(folder, given)
 
     @classmethod
     def find(cls, path: Path) -> list["Run"]:
@@ -151,10 +160,13 @@ class Run:
         The kernel's lock on the open file decides, and ends with its process however that dies. A file system
         may not share it between hosts, or not have it: there the lock counts as held until its last touch is
         STALE_SECONDS old. What is in the file is for people, and for that case.
+
+        Raises BadInputError where a link in the folder, or the folder itself, would have writes go elsewhere.
         """
+        self._require_no_links()
         path = self.folder / "lock"
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         except OSError as error:
             raise RunFailedError(f"{path}: cannot be written: {error.strerror}") from error
         try:
@@ -171,6 +183,19 @@ class Run:
                 os.ftruncate(descriptor, 0)
         finally:
             os.close(descriptor)
+
+    def _require_no_links(self) -> None:
+        # ``latest`` is a link to a folder beside it.
+        if self._given.is_symlink() and self._given.parent.resolve() != self.folder.parent:
+            raise BadInputError(
+                f"{self._given}: is a link to {self.folder}; to train there, give that folder itself"
+            )
+        for path in (*self.folder.iterdir(), *self.checkpoints.glob("*"), *self.plots.glob("*")):
+            if path.is_symlink():
+                raise BadInputError(
+                    f"{path}: is a link to {path.resolve()}, and runs are not written through links; put what it "
+                    "links to in its place"
+                )
 
     def remove_leftovers(self) -> None:
         """Delete what writes that a dying process did not finish have left; only who holds the lock may."""

@@ -1,16 +1,23 @@
 """What the commands share to talk to a terminal: results on stdout, all else on stderr."""
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from compressm_cli.recipe.problems import printable
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rich.console import Console
+    from rich.segment import Segment
     from rich.table import Table
 
 PIPE_WIDTH = 120
 """Columns of a table that is not written to a terminal."""
+LONGEST_ERROR = 4000
+"""Characters of an error, and of each of its lines."""
 
 
 def stdout() -> "Console":
@@ -24,10 +31,10 @@ def stderr() -> "Console":
 
 
 def escape(text: object) -> str:
-    """Any text, with rich's markup in it made harmless."""
+    """Any text, with rich's markup and all that a terminal would obey in it made harmless."""
     from rich.markup import escape as escape_markup
 
-    return escape_markup(str(text))
+    return escape_markup(printable(str(text)))
 
 
 def table(*columns: str, title: str | None = None) -> "Table":
@@ -39,16 +46,32 @@ def table(*columns: str, title: str | None = None) -> "Table":
 
 
 def report_error(message: str, hint: str | None = None) -> None:
-    """``error: message`` on stderr, without colours or markup, and a hint in a line of its own."""
-    click.echo(f"error: {message}", err=True)
+    """``error: message`` on stderr, without colours or markup, and a hint in lines of its own.
+
+    What a terminal would obey in them is escaped, and what is too long to be read is cut.
+    """
+    click.echo(f"error: {_cut(printable(message))}", err=True)
     if hint:
-        click.echo(hint, err=True)
+        click.echo("\n".join(map(_cut, printable(hint).splitlines())), err=True)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST_ERROR else f"{text[: LONGEST_ERROR - 4]} ..."
 
 
 def _console(stderr: bool) -> "Console":
     from rich.console import Console
+    from rich.segment import Segment
 
-    console = Console(stderr=stderr, highlight=False)
+    class Printable(Console):
+        """Escapes what a terminal would obey in any text, wherever it is from; colours are added later."""
+
+        def render(self, renderable: Any, options: Any = None) -> "Iterable[Segment]":
+            for segment in super().render(renderable, options):
+                plain = segment.control or segment.text.isprintable()
+                yield segment if plain else Segment(printable(segment.text), segment.style)
+
+    console = Printable(stderr=stderr, highlight=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = PIPE_WIDTH
     return console

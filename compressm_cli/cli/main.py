@@ -18,8 +18,9 @@ from click.shell_completion import CompletionItem, get_completion_class
 
 from compressm_cli import __version__
 from compressm_cli.cli.console import report_error
-from compressm_cli.errors import CompressmError
+from compressm_cli.errors import CompressmError, ElsewhereError
 from compressm_cli.recipe.problems import RecipeError
+from compressm_cli.training.failures import is_out_of_memory, out_of_memory
 
 COMMANDS = {
     "train": ("compressm_cli.cli.train:train", "Train a model by a recipe, compressing it meanwhile."),
@@ -126,8 +127,10 @@ def main() -> NoReturn:
 
 def _failed(error: Exception) -> int:
     """Tell what went wrong, on stderr; returns the exit code."""
+    if isinstance(error, ElsewhereError):
+        return error.exit_code
     if isinstance(error, RecipeError) and len(error.problems) > 1:
-        report_error(f"{len(error.problems)} errors in the recipe", str(error))
+        report_error(f"{error.count} errors in the recipe", str(error))
         return error.exit_code
     if isinstance(error, CompressmError):
         report_error(str(error))
@@ -143,6 +146,9 @@ def _failed(error: Exception) -> int:
         return error.exit_code
     if isinstance(error, OSError) and error.errno == errno.EPIPE:
         return _reader_gone()
+    if is_out_of_memory(error):
+        report_error(out_of_memory(error))
+        return 1
     return _unexpected(error)
 
 

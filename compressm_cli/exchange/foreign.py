@@ -22,11 +22,14 @@ SUPPORTED = (
 )
 
 _MISSING = object()
+LARGEST = 10_000_000
+"""Of a number in a foreign configuration; the largest is that of a vocabulary."""
 
 
 def shown(value: object) -> str:
-    """A value as it stands in JSON."""
-    return json.dumps(value, default=str)
+    """A value as it stands in JSON, in its beginning."""
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 100 else f"{text[:96]} ..."
 
 
 class Settings:
@@ -48,8 +51,8 @@ class Settings:
         if value is None:
             raise BadInputError(f"{self.where}: {self.prefix}{key} is missing; {SUPPORTED}")
         whole = type(value) is int or (type(value) is float and value.is_integer())
-        if not whole or value < 1:
-            raise self.refuse(key, value, "a positive whole number")
+        if not whole or not 1 <= value <= LARGEST:
+            raise self.refuse(key, value, f"a positive whole number up to {LARGEST}")
         return int(value)
 
     def flag(self, key: str, default: bool) -> bool:
@@ -102,7 +105,7 @@ def language_model(
     if recipe.model.tie_embeddings:
         _tie(folder, own)
     _check(folder, own, expected, embedding)
-    values = {name: own[name].to(like.dtype) for name, like in expected.items()}
+    values = {name: own[name].contiguous().to(like.dtype) for name, like in expected.items()}
     _check_finite(folder, values, embedding)
     return Checkpoint(recipe=recipe, data=data, orders=surgery.orders(skeleton), weights=values)
 
@@ -159,6 +162,11 @@ def _check(folder: Path, weights: dict[str, Tensor], expected: dict[str, Tensor]
             raise BadInputError(
                 f"{folder}: {foreign_name(name, embedding)} has the shape {tuple(weights[name].shape)}; "
                 f"as config.json says it must be {tuple(like.shape)}"
+            )
+        found = weights[name].dtype
+        if found.is_complex or found.is_floating_point != like.dtype.is_floating_point or found is torch.bool:
+            raise BadInputError(
+                f"{folder}: {foreign_name(name, embedding)} has the type {str(found).removeprefix('torch.')}"
             )
 
 

@@ -3,17 +3,17 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from compressm_cli.checkpoint import Checkpoint
-from compressm_cli.data.interface import DataSpec
 from compressm_cli.errors import BadInputError
 from compressm_cli.exchange.names import ENCODER, HEAD
 from compressm_cli.exchange.stock import cast
 from compressm_cli.exchange.tensors import read_safetensors
-from compressm_cli.recipe import recipe_from_mapping, recipe_to_mapping
+from compressm_cli.recipe import recipe_to_mapping
 
 KEY = "compressm"
 """Of the metadata: JSON of format, recipe, data, orders, frozen and step."""
@@ -51,26 +51,25 @@ def load(path: Path) -> Checkpoint:
         )
     try:
         content = json.loads(metadata[KEY])
-        if content["format"] != FORMAT:
-            raise BadInputError(f"{path}: format {content['format']}; this version reads {FORMAT}")
-        recipe = recipe_from_mapping(content["recipe"], str(path))
-        data = DataSpec(**{**content["data"], "rows": tuple(content["data"]["rows"])})
-        masks = {n.removeprefix(MASKS): t for n, t in tensors.items() if n.startswith(MASKS)}
-        weights = {
-            name: tensor.float() if tensor.is_floating_point() else tensor
-            for name, tensor in tensors.items()
-            if not name.startswith(MASKS)
-        }
-        if recipe.model.tie_embeddings:
-            weights[HEAD] = weights[ENCODER]
-        return Checkpoint(
-            recipe=recipe,
-            data=data,
-            orders=dict(content["orders"]),
-            weights=weights,
-            masks=masks,
-            frozen=list(content["frozen"]),
-            step=int(content["step"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise BadInputError(f"{path}: damaged metadata: {error!r}") from error
+    except (ValueError, RecursionError) as error:
+        raise BadInputError(f"{path}: damaged metadata: not JSON") from error
+    if not isinstance(content, dict) or type(content.get("format")) is not int:
+        raise BadInputError(f"{path}: damaged metadata: no format number in it")
+    if content["format"] != FORMAT:
+        raise BadInputError(f"{path}: format {content['format']}; this version reads {FORMAT}")
+    weights = {
+        name: tensor.float() if tensor.is_floating_point() else tensor
+        for name, tensor in tensors.items()
+        if not name.startswith(MASKS)
+    }
+    if _is_tied(content) and ENCODER in weights:
+        weights[HEAD] = weights[ENCODER]
+    masks = {n.removeprefix(MASKS): t for n, t in tensors.items() if n.startswith(MASKS)}
+    return Checkpoint.of_content({**content, "weights": weights, "masks": masks, "training": None}, path)
+
+
+def _is_tied(content: dict[str, Any]) -> bool:
+    """Whether the recipe, which is still to be validated, ties the head to the embedding."""
+    recipe = content.get("recipe")
+    model = recipe.get("model") if isinstance(recipe, dict) else None
+    return isinstance(model, dict) and model.get("tie_embeddings") is True

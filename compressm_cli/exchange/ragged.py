@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.checkpoint.skeleton import added_shapes
 from compressm_cli.errors import BadInputError
 from compressm_cli.exchange.foreign import Settings, language_model, shown
 from compressm_cli.exchange.names import HEAD, HUGGING_FACE, foreign_name
@@ -20,6 +21,7 @@ from compressm_cli.layers.interface import state_space_layers
 
 MODEL_TYPE = "compressm_ragged"
 CODE = "modeling_compressm.py"
+LARGEST_ORDER = 65536
 VARIANTS = ("stock", "mapped", "kept")
 """Of a layer: as it was, with maps behind the projections of B and C, or with orders by channel."""
 
@@ -133,21 +135,23 @@ def _projected(weights: dict[str, Tensor], name: str, model: Any) -> int:
 
 def _sizes(settings: Settings, key: str, depth: int) -> list[int]:
     value = settings.content.get(key)
-    if not isinstance(value, list) or len(value) != depth or not all(type(v) is int and v > 0 for v in value):
-        raise settings.refuse(key, value, f"a list of {depth} positive whole numbers")
-    return value
+    whole = isinstance(value, list) and all(type(v) is int and 0 < v <= LARGEST_ORDER for v in value)
+    if isinstance(value, list) and whole and len(value) == depth:
+        return value
+    raise settings.refuse(key, value, f"a list of {depth} positive whole numbers up to {LARGEST_ORDER}")
 
 
 def _shapes(layer: Any, kind: str, variant: str, size: int, inner: int) -> dict[str, Tensor | None]:
     """Tensors, without content, that a layer with ``inner`` states has after its cut."""
-    if kind == "mamba2":
-        groups = layer.groups
-        maps = torch.empty(groups, size, inner, device="meta")
-        return {"B_proj": maps, "C_proj": maps} if variant == "mapped" else {}
-    channels = layer.D.shape[0]
+    shapes = added_shapes(layer, size, inner)
     if variant == "mapped":
-        maps = torch.empty(channels, size, inner, device="meta")
-        return {"A_log": maps[:, :, 0], "B_map": maps, "C_map": maps}
-    if variant == "kept":
-        return {"kept": torch.empty(channels, dtype=torch.int64, device="meta")}
+        names = ("B_proj", "C_proj") if kind == "mamba2" else ("B_map", "C_map")
+        maps: dict[str, Tensor | None] = {name: torch.empty(shapes[name], device="meta") for name in names}
+        return (
+            maps
+            if kind == "mamba2"
+            else {"A_log": torch.empty(layer.D.shape[0], size, device="meta"), **maps}
+        )
+    if variant == "kept" and kind == "mamba":
+        return {"kept": torch.empty(shapes["kept"], dtype=torch.int64, device="meta")}
     return {}

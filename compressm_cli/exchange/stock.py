@@ -101,7 +101,8 @@ def cast(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
 def add_convolution_biases(weights: dict[str, Tensor]) -> None:
     """Biases of zero beside convolutions without, which compute the same."""
     for name in [n for n in weights if re.fullmatch(r"backbone\.layers\.\d+\.mixer\.conv1d\.weight", n)]:
-        weights.setdefault(name.removesuffix("weight") + "bias", weights[name].new_zeros(len(weights[name])))
+        channels = weights[name].shape[:1]
+        weights.setdefault(name.removesuffix("weight") + "bias", weights[name].new_zeros(channels))
 
 
 def _require_stock_layers(checkpoint: Checkpoint, target: str) -> None:

@@ -9,12 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compressm_cli.checkpoint.archive import ArchiveError, read_archive, shorten_line
 from compressm_cli.errors import BadInputError
 from compressm_cli.files import write_atomically
 
 CONFIG = "config.json"
 SAFETENSORS = "model.safetensors"
 PICKLED = "pytorch_model.bin"
+MAX_JSON = 64 * 2**20
+"""Bytes of a JSON file: an index of weights names each tensor."""
+MAX_NAME = 500
+"""Characters of a tensor's name."""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -51,11 +56,22 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a .safetensors file and its metadata."""
     safetensors = _safetensors()
+    if not path.is_file():  # opening a pipe would wait for its writer
+        raise BadInputError(f"{path}: not a readable safetensors file: it is not a file")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except (OSError, safetensors.SafetensorError) as error:
-        raise BadInputError(f"{path}: not a readable safetensors file: {_first_line(error)}") from error
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return _named(tensors, path), dict(file.metadata() or {})
+    # Types of numbers that this PyTorch has not are a KeyError or AttributeError.
+    except (
+        OSError,
+        safetensors.SafetensorError,
+        LookupError,
+        AttributeError,
+        ValueError,
+        RuntimeError,
+    ) as error:
+        raise BadInputError(f"{path}: not a readable safetensors file: {shorten_line(error)}") from error
 
 
 def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -92,15 +108,23 @@ def _safetensors() -> ModuleType:
 
 def _read_pickled(path: Path) -> dict[str, Tensor]:
     try:
-        # weights_only: tensors and plain containers are built, nothing the file names is called.
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
+        content = read_archive(path)
+    except FileNotFoundError as error:
+        raise BadInputError(f"{path}: no such file") from error
+    except ArchiveError as error:
         raise BadInputError(
-            f"{path}: not a readable file of tensors alone (code in it is never run): {_first_line(error)}"
+            f"{path}: not a readable file of tensors alone (code in it is never run): {error}"
         ) from error
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
         raise BadInputError(f"{path}: found something else than named tensors in it")
-    return {str(name): tensor for name, tensor in content.items()}
+    return _named({str(name): tensor for name, tensor in content.items()}, path)
+
+
+def _named(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    for name in tensors:
+        if len(name) > MAX_NAME:
+            raise BadInputError(f"{path}: a tensor's name has {len(name)} characters; at most {MAX_NAME}")
+    return tensors
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
@@ -123,12 +147,16 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        if not path.is_file():
+            raise BadInputError(f"{path}: no such file")
+        with path.open("rb") as file:
+            data = file.read(MAX_JSON + 1)
+        if len(data) > MAX_JSON:
+            raise BadInputError(f"{path}: larger than {MAX_JSON} bytes")
+        return json.loads(data.decode("utf-8"))
     except OSError as error:
         raise BadInputError(f"{path}: cannot be read ({error.strerror})") from error
+    except RecursionError as error:
+        raise BadInputError(f"{path}: not usable JSON: nested too deep") from error
     except ValueError as error:
-        raise BadInputError(f"{path}: not JSON: {error}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+        raise BadInputError(f"{path}: not JSON: {shorten_line(error)}") from error

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -29,6 +30,9 @@ NAMES = {
 }
 PLURALS = {"integer": "integers", "number": "numbers", "string": "texts"}
 
+MAX_EXPLAINED = 100
+LONGEST_KEY = 200
+"""Characters up to which a word may be a misspelt other one."""
 RANGE_ERRORS = {
     "greater_than",
     "greater_than_equal",
@@ -45,11 +49,22 @@ LENGTH_ERRORS = {
 }
 
 
-def explain(error: ValidationError, root: Node, model: type[BaseModel]) -> list[Problem]:
-    """The problems that ``error`` found when ``root`` was validated as ``model``, one for each cause."""
-    outline = Outline(model.model_json_schema())
-    located = [_Located.of(details, outline, root) for details in error.errors(include_url=False)]
-    return [_Explainer(outline, root).problem(one) for one in _one_branch_of_each_union(located)]
+def explain(error: ValidationError, root: Node, model: type[BaseModel]) -> tuple[list[Problem], int]:
+    """The problems that ``error`` found when ``root`` was validated as ``model``, one for each cause.
+
+    Of very many only the first are looked into, since each takes time; the second value counts the others.
+    """
+    outline = _outline(model)
+    errors = error.errors(include_url=False)
+    located = [_Located.of(details, outline, root) for details in errors[:MAX_EXPLAINED]]
+    explainer = _Explainer(outline, root)
+    problems = [explainer.problem(one) for one in _one_branch_of_each_union(located)]
+    return problems, max(0, len(errors) - MAX_EXPLAINED)
+
+
+@cache
+def _outline(model: type[BaseModel]) -> "Outline":
+    return Outline(model.model_json_schema())
 
 
 class Outline:
@@ -200,6 +215,8 @@ class _Explainer:
     def __init__(self, outline: Outline, root: Node) -> None:
         self.outline = outline
         self.root = root
+        self.mappings = list(outline.mappings(root, outline.root))
+        """Found once: a recipe with very many unknown keys is told in time."""
 
     def problem(self, one: _Located) -> Problem:
         node = self.root.closest(one.path)
@@ -223,8 +240,10 @@ class _Explainer:
 
     def _unknown_key(self, path: KeyPath) -> str:
         key, owner = str(path[-1]), path[:-1]
+        if len(key) > LONGEST_KEY:
+            return "unknown key; remove it"
         allowed: list[str] = []
-        for where, part, union in self.outline.mappings(self.root, self.outline.root):
+        for where, part, union in self.mappings:
             if key in part.get("properties", {}):
                 return f"unknown key here; did you mean {key_path((*where, key))!r}?"
             if where == owner:
@@ -268,7 +287,7 @@ class _Explainer:
 
 def _not_allowed(value: object, allowed: list[str]) -> str:
     listed = ", ".join(allowed)
-    if not isinstance(value, str):
+    if not isinstance(value, str) or len(value) > LONGEST_KEY:
         return f"found {found(value)}; write one of {listed}"
     close = get_close_matches(value, allowed, n=1, cutoff=0.5)
     suggestion = f"did you mean {close[0]!r}?" if close else "write one of these"

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from compressm_cli.recipe.bounds import bound_problems, text_problems
 from compressm_cli.recipe.explain import explain
 from compressm_cli.recipe.overrides import apply_overrides
 from compressm_cli.recipe.problems import Place, Problem, RecipeError, found
@@ -65,12 +66,16 @@ def recipe_schema() -> dict[str, Any]:
 
 
 def _validated(root: Node, problems: list[Problem]) -> Recipe:
+    problems, untold = problems + text_problems(root), 0
     try:
         recipe = Recipe.model_validate(root.plain())
     except ValidationError as error:
-        problems = problems + explain(error, root, Recipe)
+        explained, untold = explain(error, root, Recipe)
+        problems += explained
+    else:
+        problems += bound_problems(recipe, root)
     if problems:
-        raise RecipeError(problems)
+        raise RecipeError(problems, untold)
     return recipe
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from compressm_cli.recipe.problems import Place, Problem, RecipeError, found, shorten
-from compressm_cli.recipe.yaml_text import Node, parse_yaml
+from compressm_cli.recipe.yaml_text import MAX_DEPTH, Node, parse_yaml
 
 KEY = re.compile(r"[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*)*")
 
@@ -42,6 +42,8 @@ def _parse(text: str, place: Place) -> tuple[list[str], Node, list[Problem]]:
             Problem(place, (), f"{shorten(key)} is not a key path; write key=value, such as train.steps=100")
         )
     path = key.split(".")
+    if len(path) > MAX_DEPTH:
+        raise _OverrideError(Problem(place, (), f"a key path of {len(path)} keys; a recipe needs about four"))
     if not value.strip():
         raise _OverrideError(
             Problem(place, tuple(path), f"nothing after '='; write {key}=VALUE, or {key}=null for no value")

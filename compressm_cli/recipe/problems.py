@@ -1,12 +1,20 @@
 """What is wrong with a recipe, and where: the one form in which all its errors are told."""
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from compressm_cli.errors import BadInputError
 
 KeyPath = tuple[str | int, ...]
+
+MAX_TOLD = 50
+"""Problems told of one recipe."""
+MAX_LINE = 1000
+"""Characters of one."""
+CONTROL = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+"""Categories of what a terminal obeys rather than shows: controls, directions of writing, halves of pairs."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +41,24 @@ class Problem:
 
     def __str__(self) -> str:
         path = key_path(self.path)
-        return f"{self.place}: {path}: {self.message}" if path else f"{self.place}: {self.message}"
+        text = f"{self.place}: {path}: {self.message}" if path else f"{self.place}: {self.message}"
+        return printable(text if len(text) <= MAX_LINE else f"{text[: MAX_LINE - 4]} ...").replace(
+            "\n", "\\n"
+        )
 
 
 class RecipeError(BadInputError):
-    """Everything that is wrong with a recipe, in the order of the file; ``str()`` gives one line each."""
+    """Everything that is wrong with a recipe, in the order of the file; ``str()`` gives one line each.
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
+    Of very many the first ones are told, and how many more there are (``untold`` are not even among them).
+    """
+
+    def __init__(self, problems: Iterable[Problem], untold: int = 0) -> None:
         ordered = sorted(problems, key=lambda p: (p.place.rank, p.place.line, p.place.column))
-        self.problems = [str(problem) for problem in ordered]
+        self.count = len(ordered) + untold
+        self.problems = [str(problem) for problem in ordered[:MAX_TOLD]]
+        if self.count > MAX_TOLD:
+            self.problems.append(f"and {self.count - MAX_TOLD} more")
         super().__init__("\n".join(self.problems))
 
 
@@ -55,6 +72,18 @@ def key_path(path: KeyPath) -> str:
             name = item if re.fullmatch(r"[\w-]{1,60}", item) else shorten(item)
             text += f".{name}" if text else name
     return text
+
+
+def is_control(sign: str) -> bool:
+    """Whether a character is none that can be shown, but changes what is shown."""
+    return not sign.isprintable() and unicodedata.category(sign) in CONTROL
+
+
+def printable(text: str) -> str:
+    """The text with escapes, as Python writes them, for all that a terminal would obey; newlines stay."""
+    if text.isprintable():
+        return text
+    return "".join(ascii(sign)[1:-1] if sign != "\n" and is_control(sign) else sign for sign in text)
 
 
 def shorten(value: object, limit: int = 60) -> str:

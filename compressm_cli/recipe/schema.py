@@ -67,13 +67,38 @@ class ModelConfig(Config):
         return list(dims) if isinstance(dims, list) else [dims] * self.depth
 
 
+class StopConfig(Config):
+    """End the run with exit code 1; the last good checkpoint is kept."""
+
+    action: Literal["stop"] = "stop"
+
+
+class RollBackConfig(Config):
+    """Go back to the last good checkpoint, and on from there with a lower learning rate."""
+
+    action: Literal["roll_back"]
+    lr_factor: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
+    """Factor on the learning rate for the rest of the run; once more with each time it goes back."""
+    max_rollbacks: PositiveInt = 3
+    """How often a run may go back; after that it ends as with ``stop``."""
+
+
+DivergenceConfig = Annotated[StopConfig | RollBackConfig, Field(discriminator="action")]
+
+
 class TrainConfig(Config):
     """How the model is trained (AdamW)."""
 
     steps: PositiveInt
     """Optimizer steps of the run."""
     batch_size: PositiveInt = 64
-    """Rows a step; rows left over at the end of an epoch are skipped."""
+    """Rows a step, of all processes together; rows left over at the end of an epoch are skipped."""
+    accumulate: PositiveInt = 1
+    """Parts of a process's rows that are passed through the model one after the other, to need less memory; the
+    update is that of all rows."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """How several processes hold the model: ``ddp``, a copy each; ``fsdp``, a part of each parameter, for models
+    that one process has no room for. One process has it whole."""
     learning_rate: Annotated[float, Field(gt=0.0, le=10.0)] = 1e-3
     """Its highest value, at the end of the warm-up."""
     recurrent_lr_factor: Annotated[float, Field(gt=0.0, le=100.0)] = 1.0
@@ -99,6 +124,16 @@ class TrainConfig(Config):
     """Steps between logged training losses; null means a hundredth of the run."""
     checkpoint_every: PositiveInt | None = None
     """Steps between checkpoints; null means a tenth of the run."""
+    on_divergence: DivergenceConfig = StopConfig()
+    """What is done when a loss, a weight or a moment of the optimizer is infinite or not a number."""
+
+    @model_validator(mode="after")
+    def _parts_are_not_compiled(self) -> "TrainConfig":
+        if self.compile and self.parallel == "fsdp":
+            raise ValueError(
+                "compile: true does not go with parallel: fsdp; write parallel: ddp or compile: false"
+            )
+        return self
 
     def interval(self, name: Literal["eval_every", "log_every", "checkpoint_every"]) -> int:
         """The interval in steps, with its default resolved."""
@@ -114,6 +149,15 @@ class OutputConfig(Config):
     """A folder; relative ones start at the current folder."""
     keep_last: PositiveInt = 1
     """How many of the checkpoints written during the run are kept, beside the best and the final one."""
+    trackers: list[Literal["tensorboard", "wandb"]] = []
+    """Experiment trackers that are told the progress as well; they need ``pip install 'compressm[tracking]'``."""
+
+    @field_validator("trackers")
+    @classmethod
+    def _distinct_trackers(cls, value: list[str]) -> list[str]:
+        if len(set(value)) != len(value):
+            raise ValueError(f"trackers repeat in {value}; write each once")
+        return value
 
 
 class Recipe(Config):

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from compressm_cli.recipe.problems import KeyPath, Place, Problem, RecipeError, found
+from compressm_cli.recipe.problems import KeyPath, Place, Problem, RecipeError, found, is_control
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 50
@@ -88,6 +88,10 @@ def parse_yaml(text: str, at: Callable[[int, int], Place]) -> tuple[Node | None,
     ``at`` makes a place of a line and a column, both from 1. Raises RecipeError where the text is no
     YAML, or of a kind that is refused.
     """
+    if len(text) > MAX_BYTES:
+        raise RecipeError(
+            [Problem(at(1, 1), (), f"longer than {MAX_BYTES} characters; this is not a recipe")]
+        )
     builder = _Builder(text, at)
     try:
         return builder.document(), builder.problems
@@ -99,6 +103,10 @@ def parse_yaml(text: str, at: Callable[[int, int], Place]) -> tuple[Node | None,
         before = text[: error.position]
         place = at(before.count("\n") + 1, error.position - (before.rfind("\n") + 1) + 1)
         problem = Problem(place, (), f"the character {text[error.position]!a} is not allowed; remove it")
+    except (ValueError, OverflowError):  # numbers of directives and escapes, which PyYAML does not check
+        problem = Problem(
+            builder.last, (), "not valid YAML: a number in an escape or directive is out of range"
+        )
     raise RecipeError([*builder.problems, problem])
 
 
@@ -116,6 +124,8 @@ class _Builder:
     def __init__(self, text: str, at: Callable[[int, int], Place]) -> None:
         self.events: Iterator[yaml.Event] = yaml.parse(text, Loader=yaml.SafeLoader)
         self.at = at
+        self.last = at(1, 1)
+        """Where the last event stood that was read."""
         self.problems: list[Problem] = []
 
     def document(self) -> Node | None:
@@ -133,7 +143,8 @@ class _Builder:
 
     def _place(self, event: yaml.Event) -> Place:
         mark: Any = event.start_mark  # always there in events of a parser
-        return self.at(mark.line + 1, mark.column + 1)
+        self.last = self.at(mark.line + 1, mark.column + 1)
+        return self.last
 
     def _refuse(self, event: yaml.Event, path: KeyPath, message: str) -> NoReturn:
         raise RecipeError([*self.problems, Problem(self._place(event), path, message)])
@@ -229,7 +240,9 @@ _Dumper.add_implicit_resolver(
 
 
 def dump_yaml(value: Any) -> str:
-    """Plain data as YAML that ``parse_yaml`` reads back to the same."""
-    return yaml.dump(
+    """Plain data as YAML that ``parse_yaml`` reads back to the same; of printable characters only."""
+    text: str = yaml.dump(
         value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100
     )
+    # PyYAML lets some through, as those that turn the direction of writing: in double quotes, so escapes will do.
+    return "".join(f"\\U{ord(sign):08X}" if sign != "\n" and is_control(sign) else sign for sign in text)

@@ -8,6 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from compressm_cli import __version__
 from compressm_cli.errors import BadInputError
+from compressm_cli.recipe.problems import printable
 from compressm_cli.reports import formats
 from compressm_cli.reports.comparison import ComparisonReport
 from compressm_cli.reports.comparison_plots import comparison_figures
@@ -46,6 +47,7 @@ def render_html(report: ComparisonReport) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
+        finalize=_shown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -73,6 +75,11 @@ def render_html(report: ComparisonReport) -> str:
         flop_convention=report.flop_convention,
         version=__version__,
     )
+
+
+def _shown(value: object) -> object:
+    """A value as it goes into the page, where it is escaped; without what would turn or hide the text around it."""
+    return printable(value) if type(value) is str else value
 
 
 def _tiles(report: ComparisonReport) -> list[Tile]:

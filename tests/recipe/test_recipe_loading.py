@@ -119,6 +119,7 @@ methods = st.one_of(
         {"method": st.just("hankel"), "target_order": orders | st.lists(orders, min_size=1)}
     ),
 )
+printable = st.characters(exclude_categories=["Cc", "Cf", "Cs", "Zl", "Zp"])
 recipes = st.fixed_dictionaries(
     {
         "name": st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,9}", fullmatch=True),
@@ -139,7 +140,7 @@ recipes = st.fixed_dictionaries(
     },
     optional={
         "seeds": st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=3, unique=True),
-        "output": st.fixed_dictionaries({"root": st.text(min_size=1)}),
+        "output": st.fixed_dictionaries({"root": st.text(printable, min_size=1)}),
     },
 )
 
@@ -157,7 +158,7 @@ def test_resolved_recipes_are_read_back_equal(tmp_path: Path, mapping: dict[str,
 def test_resolving_writes_every_default(tmp_path: Path) -> None:
     resolved = recipe_to_mapping(load_text(tmp_path, GOOD))
     assert set(resolved) == set(Recipe.model_fields)
-    assert resolved["output"] == {"root": "outputs", "keep_last": 1}
+    assert resolved["output"] == {"root": "outputs", "keep_last": 1, "trackers": []}
     assert resolved["train"]["clip_norm"] is None
 
 

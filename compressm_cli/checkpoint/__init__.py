@@ -1,0 +1,169 @@
+"""One self-describing file a model: shapes first, then weights, then (perhaps) the state of training."""
+
+import io
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compressm_cli.checkpoint.archive import ArchiveError, check_archive, read_archive
+from compressm_cli.checkpoint.skeleton import skeleton, with_weights
+from compressm_cli.checkpoint.training_state import require_training
+from compressm_cli.checkpoint.validation import (
+    LATEST,
+    MISFIT,
+    DamagedError,
+    described,
+    is_count,
+    part,
+    read_orders,
+    read_recipe,
+    read_spec,
+    read_tensors,
+    require,
+    require_constraints,
+    require_fit,
+    require_orders_kept,
+)
+from compressm_cli.compression import surgery
+from compressm_cli.data.interface import DataSpec
+from compressm_cli.errors import BadInputError
+from compressm_cli.files import write_atomically
+from compressm_cli.recipe import Recipe, recipe_to_mapping
+
+FORMAT = 2
+
+
+@dataclass
+class Checkpoint:
+    """A model, how to build it, and optionally how to go on training it."""
+
+    recipe: Recipe
+    data: DataSpec
+    orders: dict[str, int]
+    """State dimension of every compressible layer, by module name."""
+    weights: dict[str, Tensor]
+    masks: dict[str, Tensor] = field(default_factory=dict)
+    frozen: list[str] = field(default_factory=list)
+    step: int = 0
+    training: dict[str, Any] | None = None
+    """Optimizer, scheduler, random state, method and clocks; None in a finished model."""
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        recipe: Recipe,
+        data: DataSpec,
+        step: int,
+        training: dict[str, Any] | None = None,
+    ) -> "Checkpoint":
+        """A snapshot of a model; the tensors are copies."""
+        return cls(
+            recipe=recipe,
+            data=data,
+            orders=surgery.orders(model),
+            weights={name: value.detach().cpu().clone() for name, value in model.state_dict().items()},
+            masks={name: mask.cpu().clone() for name, mask in surgery.masks(model).items()},
+            frozen=surgery.frozen(model),
+            step=step,
+            training=training,
+        )
+
+    def save(self, path: Path) -> int:
+        """Write the file atomically; returns its size in bytes."""
+        content = {
+            "format": FORMAT,
+            "recipe": recipe_to_mapping(self.recipe),
+            "data": asdict(self.data),
+            "orders": self.orders,
+            "weights": self.weights,
+            "masks": self.masks,
+            "frozen": self.frozen,
+            "step": self.step,
+            "training": self.training,
+        }
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        data = buffer.getvalue()
+        write_atomically(path, data)
+        return len(data)
+
+    @classmethod
+    def load(cls, path: Path) -> "Checkpoint":
+        """Read a checkpoint of this tool and validate all of it; no model is built.
+
+        Raises BadInputError, in one line, where it is none, or not what was written.
+        """
+        try:
+            content = read_archive(path)
+        except FileNotFoundError as error:
+            raise BadInputError(f"{path}: no such checkpoint") from error
+        except ArchiveError as error:
+            raise BadInputError(f"{path}: not a readable checkpoint: {error}") from error
+        if not isinstance(content, dict) or "format" not in content:
+            raise BadInputError(f"{path}: not a compressm checkpoint (no format number in it)")
+        if type(content["format"]) is not int or content["format"] != FORMAT:
+            told = described(content["format"]).removeprefix("the number ")
+            raise BadInputError(f"{path}: checkpoint format {told}; this version reads {FORMAT}")
+        return cls.of_content(content, path)
+
+    @classmethod
+    def of_content(cls, content: Mapping[str, Any], path: Path) -> "Checkpoint":
+        """A checkpoint of plain data and tensors, validated; BadInputError naming ``path`` where it is damaged."""
+        try:
+            recipe = read_recipe(content, str(path))
+            data, orders = read_spec(content, recipe), read_orders(content)
+            weights, masks = read_tensors(content, "weights"), read_tensors(content, "masks")
+            frozen = part(content, "frozen", list)
+            step = part(content, "step", int)
+            require(is_count(step, 0, LATEST), "step", f"from 0 to {LATEST}", step)
+            model = _skeleton(recipe, data, orders, weights)
+            require_constraints(model, masks, frozen)
+            if "training" not in content:
+                raise DamagedError("training is missing")
+            if content["training"] is not None:
+                require_training(content["training"], model, recipe, data)
+        except DamagedError as error:
+            raise BadInputError(f"{path}: damaged checkpoint: {error}") from error
+        return cls(recipe, data, orders, weights, masks, frozen, step, content["training"])
+
+    def build_model(self) -> nn.Module:
+        """The model, of the shapes it had when saved, with its weights; on the CPU, in training mode.
+
+        Takes no random numbers. Raises BadInputError where weights and orders are not those of one model.
+        """
+        try:
+            model = _skeleton(self.recipe, self.data, self.orders, self.weights)
+        except DamagedError as error:
+            raise BadInputError(str(error)) from error
+        model = with_weights(model, self.weights, self.recipe.model.tie_embeddings)
+        surgery.restore_constraints(model, self.masks, self.frozen)
+        return model
+
+
+def verify(path: Path) -> None:
+    """Read a checkpoint's archive through and compare its checksums; BadInputError where one is wrong."""
+    # torch.load does not look at them.
+    try:
+        check_archive(path)
+    except FileNotFoundError as error:
+        raise BadInputError(f"{path}: no such checkpoint") from error
+    except ArchiveError as error:
+        raise BadInputError(f"{path}: not a readable checkpoint: {error}") from error
+
+
+def _skeleton(
+    recipe: Recipe, data: DataSpec, orders: Mapping[str, int], weights: Mapping[str, Tensor]
+) -> nn.Module:
+    """The model without memory, which the weights fit; DamagedError where they do not."""
+    try:
+        model = skeleton(recipe, data, orders, weights)
+    except (ValueError, BadInputError) as error:
+        raise DamagedError(f"{MISFIT}: {error}") from error
+    require_fit(weights, model.state_dict())
+    require_orders_kept(model, weights)
+    return model

@@ -1,0 +1,86 @@
+"""A model's shapes without its memory: what the weights of a checkpoint must be, known before anything is built."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compressm_cli.data.interface import DataSpec
+from compressm_cli.layers.interface import StateSpaceLayer, state_space_layers
+from compressm_cli.models import build_model
+from compressm_cli.recipe import Recipe
+
+MAPS = ("B_map", "C_map", "B_proj", "C_proj")
+"""Of a cut selective layer: (channels or groups, order, length of B and C before it)."""
+CUTS = ({"B_map", "C_map"}, {"B_proj", "C_proj"}, {"kept"})
+"""What a cut may add to a layer."""
+
+
+def skeleton(
+    recipe: Recipe, data: DataSpec, orders: Mapping[str, int], weights: Mapping[str, Tensor]
+) -> nn.Module:
+    """The model of a recipe on the meta device, with the shapes that its layers have at ``orders``.
+
+    ``weights`` says only what a cut has added to a layer. Takes no memory for parameters and no random numbers.
+    Raises ValueError where ``orders`` are not those of the recipe's layers, or additions have no shape.
+    """
+    names = [f"blocks.{i}.layer" for i in range(recipe.model.depth)]
+    if list(orders) != names:
+        raise ValueError(
+            f"orders are given for {len(orders)} layers, which are not the {len(names)} of the recipe"
+        )
+    inner = [_inner(name, order, weights) for name, order in orders.items()]
+    # The orders at the start of training say nothing of the shapes now, and could be of any size.
+    layer = recipe.model.layer.model_copy(update={"state_dim": inner})
+    with torch.device("meta"):
+        model = build_model(recipe.model.model_copy(update={"layer": layer}), data)
+        for (name, part), order in zip(state_space_layers(model).items(), orders.values(), strict=True):
+            part.set_state_parameters(_added(part, name, order, weights))
+    return model
+
+
+def with_weights(model: nn.Module, weights: Mapping[str, Tensor], tied: bool) -> nn.Module:
+    """The skeleton as a model on the CPU that holds copies of the weights, which must fit."""
+    model = model.to_empty(device="cpu")
+    if tied:  # the two were one parameter, and memory was given to each
+        model.head.weight = model.encoder.weight  # type: ignore[union-attr]
+    model.load_state_dict(weights)
+    return model
+
+
+def added_shapes(layer: StateSpaceLayer, order: int, inner: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of all that a cut may add to a layer, by name; B and C had the length ``inner`` before."""
+    values: dict[str, Any] = {n: getattr(layer, n, None) for n in (*MAPS, "kept") if hasattr(layer, n)}
+    lead = getattr(layer, "groups", None) or layer.get_parameter("D").shape[0]
+    return {n: (lead,) if n == "kept" else (lead, order, inner) for n in values}
+
+
+def _inner(name: str, order: int, weights: Mapping[str, Tensor]) -> int:
+    """Length of B and C before the maps that a cut has added; the order where there are none."""
+    for leaf in MAPS:
+        maps = weights.get(f"{name}.{leaf}")
+        if maps is not None:
+            if maps.ndim != 3 or not order <= maps.shape[2] <= 65536:
+                raise ValueError(f"{name}.{leaf} has the shape {tuple(maps.shape)} for the order {order}")
+            return maps.shape[2]
+    return order
+
+
+def _added(
+    layer: StateSpaceLayer, name: str, order: int, weights: Mapping[str, Tensor]
+) -> dict[str, Tensor | None]:
+    """Tensors without content for what a cut has added to a layer, and what depends on it."""
+    extra = layer.state_parameters | layer.state_buffers
+    present = {n for n in extra if f"{name}.{n}" in weights and getattr(layer, n, "") is None}
+    if not present:
+        return {}
+    if present not in CUTS:
+        raise ValueError(f"{name} has {' and '.join(sorted(present))}, which no cut leaves by itself")
+    shapes = added_shapes(layer, order, inner=layer.state_dim)
+    values: dict[str, Tensor | None] = {
+        n: torch.empty(shapes[n], dtype=torch.int64 if n == "kept" else None) for n in present
+    }
+    if "B_map" in present:
+        values["A_log"] = torch.empty(layer.get_parameter("A_log").shape[0], order)
+    return values

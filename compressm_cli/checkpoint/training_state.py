@@ -1,0 +1,326 @@
+"""What the state of training in a checkpoint must be, so that resuming fails before it has touched anything.
+
+Keys that are not known here are left to those who wrote them.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compressm_cli.checkpoint.skeleton import skeleton
+from compressm_cli.checkpoint.validation import (
+    LATEST,
+    DamagedError,
+    described,
+    is_count,
+    is_dense,
+    is_number,
+    mapping_of,
+    part,
+    read_tensors,
+    require,
+    require_constraints,
+    require_finite,
+    require_fit,
+)
+from compressm_cli.data.interface import DataSpec
+from compressm_cli.layers.interface import state_space_layers
+from compressm_cli.ops.forms import FORMS, Problem, terms
+from compressm_cli.recipe import Recipe
+from compressm_cli.recipe.problems import shorten
+
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+def require_training(training: object, model: nn.Module, recipe: Recipe, data: DataSpec) -> None:
+    """Raise DamagedError unless ``training`` is a state from which ``model``, perhaps a skeleton, can be trained on."""
+    where = "training"
+    if type(training) is not dict:
+        raise DamagedError(f"{where} must be a mapping, found {described(training)}")
+    require(is_count(part(training, "seed", int, where), 0), f"{where}.seed", "a seed", training["seed"])
+    _require_optimizer(part(training, "optimizer", dict, where), model, f"{where}.optimizer")
+    for i, process in enumerate(part(training, "processes", list, where) or [None]):
+        _require_process(process, training.get("trial") is not None, f"{where}.processes[{i}]")
+    _require_generator(training.get("generator"), f"{where}.generator")
+    _require_method(part(training, "method", dict, where), model, recipe, f"{where}.method")
+    _require_accounts(training, where)
+    _require_progress(training, where)
+    if training.get("trial") is not None:
+        _require_trial(part(training, "trial", dict, where), recipe, data, f"{where}.trial")
+    elif "trial" not in training:
+        raise DamagedError(f"{where}.trial is missing")
+
+
+def _parameters(model: nn.Module) -> list[list[Tensor]]:
+    """The parameters in the groups of the optimizer: recurrent ones, then the rest, each in the model's order."""
+    layers = state_space_layers(model).items()
+    recurrent = {f"{prefix}.{name}" for prefix, layer in layers for name in layer.recurrent_parameters}
+    named = list(model.named_parameters())
+    return [[p for n, p in named if n in recurrent], [p for n, p in named if n not in recurrent]]
+
+
+def _require_optimizer(saved: dict[str, Any], model: nn.Module, where: str) -> None:
+    groups, wanted = part(saved, "param_groups", list, where), _parameters(model)
+    require(len(groups) == len(wanted), f"{where}.param_groups", f"a list of {len(wanted)}", groups)
+    start = 0
+    for i, (group, own) in enumerate(zip(groups, wanted, strict=True)):
+        place = f"{where}.param_groups[{i}]"
+        require(type(group) is dict, place, "a mapping", group)
+        numbers = list(range(start, start + len(own)))
+        require(
+            group.get("params") == numbers,
+            f"{place}.params",
+            f"{len(own)} numbers from {start}",
+            group.get("params"),
+        )
+        _require_settings(group, place)
+        start += len(own)
+    flat = [parameter for own in wanted for parameter in own]
+    for number, moments in part(saved, "state", dict, where).items():
+        place = f"{where}.state[{shorten(number)}]"
+        require(is_count(number, 0, len(flat) - 1), place, "of a parameter of the model", number)
+        require(
+            type(moments) is dict and set(moments) == set(MOMENTS),
+            place,
+            f"a mapping of {', '.join(MOMENTS)}",
+            moments,
+        )
+        for name, value in moments.items():
+            like = flat[number]
+            shape = torch.Size() if name == "step" else like.shape
+            right = is_dense(value) and value.shape == shape and value.dtype == torch.float32
+            require(right, f"{place}.{name}", f"a float32 tensor of the shape {tuple(shape)}", value)
+        require_finite(moments, place)
+        negative = any(bool((moments[name] < 0).any()) for name in ("step", "exp_avg_sq"))
+        require(not negative, place, "of squares and steps that are not negative", moments)
+
+
+def _require_settings(group: dict[str, Any], where: str) -> None:
+    """AdamW's settings of a group, of the kind that the optimizer was made with."""
+    for name in ("lr", "factor", "weight_decay", "eps"):
+        right = is_number(group.get(name)) and group[name] >= 0
+        require(right, f"{where}.{name}", "a number that is not negative", group.get(name))
+    betas = group.get("betas")
+    right = (
+        isinstance(betas, (tuple, list))
+        and len(betas) == 2
+        and all(is_number(b) and 0 <= b < 1 for b in betas)
+    )
+    require(right, f"{where}.betas", "two numbers from 0 to below 1", betas)
+    for name in ("amsgrad", "maximize", "capturable", "differentiable"):
+        require(group.get(name, False) is False, f"{where}.{name}", "false", group.get(name))
+    for name in ("foreach", "fused", "decoupled_weight_decay"):
+        value = group.get(name)
+        require(value is None or type(value) is bool, f"{where}.{name}", "null, true or false", value)
+    require(not (group.get("foreach") and group.get("fused")), f"{where}.foreach", "false beside fused", True)
+
+
+def _require_process(own: Any, on_trial: bool, where: str) -> None:
+    """What one process of the run had to itself."""
+    require(type(own) is dict, where, "a mapping", own)
+    _require_random(part(own, "random", dict, where), f"{where}.random")
+    if on_trial:
+        _require_random(part(own, "trial_random", dict, where), f"{where}.trial_random")
+    loss = own.get("window_loss")
+    right = is_dense(loss) and loss.ndim == 0 and loss.dtype is torch.float32
+    require(right, f"{where}.window_loss", "one float32 number in a tensor", loss)
+
+
+def _require_random(saved: dict[str, Any], where: str) -> None:
+    _require_generator(saved.get("cpu"), f"{where}.cpu")
+    for i, value in enumerate(part(saved, "cuda", list, where)):
+        right = is_dense(value) and value.dtype is torch.uint8 and value.ndim == 1
+        require(right, f"{where}.cuda[{i}]", "a tensor of bytes", value)
+
+
+def _require_generator(value: Any, where: str) -> None:
+    """The state of a random generator: PyTorch knows best."""
+    wanted = "the state of a random generator"
+    require(is_dense(value) and value.dtype is torch.uint8 and value.ndim == 1, where, wanted, value)
+    try:
+        torch.Generator().set_state(value)
+    except RuntimeError:
+        require(False, where, wanted, value)
+
+
+def _require_method(saved: dict[str, Any], model: nn.Module, recipe: Recipe, where: str) -> None:
+    if recipe.compression.method != "hankel":
+        return
+    layers = state_space_layers(model)
+    orders = mapping_of(
+        saved, "start_orders", lambda v: is_count(v, 1, 65536), "a whole number of at least 1", where
+    )
+    require(
+        not orders or list(orders) == list(layers), f"{where}.start_orders", "of the model's layers", orders
+    )
+    require(
+        is_count(saved.get("rejections")), f"{where}.rejections", "a whole number", saved.get("rejections")
+    )
+    settling = saved.get("settling")
+    adaptive = recipe.compression.schedule.kind == "adaptive"
+    require(settling is None or type(settling) is dict, f"{where}.settling", "null or a mapping", settling)
+    require(
+        (settling is not None) == adaptive,
+        f"{where}.settling",
+        "there where the schedule is adaptive",
+        settling,
+    )
+    if settling is not None:
+        last = settling.get("last", 0)
+        right = last is None or (type(last) is list and len(last) == len(layers) and all(map(is_count, last)))
+        require(right, f"{where}.settling.last", "null or an order for each layer", last)
+        require(
+            is_count(settling.get("still")),
+            f"{where}.settling.still",
+            "a whole number",
+            settling.get("still"),
+        )
+
+
+def _require_accounts(training: dict[str, Any], where: str) -> None:
+    """FLOPs, seconds, joules and the costs of forms."""
+    flops = part(training, "flops", dict, where)
+    for name in ("total", "per_step"):
+        value = flops.get(name, "")
+        right = value is None or (type(value) is int and 0 <= value < 2**200)
+        require(right, f"{where}.flops.{name}", "null or a whole number", value)
+    clock = part(training, "clock", dict, where)
+    for name in CLOCK:
+        require(is_number(clock.get(name)), f"{where}.clock.{name}", "a number of seconds", clock.get(name))
+    joules = part(training, "joules", list, where)
+    for i, one in enumerate(joules):
+        place = f"{where}.joules[{i}]"
+        require(type(one) is dict and set(one) == {"value", "reason", "sources"}, place, "a measurement", one)
+        require(
+            one["value"] is None or is_number(one["value"]),
+            f"{place}.value",
+            "null or a number",
+            one["value"],
+        )
+        require(
+            one["reason"] is None or type(one["reason"]) is str,
+            f"{place}.reason",
+            "null or text",
+            one["reason"],
+        )
+        texts = type(one["sources"]) is list and all(type(s) is str for s in one["sources"])
+        require(texts, f"{place}.sources", "a list of texts", one["sources"])
+    costs = training.get("costs", "")
+    if costs is not None:
+        right = type(costs) is dict and set(costs) == set(FORMS)
+        require(right, f"{where}.costs", f"null or a mapping of {' and '.join(FORMS)}", costs)
+        for form in FORMS:
+            count = len(terms(form, Problem(1, 1, 1, 1, 1)))
+            right = isinstance(costs[form], (tuple, list)) and len(costs[form]) == count
+            right = right and all(map(is_number, costs[form]))
+            require(right, f"{where}.costs.{form}", f"{count} numbers", costs[form])
+
+
+def _require_progress(training: dict[str, Any], where: str) -> None:
+    """Counters, the best evaluation, windows of times, and the measures of the start."""
+    counts = mapping_of(training, "counts", is_count, "a whole number", where)
+    missing = {"made", "cut", "rejected"} - set(counts)
+    require(not missing, f"{where}.counts", "the counters made, cut and rejected", counts)
+    best = part(training, "best", dict, where)
+    require(is_number(best.get("accuracy")), f"{where}.best.accuracy", "a number", best.get("accuracy"))
+    require(is_count(best.get("step"), 0, LATEST), f"{where}.best.step", "a whole number", best.get("step"))
+    windows = part(training, "windows", dict, where)
+    for name in ("start", "final"):
+        _require_numbers(windows.get(name), f"{where}.windows.{name}")
+    _require_measures(part(training, "start", dict, where), f"{where}.start")
+    _require_evaluated(training.get("evaluated"), f"{where}.evaluated")
+    window = part(training, "window", dict, where)
+    require(is_count(window.get("step"), 0, LATEST), f"{where}.window.step", "a step", window.get("step"))
+    require(is_number(window.get("seconds")), f"{where}.window.seconds", "a number", window.get("seconds"))
+    made = training.get("rollbacks", [])
+    right = type(made) is list and all(type(one) is dict for one in made)
+    require(right, f"{where}.rollbacks", "a list of mappings", made)
+
+
+def _require_numbers(value: Any, where: str) -> None:
+    require(type(value) is list and all(map(is_number, value)), where, "a list of numbers", value)
+
+
+def _require_measures(start: dict[str, Any], where: str) -> None:
+    """What was counted of the model at the start; it goes into the summary as it is."""
+    if not start:  # before the first shapes were counted
+        return
+    for name in ("parameters", "step", "inference"):
+        value = start.get(name)
+        right = type(value) is int and 0 <= value < 2**200
+        require(right, f"{where}.{name}", "a whole number", value)
+    mapping_of(start, "orders", is_count, "a whole number", where)
+    mapping_of(start, "forms", lambda v: type(v) is str and len(v) <= 200, "text", where)
+
+
+def _require_evaluated(value: Any, where: str) -> None:
+    """null, or a step and what was found there."""
+    if value is None:
+        return
+    right = isinstance(value, (tuple, list)) and len(value) == 2 and is_count(value[0], 0, LATEST)
+    require(right, where, "a step and its evaluation", value)
+    _require_evaluation(value[1], f"{where}[1]")
+
+
+def _require_evaluation(value: Any, where: str) -> None:
+    require(
+        type(value) is dict and set(value) == EVALUATION,
+        where,
+        f"a mapping of {', '.join(sorted(EVALUATION))}",
+        value,
+    )
+    numbers = all(type(number) in (int, float) for number in value.values())
+    require(numbers, where, "a mapping of numbers", value)
+
+
+def _require_trial(trial: dict[str, Any], recipe: Recipe, data: DataSpec, where: str) -> None:
+    """A cut on trial: what to go back to, and what was done."""
+    require(
+        getattr(recipe.compression, "safety", None) is not None,
+        where,
+        "null: the recipe has no safety",
+        trial,
+    )
+    require(is_count(trial.get("until"), 0, LATEST), f"{where}.until", "a step", trial.get("until"))
+    _require_evaluation(trial.get("before"), f"{where}.before")
+    _require_numbers(trial.get("windows"), f"{where}.windows")
+    plan = part(trial, "plan", list, where)
+    for i, record in enumerate(plan):
+        _require_record(record, f"{where}.plan[{i}]")
+    saved = part(trial, "saved", dict, where)
+    place = f"{where}.saved"
+    require(is_count(saved.get("step"), 0, LATEST), f"{place}.step", "a step", saved.get("step"))
+    weights, masks = read_tensors(saved, "weights", place), read_tensors(saved, "masks", place)
+    before = {r["layer"]: r["order_before"] for r in plan}
+    try:
+        model = skeleton(recipe, data, before, weights)
+        require_fit(weights, model.state_dict())
+    except ValueError as error:
+        raise DamagedError(f"{place}: {error}") from error
+    require_constraints(model, masks, part(saved, "frozen", list, place), f"{place}.")
+    _require_optimizer(part(saved, "optimizer", dict, place), model, f"{place}.optimizer")
+    _require_random(part(saved, "random", dict, place), f"{place}.random")
+
+
+def _require_record(record: Any, where: str) -> None:
+    require(type(record) is dict, where, "a mapping", record)
+    strange = [name for name in record if name not in RECORD]
+    require(not strange, where, "a layer's record", strange[:1])
+    for name, kind in (("layer", str), ("order_before", int), ("order_after", int), ("reason", str)):
+        part(record, name, kind, where)
+    for name, value in record.items():
+        right = value is None or type(value) in (str, int, float, list)
+        require(right, f"{where}.{name}", "a number, text or null", value)
+    _require_numbers(record.get("hsv", []), f"{where}.hsv")
+
+
+CLOCK = ("total", "evaluation", "compression", "compile", "checkpoint")
+"""What ``accounting.clock.Stopwatch`` goes on counting from."""
+EVALUATION = {"accuracy", "loss", "rows", "labels"}
+"""Fields of ``training.evaluation.Evaluation``, which this part must not import."""
+RECORD = {
+    "layer", "order_before", "order_after", "reason", "hsv", "kept", "realization", "gramian", "horizon", "tail",
+    "bound", "measured_error", "predicted_error", "kernel_order", "variant", "seconds",
+}  # fmt: skip
+"""Fields of ``compression.method.LayerRecord``, likewise."""

@@ -1,0 +1,214 @@
+"""What a checkpoint's content must be, before a model is built of it. Everything wrong is one clause with its place."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compressm_cli.data.interface import DataSpec
+from compressm_cli.layers.interface import state_space_layers
+from compressm_cli.recipe import Recipe, RecipeError, recipe_from_mapping
+from compressm_cli.recipe.bounds import known_spec
+from compressm_cli.recipe.problems import found, shorten
+
+MISFIT = "weights do not fit the shapes in the checkpoint"
+LARGEST = 2**31
+"""Of a count: classes, tokens, features, steps of a sequence, states."""
+LONGEST = 10_000_000
+"""Steps of a sequence."""
+LARGEST_RECIPE = 100_000
+"""Values in a recipe."""
+LATEST = 2**53
+"""Of a training step."""
+
+
+class DamagedError(ValueError):
+    """What is wrong with the content of a checkpoint, as one clause."""
+
+
+def require(is_right: bool, where: str, wanted: str, value: object) -> None:
+    """Raise DamagedError unless a value is right."""
+    if not is_right:
+        raise DamagedError(f"{where} must be {wanted}, found {described(value)}")
+
+
+def described(value: object) -> str:
+    """A value, in a few words."""
+    if isinstance(value, Tensor):
+        return (
+            f"a tensor {str(value.dtype).removeprefix('torch.')} of the shape {shorten(tuple(value.shape))}"
+        )
+    return found(value)
+
+
+def is_count(value: object, least: int = 0, most: int = LARGEST) -> bool:
+    """Whether it is a whole number in these bounds."""
+    return type(value) is int and least <= value <= most
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a finite number."""
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+
+
+def part(content: Mapping[str, Any], key: str, kind: type, where: str = "") -> Any:
+    """The value of a required key, of exactly this type."""
+    place = f"{where}.{key}" if where else key
+    if key not in content:
+        raise DamagedError(f"{place} is missing")
+    names = {
+        dict: "a mapping",
+        list: "a list",
+        int: "a whole number",
+        str: "text",
+        Tensor: "a tensor",
+        bool: "true or false",
+    }
+    value = content[key]
+    require(type(value) is kind, place, names.get(kind, kind.__name__), value)
+    return value
+
+
+def mapping_of(
+    content: Mapping[str, Any], key: str, is_right: Callable[[Any], bool], wanted: str, where: str = ""
+) -> dict[str, Any]:
+    """The value of a required key: a mapping of names to what is right."""
+    value = part(content, key, dict, where)
+    place = f"{where}.{key}" if where else key
+    for name, item in value.items():
+        require(
+            type(name) is str and len(name) <= 200, f"{place}: a name", "text of at most 200 characters", name
+        )
+        require(is_right(item), f"{place}[{shorten(name)}]", wanted, item)
+    return value
+
+
+def read_recipe(content: Mapping[str, Any], where: str) -> Recipe:
+    """The recipe in a checkpoint, validated as any other."""
+    mapping = part(content, "recipe", dict)
+    _require_small(mapping)
+    try:
+        return recipe_from_mapping(mapping, where)
+    except RecipeError as error:
+        more = len(error.problems) - 1
+        raise DamagedError(
+            f"its recipe: {error.problems[0].removeprefix(f'{where}: ')}"
+            + (f" (and {more} more)" if more else "")
+        ) from error
+
+
+def _require_small(mapping: dict[str, Any]) -> None:
+    waiting: list[Any] = [mapping]
+    seen = 0
+    while waiting:
+        value = waiting.pop()
+        seen += 1
+        if seen > LARGEST_RECIPE:
+            raise DamagedError(f"its recipe has more than {LARGEST_RECIPE} values")
+        if isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, (list, tuple)):
+            waiting += value
+
+
+def read_spec(content: Mapping[str, Any], recipe: Recipe) -> DataSpec:
+    """The description of the data that the model is for, which must be that of the recipe's task where it is known."""
+    given = part(content, "data", dict)
+    names = [field.name for field in fields(DataSpec)]
+    require(
+        sorted(map(str, given)) == sorted(names), "data", f"a mapping with the keys {', '.join(names)}", given
+    )
+    rows = given["rows"]
+    require(is_count(given["classes"], 1), "data.classes", "a positive whole number", given["classes"])
+    require(is_count(given["length"], 1, LONGEST), "data.length", f"from 1 to {LONGEST}", given["length"])
+    require(
+        (given["features"] is None) != (given["vocabulary"] is None),
+        "data",
+        "features or a vocabulary",
+        given,
+    )
+    for name in ("features", "vocabulary"):
+        value = given[name]
+        require(value is None or is_count(value, 1), f"data.{name}", "null or a positive whole number", value)
+    right = isinstance(rows, (list, tuple)) and len(rows) == 3 and all(map(is_count, rows))
+    require(right, "data.rows", "three whole numbers", rows)
+    require(type(given["per_step"]) is bool, "data.per_step", "true or false", given["per_step"])
+    spec = DataSpec(**{**given, "rows": tuple(rows)})
+    _require_task(spec, recipe)
+    return spec
+
+
+def _require_task(spec: DataSpec, recipe: Recipe) -> None:
+    known = known_spec(recipe)
+    if known is None:
+        return
+    for name in ("classes", "features", "vocabulary", "per_step"):
+        wanted, value = getattr(known, name), getattr(spec, name)
+        require(value == wanted, f"data.{name}", f"{wanted}, as of the task {recipe.data.task}", value)
+
+
+def read_orders(content: Mapping[str, Any]) -> dict[str, int]:
+    """The orders of the layers."""
+    return mapping_of(content, "orders", lambda v: is_count(v, 1, 65536), "a whole number from 1 to 65536")
+
+
+def read_tensors(content: Mapping[str, Any], key: str, where: str = "") -> dict[str, Tensor]:
+    """Dense tensors on the CPU by name."""
+    return mapping_of(content, key, is_dense, "a dense tensor on the CPU", where)
+
+
+def is_dense(value: object) -> bool:
+    """Whether it is a plain tensor with values of its own in the CPU's memory."""
+    return (
+        type(value) in (Tensor, nn.Parameter)
+        and value.layout is torch.strided  # type: ignore[attr-defined]
+        and value.device.type == "cpu"  # type: ignore[attr-defined]
+    )
+
+
+def require_fit(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Names, shapes and types of weights are those of the model, and they are finite."""
+    missing, strange = [n for n in expected if n not in weights], [n for n in weights if n not in expected]
+    if missing or strange:
+        told = f"{missing[0]} is missing" if missing else f"there is no place for {shorten(strange[0])}"
+        raise DamagedError(f"{MISFIT}: {told}")
+    for name, like in expected.items():
+        wanted = f"{str(like.dtype).removeprefix('torch.')} of the shape {tuple(like.shape)}"
+        if weights[name].shape != like.shape or weights[name].dtype != like.dtype:
+            raise DamagedError(f"{MISFIT}: {name} must be {wanted}, found {described(weights[name])}")
+    require_finite(weights, "weights")
+
+
+def require_finite(tensors: Mapping[Any, Tensor], where: str) -> None:
+    """No NaN and no infinity among the tensors."""
+    for name, value in tensors.items():
+        if not torch.isfinite(value).all():
+            raise DamagedError(f"{where}[{shorten(name)}] has values that are not finite")
+
+
+def require_orders_kept(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Where channels have orders of their own, these are within the layer's."""
+    for name, layer in state_space_layers(model).items():
+        kept = weights.get(f"{name}.kept")
+        if kept is not None and not ((kept >= 0) & (kept <= layer.state_dim)).all():
+            raise DamagedError(f"{name}.kept must be from 0 to {layer.state_dim}")
+
+
+def require_constraints(
+    model: nn.Module, masks: Mapping[str, Tensor], frozen: list[Any], where: str = ""
+) -> None:
+    """Masks and frozen parameters are those of parameters that the model has."""
+    known = dict(model.named_parameters())
+    for name, mask in masks.items():
+        right = name in known and mask.dtype is torch.bool and mask.shape == known[name].shape
+        require(
+            right,
+            f"{where}masks[{shorten(name)}]",
+            "a mask of a parameter, true or false for each entry",
+            mask,
+        )
+    for name in frozen:
+        require(type(name) is str and name in known, f"{where}frozen", "names of parameters", name)
