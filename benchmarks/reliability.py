@@ -30,8 +30,8 @@ STEPS = 60
 POLL_SECONDS = 0.001
 TIMES = {"seconds", "step_seconds", "joules", "peak_memory", "checkpoint_bytes"}
 
-_processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(
     ["compressm_cli.cli.train", "compressm_cli.training.experiment", "compressm_cli.reports"]
 )
 
@@ -83,7 +83,7 @@ class Tally:
 
 def command(*arguments: str) -> multiprocessing.process.BaseProcess:
     """``compressm`` in a process of its own, which has torch imported already."""
-    process = _processes.Process(target=_command, args=arguments)
+    process = PROCESSES.Process(target=_command, args=arguments)
     process.start()
     return process
 

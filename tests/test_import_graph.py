@@ -25,8 +25,9 @@ ARROWS: dict[str, set[str]] = {
     "recipe": {"layers", "data", "compression"},
     "checkpoint": {"recipe", "models", "compression", "run"},
     "accounting": {"data"},
+    "distributed": {"checkpoint"},
     "exchange": {"checkpoint"},
-    "training": {"checkpoint", "accounting"},
+    "training": {"distributed", "accounting"},
     "reports": {"training", "exchange"},
     "cli": {"reports", "training", "recipe"},
 }

@@ -17,7 +17,14 @@ from compressm_cli.config import Config
 from compressm_cli.data import TASKS
 from compressm_cli.layers import LAYERS
 from compressm_cli.recipe import load_recipe, recipe_schema
-from compressm_cli.recipe.schema import ModelConfig, OutputConfig, Recipe, TrainConfig
+from compressm_cli.recipe.schema import (
+    ModelConfig,
+    OutputConfig,
+    Recipe,
+    RollBackConfig,
+    StopConfig,
+    TrainConfig,
+)
 
 PAGE = Path(__file__).parents[1] / "docs" / "recipes.md"
 MARK = "<!-- What follows is written by tests/test_recipes_doc.py. -->"
@@ -32,6 +39,8 @@ def sections() -> dict[str, type[Config]]:
         "`model:`": ModelConfig,
         **{f"`model: {{layer: {{kind: {name}}}}}`": layer.Config for name, layer in LAYERS.items()},
         "`train:`": TrainConfig,
+        "`train: {on_divergence: {action: stop}}`": StopConfig,
+        "`train: {on_divergence: {action: roll_back}}`": RollBackConfig,
         **{f"`compression: {{method: {name}}}`": method.Config for name, method in METHODS.items()},
         **{f"`compression: {{schedule: {{kind: {kind}}}}}`": c for kind, c in schedules.items()},
         "`compression: {safety: ...}`": SafetyConfig,
@@ -75,7 +84,11 @@ def allowed(rule: dict[str, Any]) -> str:
         "null": "null",
     }
     if rule["type"] == "array":
-        exactly = f" of {rule['minItems']}" if rule.get("minItems") == rule.get("maxItems") else ""
+        exactly = (
+            f" of {rule['minItems']}"
+            if "minItems" in rule and rule["minItems"] == rule.get("maxItems")
+            else ""
+        )
         return f"list{exactly} ({allowed(rule['items'])})"
     return kinds[rule["type"]] + (number_range(rule) if rule["type"] in ("integer", "number") else "")
 

@@ -49,15 +49,26 @@ def combine(parts: list[Joules]) -> Joules:
     return Joules(sum(p.value or 0.0 for p in parts), reasons[0] if reasons else None, parts[0].sources)
 
 
+def together(parts: list[Joules]) -> Joules:
+    """The joules of one window from those of the processes that shared its work, each with counters of its own."""
+    missing = [p.reason for p in parts if p.value is None]
+    if missing:
+        return Joules(None, missing[0])
+    reasons = [p.reason for p in parts if p.reason is not None]
+    sources = [source for p in parts for source in p.sources]
+    return Joules(sum(p.value or 0.0 for p in parts), reasons[0] if reasons else None, sources)
+
+
 class JouleMeter:
     """The energy of one window on one device: ``start()`` ... ``stop()``.
 
     On a GPU: that GPU and the CPU packages. On a CPU: the CPU packages. The device is synchronised at
-    both ends.
+    both ends. ``packages`` is false where another process of this machine counts these.
     """
 
-    def __init__(self, device: torch.device, powercap: Path = POWERCAP) -> None:
+    def __init__(self, device: torch.device, powercap: Path = POWERCAP, packages: bool = True) -> None:
         self._device = device
+        self._packages = packages
         self._powercap = powercap
         self._counters: list[_Rapl | _Nvml] = []
         self._missing: list[str] = []
@@ -71,7 +82,7 @@ class JouleMeter:
         if self._began is not None:
             raise RuntimeError("the meter is running already")
         self._counters, self._missing = [], []
-        probes: list[_Probe] = [*_rapl_probes(self._powercap)]
+        probes: list[_Probe] = [*_rapl_probes(self._powercap)] if self._packages else []
         if self._device.type == "cuda":
             probes.insert(0, _nvml_probe(self._device))
         for probe in probes:
@@ -106,7 +117,7 @@ class JouleMeter:
     def _result(self, seconds: float) -> Joules:
         missing = "; ".join(self._missing) or None
         if not self._counters:
-            return Joules(None, missing)
+            return Joules(None, missing) if missing else Joules(0.0, None)
         if seconds < SHORTEST_WINDOW:
             return Joules(
                 None, f"a window of {seconds:.2g} s is under {SHORTEST_WINDOW:g} s, too short to measure"

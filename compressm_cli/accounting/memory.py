@@ -56,6 +56,12 @@ class PeakMemory:
         return None
 
 
+def largest(peaks: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of the results of several processes, that of the largest one, which says so."""
+    peak = max(peaks, key=lambda p: int(p["bytes"]))
+    return peak if len(peaks) == 1 else {**peak, "kind": f"{peak['kind']}, the largest of {len(peaks)}"}
+
+
 def estimate_training_bytes(model: nn.Module, batch: Split) -> int:
     """Bytes of tensors that one training step with AdamW holds at its peak.
 

@@ -16,9 +16,11 @@ from compressm_cli.errors import BadInputError
 
 if TYPE_CHECKING:
     from compressm_cli.data.interface import Dataset
+    from compressm_cli.distributed.group import Group
     from compressm_cli.recipe import Recipe
     from compressm_cli.run import Run
     from compressm_cli.training.experiment import Forecast
+    from compressm_cli.training.view import View
 
 
 @click.command()
@@ -63,60 +65,75 @@ def train(
         raise BadInputError(
             "which recipe? give a YAML file or a shipped recipe; see 'compressm recipes list'"
         )
+    from compressm_cli.distributed.group import joined
     from compressm_cli.recipe import load_recipe
+    from compressm_cli.training.experiment import was_restarted
 
     extra = [f"seeds=[{seeds}]"] if seeds else []
-    resolved = load_recipe(recipe, [*overrides, *extra])
-    if dry_run:
-        _dry_run(resolved)
-    elif auto_resume:
-        _continue(resolved, quiet)
-    else:
-        _train(resolved, quiet)
+    with joined() as group:
+        resolved = group.from_main(lambda: load_recipe(recipe, [*overrides, *extra]))
+        if dry_run:
+            if group.is_main:
+                _dry_run(resolved)
+        elif auto_resume or was_restarted():
+            _continue(resolved, quiet, group, own_launcher=not auto_resume)
+        else:
+            _train(resolved, quiet, group)
 
 
-def _train(recipe: "Recipe", quiet: bool) -> None:
+def _train(recipe: "Recipe", quiet: bool, group: "Group") -> None:
     from compressm_cli.training import experiment
-    from compressm_cli.training.view import SilentView, make_view
 
-    dataset = experiment.load_data(recipe)
+    dataset = group.main_first(lambda: experiment.load_data(recipe))
     for seed in recipe.seeds:
-        view = SilentView() if quiet else make_view(sys.stderr)
-        run = experiment.start(recipe, seed, dataset, view, command_line())
-        draw_plots(run)
-        click.echo(str(run.folder))
+        run = experiment.start(recipe, seed, dataset, _view(quiet, group), command_line(), group=group)
+        _done(run, group)
 
 
-def _continue(recipe: "Recipe", quiet: bool) -> None:
+def _continue(recipe: "Recipe", quiet: bool, group: "Group", own_launcher: bool) -> None:
     from compressm_cli.training import experiment
-    from compressm_cli.training.view import SilentView, make_view
 
     @cache
     def dataset() -> "Dataset":
-        return experiment.load_data(recipe)
+        return group.main_first(lambda: experiment.load_data(recipe))
 
     def tell(text: str) -> None:
-        click.echo(text, err=True)
+        if group.is_main:
+            click.echo(text, err=True)
 
     for seed in recipe.seeds:
-        view = SilentView() if quiet else make_view(sys.stderr)
-        run = experiment.continue_or_start(recipe, seed, dataset, view, command_line(), tell)
-        if not any(run.plots.iterdir()):
-            draw_plots(run)
-        click.echo(str(run.folder))
+        view = _view(quiet, group)
+        run = experiment.continue_or_start(
+            recipe, seed, dataset, view, command_line(), tell, group, own_launcher
+        )
+        _done(run, group)
 
 
 def _resume(folder: Path, quiet: bool) -> None:
+    from compressm_cli.distributed.group import joined
     from compressm_cli.recipe import load_recipe
     from compressm_cli.run import Run
     from compressm_cli.training import experiment
+
+    with joined() as group:
+        run = group.from_main(lambda: Run.open(folder))
+        recipe = group.from_main(lambda: load_recipe(run.recipe_path))
+        run = experiment.resume(run, recipe, _view(quiet, group), command_line(), group)
+        _done(run, group)
+
+
+def _view(quiet: bool, group: "Group") -> "View":
     from compressm_cli.training.view import SilentView, make_view
 
-    run = Run.open(folder)
-    view = SilentView() if quiet else make_view(sys.stderr)
-    experiment.resume(run, load_recipe(run.recipe_path), view, command_line())
-    draw_plots(run)
-    click.echo(str(run.folder))
+    return SilentView() if quiet or not group.is_main else make_view(sys.stderr)
+
+
+def _done(run: "Run", group: "Group") -> None:
+    """Draw what is not drawn yet, and print the run folder."""
+    if group.is_main:
+        if not any(run.plots.iterdir()):
+            draw_plots(run)
+        click.echo(str(run.folder))
 
 
 def draw_plots(run: "Run") -> None:

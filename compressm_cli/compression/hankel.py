@@ -22,6 +22,9 @@ from compressm_cli.layers.time_invariant import TimeInvariantLayer
 
 __all__ = ["TARGETS", "Hankel", "HankelConfig"]
 
+UNUSABLE = (ValueError, torch.linalg.LinAlgError)
+"""What a layer raises that is no stable finite system, or is too ill-conditioned: it keeps its states."""
+
 
 @dataclass
 class _Candidate:
@@ -66,7 +69,7 @@ class Hankel(Method):
         for name, layer in layers.items():
             try:
                 candidates.append(_Candidate(name, self._measure(layer, inputs.get(name), context)))
-            except ValueError as error:
+            except UNUSABLE as error:
                 plan.records.append(_kept(name, layer, f"refused: {error}"))
         self._choose_orders(candidates, context)
         wanted = {c.name: c.order for c in candidates}
@@ -185,7 +188,7 @@ class Hankel(Method):
         try:
             projections = candidate.reduction.cut(candidate.order, self._allowed, generator, record)
             values = candidate.reduction.values(projections, record)
-        except ValueError as error:
+        except UNUSABLE as error:
             record.reason = f"nothing cut: refused: {error}"
             return record, None
         edit = Truncate(candidate.name, record.order_after, projections, self.config.moments, values)

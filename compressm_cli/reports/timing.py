@@ -15,6 +15,7 @@ from compressm_cli.data.interface import DataSpec, Split
 from compressm_cli.models import build_model
 from compressm_cli.ops.forms import CostModel
 from compressm_cli.recipe import Recipe
+from compressm_cli.training.batches import share_of
 from compressm_cli.training.forms import choose_forms, costs_here
 from compressm_cli.training.optimizer import build_optimizer, set_learning_rate
 from compressm_cli.training.precision import autocast, prepare, resolve_device
@@ -57,7 +58,8 @@ class Setting:
     def model(self, orders: dict[str, int]) -> nn.Module:
         """The recipe's model at some orders, by module name, in the forms that training would choose for them."""
         model = build_model(self.recipe.model, self.data, orders)
-        choose_forms(model, self.recipe.train.form, self.costs, self.rows, self.data.length)
+        rows = -(-self.rows // self.recipe.train.accumulate)
+        choose_forms(model, self.recipe.train.form, self.costs, rows, self.data.length)
         return model
 
 
@@ -91,7 +93,8 @@ class Trainee:
             return mean_seconds(self._pass, passes, self.device) / len(self.batch)
 
     def _step(self) -> None:
-        training_step(self.model, self.optimizer, self.batch, self.config, self.forward)
+        share = share_of(self.batch, 0, 1, self.config.accumulate)
+        training_step(self.model, self.optimizer, share, self.config, self.forward)
 
     def _pass(self) -> None:
         with autocast(self.device, self.config.precision):

@@ -1,17 +1,38 @@
 """Which rows make the batch of a step: a function of (seed, step) alone, so that a resumed run sees the same."""
 
 import hashlib
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from compressm_cli.data.interface import Split
+from compressm_cli.data.interface import IGNORE, Split
 
 
 def derived_generator(seed: int, *purpose: str | int) -> torch.Generator:
     """A generator for one purpose of one run, independent of all others."""
     digest = hashlib.blake2b(repr((seed, *purpose)).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one process does of a batch."""
+
+    parts: list[Split]
+    """Its rows, in parts that are passed through the model one after the other."""
+    labels: Tensor | None
+    """How many labels the whole batch has, of all processes; None where this one part is all of it."""
+    processes: int = 1
+
+
+def share_of(batch: Split, rank: int, processes: int, parts: int) -> Share:
+    """What process ``rank`` does of a batch, in so many parts; no row is done twice, and none is left out."""
+    if processes == parts == 1:
+        return Share([batch], None)
+    rows = torch.arange(len(batch), device=batch.labels.device).tensor_split(processes * parts)
+    own = rows[rank * parts : (rank + 1) * parts]
+    return Share([batch.rows(r) for r in own], (batch.labels != IGNORE).sum(), processes)
 
 
 class Batches:
@@ -32,6 +53,10 @@ class Batches:
             self._epoch = epoch
             self._order = self._permutation("order", epoch)
         return self._split.rows(self._order[place * self.batch_size : (place + 1) * self.batch_size])
+
+    def share(self, step: int, rank: int, processes: int, parts: int) -> Share:
+        """What process ``rank`` does of the batch of a step."""
+        return share_of(self(step), rank, processes, parts)
 
     def calibration(self, step: int, count: int) -> list[Split]:
         """Some batches for a method's measurements at a step; the order of training is not touched."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from compressm_cli.data.interface import IGNORE, Split
 from compressm_cli.data.objective import cross_entropy
+from compressm_cli.distributed.group import Group
 from compressm_cli.layers.interface import state_space_layers
 from compressm_cli.training.precision import autocast
 
@@ -23,14 +24,18 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, split: Split, batch_size: int, precision: str = "fp32") -> Evaluation:
-    """Evaluate in evaluation mode; leaves the model in the mode it was in."""
+def evaluate(
+    model: nn.Module, split: Split, batch_size: int, precision: str = "fp32", group: Group | None = None
+) -> Evaluation:
+    """Evaluate in evaluation mode, each process of the group its part; leaves the model in the mode it was in."""
+    group = group or Group()
     device = split.labels.device
     was_training = model.training
     model.eval()
     loss = torch.zeros((), dtype=torch.float64, device=device)
     correct, labels = (torch.zeros((), dtype=torch.long, device=device) for _ in range(2))
-    for index in torch.arange(len(split), device=device).split(batch_size):
+    own = torch.arange(len(split), device=device).tensor_split(group.size)[group.rank]
+    for index in own.split(batch_size) if len(own) else ():
         batch = split.rows(index)
         with autocast(device, precision):
             logits = model(batch.inputs, batch.lengths)
@@ -38,6 +43,7 @@ def evaluate(model: nn.Module, split: Split, batch_size: int, precision: str = "
         correct += (logits.argmax(dim=-1) == batch.labels).sum()
         labels += (batch.labels != IGNORE).sum()
     model.train(was_training)
+    group.sum(loss, correct, labels)
     scored = int(labels)
     return Evaluation(float(correct) / scored, float(loss) / scored, len(split), scored)
 

@@ -1,5 +1,6 @@
 """From a recipe to a run folder: what happens before the loop begins and after it has ended."""
 
+import os
 import platform
 import subprocess
 from collections.abc import Callable, Iterator
@@ -18,14 +19,19 @@ from compressm_cli.accounting.probe import example_batch
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.compression import METHODS, surgery
 from compressm_cli.data.interface import Dataset, DataSpec
-from compressm_cli.errors import BadInputError, CompressmError, RunFailedError
+from compressm_cli.distributed.group import Group
+from compressm_cli.errors import BadInputError, CompressmError, ElsewhereError
 from compressm_cli.models import build_model
 from compressm_cli.recipe import Recipe, load_recipe, recipe_to_mapping, recipe_to_yaml
 from compressm_cli.run import Run
-from compressm_cli.training.loop import Trainer
+from compressm_cli.training.failures import explained
+from compressm_cli.training.follower import Follower
+from compressm_cli.training.loop import DivergedError, Trainer
 from compressm_cli.training.oneshot import require_same_shape
 from compressm_cli.training.precision import require_compiler, resolve_device
+from compressm_cli.training.resuming import newest_checkpoint
 from compressm_cli.training.signals import Stop, StoppedError, listening
+from compressm_cli.training.trackers import require_trackers
 from compressm_cli.training.view import View
 
 
@@ -66,6 +72,7 @@ def check_recipe(recipe: Recipe) -> None:
         raise BadInputError(f"model.{error}") from error
     if recipe.train.compile:
         require_compiler(device)
+    require_trackers(recipe.output.trackers)
 
 
 def forecast(recipe: Recipe) -> Forecast:
@@ -98,34 +105,59 @@ def load_data(recipe: Recipe) -> Dataset:
 
 
 def start(
-    recipe: Recipe, seed: int, dataset: Dataset, view: View, command: str, initial: Checkpoint | None = None
+    recipe: Recipe,
+    seed: int,
+    dataset: Dataset,
+    view: View,
+    command: str,
+    initial: Checkpoint | None = None,
+    group: Group | None = None,
 ) -> Run:
-    """Train one recipe with one seed into a new version of its output folder.
+    """Train one recipe with one seed into a new version of its output folder; every process of a group calls it.
 
     ``initial`` is a model to begin with instead of fresh weights; its ``model:`` must be that of the recipe.
     """
+    group = group or Group()
     if initial is not None:
         require_same_shape(initial, dataset)
-    run = Run.create(Path(recipe.output.root), recipe.name)
-    with listening() as stop, run.lock():
+
+    def create() -> Run:
+        run = Run.create(Path(recipe.output.root), recipe.name)
         with _writing(run):
             run.write_recipe(recipe_to_yaml(recipe.model_copy(update={"seeds": [seed]})))
-        with _status(run, {**_info(recipe, seed, command), "from_checkpoint": initial is not None}):
-            _train(Trainer(recipe, seed, dataset, run, view, initial=initial, stop=stop))
+        return run
+
+    run = _followed(group.from_main(create), group)
+    info = {**_info(recipe, seed, command, group), "from_checkpoint": initial is not None}
+    with listening() as stop, group.held_by_main(run.lock()), _status(run, info):
+        _train(
+            lambda: Trainer(recipe, seed, dataset, run, view, initial=initial, stop=stop, group=group), group
+        )
     return run
 
 
-def resume(run: Run, recipe: Recipe, view: View, command: str) -> Run:
+def resume(run: Run, recipe: Recipe, view: View, command: str, group: Group | None = None) -> Run:
     """Go on with a run from its newest readable checkpoint; starts again where it has none yet.
 
     Raises RunLockedError where another process is training it, and BadInputError where it is done, or where
     it has checkpoints and none can be used.
     """
-    with listening() as stop, run.lock():
-        if is_over(run):
-            raise BadInputError(f"{run.folder}: this run is done; there is nothing to resume")
-        _go_on(run, recipe, lambda: load_data(recipe), view, command, stop)
+    group = group or Group()
+    run = _followed(run, group)
+    with listening() as stop, group.held_by_main(run.lock()):
+        group.from_main(lambda: _require_open(run))
+        _go_on(run, recipe, lambda: group.main_first(lambda: load_data(recipe)), view, command, stop, group)
     return run
+
+
+def _followed(run: Run, group: Group) -> Run:
+    """The run folder itself in the main process."""
+    return run if group.is_main else Follower(run.folder)
+
+
+def _require_open(run: Run) -> None:
+    if is_over(run):
+        raise BadInputError(f"{run.folder}: this run is done; there is nothing to resume")
 
 
 def is_over(run: Run) -> bool:
@@ -134,54 +166,45 @@ def is_over(run: Run) -> bool:
 
 
 def _go_on(
-    run: Run, recipe: Recipe, dataset: Callable[[], Dataset], view: View, command: str, stop: Stop
+    run: Run,
+    recipe: Recipe,
+    dataset: Callable[[], Dataset],
+    view: View,
+    command: str,
+    stop: Stop,
+    group: Group,
 ) -> None:
     """Bring a run to its end; its lock is held."""
-    info = run.read_info()
-    if run.is_done:
-        run.write_info({**info, "status": "done", "finished": _now(), "error": None, "signal": None})
+
+    def prepare() -> tuple[dict[str, Any], bool, Checkpoint | None]:
+        info = run.read_info()
+        if run.is_done:
+            run.write_info({**info, "status": "done", "finished": _now(), "error": None, "signal": None})
+            return info, True, None
+        run.remove_leftovers()
+        checkpoint = newest_checkpoint(run, view)
+        if checkpoint is None:
+            if info.get("from_checkpoint"):
+                raise BadInputError(
+                    f"{run.folder}: this run began from another model and ended before its first checkpoint; "
+                    "give the command that began it once more"
+                )
+            run.forget_after(0)
+        return info, False, checkpoint
+
+    info, done, checkpoint = group.from_main(prepare)
+    if done:
         return
-    run.remove_leftovers()
-    checkpoint = newest_checkpoint(run, view)
-    if checkpoint is None:
-        if info.get("from_checkpoint"):
-            raise BadInputError(
-                f"{run.folder}: this run began from another model and ended before its first checkpoint; "
-                "give the command that began it once more"
-            )
-        run.forget_after(0)
     data = dataset()
     resumed = {"command": command, "at": _now(), "step": checkpoint.step if checkpoint else 0}
-    info["resumed"] = [*info.get("resumed", []), resumed]
-    with _status(run, info):
-        _train(Trainer(recipe, recipe.seeds[0], data, run, view, resume=checkpoint, stop=stop))
-
-
-def newest_checkpoint(run: Run, view: View) -> Checkpoint | None:
-    """The newest checkpoint that a run can go on from, with a warning for each newer one that is unusable.
-
-    None where the run has not written one yet. BadInputError where it has, and none can be used: beginning
-    again would replace what is left of it.
-    """
-    saved = run.last_checkpoints()
-    reasons = []
-    for path in reversed(saved):
-        try:
-            checkpoint = Checkpoint.load(path)
-            if checkpoint.training is None:
-                raise BadInputError(f"{path}: this checkpoint has no state of training")
-        except BadInputError as error:
-            reasons.append(str(error))
-            continue
-        for reason in reasons:
-            view.message(f"warning: {reason}; going on from {path.name}")
-        return checkpoint
-    if reasons:
-        raise BadInputError(
-            f"{'; '.join(reasons)}. The run cannot go on from any checkpoint; delete {run.checkpoints}/last-*.pt "
-            "to begin it again from step 0"
+    info["resumed"] = [*info.get("resumed", []), {**resumed, "processes": group.size}]
+    with _status(run, {**info, "launcher": launcher()}):
+        _train(
+            lambda: Trainer(
+                recipe, recipe.seeds[0], data, run, view, resume=checkpoint, stop=stop, group=group
+            ),
+            group,
         )
-    return None
 
 
 def continue_or_start(
@@ -191,25 +214,38 @@ def continue_or_start(
     view: View,
     command: str,
     tell: Callable[[str], None],
+    group: Group | None = None,
+    own_launcher: bool = False,
 ) -> Run:
     """The run of this recipe and seed, done: as it is, or gone on with, or begun; ``tell`` is told which.
 
-    Gone on with is the newest that is not done, that no other process trains, and that can be gone on with.
+    Gone on with is the newest that is not done, that no other process trains, and that can be gone on with;
+    with ``own_launcher`` only of those that processes of the same launcher began.
     """
+    group = group or Group()
     own = recipe.model_copy(update={"seeds": [seed]})
-    for run in _earlier_runs(own):
-        if is_over(run):
+
+    def earlier() -> list[Run]:
+        return [
+            r for r in _earlier_runs(own) if not own_launcher or r.read_info().get("launcher") == launcher()
+        ]
+
+    for run in [_followed(found, group) for found in group.from_main(earlier)]:
+        if group.from_main(lambda run=run: is_over(run)):  # type: ignore[misc]
             tell(f"seed {seed}: {run.folder} is done")
             return run
         try:
-            with listening() as stop, run.lock():
+            with listening() as stop, group.held_by_main(run.lock()):
                 tell(f"seed {seed}: going on with {run.folder}")
-                _go_on(run, own, dataset, view, command, stop)
+                _go_on(run, own, dataset, view, command, stop, group)
                 return run
         except BadInputError as error:
             tell(f"seed {seed}: passed over: {error}")
+        except ElsewhereError as error:
+            if error.exit_code != BadInputError.exit_code:
+                raise
     tell(f"seed {seed}: starting a new run")
-    return start(recipe, seed, dataset(), view, command)
+    return start(recipe, seed, dataset(), view, command, group=group)
 
 
 def _earlier_runs(recipe: Recipe) -> Iterator[Run]:
@@ -234,11 +270,20 @@ def _identity(recipe: Recipe) -> dict[str, Any]:
     return {key: value for key, value in mapping.items() if key not in ("device", "output")}
 
 
-def _train(trainer: Trainer) -> None:
+def _train(make: Callable[[], Trainer], group: Group) -> None:
+    trainer = group.together(make)
     try:
-        trainer.train()
+        with group.watched():
+            trainer.train()
+    except (DivergedError, StoppedError) as error:  # which all of them raise
+        if group.is_main:
+            raise
+        raise ElsewhereError(0, error.exit_code) from error
     finally:
-        trainer.view.close()
+        try:
+            trainer.trackers.close()
+        finally:
+            trainer.view.close()
 
 
 @contextmanager
@@ -246,7 +291,7 @@ def _writing(run: Run) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RunFailedError(f"{run.folder}: cannot write: {error.strerror or error}") from error
+        raise explained(error, run) from error
 
 
 @contextmanager
@@ -263,14 +308,29 @@ def _status(run: Run, info: dict[str, Any]) -> Iterator[None]:
             run.write_info({**info, "status": "interrupted", "finished": _now(), "signal": name})
             raise
         except Exception as error:
-            failure = f"{type(error).__name__}: {error}"
+            told = explained(error, run)
+            failure = f"{type(told).__name__}: {told}"
             # A full disk may be what failed.
             with suppress(OSError):
                 run.write_info({**info, "status": "failed", "finished": _now(), "error": failure})
-            raise
+            if told is error:
+                raise
+            raise told from error
 
 
-def _info(recipe: Recipe, seed: int, command: str) -> dict[str, Any]:
+def launcher() -> dict[str, Any] | None:
+    """What tells the torchrun that started this process from every other one; None without one."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return None
+    return {"run_id": os.environ["TORCHELASTIC_RUN_ID"], "host": platform.node(), "pid": os.getppid()}
+
+
+def was_restarted() -> bool:
+    """Whether torchrun has started this process in place of one that was lost."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0) > 0
+
+
+def _info(recipe: Recipe, seed: int, command: str, group: Group) -> dict[str, Any]:
     device = resolve_device(recipe.device)
     return {
         "recipe": recipe.name,
@@ -287,6 +347,8 @@ def _info(recipe: Recipe, seed: int, command: str) -> dict[str, Any]:
             "name": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
             "threads": torch.get_num_threads(),
         },
+        "processes": group.size,
+        "launcher": launcher(),
         "machine": {"system": platform.system(), "node": platform.node()},
         "git": _git(),
     }

@@ -34,6 +34,7 @@ STYLES: dict[Verdict, str] = {
     "trial": "yellow",
     "accepted": "green",
     "rejected": "red",
+    "undone": "yellow",
 }
 
 

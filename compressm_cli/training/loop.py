@@ -3,8 +3,10 @@
 import math
 import statistics
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,26 +14,33 @@ from torch import nn
 
 from compressm_cli.accounting.clock import Stopwatch
 from compressm_cli.accounting.flops import CONVENTION, TrainingFlops, inference_flops, training_step_flops
-from compressm_cli.accounting.joules import JouleMeter, Joules, combine
-from compressm_cli.accounting.memory import PeakMemory
+from compressm_cli.accounting.joules import JouleMeter, Joules, combine, together
+from compressm_cli.accounting.memory import PeakMemory, largest
 from compressm_cli.accounting.probe import example_batch
 from compressm_cli.checkpoint import Checkpoint, verify
 from compressm_cli.compression import METHODS, surgery
 from compressm_cli.compression.method import CheckContext, LayerRecord, Plan
 from compressm_cli.data.interface import Dataset, Split
+from compressm_cli.distributed.agreement import Vote
+from compressm_cli.distributed.group import Group, require_device
 from compressm_cli.errors import BadInputError, RunFailedError
 from compressm_cli.models import build_model
 from compressm_cli.ops.forms import CostModel
+from compressm_cli.ops.scan import load_kernels
 from compressm_cli.recipe import Recipe
 from compressm_cli.run import Run
 from compressm_cli.training import state
 from compressm_cli.training.batches import Batches, derived_generator
+from compressm_cli.training.divergence import DivergedError, Rollbacks, require_finite
 from compressm_cli.training.evaluation import Evaluation, evaluate, layer_inputs
 from compressm_cli.training.forms import choose_forms, costs_here, forget_forms
 from compressm_cli.training.optimizer import build_optimizer, learning_rate, set_learning_rate
+from compressm_cli.training.placement import Held, placement
 from compressm_cli.training.precision import bfloat16_is_slow, prepare, resolve_device
-from compressm_cli.training.signals import Stop, StoppedError
+from compressm_cli.training.resuming import newest_checkpoint
+from compressm_cli.training.signals import EXIT_CODES, Stop, StoppedError
 from compressm_cli.training.step import training_step
+from compressm_cli.training.trackers import Trackers
 from compressm_cli.training.view import View
 
 EVALUATION_BATCH = 4
@@ -39,12 +48,11 @@ EVALUATION_BATCH = 4
 VIEW_SECONDS = 0.2
 
 
-class DivergedError(RunFailedError):
-    """A loss or a weight is no longer finite: undone within a trial, the end of the run elsewhere."""
-
-
 class Trainer:
     """One run of one recipe with one seed. ``train`` goes to the end and returns the summary.
+
+    Of several processes each has a trainer. All do the same steps, each with its share of every batch and its copy
+    of the model; the main one decides on cuts and writes.
 
     Raises RunFailedError where the loss is no longer finite, and StoppedError, after a checkpoint, where
     ``stop`` asks for it.
@@ -60,24 +68,35 @@ class Trainer:
         resume: Checkpoint | None = None,
         initial: Checkpoint | None = None,
         stop: Stop | None = None,
+        group: Group | None = None,
     ) -> None:
         self.recipe, self.seed, self.run, self.view = recipe, seed, run, view
-        self.stop = stop or Stop()
+        self.stop, self.group = stop or Stop(), group or Group()
+        self.vote = Vote(self.group)
         self.config = recipe.train
         self.device = resolve_device(recipe.device)
+        require_device(self.group, self.device)
         prepare(self.device, self.config.precision)
+        self.trackers = Trackers(recipe.output.trackers if self.group.is_main else [], view.message)
+        # Before the clock begins: a tracker may wait for a network.
+        self.trackers.start(run, recipe, seed, 0 if resume is None else resume.step)
         self.clock = Stopwatch(self.device)
-        self.meter = JouleMeter(self.device)
+        # One process a machine counts the packages.
+        self.meter = JouleMeter(self.device, packages=self.group.local_rank == 0)
         self.earlier_joules: list[Joules] = []
         self.memory = PeakMemory(self.device)
         self.data_spec = dataset.spec
         self.splits = [s.to(self.device) for s in (dataset.train, dataset.validation, dataset.test)]
         self.batches = Batches(self.splits[0], self.config.batch_size, seed)
+        self._require_rows()
         torch.manual_seed(seed)
         known = resume or initial
         model = build_model(recipe.model, dataset.spec) if known is None else known.build_model()
-        self.model: nn.Module = model.to(self.device)
+        self.placement = placement(self.config.parallel, self.group, self.device)
+        self.model = self.placement.place(model)
         self.forward: nn.Module = self.model
+        if not self.group.is_main:  # the dropout of its own rows
+            torch.manual_seed(derived_generator(seed, "process", self.group.rank).initial_seed())
         self.optimizer = build_optimizer(self.model, self.config)
         self.method = METHODS[recipe.compression.method](recipe.compression)
         self.check_steps = set(self.method.check_steps(self.config.steps))
@@ -90,6 +109,7 @@ class Trainer:
         # The first step of a process loads kernels; it is booked as compilation, as any first compiled step is.
         self.compile_pending = True
         self.counts = {"made": 0, "cut": 0, "rejected": 0}
+        self.rollbacks = Rollbacks(self.config.on_divergence)
         self.best: dict[str, Any] = {"accuracy": -1.0, "step": 0}
         self.evaluated: tuple[int, Evaluation] | None = None
         # Median seconds of a step, by logged window: before the first change of shape, and since the last.
@@ -101,14 +121,42 @@ class Trainer:
         if resume is not None:
             window = self._load(resume)
         else:
-            self.costs = costs_here(self.model, self.config.form, self.device, self.config.precision)
+            self.costs = self._costs()
         with self.clock.phase("compile"):
-            self._new_shapes()
+            self._new_shapes(logged=resume is None)
         self.start = self.start or self.now
-        self._reset_window()
-        if window is not None:
-            self.window_step, self.window_loss = window["step"], window["loss"].to(self.device)
-            self.window_seconds -= window["seconds"]
+        self._reset_window(window)
+
+    def _require_rows(self) -> None:
+        """BadInputError where a part of a batch would have no rows."""
+        parts, rows = self.group.size * self.config.accumulate, self.batches.batch_size
+        if rows < parts:
+            raise BadInputError(
+                f"train.batch_size: {rows} rows for {self.group.size} processes with train.accumulate: "
+                f"{self.config.accumulate}; there must be {parts} or more"
+            )
+
+    def _rows_at_once(self) -> int:
+        """Rows that one process passes through the model at once, in training."""
+        return -(-self.batches.batch_size // (self.group.size * self.config.accumulate))
+
+    def _costs(self) -> CostModel | None:
+        """The main process's: on every machine the recurrences take the same forms."""
+
+        def here() -> CostModel | None:
+            return costs_here(self.model, self.config.form, self.device, self.config.precision)
+
+        costs = self.group.from_main(here)
+        if costs is not None:
+            load_kernels(self.device)
+        return costs
+
+    def _warn_of_batch_norm(self) -> None:
+        if self.recipe.model.norm == "batch" and self.group.size * self.config.accumulate > 1:
+            self.view.message(
+                f"warning: model.norm: batch normalizes over the {self._rows_at_once()} rows that are passed "
+                "through the model at once, not over the whole batch; layer and rms do not depend on it"
+            )
 
     # ---- the loop ------------------------------------------------------------------------------------------
 
@@ -121,22 +169,25 @@ class Trainer:
         )
         listed = ", ".join(f"{name} {form}" for name, form in self.now["forms"].items())
         self.view.message(f"form of the recurrence: {listed}")
+        self._warn_of_batch_norm()
         if self.config.precision == "bf16" and bfloat16_is_slow(self.device):
             self.view.message(
                 "warning: this processor has no bfloat16 instructions; steps take many times as long as with "
                 "train.precision: fp32"
             )
         self.model.train()
-        if self.begins_elsewhere:  # the recipe alone does not lead back to this beginning
+        # Where the recipe alone does not lead back to this beginning, or the run may have to go back to it.
+        if self.begins_elsewhere or (self.rollbacks.wanted and self.saved_step is None):
             self.save_checkpoint()
         while self.step < self.config.steps:
-            self._stop_if_asked()
+            self._stop_if_asked(self.vote)
             try:
                 self._advance()
             except DivergedError as error:
                 if self.trial is None:
-                    raise
-                self._reject(str(error))
+                    self._roll_back(error)
+                else:
+                    self._reject(str(error))
         return self._finish()
 
     def _advance(self) -> None:
@@ -153,8 +204,9 @@ class Trainer:
         if self.step % self.config.interval("checkpoint_every") == 0 and self.step < self.config.steps:
             self.save_checkpoint()
 
-    def _stop_if_asked(self) -> None:
-        name = self.stop.signal
+    def _stop_if_asked(self, vote: Callable[[int], int]) -> None:
+        names = [None, *EXIT_CODES]
+        name = names[vote(names.index(self.stop.signal))]
         if name is None:
             return
         if self.saved_step != self.step:
@@ -167,7 +219,7 @@ class Trainer:
         )
 
     def _train_step(self) -> None:
-        set_learning_rate(self.optimizer, learning_rate(self.config, self.step))
+        set_learning_rate(self.optimizer, self._learning_rate())
         if self.compile_pending:
             with self.clock.phase("compile"):
                 self._update()
@@ -177,8 +229,8 @@ class Trainer:
         self.flops.step()
 
     def _update(self) -> None:
-        batch = self.batches(self.step)
-        self.window_loss += training_step(self.model, self.optimizer, batch, self.config, self.forward)
+        share = self.batches.share(self.step, self.group.rank, self.group.size, self.config.accumulate)
+        self.window_loss += training_step(self.model, self.optimizer, share, self.config, self.forward)
 
     def _log_if_due(self) -> None:
         due = self.step % self.config.interval("log_every") == 0
@@ -186,22 +238,22 @@ class Trainer:
         if not (due or showing):
             return
         steps = self.step - self.window_step
-        loss = float(self.window_loss) / steps
+        loss = self._window_loss(due) / steps
         if not math.isfinite(loss):
             if not due:  # what the clock decides must not end a trial
                 return
             raise DivergedError(
-                f"the training loss became {loss} within the {steps} steps before step {self.step}; "
-                f"try a lower train.learning_rate or set train.clip_norm (1.0 is usual). "
-                f"The last good checkpoints are in {self.run.checkpoints}"
+                f"the training loss became {loss} within the {steps} steps before step {self.step}"
             )
+        if due:
+            require_finite(self.model, self.optimizer, self.step)
         seconds = (self.clock.seconds()["training"] - self.window_seconds) / steps
-        rate = learning_rate(self.config, self.step)
+        rate = self._learning_rate()
         self.shown = time.monotonic()
         self.view.step(self.step, loss, rate, seconds)
         if due:
             self.windows["final"].append(seconds)
-            self.run.append_metrics(
+            self._log(
                 {
                     "step": self.step,
                     "train_loss": loss,
@@ -213,11 +265,30 @@ class Trainer:
             )
             self._reset_window()
 
-    def _reset_window(self) -> None:
+    def _log(self, line: dict[str, Any]) -> None:
+        self.run.append_metrics(line)
+        self.trackers.metrics(line)
+
+    def _window_loss(self, exact: bool) -> float:
+        """The sum of the window's losses; where it is only shown, that of this process's rows stands for all."""
+        if not exact:
+            return float(self.window_loss) * self.group.size
+        total = self.window_loss.clone()
+        self.group.sum(total)
+        return float(total)
+
+    def _reset_window(self, saved: dict[str, Any] | None = None) -> None:
+        """Begin to sum losses for the next logged line, or go on as a checkpoint says."""
         self.window_step = self.step
         self.window_loss = torch.zeros((), device=self.device)
         self.window_seconds = self.clock.seconds()["training"]
         self.shown = time.monotonic()
+        if saved is not None:
+            self.window_step, self.window_loss = saved["step"], saved["loss"].to(self.device)
+            self.window_seconds -= saved["seconds"]
+
+    def _learning_rate(self) -> float:
+        return learning_rate(self.config, self.step) * self.rollbacks.factor
 
     # ---- evaluation ----------------------------------------------------------------------------------------
 
@@ -225,16 +296,15 @@ class Trainer:
         """Evaluate the validation split, at most once for one state of the model."""
         if self.evaluated is not None and self.evaluated[0] == self.step and not after_cut:
             return self.evaluated[1]
+        require_finite(self.model, self.optimizer, self.step)
         with self.clock.phase("evaluation"):
             result = self._evaluation(self.splits[1])
         self.evaluated = (self.step, result)
         line = {"step": self.step, "validation_loss": result.loss, "validation_accuracy": result.accuracy}
-        self.run.append_metrics({**line, "after_cut": True} if after_cut else line)
+        self._log({**line, "after_cut": True} if after_cut else line)
         self.view.evaluation(self.step, result.loss, result.accuracy)
         if not math.isfinite(result.loss):
-            raise DivergedError(
-                f"the validation loss became {result.loss} at step {self.step}; try a lower train.learning_rate"
-            )
+            raise DivergedError(f"the validation loss became {result.loss} at step {self.step}")
         if self.trial is None:
             self._keep_if_best(result)
         return result
@@ -243,10 +313,11 @@ class Trainer:
         if result.accuracy > self.best["accuracy"]:
             self.best = {"accuracy": result.accuracy, "step": self.step}
             with self.clock.phase("checkpoint"):
-                self._snapshot().save(self.run.best_checkpoint)
+                self._save_model(self.run.best_checkpoint)
 
     def _evaluation(self, split: Split) -> Evaluation:
-        return evaluate(self.model, split, EVALUATION_BATCH * self.batches.batch_size, self.config.precision)
+        rows = EVALUATION_BATCH * self._rows_at_once()
+        return evaluate(self.model, split, rows, self.config.precision, self.placement.rows)
 
     # ---- compression ---------------------------------------------------------------------------------------
 
@@ -259,16 +330,16 @@ class Trainer:
             return
         self.counts["made"] += 1
         with self.clock.phase("compression"):
-            plan = self.method.plan(self.model, self._context())
+            plan = self.placement.plan(self.method, self.model, self._context())
         if not plan:
             self._record(plan, None)
             return
         before = self._evaluate()
         safety = self.recipe.compression.safety
         with self.clock.phase("compression"):
-            saved = None if safety is None else state.capture(self.model, self.optimizer, self.step)
+            saved = None if safety is None else self._capture()
             try:
-                surgery.apply_plan(self.model, self.optimizer, plan)
+                self.model = self.placement.apply(self.model, self.optimizer, plan)
             except ValueError as error:
                 self._refuse(plan, error)
                 return
@@ -295,6 +366,17 @@ class Trainer:
         self._reset_window()
         if self.trial is not None and self.step == self.trial["until"]:  # no step is left to try it
             self._verdict()
+
+    def _capture(self) -> dict[str, Any]:
+        """What ``_restore`` goes back to."""
+        held = self.placement.capture(self.model, self.optimizer)
+        return {**held, "step": self.step, "random": state.random_state()}
+
+    def _restore(self, saved: dict[str, Any]) -> None:
+        """Put back everything that decides how training goes on."""
+        self.model = self.placement.restore(self.model, self.optimizer, saved)
+        state.restore_random(saved["random"])
+        self.step = int(saved["step"])
 
     def _refuse(self, plan: Plan, error: ValueError) -> None:
         """Log a plan that could not be carried out; surgery left the model as it was."""
@@ -329,17 +411,60 @@ class Trainer:
         assert trial is not None
         plan = self._end_trial(why)
         with self.clock.phase("compression"):
-            self.step = state.restore(self.model, self.optimizer, trial["saved"])
+            self._restore(trial["saved"])
             self._new_shapes()
         self.evaluated = (self.step, Evaluation(**trial["before"]))
         self.windows["final"] = trial["windows"]
         self.counts["rejected"] += 1
-        self.run.forget_after(self.step)
+        self._forget_later_lines()
         self.method.rejected(plan)
         self._record(plan, False)
         self._reset_window()
         # What was saved during the trial must not be resumed from.
         self.save_checkpoint()
+
+    def _roll_back(self, error: DivergedError) -> None:
+        """Go back to the last good checkpoint and lower the learning rate; raises where the run may not (again)."""
+        if not self.rollbacks.left:
+            raise self.rollbacks.final_error(error, self.splits[0], self.run.checkpoints) from error
+        came_from, orders = self.step, surgery.orders(self.model)
+        with self.clock.phase("checkpoint"):
+            window = self._go_back(self._last_good(error))
+            self._new_shapes(logged=False)
+        self.rollbacks.add(came_from, self.step, str(error))
+        self._reset_window(window)
+        self.saved_step = None
+        # First the checkpoint, which knows of the rollback: a line that a kill prevents is written when resuming.
+        self.save_checkpoint()
+        self._log_rollbacks()
+        self.view.message(self.rollbacks.told())
+        if (now := surgery.orders(self.model)) != orders:
+            undone = [LayerRecord(name, n, n, "as at the last good checkpoint") for name, n in now.items()]
+            self.view.compression(self.step, undone, "undone")
+
+    def _last_good(self, error: DivergedError) -> Checkpoint:
+        try:
+            checkpoint = self.group.from_main(lambda: newest_checkpoint(self.run, self.view))
+        except BadInputError as unreadable:
+            raise RunFailedError(f"{error}; there is nothing to go back to: {unreadable}") from error
+        if checkpoint is None:
+            raise RunFailedError(f"{error}; there is nothing to go back to: {self.run.checkpoints} is empty")
+        return checkpoint
+
+    def _forget_later_lines(self, undecided: int | None = None) -> None:
+        """Drop logged lines of later steps; that the run went back stays in the log."""
+        self.run.forget_after(self.step, undecided)
+        self.trackers.rewind(self.step)
+        self._log_rollbacks()
+
+    def _log_rollbacks(self) -> None:
+        """Log each time that the run went back, once, and under no later step than the present one."""
+        if self.rollbacks.made:
+            logged = {line.get("rollback") for line in self.run.read_metrics()}
+            for number, made in enumerate(self.rollbacks.made, start=1):
+                if number not in logged:
+                    step = min(made["to_step"], self.step)
+                    self._log({"step": step, "rollback": number, **made})
 
     def _end_trial(self, why: str) -> Plan:
         assert self.trial is not None
@@ -358,7 +483,9 @@ class Trainer:
             self.run.append_compression(line)
         verdicts = {None: "nothing", False: "rejected"}
         kept = "applied" if self.recipe.compression.safety is None else "accepted"
-        self.view.compression(self.step, plan.records, verdicts.get(accepted, kept))  # type: ignore[arg-type]
+        verdict = verdicts.get(accepted, kept)
+        self.trackers.compression(step or self.step, plan.records, verdict)
+        self.view.compression(self.step, plan.records, verdict)  # type: ignore[arg-type]
 
     def _context(self) -> CheckContext:
         def calibrate(count: int) -> dict[str, list[torch.Tensor]]:
@@ -366,10 +493,12 @@ class Trainer:
 
         return CheckContext(self.step, self.config.steps, self.data_spec.length, self.generator, calibrate)
 
-    def _new_shapes(self) -> None:
-        """Count anew, and compile anew, for the shapes that the model has now."""
+    def _new_shapes(self, logged: bool = True) -> None:
+        """Count anew, wrap anew and compile anew, for the shapes that the model has now."""
         self.now = self._measures()
         self.flops.segment(self.now["step"])
+        self._agree(logged)
+        self.forward = self.placement.forward(self.model)
         if self.config.compile:
             self.compile_pending = True
             # What was compiled for earlier shapes counts against the number of versions that are compiled.
@@ -377,7 +506,14 @@ class Trainer:
             # With CUDA graphs, where the sizes of a batch stay as they are: until the next cut.
             fixed = self.device.type == "cuda" and self.splits[0].lengths is None
             mode = "reduce-overhead" if fixed else None
-            self.forward = torch.compile(self.model, mode=mode)  # type: ignore[assignment]
+            self.forward = torch.compile(self.forward, mode=mode)  # type: ignore[assignment]
+
+    def _agree(self, logged: bool) -> None:
+        """Make sure that all processes have the same model and optimizer state."""
+        if not self.group.is_alone:
+            found = self.placement.confirm(self.model, self.optimizer, f"after step {self.step}")
+            if logged:
+                self.run.append_metrics({"step": self.step, "processes": self.group.size, "checksum": found})
 
     def _example(self, rows: int) -> Split:
         return example_batch(self.data_spec, rows)
@@ -387,42 +523,61 @@ class Trainer:
     def save_checkpoint(self) -> None:
         """Write the model and the whole state of training, read it back, and only then delete all but the newest few.
 
-        Raises DivergedError instead of replacing a good checkpoint by one with weights that are not finite.
+        Raises DivergedError instead of replacing a good checkpoint by one with values that are not finite.
         """
         with self.clock.phase("checkpoint"):
-            checkpoint = self._snapshot(self._training_state())
-            bad = [name for name, weight in checkpoint.weights.items() if not weight.isfinite().all()]
-            if bad:
-                raise DivergedError(
-                    f"{bad[0]} is not finite after step {self.step}; try a lower train.learning_rate or set "
-                    f"train.clip_norm (1.0 is usual). The last good checkpoints are in {self.run.checkpoints}"
-                )
-            path = self.run.last_checkpoint(self.step)
-            self.run.sync_logs()
-            checkpoint.save(path)
-            try:
-                verify(path)
-            except BadInputError as error:
-                raise RunFailedError(f"what was just written cannot be read back: {error}") from error
+            require_finite(self.model, self.optimizer, self.step)
+            processes = self.group.gather(self._process_state())
+            whole = self.placement.whole(self.model, self.optimizer)
+            self.group.from_main(lambda: self._write_checkpoint(whole, processes))
             self.saved_step = self.step
-            saved = self.run.last_checkpoints()
-            # Later steps than this one are those of an undone trial.
-            kept = saved[: saved.index(path) + 1][-self.recipe.output.keep_last :]
-            for old in set(saved) - set(kept):
-                old.unlink()
 
-    def _snapshot(self, training: dict[str, Any] | None = None) -> Checkpoint:
+    def _write_checkpoint(self, whole: Held | None, processes: list[dict[str, Any]]) -> None:
+        path = self.run.last_checkpoint(self.step)
+        self.run.sync_logs()
+        assert whole is not None  # in the main process
+        training = {"optimizer": whole["optimizer"], **self._training_state(processes)}
+        self._checkpoint(whole, training).save(path)
+        try:
+            verify(path)
+        except BadInputError as error:
+            raise RunFailedError(f"what was just written cannot be read back: {error}") from error
+        saved = self.run.last_checkpoints()
+        # Later steps than this one are those of an undone trial.
+        kept = saved[: saved.index(path) + 1][-self.recipe.output.keep_last :]
+        for old in set(saved) - set(kept):
+            old.unlink()
+
+    def _save_model(self, path: Path) -> int:
+        """Write the model alone; returns the size of the file in bytes."""
+        whole = self.placement.whole(self.model)
+        return self.group.from_main(lambda: self._checkpoint(whole).save(path))
+
+    def _checkpoint(self, whole: Held | None, training: dict[str, Any] | None = None) -> Checkpoint:
+        assert whole is not None
         recipe = self.recipe.model_copy(update={"seeds": [self.seed]})
-        return Checkpoint.of(self.model, recipe, self.data_spec, self.step, training)
+        model = {key: whole[key] for key in ("weights", "masks", "frozen")}
+        orders = surgery.orders(self.model)
+        return Checkpoint(recipe, self.data_spec, orders, **model, step=self.step, training=training)
 
-    def _training_state(self) -> dict[str, Any]:
-        """What a checkpoint holds beside the model, which is not saved twice."""
+    def _process_state(self) -> dict[str, Any]:
+        """What the processes of a run do not have in common."""
+        return {
+            "random": state.random_state(),
+            "trial_random": None if self.trial is None else self.trial["saved"]["random"],
+            "window_loss": self.window_loss.cpu(),
+            "joules": asdict(self.meter.read()),
+        }
+
+    def _training_state(self, processes: list[dict[str, Any]]) -> dict[str, Any]:
+        """What a checkpoint holds beside the model and its optimizer."""
         trial, evaluated = self.trial, self.evaluated
+        joules = together([Joules(**process["joules"]) for process in processes])
         if trial is not None:
             trial = {**trial, "plan": [asdict(r) for r in trial["plan"].records]}
         return {
             "seed": self.seed,
-            **state.capture_beside_model(self.optimizer),
+            "processes": processes,
             "trial": trial,
             "method": self.method.state_dict(),
             "generator": self.generator.get_state(),
@@ -430,15 +585,15 @@ class Trainer:
             "costs": None if self.costs is None else dict(self.costs.constants),
             "flops": self.flops.state_dict(),
             "clock": self.clock.state_dict(),
-            "joules": [asdict(j) for j in [*self.earlier_joules, self.meter.read()]],
+            "joules": [asdict(j) for j in [*self.earlier_joules, joules]],
             "counts": dict(self.counts),
+            "rollbacks": list(self.rollbacks.made),
             "best": dict(self.best),
             "windows": {name: list(values) for name, values in self.windows.items()},
             "start": self.start,
             "evaluated": None if evaluated is None else (evaluated[0], asdict(evaluated[1])),
             "window": {
                 "step": self.window_step,
-                "loss": self.window_loss.cpu(),
                 "seconds": self.clock.seconds()["training"] - self.window_seconds,
             },
         }
@@ -447,60 +602,94 @@ class Trainer:
         """Take over a state of training; returns the logging window that was open then."""
         saved = checkpoint.training
         assert saved is not None
-        now = {name: getattr(checkpoint, name) for name in ("step", "weights", "masks", "frozen")}
-        now |= {key: saved[key] for key in ("optimizer", "random")}
-        self.step = state.restore(self.model, self.optimizer, now)
-        self.trial = saved["trial"]
-        if self.trial is not None:
-            self.trial["plan"] = Plan(records=[LayerRecord(**r) for r in self.trial["plan"]])
-        undecided = None if self.trial is None else self.trial["saved"]["step"]
-        self.run.forget_after(self.step, undecided)
-        self.method.load_state_dict(saved["method"])
-        self.generator.set_state(saved["generator"])
+        self.rollbacks.made = list(saved.get("rollbacks", []))
+        window = self._go_back(checkpoint)
         self.costs = None if saved["costs"] is None else CostModel(saved["costs"])
         self.flops.load_state_dict(saved["flops"])
         self.clock.load_state_dict(saved["clock"])
         self.earlier_joules = [Joules(**j) for j in saved["joules"]]
-        self.counts, self.best, self.windows = saved["counts"], saved["best"], saved["windows"]
-        self.start = saved["start"]
+        self.best, self.start = saved["best"], saved["start"]
         self.saved_step = self.step
-        if evaluated := saved.get("evaluated"):
-            self.evaluated = (evaluated[0], Evaluation(**evaluated[1]))
-        return saved.get("window")
+        return window
+
+    def _go_back(self, checkpoint: Checkpoint) -> dict[str, Any] | None:
+        """Put back everything that decides how training goes on, and what is told of it, but not what it cost."""
+        saved = checkpoint.training
+        assert saved is not None
+        now = {name: getattr(checkpoint, name) for name in ("step", "weights", "masks", "frozen")}
+        own = self._own_part(saved["processes"], checkpoint.step)
+        self._restore({**now, "optimizer": saved["optimizer"], "random": own["random"]})
+        self.trial = saved["trial"]
+        if self.trial is not None:
+            self.trial["plan"] = Plan(records=[LayerRecord(**r) for r in self.trial["plan"]])
+            self.trial["saved"]["random"] = own["trial_random"]
+        undecided = None if self.trial is None else self.trial["saved"]["step"]
+        self._forget_later_lines(undecided)
+        self.method.load_state_dict(saved["method"])
+        self.generator.set_state(saved["generator"])
+        self.counts, self.windows = saved["counts"], saved["windows"]
+        evaluated = saved.get("evaluated")
+        self.evaluated = None if evaluated is None else (evaluated[0], Evaluation(**evaluated[1]))
+        return {**saved["window"], "loss": own["window_loss"]}
+
+    def _own_part(self, processes: list[dict[str, Any]], step: int) -> dict[str, Any]:
+        """What this process had when the checkpoint was written by so many; else what will do for it."""
+        if len(processes) == self.group.size:
+            return processes[self.group.rank]
+        losses = torch.stack([p["window_loss"] for p in processes])
+        if self.group.is_main:
+            self.view.message(
+                f"warning: the checkpoint is of {len(processes)} processes, these are {self.group.size}: "
+                "the run goes on from the same weights, not bit for bit as it would have"
+            )
+            return {**processes[0], "window_loss": losses.sum()}
+        fresh = derived_generator(self.seed, "process", self.group.rank, step).get_state()
+        random = {**processes[0]["random"], "cpu": fresh}
+        return {**processes[0], "random": random, "trial_random": random, "window_loss": losses.new_zeros(())}
 
     # ---- the end -------------------------------------------------------------------------------------------
 
     def _measures(self) -> dict[str, Any]:
         """What is counted of the model as it is now; sets the forms of its recurrences for training."""
-        rows = self.batches.batch_size
         forget_forms(self.model)
-        inference = inference_flops(self.model, self._example(1))
-        forms = choose_forms(self.model, self.config.form, self.costs, rows, self.data_spec.length)
+        plain = self.placement.outline(self.model)
+        inference = inference_flops(plain, self._example(1))
+        how = (self.config.form, self.costs, self._rows_at_once(), self.data_spec.length)
+        choose_forms(plain, *how)
         return {
             "orders": surgery.orders(self.model),
             "parameters": sum(p.numel() for p in self.model.parameters()),
-            "forms": forms,
-            "step": training_step_flops(self.model, self._example(rows)),
+            "forms": choose_forms(self.model, *how),
+            "step": training_step_flops(plain, self._example(self.batches.batch_size)),
             "inference": inference,
         }
 
     def _finish(self) -> dict[str, Any]:
-        self._stop_if_asked()
+        self._stop_if_asked(self.vote.now)
         validation = self._evaluate()
         with self.clock.phase("evaluation"):
             test = self._evaluation(self.splits[2])
-        self._stop_if_asked()
+        self._stop_if_asked(self.vote.now)
         with self.clock.phase("checkpoint"):
-            size = self._snapshot().save(self.run.final_checkpoint)
-        final = self.now
-        joules = combine([*self.earlier_joules, self.meter.stop()])
-        summary = {
+            size = self._save_model(self.run.final_checkpoint)
+        summary = self._summary(validation, test, size)
+        self.group.from_main(lambda: self.run.write_summary(summary))
+        self.trackers.finish(summary)
+        self.view.finish(summary)
+        return summary
+
+    def _summary(self, validation: Evaluation, test: Evaluation, size: int) -> dict[str, Any]:
+        """What summary.json says; collective."""
+        start, final = self.start, self.now
+        joules = combine([*self.earlier_joules, together(self.group.gather(self.meter.stop()))])
+        return {
             "format": 1,
             "recipe": self.recipe.name,
             "seed": self.seed,
             "steps": self.config.steps,
             "device": str(self.device),
             "precision": self.config.precision,
+            "processes": self.group.size,
             "test": asdict(test),
             "validation": {
                 "accuracy": validation.accuracy,
@@ -508,27 +697,26 @@ class Trainer:
                 "best_accuracy": self.best["accuracy"],
                 "best_step": self.best["step"],
             },
-            "orders": {"start": self.start["orders"], "final": final["orders"]},
-            "parameters": {"start": self.start["parameters"], "final": final["parameters"]},
-            "forms": {"start": self.start["forms"], "final": final["forms"]},
+            **{
+                name: {"start": start[name], "final": final[name]}
+                for name in ("orders", "parameters", "forms")
+            },
             "checkpoint_bytes": size,
             "flops": {
                 "training": self.flops.total,
-                "training_start_per_step": self.start["step"],
+                "training_start_per_step": start["step"],
                 "training_final_per_step": final["step"],
-                "inference_start_per_sequence": self.start["inference"],
+                "inference_start_per_sequence": start["inference"],
                 "inference_final_per_sequence": final["inference"],
                 "convention": CONVENTION,
             },
             "seconds": self.clock.seconds(),
             "step_seconds": self._step_seconds(),
             "joules": asdict(joules),
-            "peak_memory": self.memory.result(),
+            "peak_memory": largest(self.group.gather(self.memory.result())),
             "checks": self.counts,
+            "rollbacks": len(self.rollbacks.made),
         }
-        self.run.write_summary(summary)
-        self.view.finish(summary)
-        return summary
 
     def _step_seconds(self) -> dict[str, float | None]:
         final = self.windows["final"] or None

@@ -9,7 +9,7 @@ from typing import Literal
 
 from compressm_cli.compression.method import LayerRecord
 
-Verdict = Literal["applied", "nothing", "trial", "accepted", "rejected"]
+Verdict = Literal["applied", "nothing", "trial", "accepted", "rejected", "undone"]
 
 VERDICTS: dict[Verdict, str] = {
     "applied": "cut",
@@ -17,6 +17,7 @@ VERDICTS: dict[Verdict, str] = {
     "trial": "cut, on trial",
     "accepted": "trial passed",
     "rejected": "trial failed, cut undone",
+    "undone": "rolled back, cut undone",
 }
 
 

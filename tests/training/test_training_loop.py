@@ -354,7 +354,7 @@ def test_a_disk_that_refuses_is_a_failed_run(
 
     monkeypatch.setattr(Checkpoint, "save", full)
     recipe = tiny()
-    with pytest.raises(RunFailedError, match="cannot write: No space left on device"):
+    with pytest.raises(RunFailedError, match="cannot be written: No space left on device"):
         train(recipe)
     (run,) = Run.find(Path(recipe.output.root) / "tiny")
     assert run.read_info()["status"] == "failed"

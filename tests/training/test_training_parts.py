@@ -181,7 +181,7 @@ def test_restore_puts_everything_back() -> None:
     step()
     mask = Mask("head.weight", torch.tensor([[True], [False], [True]]))
     surgery.apply_plan(model, optimizer, Plan(edits=[mask, Freeze(["encoder.bias"], active=False)]))
-    saved = state.capture(model, optimizer, 7)
+    saved, random = state.capture(model, optimizer), state.random_state()
     before = everything()
     surgery.resize(
         model, optimizer, small_model(orders={"blocks.0.layer": 2, "blocks.1.layer": 3}).state_dict()
@@ -189,7 +189,8 @@ def test_restore_puts_everything_back() -> None:
     lifted = [Mask("head.weight", torch.tensor(True)), Freeze(["encoder.bias"], active=True)]
     surgery.apply_plan(model, optimizer, Plan(edits=lifted))
     step()
-    assert state.restore(model, optimizer, saved) == 7
+    state.restore(model, optimizer, saved)
+    state.restore_random(random)
     assert all(torch.equal(a, b) for a, b in zip(everything(), before, strict=True))
     assert surgery.frozen(model) == ["encoder.bias"]
     assert list(surgery.masks(model)) == ["head.weight"]
@@ -197,6 +198,7 @@ def test_restore_puts_everything_back() -> None:
     step()
     again = everything()
     state.restore(model, optimizer, saved)
+    state.restore_random(random)
     step()
     assert all(torch.equal(a, b) for a, b in zip(everything(), again, strict=True))
 

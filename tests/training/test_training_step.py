@@ -6,6 +6,7 @@ from torch import nn
 
 from compressm_cli.data.interface import Split
 from compressm_cli.recipe.schema import TrainConfig
+from compressm_cli.training.batches import Share
 from compressm_cli.training.step import training_step
 
 
@@ -37,7 +38,7 @@ def test_it_is_a_step_down_the_clipped_gradient(clip_norm: float | None) -> None
         assert norm > clip_norm
         gradient = gradient * clip_norm / norm
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    loss = training_step(model, optimizer, rows, TrainConfig(steps=1, clip_norm=clip_norm))
+    loss = training_step(model, optimizer, Share([rows], None), TrainConfig(steps=1, clip_norm=clip_norm))
     torch.testing.assert_close(loss.double(), expected_loss, rtol=1e-5, atol=0)
     assert not loss.requires_grad
     torch.testing.assert_close(
@@ -49,9 +50,9 @@ def test_gradients_of_the_step_before_do_not_count() -> None:
     model, rows = Linear(), batch()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     config = TrainConfig(steps=1)
-    training_step(model, optimizer, rows, config)
+    training_step(model, optimizer, Share([rows], None), config)
     first = model.head.weight.grad.clone()  # type: ignore[union-attr]
-    training_step(model, optimizer, rows, config)
+    training_step(model, optimizer, Share([rows], None), config)
     torch.testing.assert_close(model.head.weight.grad, first)
 
 
@@ -60,7 +61,11 @@ def test_another_forward_may_stand_for_the_models() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     before = model.head.weight.detach().clone()
     loss = training_step(
-        model, optimizer, rows, TrainConfig(steps=1), forward=lambda inputs, lengths: 0 * model(inputs)
+        model,
+        optimizer,
+        Share([rows], None),
+        TrainConfig(steps=1),
+        forward=lambda inputs, lengths: 0 * model(inputs),
     )
     torch.testing.assert_close(loss, torch.tensor(4.0).log())
     torch.testing.assert_close(model.head.weight.detach(), before)

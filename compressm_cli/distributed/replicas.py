@@ -1,0 +1,26 @@
+"""One copy of the model a process, trained with DistributedDataParallel."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from compressm_cli.distributed.group import Group
+
+
+def replicated(model: nn.Module, group: Group, device: torch.device) -> nn.Module:
+    """The model, wrapped so that a backward pass averages the gradients over the processes.
+
+    To be wrapped anew after each change of its parameters or of what is trained. Alone, the model itself.
+    """
+    if group.is_alone:
+        return model
+    devices = [torch.cuda.current_device()] if device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+
+
+def without_exchange(forward: object) -> AbstractContextManager[None]:
+    """The context of a pass after which another one follows before the gradients are averaged."""
+    inner = getattr(forward, "_orig_mod", forward)  # of a compiled one
+    return inner.no_sync() if isinstance(inner, DistributedDataParallel) else nullcontext()

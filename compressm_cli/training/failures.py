@@ -1,0 +1,68 @@
+"""What a run says that cannot write its files, or that needs more memory than there is: one line, with what to do."""
+
+import errno
+
+from compressm_cli.errors import RunFailedError
+from compressm_cli.run import Run
+
+WRITABLE = "make it writable"
+SPACE = "free some space"
+ADVICE = {
+    errno.ENOSPC: SPACE,
+    errno.EDQUOT: f"{SPACE}, or ask for a larger quota",
+    errno.EFBIG: "lift the limit on the size of files (ulimit -f)",
+    errno.EROFS: WRITABLE,
+    errno.EACCES: WRITABLE,
+    errno.EPERM: WRITABLE,
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.EIO: "see whether the disk is sound",
+}
+"""What to do, by the error that the system gave."""
+
+NO_MEMORY = (
+    *("can't allocate memory", "Cannot allocate memory", "not enough memory", "out of memory"),
+    *("bad allocation", "bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED"),
+)
+"""What PyTorch's messages contain when memory is what is missing."""
+SMALLER = (
+    "lower train.batch_size, model.model_dim, model.depth or model.layer.state_dim, or raise train.accumulate; "
+    "compressm train RECIPE --dry-run tells what a step needs"
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory, of the machine or of a GPU, is what was missing; knows the errors of torch without it."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in NO_MEMORY)
+
+
+def out_of_memory(error: BaseException) -> str:
+    """The line about it: what was asked for, as far as it is told, and what to lower."""
+    first = (str(error).splitlines() or [""])[0].strip()
+    detail = f" ({first})" if first else ""
+    return f"out of memory{detail}; {SMALLER}"
+
+
+def explained(error: Exception, run: Run) -> Exception:
+    """A failure to write or to get memory as RunFailedError, with how to go on; any other error as it is."""
+    if is_out_of_memory(error):
+        return RunFailedError(f"{out_of_memory(error)}. {_way_on(run, 'where there is more memory')}")
+    # A pipe that nobody reads any more is none of the run's files.
+    if isinstance(error, OSError) and error.errno != errno.EPIPE:
+        where = error.filename or f"a log in {run.folder}"
+        advice = ADVICE.get(error.errno or 0, "mend that")
+        return RunFailedError(
+            f"{where}: cannot be written: {error.strerror or error}; {advice}. {_way_on(run, 'then')}"
+        )
+    return error
+
+
+def _way_on(run: Run, when: str) -> str:
+    if run.is_done:
+        return "The run is done; what it has written is whole"
+    if (run.folder / "run.json").is_file():
+        return f"Nothing written is lost; go on {when} with: compressm train --resume {run.folder}"
+    return "Nothing was trained yet; give the same command again"

@@ -1,0 +1,147 @@
+"""How the processes of a run hold its model: each a copy of it, or each a part."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from compressm_cli.compression import surgery
+from compressm_cli.compression.method import CheckContext, Method, Plan
+from compressm_cli.distributed.agreement import agreed, confirm, synchronize
+from compressm_cli.distributed.group import Group
+from compressm_cli.distributed.replicas import replicated
+from compressm_cli.training import state
+
+Held = dict[str, Any]
+"""Weights, masks, names of frozen parameters and optimizer state, as plain data and tensors."""
+
+
+class Copies:
+    """Each process holds the whole model and its optimizer's state; one process does so without further ado.
+
+    All methods are collective. Those that may change shapes return the model to go on with.
+    """
+
+    def __init__(self, group: Group, device: torch.device) -> None:
+        self.group, self.device = group, device
+
+    @property
+    def rows(self) -> Group:
+        """The processes that share out the rows of an evaluation."""
+        return self.group
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """A fresh model on the CPU, to be trained."""
+        return model.to(self.device)
+
+    def forward(self, model: nn.Module) -> nn.Module:
+        """What to call in training; to be asked anew after each change of shapes."""
+        return replicated(model, self.group, self.device)
+
+    def outline(self, model: nn.Module) -> nn.Module:
+        """A plain model of the same shapes, to count."""
+        return model
+
+    def plan(self, method: Method, model: nn.Module, context: CheckContext) -> Plan:
+        """What the method decides in the main process."""
+        return self.group.from_main(lambda: method.plan(model, context))
+
+    def apply(self, model: nn.Module, optimizer: Optimizer, plan: Plan) -> nn.Module:
+        """Carry out a plan. ValueError in all processes, with nothing changed, where it cannot be."""
+        refusal = None
+        try:
+            surgery.apply_plan(model, optimizer, plan)
+        except ValueError as error:
+            refusal = str(error)
+        agreed(refusal is None, self.group, "whether the cut can be made")
+        if refusal is not None:
+            raise ValueError(refusal)
+        return model
+
+    def capture(self, model: nn.Module, optimizer: Optimizer) -> Held:
+        """Copies to go back to, kept where the model is."""
+        return state.capture(model, optimizer)
+
+    def restore(self, model: nn.Module, optimizer: Optimizer, held: Held) -> nn.Module:
+        """Put everything back, shapes included."""
+        state.restore(model, optimizer, held)
+        return model
+
+    def whole(self, model: nn.Module, optimizer: Optimizer | None = None) -> Held | None:
+        """Copies on the CPU in the main process, for a checkpoint; None in the others."""
+        if not self.group.is_main:
+            return None
+        return {
+            "weights": {name: value.detach().cpu().clone() for name, value in model.state_dict().items()},
+            "masks": {name: mask.cpu().clone() for name, mask in surgery.masks(model).items()},
+            "frozen": surgery.frozen(model),
+            "optimizer": None if optimizer is None else copy.deepcopy(optimizer.state_dict()),
+        }
+
+    def confirm(self, model: nn.Module, optimizer: Optimizer, when: str) -> str:
+        """Give all processes the main one's values, and compare; the checksum that all have."""
+        synchronize(model, optimizer, self.group)
+        return confirm(model, optimizer, self.group, when)
+
+
+class Parts(Copies):
+    """Each process holds a part of every parameter and of its moments (FSDP2)."""
+
+    @property
+    def rows(self) -> Group:
+        # Every process must take part in every pass, as often as the others.
+        return Group()
+
+    def place(self, model: nn.Module) -> nn.Module:
+        from torch.distributed.device_mesh import init_device_mesh
+
+        from compressm_cli.distributed import sharded
+
+        return sharded.shard(model, self.group, init_device_mesh(self.device.type, (self.group.size,)))
+
+    def forward(self, model: nn.Module) -> nn.Module:
+        return model
+
+    def outline(self, model: nn.Module) -> nn.Module:
+        from compressm_cli.distributed import sharded
+
+        return sharded.without_values(model)
+
+    def plan(self, method: Method, model: nn.Module, context: CheckContext) -> Plan:
+        from compressm_cli.distributed import sharded
+
+        return sharded.plan(method, model, context)
+
+    def apply(self, model: nn.Module, optimizer: Optimizer, plan: Plan) -> nn.Module:
+        from compressm_cli.distributed import sharded
+
+        return sharded.apply_plan(model, optimizer, plan)
+
+    def capture(self, model: nn.Module, optimizer: Optimizer) -> Held:
+        """What the main process has in its CPU memory then; nothing in the others."""
+        return self.whole(model, optimizer) or {}
+
+    def restore(self, model: nn.Module, optimizer: Optimizer, held: Held) -> nn.Module:
+        from compressm_cli.distributed import sharded
+
+        model = sharded.scatter_state(model, optimizer, held if self.group.is_main else None)
+        optimizer.zero_grad(set_to_none=True)
+        return model
+
+    def whole(self, model: nn.Module, optimizer: Optimizer | None = None) -> Held | None:
+        from compressm_cli.distributed import sharded
+
+        return sharded.gather_state(model, optimizer)
+
+    def confirm(self, model: nn.Module, optimizer: Optimizer, when: str) -> str:
+        from compressm_cli.distributed import sharded
+
+        found = sharded.checksum(model, optimizer)
+        return str(agreed(found, self.group, f"the weights or the optimizer's state {when}"))
+
+
+def placement(parallel: str, group: Group, device: torch.device) -> Copies:
+    """As ``train.parallel`` says: ``ddp`` or ``fsdp``; a process without others has the model whole."""
+    return Parts(group, device) if parallel == "fsdp" and not group.is_alone else Copies(group, device)

@@ -1,0 +1,181 @@
+"""Several processes that train one run: as one process would, together to the last bit, and through the loss of one."""
+
+import os
+import random
+import shutil
+import signal
+import time
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import processes
+import pytest
+import reliability
+import torch
+from torch import nn
+
+from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.data.interface import IGNORE, Split
+from compressm_cli.data.objective import cross_entropy
+from compressm_cli.distributed.agreement import checksum
+from compressm_cli.distributed.group import Group, joined
+from compressm_cli.errors import RunFailedError
+from compressm_cli.recipe.schema import TrainConfig
+from compressm_cli.run import Run
+from compressm_cli.training.batches import share_of
+from compressm_cli.training.step import training_step
+
+
+class Average(nn.Module):
+    """Logits of each step, from a row's mean over its valid steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 4, dtype=torch.float64)
+
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+        assert lengths is not None
+        valid = torch.arange(x.shape[1]) < lengths[:, None]
+        mean = (x * valid[..., None]).sum(1) / lengths[:, None]
+        logits: torch.Tensor = self.head(mean[:, None] + x)
+        return logits
+
+
+def example() -> Split:
+    """Eleven rows of unequal length, most steps of which are not scored."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(11, 7, 3, generator=generator, dtype=torch.float64)
+    labels = torch.randint(0, 4, (11, 7), generator=generator)
+    lengths = torch.randint(1, 8, (11,), generator=generator)
+    labels[(torch.rand(11, 7, generator=generator) < 0.5) | (torch.arange(7) >= lengths[:, None])] = IGNORE
+    return Split(x, labels, lengths)
+
+
+@pytest.mark.parametrize(("count", "parts"), [(1, 1), (1, 3), (2, 1), (3, 2), (11, 1), (2, 4)])
+def test_shares_make_up_the_batch_and_its_gradient(count: int, parts: int) -> None:
+    batch, config = example().rows(torch.arange(11)), TrainConfig(steps=1, accumulate=parts)
+    torch.manual_seed(0)
+    model = Average()
+    expected = cross_entropy(model(batch.inputs, batch.lengths), batch.labels)
+    expected.backward()
+    whole, losses, seen = model.head.weight.grad.clone(), [], []  # type: ignore[union-attr]
+    gradient = torch.zeros_like(whole)
+    for rank in range(count):
+        share = share_of(batch, rank, count, parts)
+        assert len(share.parts) == parts
+        seen += [row for part in share.parts for row in part.lengths.tolist()]  # type: ignore[union-attr]
+        losses.append(training_step(model, torch.optim.SGD(model.parameters(), lr=0.0), share, config))
+        gradient += model.head.weight.grad / count  # type: ignore[operator]
+    assert seen == batch.lengths.tolist()  # type: ignore[union-attr]
+    torch.testing.assert_close(sum(losses), expected.detach(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(gradient, whole, rtol=1e-6, atol=1e-8)
+
+
+def test_a_process_without_others_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with joined() as group:
+        assert (group.rank, group.size, group.is_main) == (0, 1, True)
+        assert group.gather(3) == [3]
+        assert group.main_first(lambda: 4) == group.from_main(lambda: 4) == 4
+    with pytest.raises(RuntimeError, match="Connection closed by peer"), group.watched():
+        raise RuntimeError("Connection closed by peer")
+
+
+def test_the_loss_of_another_process_is_one_line() -> None:
+    with pytest.raises(RunFailedError, match=r"process 1 of 2 lost contact"), Group(1, 2).watched():
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:4711")
+    with pytest.raises(RuntimeError, match="shape"), Group(1, 2).watched():
+        raise RuntimeError("shape mismatch")
+
+
+def test_the_checksum_sees_every_bit() -> None:
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    before = checksum(model, optimizer)
+    assert checksum(model, optimizer) == before
+    with torch.no_grad():
+        model.bias[1] = torch.nextafter(model.bias[1], torch.tensor(9.0))
+    after_weight = checksum(model, optimizer)
+    optimizer.state[model.weight]["exp_avg_sq"][0, 0] *= 2
+    assert len({before, after_weight, checksum(model, optimizer)}) == 3
+
+
+def stop_at(run: Run, step: int, found: list[BaseProcess]) -> None:
+    """Stop processes by a signal to the last of them, once there is the checkpoint of a step."""
+    until = time.monotonic() + processes.LIMIT_SECONDS
+    while time.monotonic() < until and not run.last_checkpoint(step).exists():
+        time.sleep(0.002)
+    os.kill(int(found[-1].pid or 0), signal.SIGTERM)
+    assert processes.ended(found) == [143] * len(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["lru", "mamba"])
+def test_two_processes_do_what_one_does(case: str, tmp_path: Path) -> None:
+    one = processes.train(tmp_path / "one", case, 1)
+    halves = processes.train(tmp_path / "halves", case, 1, train={"accumulate": 2})
+    two = processes.train(tmp_path / "two", case, 2)
+    # Float32: the sums of the gradients are taken in another order, and the steps add that up.
+    assert processes.largest_difference(one, two) < 1e-4
+    # In the same order all is the same.
+    a, b = (Checkpoint.load(run.final_checkpoint) for run in (halves, two))
+    assert a.orders == b.orders == {"blocks.0.layer": 3}
+    assert [name for name in a.weights if not torch.equal(a.weights[name], b.weights[name])] == []
+    assert len(processes.checksums(two)) == 3  # at the start and at two cuts
+    assert not processes.checksums(one)
+    assert (one.read_summary()["processes"], two.read_summary()["processes"]) == (1, 2)
+
+
+@pytest.mark.slow
+def test_processes_with_a_part_of_the_model_each_do_what_one_does(tmp_path: Path) -> None:
+    one = processes.train(tmp_path / "one", "lru-trial", 1)
+    path = processes.write_recipe(tmp_path / "parts", "lru-trial", train={"parallel": "fsdp"})
+    run = Run(tmp_path / "parts" / "kill" / "v0001")
+    stop_at(run, 20, processes.members(2, "train", str(path), "--quiet"))
+    copy = Run(Path(shutil.copytree(run.folder, tmp_path / "copy")))
+    for again, count in ((run, 2), (copy, 1)):
+        resumed = processes.members(count, "train", "--resume", str(again.folder), "--quiet")
+        assert processes.ended(resumed) == [0] * count
+        assert processes.largest_difference(one, again) < 1e-3
+    assert len(processes.checksums(run)) == 3
+    assert [m.step for m in (Checkpoint.load(r.final_checkpoint) for r in (one, run, copy))] == [60] * 3
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_all_and_they_go_on_exactly(tmp_path: Path) -> None:
+    """With dropout, which each process draws for itself, and in the middle of trials of cuts."""
+    changes = {"model": {"dropout": 0.1}}
+    whole = processes.train(tmp_path / "whole", "lru-trial", 2, **changes)
+    path = processes.write_recipe(tmp_path / "stopped", "lru-trial", **changes)
+    run = Run(tmp_path / "stopped" / "kill" / "v0001")
+    stop_at(run, 20, processes.members(2, "train", str(path), "--quiet"))
+    assert (run.read_info()["status"], run.read_info()["signal"]) == ("interrupted", "SIGTERM")
+    copy = Run(Path(shutil.copytree(run.folder, tmp_path / "copy")))
+
+    assert processes.ended(processes.members(2, "train", "--resume", str(run.folder), "--quiet")) == [0, 0]
+    assert list(reliability.differences(whole, run)) == []
+    # One process goes on as well, though not bit for bit.
+    assert processes.ended(processes.members(1, "train", "--resume", str(copy.folder), "--quiet")) == [0]
+    assert copy.read_info()["status"] == "done"
+    assert copy.read_summary()["processes"] == 1
+
+
+@pytest.mark.slow
+def test_torchrun_goes_on_when_a_process_is_lost(tmp_path: Path) -> None:
+    whole = processes.train(tmp_path / "whole", "lru", 2)
+    chance = random.Random(1)
+    what, found = processes.lost(tmp_path / "lost", "lru", 2, chance, whole, 2.0)
+    assert not found, what
+
+
+@pytest.mark.slow
+def test_bad_input_is_told_once(tmp_path: Path) -> None:
+    path = processes.write_recipe(tmp_path, "lru", train={"batch_size": 1})
+    launcher = processes.torchrun(path, 2)
+    _, told = launcher.communicate(timeout=processes.LIMIT_SECONDS)
+    errors = [line for line in told.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "train.batch_size: 1 rows for 2 processes" in errors[0]
+    assert told.count("exitcode  : 2") == 2
