@@ -154,14 +154,14 @@ def _changed(path: Path) -> int:
 
 
 def killed(process: multiprocessing.process.BaseProcess, has_come: Callable[[], bool]) -> bool:
-    """Kill a process when its moment has come; False where it ended before."""
+    """Kill a process when its moment has come; False where it ended before, or the run was done (exit code 2)."""
     while process.is_alive():
         if has_come():
             process.kill()
             break
         time.sleep(POLL_SECONDS)
     process.join()
-    if process.exitcode not in (0, -9):
+    if process.exitcode not in (0, 2, -9):
         raise RuntimeError(f"a run ended with exit code {process.exitcode}")
     return process.exitcode == -9
 

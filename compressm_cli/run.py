@@ -136,6 +136,11 @@ class Run:
         return self.folder / "plots"
 
     @property
+    def tensorboard(self) -> Path:
+        """Event files, where the recipe asks for them."""
+        return self.folder / "tensorboard"
+
+    @property
     def final_checkpoint(self) -> Path:
         """The finished model alone, without the state of training."""
         return self.checkpoints / "final.pt"
@@ -152,6 +157,13 @@ class Run:
     def last_checkpoints(self) -> list[Path]:
         """The checkpoints to resume from, oldest first."""
         return sorted(self.checkpoints.glob("last-*.pt"))
+
+    def keep_checkpoints(self, newest: Path, count: int) -> None:
+        """Delete all but the ``count`` checkpoints up to ``newest``; later ones are those of an undone trial."""
+        saved = self.last_checkpoints()
+        kept = saved[: saved.index(newest) + 1][-count:]
+        for old in set(saved) - set(kept):
+            old.unlink()
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -264,8 +276,13 @@ class Run:
     def _append(self, name: str, line: dict[str, Any]) -> None:
         # As bytes, which reach the system in one call: a killed process leaves a whole line or none.
         data = f"{_json(line)}\n".encode()
-        with (self.folder / name).open("ab") as file:
-            file.write(data)
+        path = self.folder / name
+        try:
+            with path.open("ab") as file:
+                file.write(data)
+        except OSError as error:  # of a full disk, which names no file
+            error.filename = str(path)
+            raise
 
     def _lines(self, name: str) -> Iterator[dict[str, Any]]:
         path = self.folder / name
@@ -274,7 +291,10 @@ class Run:
         for text in path.read_text(encoding="utf-8").splitlines():
             try:
                 yield json.loads(text)
-            except json.JSONDecodeError:  # a torn last line of a killed run
+            except (
+                json.JSONDecodeError,
+                RecursionError,
+            ):  # a torn last line of a killed run, or none of ours
                 return
 
     def _read(self, name: str) -> dict[str, Any]:

@@ -38,6 +38,8 @@ ITEM_BYTES = {
     "ShortStorage": 2, "CharStorage": 1, "ByteStorage": 1, "BoolStorage": 1,
 }  # fmt: skip
 DESCRIPTION = "data.pkl"
+END, END_BYTES = b"PK\x05\x06", 18
+"""How the last record of an archive begins, and what follows in it."""
 PLAIN_ENTRIES = {
     DESCRIPTION, "byteorder", "version", ".format_version", ".storage_alignment", ".data/serialization_id",
 }  # fmt: skip
@@ -114,7 +116,8 @@ def _directory(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo
         if info.header_offset < end:
             raise ArchiveError(f"the entry {shorten(info.filename)} overlaps another one")
         end = info.header_offset + info.file_size
-    if end > size or archive.comment or min(i.header_offset for i in found) != 0:
+    # Where another program could find another directory than the one that was looked at.
+    if end > size or not _ends_file(archive) or min(i.header_offset for i in found) != 0:
         raise ArchiveError("its directory does not fit the file")
     if DESCRIPTION not in entries:
         raise ArchiveError(f"it has no {DESCRIPTION}; only what torch.save writes can be read")
@@ -123,6 +126,13 @@ def _directory(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo
             f"its {DESCRIPTION} has {entries[DESCRIPTION].file_size} bytes; at most {MAX_DESCRIPTION}"
         )
     return entries
+
+
+def _ends_file(archive: zipfile.ZipFile) -> bool:
+    """Whether the record at the end of the directory, without a comment, is the end of the file."""
+    assert archive.fp is not None
+    archive.fp.seek(-len(END) - END_BYTES, os.SEEK_END)
+    return archive.fp.read(len(END)) == END
 
 
 def _is_storage(name: str) -> bool:

@@ -10,7 +10,7 @@ import click
 
 from compressm_cli.cli.console import escape, report_error, stdout, table
 from compressm_cli.errors import BadInputError
-from compressm_cli.recipe.problems import Place, RecipeError
+from compressm_cli.recipe.problems import Place, RecipeError, printable
 from compressm_cli.recipe.shipped import find_recipe, read_header, shipped_recipes
 from compressm_cli.recipe.yaml_text import parse_yaml
 
@@ -95,7 +95,7 @@ def validate(files: tuple[str, ...]) -> None:
             bad += 1
             click.echo(str(error), err=True)
         else:
-            click.echo(f"ok  {file}: {recipe.name}")
+            click.echo(f"ok  {printable(str(file))}: {recipe.name}")
     if bad:
         report_error(f"{bad} of {len(files)} recipes cannot be used")
         raise click.exceptions.Exit(2)

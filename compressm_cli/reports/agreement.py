@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from compressm_cli.data.interface import IGNORE, Split
+from compressm_cli.data.interface import IGNORE, Dataset, Split
 from compressm_cli.errors import BadInputError
 from compressm_cli.reports.estimates import Estimate, mean
 from compressm_cli.reports.sides import Member, Side, common_seeds
+from compressm_cli.training.oneshot import require_same_shape
 
 BATCH = 256
 
@@ -52,7 +53,7 @@ class _Predictor:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._splits: dict[str, Split] = {}
+        self._datasets: dict[str, Dataset] = {}
         self._predictions: dict[int, Tensor] = {}
 
     def __call__(self, member: Member) -> Tensor:
@@ -63,9 +64,10 @@ class _Predictor:
 
     def _test_rows(self, member: Member) -> Split:
         key = member.recipe.data.model_dump_json()
-        if key not in self._splits:
-            self._splits[key] = member.recipe.data.load().test.to(self._device)
-        return self._splits[key]
+        if key not in self._datasets:
+            self._datasets[key] = member.recipe.data.load()
+        require_same_shape(member.checkpoint, self._datasets[key])
+        return self._datasets[key].test.to(self._device)
 
 
 @torch.inference_mode()

@@ -23,6 +23,7 @@ from compressm_cli.distributed.group import Group
 from compressm_cli.errors import BadInputError, CompressmError, ElsewhereError
 from compressm_cli.models import build_model
 from compressm_cli.recipe import Recipe, load_recipe, recipe_to_mapping, recipe_to_yaml
+from compressm_cli.recipe.bounds import least_parameters
 from compressm_cli.run import Run
 from compressm_cli.training.failures import explained
 from compressm_cli.training.follower import Follower
@@ -33,6 +34,9 @@ from compressm_cli.training.resuming import newest_checkpoint
 from compressm_cli.training.signals import Stop, StoppedError, listening
 from compressm_cli.training.trackers import require_trackers
 from compressm_cli.training.view import View
+
+LARGE_MODEL = 100_000_000
+"""Parameters from which on a model is not made to forecast its run."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,9 @@ def forecast(recipe: Recipe) -> Forecast:
     """Shapes, FLOPs, memory and check steps of a recipe; the data are loaded only if their shape is not known."""
     check_recipe(recipe)
     spec = recipe.data.spec()
-    model = build_model(recipe.model, spec)
+    # Of a large one shapes are enough; the memory of a small one is counted exactly.
+    with torch.device("meta" if least_parameters(recipe) > LARGE_MODEL else "cpu"):
+        model = build_model(recipe.model, spec)
     batch = example_batch(spec, min(recipe.train.batch_size, spec.rows[0] or recipe.train.batch_size))
     method = METHODS[recipe.compression.method](recipe.compression)
     return Forecast(
@@ -190,6 +196,11 @@ def _go_on(
                     "give the command that began it once more"
                 )
             run.forget_after(0)
+        elif _identity(checkpoint.recipe) != _identity(recipe):
+            raise BadInputError(
+                f"{run.checkpoints}: the newest checkpoint is one of another recipe than {run.recipe_path}; "
+                "put the run's own in its place"
+            )
         return info, False, checkpoint
 
     info, done, checkpoint = group.from_main(prepare)

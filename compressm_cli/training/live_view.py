@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from compressm_cli.compression.method import LayerRecord
+from compressm_cli.recipe.problems import printable
 from compressm_cli.training.charts import sparkline, spectrum
 from compressm_cli.training.progress import (
     VERDICTS,
@@ -69,7 +70,7 @@ class LiveView:
             self._known().compression(step, records, verdict)
 
     def message(self, text: str) -> None:
-        self._console.print(Text(text))
+        self._console.print(Text(printable(text)))
 
     def finish(self, summary: dict[str, Any]) -> None:
         if self._live is not None:

@@ -13,10 +13,9 @@ import torch
 from torch import nn
 
 from compressm_cli.accounting.clock import Stopwatch
-from compressm_cli.accounting.flops import CONVENTION, TrainingFlops, inference_flops, training_step_flops
+from compressm_cli.accounting.flops import CONVENTION, TrainingFlops
 from compressm_cli.accounting.joules import JouleMeter, Joules, combine, together
 from compressm_cli.accounting.memory import PeakMemory, largest
-from compressm_cli.accounting.probe import example_batch
 from compressm_cli.checkpoint import Checkpoint, verify
 from compressm_cli.compression import METHODS, surgery
 from compressm_cli.compression.method import CheckContext, LayerRecord, Plan
@@ -26,14 +25,12 @@ from compressm_cli.distributed.group import Group, require_device
 from compressm_cli.errors import BadInputError, RunFailedError
 from compressm_cli.models import build_model
 from compressm_cli.ops.forms import CostModel
-from compressm_cli.ops.scan import load_kernels
 from compressm_cli.recipe import Recipe
 from compressm_cli.run import Run
 from compressm_cli.training import state
 from compressm_cli.training.batches import Batches, derived_generator
 from compressm_cli.training.divergence import DivergedError, Rollbacks, require_finite
 from compressm_cli.training.evaluation import Evaluation, evaluate, layer_inputs
-from compressm_cli.training.forms import choose_forms, costs_here, forget_forms
 from compressm_cli.training.optimizer import build_optimizer, learning_rate, set_learning_rate
 from compressm_cli.training.placement import Held, placement
 from compressm_cli.training.precision import bfloat16_is_slow, prepare, resolve_device
@@ -42,6 +39,8 @@ from compressm_cli.training.signals import EXIT_CODES, Stop, StoppedError
 from compressm_cli.training.step import training_step
 from compressm_cli.training.trackers import Trackers
 from compressm_cli.training.view import View
+from compressm_cli.training.window import LossWindow
+from compressm_cli.training.workload import Workload
 
 EVALUATION_BATCH = 4
 """Rows of an evaluation batch, in training batches: no gradients are kept."""
@@ -88,7 +87,8 @@ class Trainer:
         self.data_spec = dataset.spec
         self.splits = [s.to(self.device) for s in (dataset.train, dataset.validation, dataset.test)]
         self.batches = Batches(self.splits[0], self.config.batch_size, seed)
-        self._require_rows()
+        self.work = Workload(self.config, dataset.spec, self.batches.batch_size, self.group)
+        self.window = LossWindow(self.group, self.clock, self.device)
         torch.manual_seed(seed)
         known = resume or initial
         model = build_model(recipe.model, dataset.spec) if known is None else known.build_model()
@@ -104,7 +104,6 @@ class Trainer:
         self.flops = TrainingFlops()
         self.costs: CostModel | None = None
         self.step = 0
-        self.shown = 0.0
         self.trial: dict[str, Any] | None = None
         # The first step of a process loads kernels; it is booked as compilation, as any first compiled step is.
         self.compile_pending = True
@@ -121,40 +120,16 @@ class Trainer:
         if resume is not None:
             window = self._load(resume)
         else:
-            self.costs = self._costs()
+            self.costs = self.work.costs(self.model, self.device)
         with self.clock.phase("compile"):
             self._new_shapes(logged=resume is None)
         self.start = self.start or self.now
-        self._reset_window(window)
-
-    def _require_rows(self) -> None:
-        """BadInputError where a part of a batch would have no rows."""
-        parts, rows = self.group.size * self.config.accumulate, self.batches.batch_size
-        if rows < parts:
-            raise BadInputError(
-                f"train.batch_size: {rows} rows for {self.group.size} processes with train.accumulate: "
-                f"{self.config.accumulate}; there must be {parts} or more"
-            )
-
-    def _rows_at_once(self) -> int:
-        """Rows that one process passes through the model at once, in training."""
-        return -(-self.batches.batch_size // (self.group.size * self.config.accumulate))
-
-    def _costs(self) -> CostModel | None:
-        """The main process's: on every machine the recurrences take the same forms."""
-
-        def here() -> CostModel | None:
-            return costs_here(self.model, self.config.form, self.device, self.config.precision)
-
-        costs = self.group.from_main(here)
-        if costs is not None:
-            load_kernels(self.device)
-        return costs
+        self.window.begin(self.step, window)
 
     def _warn_of_batch_norm(self) -> None:
-        if self.recipe.model.norm == "batch" and self.group.size * self.config.accumulate > 1:
+        if self.recipe.model.norm == "batch" and self.work.parts > 1:
             self.view.message(
-                f"warning: model.norm: batch normalizes over the {self._rows_at_once()} rows that are passed "
+                f"warning: model.norm: batch normalizes over the {self.work.rows} rows that are passed "
                 "through the model at once, not over the whole batch; layer and rms do not depend on it"
             )
 
@@ -230,15 +205,14 @@ class Trainer:
 
     def _update(self) -> None:
         share = self.batches.share(self.step, self.group.rank, self.group.size, self.config.accumulate)
-        self.window_loss += training_step(self.model, self.optimizer, share, self.config, self.forward)
+        self.window.add(training_step(self.model, self.optimizer, share, self.config, self.forward))
 
     def _log_if_due(self) -> None:
         due = self.step % self.config.interval("log_every") == 0
-        showing = time.monotonic() - self.shown > VIEW_SECONDS
+        showing = time.monotonic() - self.window.shown > VIEW_SECONDS
         if not (due or showing):
             return
-        steps = self.step - self.window_step
-        loss = self._window_loss(due) / steps
+        steps, loss = self.window.steps(self.step), self.window.mean_loss(self.step, exact=due)
         if not math.isfinite(loss):
             if not due:  # what the clock decides must not end a trial
                 return
@@ -247,9 +221,9 @@ class Trainer:
             )
         if due:
             require_finite(self.model, self.optimizer, self.step)
-        seconds = (self.clock.seconds()["training"] - self.window_seconds) / steps
+        seconds = self.window.mean_seconds(self.step)
         rate = self._learning_rate()
-        self.shown = time.monotonic()
+        self.window.shown = time.monotonic()
         self.view.step(self.step, loss, rate, seconds)
         if due:
             self.windows["final"].append(seconds)
@@ -263,29 +237,11 @@ class Trainer:
                     "forms": self.now["forms"],
                 }
             )
-            self._reset_window()
+            self.window.begin(self.step)
 
     def _log(self, line: dict[str, Any]) -> None:
         self.run.append_metrics(line)
         self.trackers.metrics(line)
-
-    def _window_loss(self, exact: bool) -> float:
-        """The sum of the window's losses; where it is only shown, that of this process's rows stands for all."""
-        if not exact:
-            return float(self.window_loss) * self.group.size
-        total = self.window_loss.clone()
-        self.group.sum(total)
-        return float(total)
-
-    def _reset_window(self, saved: dict[str, Any] | None = None) -> None:
-        """Begin to sum losses for the next logged line, or go on as a checkpoint says."""
-        self.window_step = self.step
-        self.window_loss = torch.zeros((), device=self.device)
-        self.window_seconds = self.clock.seconds()["training"]
-        self.shown = time.monotonic()
-        if saved is not None:
-            self.window_step, self.window_loss = saved["step"], saved["loss"].to(self.device)
-            self.window_seconds -= saved["seconds"]
 
     def _learning_rate(self) -> float:
         return learning_rate(self.config, self.step) * self.rollbacks.factor
@@ -316,7 +272,7 @@ class Trainer:
                 self._save_model(self.run.best_checkpoint)
 
     def _evaluation(self, split: Split) -> Evaluation:
-        rows = EVALUATION_BATCH * self._rows_at_once()
+        rows = EVALUATION_BATCH * self.work.rows
         return evaluate(self.model, split, rows, self.config.precision, self.placement.rows)
 
     # ---- compression ---------------------------------------------------------------------------------------
@@ -353,19 +309,15 @@ class Trainer:
             self.method.accepted(plan)
             self._record(plan, True)
         else:
-            until = min(self.step + safety.trial_steps, self.config.steps)
-            self.trial = {
-                "saved": saved,
-                "before": asdict(before),
-                "until": until,
-                "plan": plan,
-                "windows": windows,
-            }
-            self.view.compression(self.step, plan.records, "trial")
+            self._begin_trial(plan, safety.trial_steps, saved=saved, before=asdict(before), windows=windows)
         self._evaluate(after_cut=True)
-        self._reset_window()
+        self.window.begin(self.step)
         if self.trial is not None and self.step == self.trial["until"]:  # no step is left to try it
             self._verdict()
+
+    def _begin_trial(self, plan: Plan, steps: int, **to_go_back_to: Any) -> None:
+        self.trial = {"plan": plan, "until": min(self.step + steps, self.config.steps), **to_go_back_to}
+        self.view.compression(self.step, plan.records, "trial")
 
     def _capture(self) -> dict[str, Any]:
         """What ``_restore`` goes back to."""
@@ -419,7 +371,7 @@ class Trainer:
         self._forget_later_lines()
         self.method.rejected(plan)
         self._record(plan, False)
-        self._reset_window()
+        self.window.begin(self.step)
         # What was saved during the trial must not be resumed from.
         self.save_checkpoint()
 
@@ -432,7 +384,7 @@ class Trainer:
             window = self._go_back(self._last_good(error))
             self._new_shapes(logged=False)
         self.rollbacks.add(came_from, self.step, str(error))
-        self._reset_window(window)
+        self.window.begin(self.step, window)
         self.saved_step = None
         # First the checkpoint, which knows of the rollback: a line that a kill prevents is written when resuming.
         self.save_checkpoint()
@@ -495,7 +447,7 @@ class Trainer:
 
     def _new_shapes(self, logged: bool = True) -> None:
         """Count anew, wrap anew and compile anew, for the shapes that the model has now."""
-        self.now = self._measures()
+        self.now = self.work.measures(self.model, self.placement.outline(self.model), self.costs)
         self.flops.segment(self.now["step"])
         self._agree(logged)
         self.forward = self.placement.forward(self.model)
@@ -514,9 +466,6 @@ class Trainer:
             found = self.placement.confirm(self.model, self.optimizer, f"after step {self.step}")
             if logged:
                 self.run.append_metrics({"step": self.step, "processes": self.group.size, "checksum": found})
-
-    def _example(self, rows: int) -> Split:
-        return example_batch(self.data_spec, rows)
 
     # ---- checkpoints ---------------------------------------------------------------------------------------
 
@@ -542,11 +491,7 @@ class Trainer:
             verify(path)
         except BadInputError as error:
             raise RunFailedError(f"what was just written cannot be read back: {error}") from error
-        saved = self.run.last_checkpoints()
-        # Later steps than this one are those of an undone trial.
-        kept = saved[: saved.index(path) + 1][-self.recipe.output.keep_last :]
-        for old in set(saved) - set(kept):
-            old.unlink()
+        self.run.keep_checkpoints(path, self.recipe.output.keep_last)
 
     def _save_model(self, path: Path) -> int:
         """Write the model alone; returns the size of the file in bytes."""
@@ -565,7 +510,7 @@ class Trainer:
         return {
             "random": state.random_state(),
             "trial_random": None if self.trial is None else self.trial["saved"]["random"],
-            "window_loss": self.window_loss.cpu(),
+            "window_loss": self.window.loss.cpu(),
             "joules": asdict(self.meter.read()),
         }
 
@@ -592,10 +537,7 @@ class Trainer:
             "windows": {name: list(values) for name, values in self.windows.items()},
             "start": self.start,
             "evaluated": None if evaluated is None else (evaluated[0], asdict(evaluated[1])),
-            "window": {
-                "step": self.window_step,
-                "seconds": self.clock.seconds()["training"] - self.window_seconds,
-            },
+            "window": self.window.state(),
         }
 
     def _load(self, checkpoint: Checkpoint) -> dict[str, Any] | None:
@@ -617,7 +559,9 @@ class Trainer:
         saved = checkpoint.training
         assert saved is not None
         now = {name: getattr(checkpoint, name) for name in ("step", "weights", "masks", "frozen")}
-        own = self._own_part(saved["processes"], checkpoint.step)
+        own, told = state.own_part(saved["processes"], self.group, self.seed, checkpoint.step)
+        if told is not None:
+            self.view.message(f"warning: {told}")
         self._restore({**now, "optimizer": saved["optimizer"], "random": own["random"]})
         self.trial = saved["trial"]
         if self.trial is not None:
@@ -632,37 +576,7 @@ class Trainer:
         self.evaluated = None if evaluated is None else (evaluated[0], Evaluation(**evaluated[1]))
         return {**saved["window"], "loss": own["window_loss"]}
 
-    def _own_part(self, processes: list[dict[str, Any]], step: int) -> dict[str, Any]:
-        """What this process had when the checkpoint was written by so many; else what will do for it."""
-        if len(processes) == self.group.size:
-            return processes[self.group.rank]
-        losses = torch.stack([p["window_loss"] for p in processes])
-        if self.group.is_main:
-            self.view.message(
-                f"warning: the checkpoint is of {len(processes)} processes, these are {self.group.size}: "
-                "the run goes on from the same weights, not bit for bit as it would have"
-            )
-            return {**processes[0], "window_loss": losses.sum()}
-        fresh = derived_generator(self.seed, "process", self.group.rank, step).get_state()
-        random = {**processes[0]["random"], "cpu": fresh}
-        return {**processes[0], "random": random, "trial_random": random, "window_loss": losses.new_zeros(())}
-
     # ---- the end -------------------------------------------------------------------------------------------
-
-    def _measures(self) -> dict[str, Any]:
-        """What is counted of the model as it is now; sets the forms of its recurrences for training."""
-        forget_forms(self.model)
-        plain = self.placement.outline(self.model)
-        inference = inference_flops(plain, self._example(1))
-        how = (self.config.form, self.costs, self._rows_at_once(), self.data_spec.length)
-        choose_forms(plain, *how)
-        return {
-            "orders": surgery.orders(self.model),
-            "parameters": sum(p.numel() for p in self.model.parameters()),
-            "forms": choose_forms(self.model, *how),
-            "step": training_step_flops(plain, self._example(self.batches.batch_size)),
-            "inference": inference,
-        }
 
     def _finish(self) -> dict[str, Any]:
         self._stop_if_asked(self.vote.now)

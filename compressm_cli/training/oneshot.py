@@ -49,9 +49,10 @@ def calibration_batches(train: Split, batch_size: int, count: int) -> list[Split
 def calibration_inputs(model: nn.Module, checkpoint: Checkpoint) -> dict[str, list[Tensor]]:
     """What each layer sees on batches of the data that the checkpoint's recipe names."""
     recipe = checkpoint.recipe
-    train = recipe.data.load().train
+    dataset = recipe.data.load()
+    require_same_shape(checkpoint, dataset)
     return layer_inputs(
-        model, calibration_batches(train, recipe.train.batch_size, CALIBRATED.calibration_batches)
+        model, calibration_batches(dataset.train, recipe.train.batch_size, CALIBRATED.calibration_batches)
     )
 
 

@@ -8,6 +8,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from compressm_cli.compression import surgery
+from compressm_cli.distributed.group import Group
+from compressm_cli.training.batches import derived_generator
 
 
 def capture(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
@@ -30,6 +32,28 @@ def random_state() -> dict[str, Any]:
         "cpu": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
+
+
+def own_part(
+    processes: list[dict[str, Any]], group: Group, seed: int, step: int
+) -> tuple[dict[str, Any], str | None]:
+    """Of what the processes had when a checkpoint was written: this one's, or what will do for it.
+
+    Also what is to be told, where there are not as many as then.
+    """
+    if len(processes) == group.size:
+        return processes[group.rank], None
+    losses = torch.stack([p["window_loss"] for p in processes])
+    told = (
+        f"the checkpoint is of {len(processes)} processes, these are {group.size}: the run goes on from the same "
+        "weights, not bit for bit as it would have"
+    )
+    if group.is_main:
+        return {**processes[0], "window_loss": losses.sum()}, told
+    fresh = derived_generator(seed, "process", group.rank, step).get_state()
+    random = {**processes[0]["random"], "cpu": fresh}
+    own = {"random": random, "trial_random": random, "window_loss": losses.new_zeros(())}
+    return {**processes[0], **own}, told
 
 
 def restore_random(saved: dict[str, Any]) -> None:

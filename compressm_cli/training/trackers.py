@@ -55,7 +55,7 @@ class TensorBoard(Tracker):
     package = "tensorboard"
 
     def __init__(self, run: Run, recipe: Recipe, seed: int, step: int) -> None:
-        self._folder = run.folder / "tensorboard"
+        self._folder = run.tensorboard
         self._open(step)
 
     def _open(self, step: int) -> None:

@@ -6,6 +6,7 @@ from typing import Any, Protocol, TextIO
 from rich.console import Console
 
 from compressm_cli.compression.method import LayerRecord
+from compressm_cli.recipe.problems import printable
 from compressm_cli.training.live_view import LiveView
 from compressm_cli.training.progress import VERDICTS, Progress, Verdict, duration, reasons, short_time
 from compressm_cli.training.summary_table import summary_table
@@ -107,7 +108,7 @@ class PlainView:
         self.message(f"step {step:,}/{progress.total_steps:,}  check: {VERDICTS[verdict]} ({told})")
 
     def message(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        print(printable(text), file=self._stream, flush=True)
 
     def finish(self, summary: dict[str, Any]) -> None:
         Console(file=self._stream, highlight=False).print(summary_table(summary))

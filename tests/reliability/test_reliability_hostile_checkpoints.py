@@ -139,9 +139,10 @@ def test_many_tensors_over_one_storage_are_refused(tmp_path: Path, make: Callabl
         (lambda e: archive_of([*e, ("other/data/99", b"")]), "is none of torch.save's"),
         (lambda e: archive_of([*e, e[-1]]), "is there twice"),
         (lambda e: b"x" * 50 + archive_of(e), "its directory does not fit the file"),
+        (lambda e: archive_of(e) + b"x" * 50, "its directory does not fit the file"),
         (lambda e: archive_of(e[1:]), "it has no data.pkl"),
     ],
-    ids=["compressed", "torchscript", "folder", "twice", "prefix", "no description"],
+    ids=["compressed", "torchscript", "folder", "twice", "prefix", "suffix", "no description"],
 )
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_archives_that_torch_save_does_not_write(

@@ -11,7 +11,7 @@ from torch import Tensor
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.recipe import Recipe, recipe_from_mapping
 from compressm_cli.run import Run
-from compressm_cli.training import experiment, loop
+from compressm_cli.training import experiment, workload
 from compressm_cli.training.view import SilentView, View
 
 Maker = Callable[..., Recipe]
@@ -82,5 +82,5 @@ def rough_flops(monkeypatch: pytest.MonkeyPatch) -> None:
     def parameters(model: torch.nn.Module, _: Any) -> int:
         return sum(p.numel() for p in model.parameters())
 
-    monkeypatch.setattr(loop, "training_step_flops", parameters)
-    monkeypatch.setattr(loop, "inference_flops", parameters)
+    monkeypatch.setattr(workload, "training_step_flops", parameters)
+    monkeypatch.setattr(workload, "inference_flops", parameters)

@@ -191,7 +191,7 @@ def test_a_cut_that_diverges_on_trial_is_undone(
     def explode(self: loop.Trainer) -> None:
         original(self)
         if surgery.orders(self.model)[LAYER] < UNCUT:
-            self.window_loss += torch.nan
+            self.window.loss += torch.nan
 
     uncut = train(tiny())
     original = loop.Trainer._update

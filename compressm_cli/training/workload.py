@@ -1,0 +1,58 @@
+"""How much of a run one process does at once, and what a model costs then: forms of recurrences, FLOPs."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from compressm_cli.accounting.flops import inference_flops, training_step_flops
+from compressm_cli.accounting.probe import example_batch
+from compressm_cli.compression import surgery
+from compressm_cli.data.interface import DataSpec
+from compressm_cli.distributed.group import Group
+from compressm_cli.errors import BadInputError
+from compressm_cli.ops.forms import CostModel
+from compressm_cli.ops.scan import load_kernels
+from compressm_cli.recipe.schema import TrainConfig
+from compressm_cli.training.forms import choose_forms, costs_here, forget_forms
+
+
+class Workload:
+    """The sizes of a run's batches; BadInputError where a part of one would have no rows."""
+
+    def __init__(self, config: TrainConfig, data: DataSpec, batch_size: int, group: Group) -> None:
+        self._config, self._data, self._group, self._batch_size = config, data, group, batch_size
+        self.parts = group.size * config.accumulate
+        if batch_size < self.parts:
+            raise BadInputError(
+                f"train.batch_size: {batch_size} rows for {group.size} processes with train.accumulate: "
+                f"{config.accumulate}; there must be {self.parts} or more"
+            )
+
+    @property
+    def rows(self) -> int:
+        """Rows that one process passes through the model at once, in training."""
+        return -(-self._batch_size // self.parts)
+
+    def costs(self, model: nn.Module, device: torch.device) -> CostModel | None:
+        """The main process's: on every machine the recurrences take the same forms. Collective."""
+        config = self._config
+        costs = self._group.from_main(lambda: costs_here(model, config.form, device, config.precision))
+        if costs is not None:
+            load_kernels(device)
+        return costs
+
+    def measures(self, model: nn.Module, plain: nn.Module, costs: CostModel | None) -> dict[str, Any]:
+        """What is counted of a model, in ``plain`` of the same shapes; sets the forms of its recurrences."""
+        forget_forms(model)
+        forget_forms(plain)
+        inference = inference_flops(plain, example_batch(self._data, 1))
+        how = (self._config.form, costs, self.rows, self._data.length)
+        choose_forms(plain, *how)
+        return {
+            "orders": surgery.orders(model),
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "forms": choose_forms(model, *how),
+            "step": training_step_flops(plain, example_batch(self._data, self._batch_size)),
+            "inference": inference,
+        }
