@@ -20,6 +20,8 @@ from compressm_cli.data.objective import cross_entropy
 from compressm_cli.distributed.agreement import checksum
 from compressm_cli.distributed.group import Group, joined
 from compressm_cli.errors import RunFailedError
+from compressm_cli.recipe import load_recipe
+from compressm_cli.recipe.problems import RecipeError
 from compressm_cli.recipe.schema import TrainConfig
 from compressm_cli.run import Run
 from compressm_cli.training.batches import share_of
@@ -168,6 +170,13 @@ def test_torchrun_goes_on_when_a_process_is_lost(tmp_path: Path) -> None:
     chance = random.Random(1)
     what, found = processes.lost(tmp_path / "lost", "lru", 2, chance, whole, 2.0)
     assert not found, what
+
+
+def test_parts_are_not_compiled() -> None:
+    overrides = ["train.parallel=fsdp", "train.compile=true"]
+    with pytest.raises(RecipeError, match=r"write parallel: ddp or compile: false"):
+        load_recipe("quickstart/baseline", overrides)
+    assert load_recipe("quickstart/baseline", overrides[:1]).train.parallel == "fsdp"
 
 
 @pytest.mark.slow
