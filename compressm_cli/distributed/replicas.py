@@ -1,5 +1,6 @@
 """One copy of the model a process, trained with DistributedDataParallel."""
 
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -16,8 +17,13 @@ def replicated(model: nn.Module, group: Group, device: torch.device) -> nn.Modul
     """
     if group.is_alone:
         return model
-    devices = [torch.cuda.current_device()] if device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+    if device.type == "cuda":
+        devices = [torch.cuda.current_device()]
+        return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+    # After its first pass a wrapper puts the gradients into another order, and with it that of sums over more than
+    # two processes: a resumed run would differ from an undisturbed one in the last bits. It does not with this flag.
+    warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+    return DistributedDataParallel(model, find_unused_parameters=True, gradient_as_bucket_view=True)
 
 
 def without_exchange(forward: object) -> AbstractContextManager[None]:
