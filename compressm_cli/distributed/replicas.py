@@ -1,10 +1,9 @@
 """One copy of the model a process, trained with DistributedDataParallel."""
 
-import warnings
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from compressm_cli.distributed.group import Group
@@ -22,8 +21,20 @@ def replicated(model: nn.Module, group: Group, device: torch.device) -> nn.Modul
         return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
     # After its first pass a wrapper puts the gradients into another order, and with it that of sums over more than
     # two processes: a resumed run would differ from an undisturbed one in the last bits. It does not with this flag.
-    warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
-    return DistributedDataParallel(model, find_unused_parameters=True, gradient_as_bucket_view=True)
+    return DistributedDataParallel(_Beside(model), find_unused_parameters=True, gradient_as_bucket_view=True)
+
+
+class _Beside(nn.Module):
+    """A model beside a parameter that no pass uses: without one, each process warns that the flag is needless."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def forward(self, inputs: Tensor, lengths: Tensor | None) -> Tensor:
+        logits: Tensor = self.model(inputs, lengths)
+        return logits
 
 
 def without_exchange(forward: object) -> AbstractContextManager[None]:
