@@ -239,10 +239,11 @@ if __name__ == "__main__":
     )
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--work", type=Path, help="where the runs go; a temporary folder by default")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        result = measure(given.work or Path(temporary), given.kills, given.seed, list(CASES))
+        result = measure(given.work or Path(temporary), given.kills, given.seed, given.cases.split(","))
     for text in result.moments:
         print(f"killed {text}")
     for text in result.differences:

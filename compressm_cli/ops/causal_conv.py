@@ -18,7 +18,7 @@ from compressm_cli.ops.parallel import flat, last_contiguous, over_parts, parts_
 from compressm_cli.ops.simd import LANES, load, same, sigmoid, store
 
 
-@numba.njit
+@numba.njit(forceinline=True)
 def _before_activation(x, base, step, weight, bias, t, width, channels, c):  # type: ignore[no-untyped-def]
     # Weights lie by step, the last of them for the present.
     out = load(bias, c)

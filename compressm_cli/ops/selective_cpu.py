@@ -38,7 +38,7 @@ WIDTH = 64
 COLUMN = STEPS * LANES
 
 
-@numba.njit
+@numba.njit(forceinline=True)
 def _gather(array, base, order, first, count, scratch, t):  # type: ignore[no-untyped-def]
     # Channels order[first : first + count], or those themselves without an order, into row t; zeros up to a vector.
     for v in range(0, count, LANES):
@@ -55,7 +55,7 @@ def _gather(array, base, order, first, count, scratch, t):  # type: ignore[no-un
                     scratch[to + i] = array[base + order[first + v + i]]
 
 
-@numba.njit
+@numba.njit(forceinline=True)
 def _scatter(scratch, t, array, base, order, first, count):  # type: ignore[no-untyped-def]
     for v in range(0, count, LANES):
         at = v * STEPS + t * LANES
@@ -69,12 +69,12 @@ def _scatter(scratch, t, array, base, order, first, count):  # type: ignore[no-u
                     array[base + order[first + v + i]] = scratch[at + i]
 
 
-@numba.njit
+@numba.njit(forceinline=True)
 def _channel(order, i):  # type: ignore[no-untyped-def]
     return i if len(order) == 0 else order[i]
 
 
-@numba.njit
+@numba.njit(forceinline=True)
 def _prepare(A, D, bias, order, kept, n_states, first, count, a, d, dt_bias, owners):  # type: ignore[no-untyped-def]
     # A of a block by state, in powers of two; D and bias by channel; how many channels own each state. Returns how many
     # states are owned by any.
@@ -97,7 +97,7 @@ def _prepare(A, D, bias, order, kept, n_states, first, count, a, d, dt_bias, own
     return owned
 
 
-@numba.njit
+@numba.njit(forceinline=True)
 def _load_steps(B, base, stride, n_states, steps, scratch):  # type: ignore[no-untyped-def]
     # B or C of a chunk, by state; zeros after the last step.
     for t in range(STEPS):
@@ -105,7 +105,7 @@ def _load_steps(B, base, stride, n_states, steps, scratch):  # type: ignore[no-u
             scratch[n * STEPS + t] = B[base + t * stride + n] if t < steps else 0.0
 
 
-@numba.njit
+@numba.njit(forceinline=True)
 def _inputs(x, dt, u, bias, raw, gated, vectors, steps):  # type: ignore[no-untyped-def]
     # u = dt x, where dt is the step size or, gated, what softplus makes it from; nothing after the last step.
     for v in range(vectors):
@@ -122,14 +122,14 @@ def _inputs(x, dt, u, bias, raw, gated, vectors, steps):  # type: ignore[no-unty
             store(u, at, load(dt, at) * load(x, at))
 
 
-@numba.njit
+@numba.njit(forceinline=True)
 def _masked(scratch, v, lanes):  # type: ignore[no-untyped-def]
     # Into the column after those of the block: column v, with zeros but in its first lanes.
     for i in range(COLUMN):
         scratch[WIDTH * STEPS + i] = scratch[v * COLUMN + i] if i % LANES < lanes else np.float32(0.0)
 
 
-@numba.njit
+@numba.njit(forceinline=True)
 def _forward_states(a, h, dt, u, y, B, C, owners, count, owned):  # type: ignore[no-untyped-def]
     masked = -1
     for n in range(owned):
@@ -153,7 +153,7 @@ def _forward_states(a, h, dt, u, y, B, C, owners, count, owned):  # type: ignore
             store(h, at, state)
 
 
-@numba.njit
+@numba.njit(forceinline=True)
 def _backward_states(  # type: ignore[no-untyped-def]
     a, h, h_at, dt, u, dy, B, C, owners, count, owned,
     carry, da, du, ddt, dB, dC, decays, pasts, sum_b, sum_c,
@@ -205,7 +205,7 @@ def _backward_states(  # type: ignore[no-untyped-def]
             dC[n * STEPS + t] = total(load(sum_c, t * LANES))
 
 
-@numba.njit
+@numba.njit(forceinline=True)
 def _input_gradients(  # type: ignore[no-untyped-def]
     x, dt, raw, grads, du, ddt, d, d_sum, bias_sum, gated, vectors, steps
 ):
@@ -225,7 +225,7 @@ def _input_gradients(  # type: ignore[no-untyped-def]
         store(bias_sum, v * LANES, bias_grad)
 
 
-@numba.njit
+@numba.njit(forceinline=True)
 def _elementwise_gate(grads, y, z, vectors, t):  # type: ignore[no-untyped-def]
     # Step t of the gradient of y silu(z): with respect to z in the place of z, to y in the place of grads.
     for v in range(vectors):

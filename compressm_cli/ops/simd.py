@@ -5,6 +5,10 @@ no vectorized ``exp``. Kernels that read and write several arrays at once say wi
 in registers. Whatever the machine's registers hold, LLVM splits or joins the vectors to fit.
 
 ``load`` and ``store`` count in elements from the first of an array, of any shape and layout, and check nothing.
+
+What kernels share must be inlined (``forceinline``). Else the process that compiles a kernel and those that load it from
+the cache may call different copies of it, in which products and sums are contracted differently: a run that is resumed
+would differ in the last bits from the one that began it.
 """
 
 import operator
@@ -161,7 +165,7 @@ LOG2_E = 1.4426950408889634
 _ROUND = 1.5 * 2**23 + 127
 
 
-@numba.njit
+@numba.njit(forceinline=True)
 def exp2_of_product(a, b):  # type: ignore[no-untyped-def]
     """2^(a b) for products up to 127, to a relative 1e-7; zero below -127. Exactly one where the product is zero."""
     product = maximum(same(-127.0), a * b)
@@ -175,12 +179,12 @@ def exp2_of_product(a, b):  # type: ignore[no-untyped-def]
     return (f * q + same(1.0)) * _to_exponent(rounded)
 
 
-@numba.njit
+@numba.njit(forceinline=True)
 def sigmoid(a):  # type: ignore[no-untyped-def]
     return same(1.0) / (same(1.0) + exp2_of_product(maximum(same(-87.0), a), same(-LOG2_E)))
 
 
-@numba.njit
+@numba.njit(forceinline=True)
 def softplus(a):  # type: ignore[no-untyped-def]
     """log(1 + e^a), to a relative 3e-7."""
     e = exp2_of_product(maximum(a, same(0.0) - a), same(-LOG2_E))
