@@ -6,9 +6,9 @@ in registers. Whatever the machine's registers hold, LLVM splits or joins the ve
 
 ``load`` and ``store`` count in elements from the first of an array, of any shape and layout, and check nothing.
 
-What kernels share must be inlined (``forceinline``). Else the process that compiles a kernel and those that load it from
-the cache may call different copies of it, in which products and sums are contracted differently: a run that is resumed
-would differ in the last bits from the one that began it.
+What kernels share must be inlined (``forceinline``). Else the process that compiles a kernel and those that load it
+from the cache may call different copies of it, in which products and sums are contracted differently: a run that is
+resumed would differ in the last bits from the one that began it.
 """
 
 import operator
