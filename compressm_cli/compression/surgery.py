@@ -84,7 +84,8 @@ def _truncated(layer: StateSpaceLayer, edit: Truncate) -> dict[str, Tensor]:
     bad = [name for name, value in values.items() if not torch.isfinite(value).all()]
     if bad:
         raise ValueError(f"{edit.layer}: not finite after the truncation: {', '.join(bad)}")
-    return values
+    # As in a model that is loaded: products of other layouts may be rounded otherwise.
+    return {name: value.contiguous() for name, value in values.items()}
 
 
 def _new_state(
@@ -109,8 +110,8 @@ def _new_state(
             like = layer.get_parameter(name)
             result[name] = {
                 "step": states[name]["step"].clone(),
-                "exp_avg": first[name].to(like.device, like.dtype).clone(),
-                "exp_avg_sq": second[name].to(like.device, like.dtype).clone(),
+                "exp_avg": first[name].to(like.device, like.dtype).contiguous().clone(),
+                "exp_avg_sq": second[name].to(like.device, like.dtype).contiguous().clone(),
             }
     return result
 

@@ -21,7 +21,7 @@ from compressm_cli.compression.method import CheckContext
 from compressm_cli.layers import LAYERS
 from compressm_cli.recipe import Recipe, recipe_from_mapping
 from compressm_cli.run import Run
-from compressm_cli.training import experiment, loop
+from compressm_cli.training import experiment, loop, workload
 from compressm_cli.training.evaluation import layer_inputs
 from compressm_cli.training.view import SilentView
 
@@ -127,7 +127,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, inputs: Tensor) -> Runs:
 def rough_flops(monkeypatch: pytest.MonkeyPatch) -> None:
     """Counting them takes longer than training such a model, and what is compared here does not contain them."""
     for name in ("training_step_flops", "inference_flops"):
-        monkeypatch.setattr(loop, name, lambda *_: 1)
+        monkeypatch.setattr(workload, name, lambda *_: 1)
 
 
 def test_trains_to_the_end(trained: Runs, layer: str, method: str) -> None:

@@ -141,8 +141,9 @@ def test_of_many_at_once_one_wins(tmp_path: Path) -> None:
 def test_a_run_is_locked_while_it_trains(tiny: Maker, train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     holders = []
 
-    def watched(trainer: Any) -> None:
-        original(trainer)
+    def watched(make: Any, group: Any) -> None:
+        trainer = make()
+        original(lambda: trainer, group)
         lock = trainer.run.folder / "lock"
         holders.append(json.loads(lock.read_text())["pid"])
         with pytest.raises(RunLockedError):

@@ -187,4 +187,4 @@ def test_bad_input_is_told_once(tmp_path: Path) -> None:
     errors = [line for line in told.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert "train.batch_size: 1 rows for 2 processes" in errors[0]
-    assert told.count("exitcode  : 2") == 2
+    assert told.count("exitcode  : 2") >= 1  # torchrun may end the other one first
