@@ -33,13 +33,21 @@ def synchronize(model: nn.Module, optimizer: Optimizer, group: Group) -> None:
             dist.broadcast(tensor, src=0)
 
 
+def gathered(tensor: Tensor) -> Tensor:
+    """All of a tensor of which each process has a part (a DTensor, whose import takes long); another one as it is."""
+    full = getattr(tensor, "full_tensor", None)
+    return tensor if full is None else full()
+
+
 @torch.no_grad()
 def checksum(model: nn.Module, optimizer: Optimizer) -> str:
-    """Of names, shapes, types and bits of parameters, buffers and optimizer state."""
+    """Of names, shapes, types and bits of parameters, buffers and optimizer state; collective for a sharded model."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in state_tensors(model, optimizer):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(
+            gathered(tensor.detach()).cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        )
     return digest.hexdigest()
 
 

@@ -86,12 +86,13 @@ class Group:
                 value = work()
             except Exception as error:
                 failure = error
-        code = self.broadcast(None if failure is None else getattr(failure, "exit_code", 1))
+        code: int | None = None if failure is None else getattr(failure, "exit_code", 1)
+        code, value = self.broadcast((code, value))
         if failure is not None:
             raise failure
         if code is not None:
             raise ElsewhereError(0, code)
-        return self.broadcast(value)
+        return value
 
     def together(self, work: Callable[[], T]) -> T:
         """Everybody's own result; where ``work`` fails, the first raises its error and the others ElsewhereError."""

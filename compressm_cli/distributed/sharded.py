@@ -9,7 +9,6 @@ All functions but ``without_values`` are collective: every process of the group 
 """
 
 import copy
-import hashlib
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -26,7 +25,7 @@ from torch.utils._pytree import tree_map_only
 
 from compressm_cli.compression import surgery
 from compressm_cli.compression.method import CheckContext, Edit, Freeze, Mask, Method, Plan
-from compressm_cli.distributed.agreement import state_tensors
+from compressm_cli.distributed import agreement
 from compressm_cli.distributed.group import Group
 
 _SHARDING = "_sharding"
@@ -187,12 +186,7 @@ def scatter_state(model: nn.Module, optimizer: Optimizer, state: dict[str, Any] 
 def checksum(model: nn.Module, optimizer: Optimizer) -> str:
     """What ``agreement.checksum`` gives of the plain model with the same values, gathered a tensor at a time."""
     _reshard(model)
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in state_tensors(model, optimizer):
-        full = _full(tensor)
-        digest.update(f"{name} {tuple(full.shape)} {full.dtype}\n".encode())
-        digest.update(full.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return agreement.checksum(model, optimizer)
 
 
 # ---- shares ------------------------------------------------------------------------------------------------
@@ -211,8 +205,7 @@ def _parted(full: Tensor, mesh: DeviceMesh) -> DTensor:
 
 
 def _full(value: Tensor) -> Tensor:
-    value = value.detach()
-    return value.full_tensor() if isinstance(value, DTensor) else value
+    return agreement.gathered(value.detach())
 
 
 def _collected(value: Any, group: Group) -> Any:

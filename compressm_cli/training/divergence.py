@@ -4,12 +4,12 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from compressm_cli.data.interface import Split
-from compressm_cli.distributed.agreement import state_tensors
+from compressm_cli.distributed.agreement import gathered, state_tensors
 from compressm_cli.errors import RunFailedError
 from compressm_cli.recipe.schema import RollBackConfig, StopConfig
 
@@ -36,16 +36,10 @@ def require_finite(model: nn.Module, optimizer: Optimizer, step: int) -> None:
         if tensor.is_floating_point() and tensor.numel()
     }
     # One number, so that a GPU is waited for once.
-    if bool(_gathered(get_total_norm(tensors.values(), norm_type=math.inf)).isfinite()):
+    if bool(gathered(get_total_norm(tensors.values(), norm_type=math.inf)).isfinite()):
         return
-    bad = next(name for name, tensor in tensors.items() if not _gathered(tensor).isfinite().all())
+    bad = next(name for name, tensor in tensors.items() if not gathered(tensor).isfinite().all())
     raise DivergedError(f"{bad} is not finite after step {step}")
-
-
-def _gathered(tensor: Tensor) -> Tensor:
-    """All of a tensor of which each process has a part (a DTensor, whose import takes long)."""
-    full = getattr(tensor, "full_tensor", None)
-    return tensor if full is None else full()
 
 
 class Rollbacks:

@@ -1,6 +1,5 @@
-"""How the processes of a run hold its model: each a copy of it, or each a part."""
+"""How the processes of a run hold its model: each a copy of it, or (``parts.py``) each a part."""
 
-import copy
 from typing import Any
 
 import torch
@@ -73,12 +72,7 @@ class Copies:
         """Copies on the CPU in the main process, for a checkpoint; None in the others."""
         if not self.group.is_main:
             return None
-        return {
-            "weights": {name: value.detach().cpu().clone() for name, value in model.state_dict().items()},
-            "masks": {name: mask.cpu().clone() for name, mask in surgery.masks(model).items()},
-            "frozen": surgery.frozen(model),
-            "optimizer": None if optimizer is None else copy.deepcopy(optimizer.state_dict()),
-        }
+        return state.capture(model, optimizer, torch.device("cpu"))
 
     def confirm(self, model: nn.Module, optimizer: Optimizer, when: str) -> str:
         """Give all processes the main one's values, and compare; the checksum that all have."""
@@ -86,62 +80,10 @@ class Copies:
         return confirm(model, optimizer, self.group, when)
 
 
-class Parts(Copies):
-    """Each process holds a part of every parameter and of its moments (FSDP2)."""
-
-    @property
-    def rows(self) -> Group:
-        # Every process must take part in every pass, as often as the others.
-        return Group()
-
-    def place(self, model: nn.Module) -> nn.Module:
-        from torch.distributed.device_mesh import init_device_mesh
-
-        from compressm_cli.distributed import sharded
-
-        return sharded.shard(model, self.group, init_device_mesh(self.device.type, (self.group.size,)))
-
-    def forward(self, model: nn.Module) -> nn.Module:
-        return model
-
-    def outline(self, model: nn.Module) -> nn.Module:
-        from compressm_cli.distributed import sharded
-
-        return sharded.without_values(model)
-
-    def plan(self, method: Method, model: nn.Module, context: CheckContext) -> Plan:
-        from compressm_cli.distributed import sharded
-
-        return sharded.plan(method, model, context)
-
-    def apply(self, model: nn.Module, optimizer: Optimizer, plan: Plan) -> nn.Module:
-        from compressm_cli.distributed import sharded
-
-        return sharded.apply_plan(model, optimizer, plan)
-
-    def capture(self, model: nn.Module, optimizer: Optimizer) -> Held:
-        """What the main process has in its CPU memory then; nothing in the others."""
-        return self.whole(model, optimizer) or {}
-
-    def restore(self, model: nn.Module, optimizer: Optimizer, held: Held) -> nn.Module:
-        from compressm_cli.distributed import sharded
-
-        model = sharded.scatter_state(model, optimizer, held if self.group.is_main else None)
-        optimizer.zero_grad(set_to_none=True)
-        return model
-
-    def whole(self, model: nn.Module, optimizer: Optimizer | None = None) -> Held | None:
-        from compressm_cli.distributed import sharded
-
-        return sharded.gather_state(model, optimizer)
-
-    def confirm(self, model: nn.Module, optimizer: Optimizer, when: str) -> str:
-        from compressm_cli.distributed import sharded
-
-        found = sharded.checksum(model, optimizer)
-        return str(agreed(found, self.group, f"the weights or the optimizer's state {when}"))
-
-
 def placement(parallel: str, group: Group, device: torch.device) -> Copies:
     """As ``train.parallel`` says: ``ddp`` or ``fsdp``; a process without others has the model whole."""
-    return Parts(group, device) if parallel == "fsdp" and not group.is_alone else Copies(group, device)
+    if parallel == "fsdp" and not group.is_alone:
+        from compressm_cli.training.parts import Parts  # what it stands on takes long to import
+
+        return Parts(group, device)
+    return Copies(group, device)

@@ -12,17 +12,21 @@ from compressm_cli.distributed.group import Group
 from compressm_cli.training.batches import derived_generator
 
 
-def capture(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
+def capture(
+    model: nn.Module, optimizer: Optimizer | None, device: torch.device | None = None
+) -> dict[str, Any]:
     """Copies of weights, buffers, masks, frozen parameters and optimizer state, as plain data and tensors.
+
+    Those of the model are on ``device``, by default where it is.
 
     With these, the random state and the step training goes on exactly: the data position and the learning rate are
     functions of the step.
     """
     return {
-        "weights": {name: value.detach().clone() for name, value in model.state_dict().items()},
-        "masks": {name: mask.clone() for name, mask in surgery.masks(model).items()},
+        "weights": {name: value.detach().to(device, copy=True) for name, value in model.state_dict().items()},
+        "masks": {name: mask.to(device, copy=True) for name, mask in surgery.masks(model).items()},
         "frozen": surgery.frozen(model),
-        "optimizer": copy.deepcopy(optimizer.state_dict()),
+        "optimizer": None if optimizer is None else copy.deepcopy(optimizer.state_dict()),
     }
 
 

@@ -55,15 +55,20 @@ def saved(content: Any) -> bytes:
     return buffer.getvalue()
 
 
+def one_line(error: BadInputError) -> str:
+    """What is told, which must be a line of bounded length."""
+    told = str(error)
+    assert len(told) < 1500
+    assert "\n" not in told
+    return told
+
+
 def refused(tmp_path: Path, data: bytes) -> str:
     path = tmp_path / "model.pt"
     path.write_bytes(data)
     with pytest.raises(BadInputError) as error:
         Checkpoint.load(path)
-    told = str(error.value)
-    assert len(told) < 1500
-    assert "\n" not in told
-    return told
+    return one_line(error.value)
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -297,10 +302,7 @@ def foreign(folder: Path, config: str) -> str:
     (folder / "config.json").write_text(config)
     with pytest.raises(BadInputError) as error:
         exchange.load(folder)
-    told = str(error.value)
-    assert len(told) < 1500
-    assert "\n" not in told
-    return told
+    return one_line(error.value)
 
 
 @pytest.mark.parametrize(

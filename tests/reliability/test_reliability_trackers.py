@@ -20,7 +20,7 @@ from compressm_cli.recipe.schema import OutputConfig
 from compressm_cli.run import Run
 from compressm_cli.training import experiment, loop, trackers
 from compressm_cli.training.trackers import TRACKERS, Tracker
-from compressm_cli.training.view import SilentView
+from compressm_cli.training.view import SilentView, View
 
 Maker = Callable[..., Recipe]
 Trainer = Callable[..., Run]
@@ -299,8 +299,8 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> FakeWandb:
     return fake
 
 
-def test_a_resumed_run_is_the_same_run_of_wandb(tiny: Maker, train: Trainer, wandb: FakeWandb) -> None:
-    made = recipe(tiny, "wandb", tolerance=1.0)
+def interrupted_and_resumed(train: Trainer, made: Recipe, view: View) -> Run:
+    """A run that ends in step 17, and then goes on to its end."""
     with pytest.MonkeyPatch.context() as patch:
         update = loop.Trainer._update
 
@@ -311,9 +311,14 @@ def test_a_resumed_run_is_the_same_run_of_wandb(tiny: Maker, train: Trainer, wan
 
         patch.setattr(loop.Trainer, "_update", dies)
         with pytest.raises(KeyboardInterrupt):
-            train(made)
+            train(made, view=view)
     run = Run.find(Path(made.output.root) / made.name)[-1]
-    experiment.resume(run, load_recipe(run.recipe_path), SilentView(), "test")
+    return experiment.resume(run, load_recipe(run.recipe_path), view, "test")
+
+
+def test_a_resumed_run_is_the_same_run_of_wandb(tiny: Maker, train: Trainer, wandb: FakeWandb) -> None:
+    made = recipe(tiny, "wandb", tolerance=1.0)
+    run = interrupted_and_resumed(train, made, SilentView())
     one, other = wandb.inits
     assert one["id"] == other["id"]
     assert one["resume"] == "allow"
@@ -372,19 +377,7 @@ def test_tensorboard_shows_each_step_once(
         request.getfixturevalue("cuts_hurt")
     made = recipe(tiny, "tensorboard")
     view = Told()
-    with pytest.MonkeyPatch.context() as patch:
-        update = loop.Trainer._update
-
-        def dies(trainer: loop.Trainer) -> None:
-            if trainer.step == 17:
-                raise KeyboardInterrupt
-            update(trainer)
-
-        patch.setattr(loop.Trainer, "_update", dies)
-        with pytest.raises(KeyboardInterrupt):
-            train(made, view=view)
-    run = Run.find(Path(made.output.root) / made.name)[-1]
-    experiment.resume(run, load_recipe(run.recipe_path), view, "test")
+    run = interrupted_and_resumed(train, made, view)
     assert view.warnings == []
     logged = [(m["step"], m["train_loss"]) for m in run.read_metrics() if "train_loss" in m]
     assert shown(run, "train_loss") == [(step, pytest.approx(loss)) for step, loss in logged]
