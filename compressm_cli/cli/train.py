@@ -138,12 +138,16 @@ def _done(run: "Run", group: "Group") -> None:
 
 def draw_plots(run: "Run") -> None:
     """Draw the run's figures; a finished training is not lost for want of a picture."""
-    from compressm_cli.reports import run_plots
+    from compressm_cli.training.failures import is_out_of_memory
 
     try:
+        from compressm_cli.reports import run_plots
+
         run_plots(run)
-    except OSError as error:
-        click.echo(f"warning: no plots were written: {error}", err=True)
+    except Exception as error:
+        if not isinstance(error, OSError) and not is_out_of_memory(error):
+            raise
+        click.echo(f"warning: no plots were written: {str(error) or 'out of memory'}", err=True)
 
 
 def _dry_run(recipe: "Recipe") -> None:

@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -319,10 +320,12 @@ def _status(run: Run, info: dict[str, Any]) -> Iterator[None]:
             run.write_info({**info, "status": "interrupted", "finished": _now(), "signal": name})
             raise
         except Exception as error:
+            # What the failed step held would be missing below, where memory is what failed.
+            traceback.clear_frames(error.__traceback__)
             told = explained(error, run)
             failure = f"{type(told).__name__}: {told}"
-            # A full disk may be what failed.
-            with suppress(OSError):
+            # A full disk, or memory, may be what failed.
+            with suppress(OSError, MemoryError):
                 run.write_info({**info, "status": "failed", "finished": _now(), "error": failure})
             if told is error:
                 raise

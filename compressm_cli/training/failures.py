@@ -22,8 +22,9 @@ ADVICE = {
 NO_MEMORY = (
     *("can't allocate memory", "Cannot allocate memory", "not enough memory", "out of memory"),
     *("bad allocation", "bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED"),
+    "failed to map segment from shared object",
 )
-"""What PyTorch's messages contain when memory is what is missing."""
+"""What messages of PyTorch, and of the system that loads a library, contain when memory is what is missing."""
 SMALLER = (
     "lower train.batch_size, model.model_dim, model.depth or model.layer.state_dim, or raise train.accumulate; "
     "compressm train RECIPE --dry-run tells what a step needs"
@@ -36,7 +37,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in NO_MEMORY)
+    return isinstance(error, RuntimeError | ImportError) and any(sign in str(error) for sign in NO_MEMORY)
 
 
 def out_of_memory(error: BaseException) -> str:
