@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import reliability
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
 
 from compressm_cli.cli import main
 from compressm_cli.errors import BadInputError
@@ -361,8 +363,7 @@ def test_two_runs_are_two_of_wandb(tiny: Maker, train: Trainer, wandb: FakeWandb
 
 def shown(run: Run, name: str) -> list[tuple[int, float]]:
     """Steps and values that TensorBoard shows of a scalar."""
-    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    read = accumulators.EventAccumulator(str(run.folder / "tensorboard"), size_guidance={"scalars": 0})
+    read = EventAccumulator(str(run.folder / "tensorboard"), size_guidance={"scalars": 0})
     read.Reload()
     return [(event.step, event.value) for event in read.Scalars(name)]
 
@@ -372,7 +373,6 @@ def test_tensorboard_shows_each_step_once(
     tiny: Maker, train: Trainer, request: pytest.FixtureRequest, hurt: bool
 ) -> None:
     """Also after a cut that was undone, and after a run was interrupted and resumed."""
-    pytest.importorskip("tensorboard")
     if hurt:
         request.getfixturevalue("cuts_hurt")
     made = recipe(tiny, "tensorboard")
@@ -385,9 +385,8 @@ def test_tensorboard_shows_each_step_once(
 
 
 def test_tensorboard_is_told_the_verdict_and_the_summary(tiny: Maker, train: Trainer) -> None:
-    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     run = train(recipe(tiny, "tensorboard"))
-    read = accumulators.EventAccumulator(str(run.folder / "tensorboard"))
+    read = EventAccumulator(str(run.folder / "tensorboard"))
     read.Reload()
 
     def text(name: str) -> list[str]:
@@ -401,9 +400,6 @@ def test_tensorboard_is_told_the_verdict_and_the_summary(tiny: Maker, train: Tra
 def test_tensorboard_on_a_full_disk_costs_a_warning(
     tiny: Maker, train: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("tensorboard")
-    from torch.utils.tensorboard import SummaryWriter
-
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, os.strerror(28))
 
