@@ -3,7 +3,6 @@
 import os
 import platform
 import subprocess
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -320,8 +319,6 @@ def _status(run: Run, info: dict[str, Any]) -> Iterator[None]:
             run.write_info({**info, "status": "interrupted", "finished": _now(), "signal": name})
             raise
         except Exception as error:
-            # What the failed step held would be missing below, where memory is what failed.
-            traceback.clear_frames(error.__traceback__)
             told = explained(error, run)
             failure = f"{type(told).__name__}: {told}"
             # A full disk, or memory, may be what failed.

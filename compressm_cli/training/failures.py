@@ -1,6 +1,7 @@
 """What a run says that cannot write its files, or that needs more memory than there is: one line, with what to do."""
 
 import errno
+import traceback
 
 from compressm_cli.errors import RunFailedError
 from compressm_cli.run import Run
@@ -50,6 +51,8 @@ def out_of_memory(error: BaseException) -> str:
 def explained(error: Exception, run: Run) -> Exception:
     """A failure to write or to get memory as RunFailedError, with how to go on; any other error as it is."""
     if is_out_of_memory(error):
+        # What the failed step held is let go: to tell of it takes memory, too.
+        traceback.clear_frames(error.__traceback__)
         return RunFailedError(f"{out_of_memory(error)}. {_way_on(run, 'where there is more memory')}")
     # A pipe that nobody reads any more is none of the run's files.
     if isinstance(error, OSError) and error.errno != errno.EPIPE:
