@@ -25,6 +25,9 @@ LOST = (
 )
 """What PyTorch's messages contain when another process is gone."""
 
+LAUNCH = "start several processes with torchrun, which sets them, or unset WORLD_SIZE to train in one process"
+"""What to do about environment variables that do not say how many processes there are."""
+
 
 @dataclass(frozen=True)
 class Group:
@@ -152,11 +155,15 @@ def joined() -> Iterator[Group]:
 
     Gloo carries what is on CPUs, NCCL what is on GPUs. Raises BadInputError where they cannot meet.
     """
-    size = int(os.environ.get("WORLD_SIZE") or 1)
-    if size == 1 or not dist.is_available():
+    size = _environment("WORLD_SIZE", "1")
+    if size <= 1 or not dist.is_available():
         yield Group()
         return
-    group = Group(int(os.environ["RANK"]), size, int(os.environ.get("LOCAL_RANK") or 0))
+    group = Group(_environment("RANK"), size, _environment("LOCAL_RANK", "0"))
+    if group.rank >= size:
+        raise BadInputError(
+            f"RANK={group.rank} in the environment: must be below WORLD_SIZE={size}; {LAUNCH}"
+        )
     backend = "gloo"
     if torch.cuda.is_available() and group.local_rank < torch.cuda.device_count():
         torch.cuda.set_device(group.local_rank)
@@ -172,6 +179,16 @@ def joined() -> Iterator[Group]:
         yield group
     # Only in good order: the others may be gone, and NCCL would wait for them.
     dist.destroy_process_group()
+
+
+def _environment(name: str, default: str | None = None) -> int:
+    """The number that a variable of torchrun's holds."""
+    value = os.environ.get(name) or default
+    if value is None:
+        raise BadInputError(f"WORLD_SIZE is set in the environment, but {name} is not; {LAUNCH}")
+    if not value.isdecimal():
+        raise BadInputError(f"{name}={value} in the environment: must be a whole number; {LAUNCH}")
+    return int(value)
 
 
 def require_device(group: Group, device: torch.device) -> None:

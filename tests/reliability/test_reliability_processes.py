@@ -19,7 +19,7 @@ from compressm_cli.data.interface import IGNORE, Split
 from compressm_cli.data.objective import cross_entropy
 from compressm_cli.distributed.agreement import checksum
 from compressm_cli.distributed.group import Group, joined
-from compressm_cli.errors import RunFailedError
+from compressm_cli.errors import BadInputError, RunFailedError
 from compressm_cli.recipe import load_recipe
 from compressm_cli.recipe.problems import RecipeError
 from compressm_cli.recipe.schema import TrainConfig
@@ -81,6 +81,27 @@ def test_a_process_without_others_is_alone(monkeypatch: pytest.MonkeyPatch) -> N
         assert group.main_first(lambda: 4) == group.from_main(lambda: 4) == 4
     with pytest.raises(RuntimeError, match="Connection closed by peer"), group.watched():
         raise RuntimeError("Connection closed by peer")
+
+
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE=two in the environment: must be a whole number; start several"),
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE is set in the environment, but RANK is not; start several"),
+        ({"WORLD_SIZE": "2", "RANK": "-1"}, "RANK=-1 in the environment: must be a whole number"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK=2 in the environment: must be below WORLD_SIZE=2"),
+        ({"WORLD_SIZE": "2", "RANK": "1"}, "process 1 of 2 cannot meet the others: .*MASTER_ADDR"),
+    ],
+)
+def test_an_environment_that_does_not_say_how_many_there_are(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], told: str
+) -> None:
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(BadInputError, match=told), joined():
+        pass
 
 
 def test_the_loss_of_another_process_is_one_line() -> None:
