@@ -250,4 +250,3 @@ if __name__ == "__main__":
         print(f"differs: {text}")
     print(f"{result.kills} kills; {result.identical} of {result.runs} resumed runs ended bit-identical")
     sys.exit(result.identical != result.runs)
-    sys.exit(result.identical != result.runs)

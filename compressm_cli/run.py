@@ -291,10 +291,8 @@ class Run:
         for text in path.read_text(encoding="utf-8").splitlines():
             try:
                 yield json.loads(text)
-            except (
-                json.JSONDecodeError,
-                RecursionError,
-            ):  # a torn last line of a killed run, or none of ours
+            except (json.JSONDecodeError, RecursionError):
+                # A torn last line of a killed run, or none of ours.
                 return
 
     def _read(self, name: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from compressm_cli.compression.balanced import one_torch_thread
 from compressm_cli.compression.method import Freeze, Mask, Plan, Truncate
-from compressm_cli.layers.interface import StateSpaceLayer, state_space_layers
+from compressm_cli.layers.interface import StateSpaceLayer, laid_out, state_space_layers
 
 _MASKS = "_compression_masks"
 
@@ -84,8 +84,7 @@ def _truncated(layer: StateSpaceLayer, edit: Truncate) -> dict[str, Tensor]:
     bad = [name for name, value in values.items() if not torch.isfinite(value).all()]
     if bad:
         raise ValueError(f"{edit.layer}: not finite after the truncation: {', '.join(bad)}")
-    # As in a model that is loaded: products of other layouts may be rounded otherwise.
-    return {name: value.contiguous() for name, value in values.items()}
+    return values
 
 
 def _new_state(
@@ -110,8 +109,8 @@ def _new_state(
             like = layer.get_parameter(name)
             result[name] = {
                 "step": states[name]["step"].clone(),
-                "exp_avg": first[name].to(like.device, like.dtype).contiguous().clone(),
-                "exp_avg_sq": second[name].to(like.device, like.dtype).contiguous().clone(),
+                "exp_avg": laid_out(first[name], like),
+                "exp_avg_sq": laid_out(second[name], like),
             }
     return result
 

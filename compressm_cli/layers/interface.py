@@ -122,9 +122,18 @@ class StateSpaceLayer(nn.Module, ABC):
             like = next(self.parameters()) if old is None else old
             parameter = None
             if value is not None:
-                copy = value.detach().to(like.device, like.dtype).clone()
-                parameter = nn.Parameter(copy, requires_grad=old is None or old.requires_grad)
+                parameter = nn.Parameter(
+                    laid_out(value, like), requires_grad=old is None or old.requires_grad
+                )
             module.register_parameter(leaf, parameter)
+
+
+def laid_out(value: Tensor, like: Tensor) -> Tensor:
+    """A copy of the device and type of ``like``, its entries in order, as those of a loaded model are.
+
+    Products of tensors that lie otherwise in memory may be rounded otherwise, and a resumed run would differ.
+    """
+    return value.detach().to(like.device, like.dtype).clone(memory_format=torch.contiguous_format)
 
 
 def state_space_layers(model: nn.Module) -> dict[str, StateSpaceLayer]:

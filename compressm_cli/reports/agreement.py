@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from compressm_cli.data.interface import IGNORE, Dataset, Split
+from compressm_cli.data.interface import IGNORE, DataSpec, Split
 from compressm_cli.errors import BadInputError
 from compressm_cli.reports.estimates import Estimate, mean
 from compressm_cli.reports.sides import Member, Side, common_seeds
@@ -53,7 +53,7 @@ class _Predictor:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._datasets: dict[str, Dataset] = {}
+        self._tests: dict[str, tuple[DataSpec, Split]] = {}
         self._predictions: dict[int, Tensor] = {}
 
     def __call__(self, member: Member) -> Tensor:
@@ -64,10 +64,12 @@ class _Predictor:
 
     def _test_rows(self, member: Member) -> Split:
         key = member.recipe.data.model_dump_json()
-        if key not in self._datasets:
-            self._datasets[key] = member.recipe.data.load()
-        require_same_shape(member.checkpoint, self._datasets[key])
-        return self._datasets[key].test.to(self._device)
+        if key not in self._tests:
+            dataset = member.recipe.data.load()
+            self._tests[key] = dataset.spec, dataset.test.to(self._device)
+        spec, rows = self._tests[key]
+        require_same_shape(member.checkpoint, spec)
+        return rows
 
 
 @torch.inference_mode()

@@ -125,7 +125,7 @@ def start(
     """
     group = group or Group()
     if initial is not None:
-        require_same_shape(initial, dataset)
+        require_same_shape(initial, dataset.spec)
 
     def create() -> Run:
         run = Run.create(Path(recipe.output.root), recipe.name)

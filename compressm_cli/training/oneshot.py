@@ -9,7 +9,7 @@ from compressm_cli.compression import surgery
 from compressm_cli.compression.hankel import Hankel, HankelConfig
 from compressm_cli.compression.method import CheckContext, LayerRecord
 from compressm_cli.compression.schedule import ListedSchedule
-from compressm_cli.data.interface import Dataset, Split
+from compressm_cli.data.interface import Dataset, DataSpec, Split
 from compressm_cli.errors import BadInputError, RunFailedError
 from compressm_cli.layers.interface import state_space_layers
 from compressm_cli.layers.selective import SelectiveLayer
@@ -50,7 +50,7 @@ def calibration_inputs(model: nn.Module, checkpoint: Checkpoint) -> dict[str, li
     """What each layer sees on batches of the data that the checkpoint's recipe names."""
     recipe = checkpoint.recipe
     dataset = recipe.data.load()
-    require_same_shape(checkpoint, dataset)
+    require_same_shape(checkpoint, dataset.spec)
     return layer_inputs(
         model, calibration_batches(dataset.train, recipe.train.batch_size, CALIBRATED.calibration_batches)
     )
@@ -64,7 +64,7 @@ def compress(
     ``dataset`` gives the calibration batches and, where ``evaluated``, the validation split. Raises BadInputError for
     data of another shape than the model's, and RunFailedError where nothing was cut.
     """
-    require_same_shape(checkpoint, dataset)
+    require_same_shape(checkpoint, dataset.spec)
     model = checkpoint.build_model()
     batch_size = checkpoint.recipe.train.batch_size
     before = evaluate(model, dataset.validation, batch_size) if evaluated else None
@@ -88,10 +88,10 @@ def compress(
     return OneShot(small, plan.records, before, after, whole, _parameters(model))
 
 
-def require_same_shape(checkpoint: Checkpoint, dataset: Dataset) -> None:
+def require_same_shape(checkpoint: Checkpoint, spec: DataSpec) -> None:
     """BadInputError where a model cannot read a data set or predict its classes."""
     for name in ("classes", "features", "vocabulary", "per_step"):
-        model, data = getattr(checkpoint.data, name), getattr(dataset.spec, name)
+        model, data = getattr(checkpoint.data, name), getattr(spec, name)
         if model != data:
             raise BadInputError(
                 f"the model was made for data with {name} {model}, this data set has {name} {data}; "

@@ -139,6 +139,15 @@ def test_a_cut_changes_only_the_named_layer(case: str, cut: Cut, moments: Moment
 
 
 @pytest.mark.parametrize(("case", "cut"), PAIRS, ids=PAIR_IDS)
+@pytest.mark.parametrize("moments", ["transport", "slice"])
+def test_a_cut_model_lies_in_memory_as_a_loaded_one(case: str, cut: Cut, moments: Moments) -> None:
+    model, optimizer = trained(case)
+    surgery.apply_plan(model, optimizer, cut_plan(model, cut, 4, moments))
+    assert all(value.is_contiguous() for value in model.state_dict().values())
+    assert all(value.is_contiguous() for state in optimizer.state.values() for value in state.values())
+
+
+@pytest.mark.parametrize(("case", "cut"), PAIRS, ids=PAIR_IDS)
 def test_sliced_moments_are_those_of_the_first_states(case: str, cut: Cut) -> None:
     model, optimizer = trained(case)
     before = state_of(model, optimizer)

@@ -104,6 +104,15 @@ def test_a_cut_changes_only_the_named_layer(kind: str, moments: Moments) -> None
     assert set(state_of(model, optimizer)) == set(weights)
 
 
+@pytest.mark.parametrize("kind", TIME_INVARIANT)
+@pytest.mark.parametrize("moments", ["transport", "slice"])
+def test_a_cut_model_lies_in_memory_as_a_loaded_one(kind: str, moments: Moments) -> None:
+    model, optimizer = trained(kind)
+    surgery.apply_plan(model, optimizer, cut(model, 4, moments))
+    assert all(value.is_contiguous() for value in model.state_dict().values())
+    assert all(value.is_contiguous() for state in optimizer.state.values() for value in state.values())
+
+
 def test_parameters_keep_their_kind_after_a_cut() -> None:
     model, optimizer = trained()
     model.float()

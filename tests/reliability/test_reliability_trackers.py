@@ -363,7 +363,7 @@ def test_two_runs_are_two_of_wandb(tiny: Maker, train: Trainer, wandb: FakeWandb
 
 def shown(run: Run, name: str) -> list[tuple[int, float]]:
     """Steps and values that TensorBoard shows of a scalar."""
-    read = EventAccumulator(str(run.folder / "tensorboard"), size_guidance={"scalars": 0})
+    read = EventAccumulator(str(run.tensorboard), size_guidance={"scalars": 0})
     read.Reload()
     return [(event.step, event.value) for event in read.Scalars(name)]
 
@@ -386,7 +386,7 @@ def test_tensorboard_shows_each_step_once(
 
 def test_tensorboard_is_told_the_verdict_and_the_summary(tiny: Maker, train: Trainer) -> None:
     run = train(recipe(tiny, "tensorboard"))
-    read = EventAccumulator(str(run.folder / "tensorboard"))
+    read = EventAccumulator(str(run.tensorboard))
     read.Reload()
 
     def text(name: str) -> list[str]:
