@@ -5,11 +5,13 @@ A new layer is tested here without a line added; a new method needs an example o
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from fresh_process import outputs_in_a_fresh_process
 from layer_kinds import SMALL
 from pydantic import ValidationError
@@ -92,11 +94,10 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished run and what a fresh process computes with its final checkpoint."""
+    """A finished run."""
 
     recipe: Recipe
     run: Run
-    outputs: Tensor
 
 
 Runs = Callable[[str, str], Trained]
@@ -108,19 +109,31 @@ def inputs() -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, inputs: Tensor) -> Runs:
-    """Every pair trained once, and all reloaded by one other process."""
-    root = tmp_path_factory.mktemp("conformance")
-    recipes = {pair: recipe_for(root, *pair) for pair in PAIRS}
-    runs = {pair: train(recipe) for pair, recipe in recipes.items()}
-    checkpoints = [run.final_checkpoint for run in runs.values()]
-    outputs = dict(zip(runs, outputs_in_a_fresh_process(root, inputs, checkpoints), strict=True))
+def trained(shared_folder: Path) -> Runs:
+    """Every pair is trained once, by the process of the tests that first asks for it."""
+    root = shared_folder / "conformance"
+    root.mkdir(exist_ok=True)
 
+    @cache
     def find(layer: str, method: str) -> Trained:
-        pair = layer, method
-        return Trained(recipes[pair], runs[pair], outputs[pair])
+        recipe = recipe_for(root, layer, method)
+        folder = root / recipe.name
+        with FileLock(root / f"{recipe.name}.lock"):
+            run = Run.find(folder)[-1] if folder.exists() else train(recipe)
+        return Trained(recipe, run)
 
     return find
+
+
+@pytest.fixture(scope="module")
+def reloaded(shared_folder: Path, trained: Runs, inputs: Tensor) -> dict[tuple[str, str], Tensor]:
+    """What one other process computes with all final checkpoints, by layer and method."""
+    checkpoints = [trained(*pair).run.final_checkpoint for pair in PAIRS]
+    folder = shared_folder / "conformance"
+    with FileLock(folder / "reloaded.lock"):
+        if not (folder / "reloaded.pt").exists():
+            torch.save(outputs_in_a_fresh_process(folder, inputs, checkpoints), folder / "reloaded.pt")
+    return dict(zip(PAIRS, torch.load(folder / "reloaded.pt"), strict=True))
 
 
 @pytest.fixture
@@ -183,13 +196,13 @@ def test_every_check_says_why_for_every_layer(trained: Runs, layer: str, method:
 
 
 def test_reloads_with_identical_outputs_in_a_fresh_process(
-    trained: Runs, inputs: Tensor, layer: str, method: str
+    trained: Runs, reloaded: dict[tuple[str, str], Tensor], inputs: Tensor, layer: str, method: str
 ) -> None:
-    found = trained(layer, method)
-    model = Checkpoint.load(found.run.final_checkpoint).build_model().eval()
+    run = trained(layer, method).run
+    model = Checkpoint.load(run.final_checkpoint).build_model().eval()
     with torch.no_grad():
-        assert torch.equal(model(inputs), found.outputs)
-    assert surgery.orders(model) == found.run.read_summary()["orders"]["final"]
+        assert torch.equal(model(inputs), reloaded[layer, method])
+    assert surgery.orders(model) == run.read_summary()["orders"]["final"]
 
 
 @pytest.mark.usefixtures("rough_flops")
