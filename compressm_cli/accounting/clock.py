@@ -7,6 +7,9 @@ from typing import Any, Literal, get_args
 
 import torch
 
+STARVED = 1.5
+"""Seconds of training for each second that its thread had a processor, from which on other work was in the way."""
+
 Phase = Literal["evaluation", "compression", "compile", "checkpoint"]
 
 
@@ -31,6 +34,9 @@ class Stopwatch:
 
     On a GPU, work is queued: a phase waits for the device when it begins and when it ends, so that
     each second is booked where it was caused.
+
+    Beside the time of training stands what of it the thread that made this had a processor for: far less means that
+    other work kept the machine busy.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -38,7 +44,13 @@ class Stopwatch:
         self._began = time.monotonic()
         self._earlier = 0.0
         self._phases: dict[str, float] = dict.fromkeys(get_args(Phase), 0.0)
-        self._running: tuple[str, float] | None = None
+        self._running: tuple[str, float, float] | None = None
+        """The phase, and when it began by the clock and by this thread's processor time."""
+        self._cpu_began = time.thread_time()
+        self._cpu_elsewhere = 0.0
+        """In phases."""
+        self._cpu_earlier: float | None = 0.0
+        """Of the run that this one resumes; None where that did not count it."""
 
     @contextmanager
     def phase(self, name: Phase) -> Iterator[None]:
@@ -47,30 +59,42 @@ class Stopwatch:
             raise ValueError(f"unknown phase {name!r}; one of {', '.join(self._phases)}")
         if self._running is not None:
             raise RuntimeError(f"phase {name!r} inside phase {self._running[0]!r}; phases do not nest")
-        self._running = (name, self._now())
+        self._running = (name, self._now(), time.thread_time())
         try:
             yield
         finally:
-            begin = self._running[1]
+            _, begin, cpu = self._running
             self._running = None
             self._phases[name] += self._now() - begin
+            self._cpu_elsewhere += time.thread_time() - cpu
 
     def seconds(self) -> dict[str, float]:
         """``total``, ``training`` and every phase, until now; a phase that is running counts so far."""
         now = self._now()
         phases = dict(self._phases)
         if self._running is not None:
-            name, begin = self._running
+            name, begin, _ = self._running
             phases[name] += now - begin
         total = self._earlier + now - self._began
         return {"total": total, "training": total - sum(phases.values()), **phases}
 
+    def training_cpu_seconds(self) -> float | None:
+        """Of one thread, between phases; None on a GPU, for which a thread only waits, and where it is not known."""
+        if self._cpu_earlier is None or self._device.type != "cpu":
+            return None
+        now = time.thread_time() if self._running is None else self._running[2]
+        return self._cpu_earlier + now - self._cpu_began - self._cpu_elsewhere
+
     def state_dict(self) -> dict[str, Any]:
-        """The seconds until now, for a run that resumes."""
-        return self.seconds()
+        """The seconds until now, and those of the processor: for a summary, and for a run that resumes."""
+        return {**self.seconds(), "training_cpu": self.training_cpu_seconds()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Add the seconds of the run that this one resumes."""
+        earlier = state.get("training_cpu")
+        self._cpu_earlier = (
+            None if self._cpu_earlier is None or earlier is None else self._cpu_earlier + earlier
+        )
         self._earlier += state["total"]
         for name in self._phases:
             self._phases[name] += state[name]

@@ -39,6 +39,8 @@ def require_training(training: object, model: nn.Module, recipe: Recipe, data: D
     if type(training) is not dict:
         raise DamagedError(f"{where} must be a mapping, found {described(training)}")
     require(is_count(part(training, "seed", int, where), 0), f"{where}.seed", "a seed", training["seed"])
+    threads = training.get("threads", 1)
+    require(is_count(threads, 1, 1024), f"{where}.threads", "a number of CPU threads", threads)
     _require_optimizer(part(training, "optimizer", dict, where), model, f"{where}.optimizer")
     for i, process in enumerate(part(training, "processes", list, where) or [None]):
         _require_process(process, training.get("trial") is not None, f"{where}.processes[{i}]")
@@ -188,6 +190,8 @@ def _require_accounts(training: dict[str, Any], where: str) -> None:
     clock = part(training, "clock", dict, where)
     for name in CLOCK:
         require(is_number(clock.get(name)), f"{where}.clock.{name}", "a number of seconds", clock.get(name))
+    cpu = clock.get("training_cpu")
+    require(cpu is None or is_number(cpu), f"{where}.clock.training_cpu", "null or a number of seconds", cpu)
     joules = part(training, "joules", list, where)
     for i, one in enumerate(joules):
         place = f"{where}.joules[{i}]"

@@ -122,6 +122,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def main() -> NoReturn:
     """The console script."""
+    # Read when PyTorch is loaded. A thread that waits by spinning keeps the others of a busy machine from their work.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     sys.exit(run())
 
 

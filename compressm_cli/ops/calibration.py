@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import platform
 import time
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from compressm_cli.files import cache_folder, write_atomically
 from compressm_cli.ops.forms import DEFAULT, FORMS, CostModel, Form, Problem, terms
+from compressm_cli.ops.machine import is_busy, processor_name
 from compressm_cli.ops.ssm import diagonal_ssm
 
 VERSION = 1
@@ -48,7 +48,7 @@ def calibrated(device: torch.device, precision: str) -> CostModel:
         return CostModel({form: tuple(map(float, saved[form])) for form in FORMS})
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not there, or not whole
-    if _busy():
+    if is_busy():
         return DEFAULT
     model = measure(device, precision)
     try:
@@ -59,16 +59,9 @@ def calibrated(device: torch.device, precision: str) -> CostModel:
     return model
 
 
-def _busy() -> bool:
-    """Whether more than half of the processors were in use during the last minute."""
-    if not hasattr(os, "getloadavg"):
-        return False
-    return os.getloadavg()[0] > 0.5 * (os.cpu_count() or 1) + 0.5
-
-
 def _machine(device: torch.device, precision: str) -> str:
     """Everything that the constants depend on, as a name."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
     facts = [
         VERSION,
         device.type,

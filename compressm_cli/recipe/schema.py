@@ -118,6 +118,10 @@ class TrainConfig(Config):
     length, with CUDA graphs."""
     form: Literal["auto", "convolution", "recurrent"] = "auto"
     """How time-invariant recurrences are computed; ``auto`` takes, for the sizes of the moment, what is faster here."""
+    threads: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = "auto"
+    """CPU threads of a process; ``auto`` takes, of those that PyTorch has (``OMP_NUM_THREADS``, else the cores), as
+    many as make this model's steps faster on this machine, and one where more do not. Of several processes each takes
+    what PyTorch has. A resumed run takes what it began with."""
     eval_every: PositiveInt | None = None
     """Steps between evaluations on the validation split; null means a twentieth of the run."""
     log_every: PositiveInt | None = None

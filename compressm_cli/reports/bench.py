@@ -13,8 +13,9 @@ from compressm_cli.layers.interface import state_space_layers
 from compressm_cli.models import build_model
 from compressm_cli.recipe import Recipe
 from compressm_cli.reports.step_memory import StepMemory, step_memory
-from compressm_cli.reports.timing import Setting, StepTimes, time_steps
+from compressm_cli.reports.timing import StepTimes, time_steps
 from compressm_cli.training.experiment import check_recipe
+from compressm_cli.training.trainee import Setting
 
 
 @dataclass(frozen=True)

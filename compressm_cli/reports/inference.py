@@ -11,7 +11,7 @@ from compressm_cli.accounting.clock import mean_seconds
 from compressm_cli.data.interface import DataSpec
 from compressm_cli.errors import BadInputError
 from compressm_cli.reports.estimates import Estimate, median
-from compressm_cli.reports.timing import random_batch
+from compressm_cli.training.trainee import random_batch
 
 ROUNDS = 21
 LARGE_BATCH = 64

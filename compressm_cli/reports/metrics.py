@@ -25,6 +25,8 @@ class Metric:
     higher_is_better: bool = False
     measured: bool = False
     """Measured in separate runs, so small differences mean nothing; otherwise counted exactly."""
+    timed: bool = False
+    """Depends on what else the machine had to do meanwhile."""
 
 
 def _recorded(key: str, reason: str | None = None) -> Callable[[Member], Reading]:
@@ -81,16 +83,28 @@ METRICS = (
     Metric("checkpoint_bytes", "checkpoint", "bytes", _checkpoint_bytes),
     Metric("training_flops", "training FLOPs", "flops", _recorded("flops.training")),
     Metric("inference_flops", "inference FLOPs, one sequence", "flops", _inference_flops),
-    Metric("total_seconds", "wall time, total", "seconds", _recorded("seconds.total"), measured=True),
+    Metric(
+        "total_seconds", "wall time, total", "seconds", _recorded("seconds.total"), measured=True, timed=True
+    ),
     Metric(
         "training_seconds",
         "wall time, training",
         "seconds",
         _recorded("seconds.training"),
         measured=True,
+        timed=True,
     ),
-    Metric("step_seconds", "final training step", "seconds", _recorded("step_seconds.final"), measured=True),
-    Metric("joules", "joules", "joules", _recorded("joules.value", "joules.reason"), measured=True),
+    Metric(
+        "step_seconds",
+        "final training step",
+        "seconds",
+        _recorded("step_seconds.final"),
+        measured=True,
+        timed=True,
+    ),
+    Metric(
+        "joules", "joules", "joules", _recorded("joules.value", "joules.reason"), measured=True, timed=True
+    ),
     Metric("peak_memory", "peak memory", "bytes", _recorded("peak_memory.bytes"), measured=True),
 )
 """Read from the records of the runs, in the order in which they are shown."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from compressm_cli.reports.estimates import Estimate, difference, mean
 from compressm_cli.reports.formats import Unit
 from compressm_cli.reports.metrics import Metric
-from compressm_cli.reports.sides import Side, common_seeds
+from compressm_cli.reports.sides import Member, Side, common_seeds
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,8 @@ class Value:
     mean: Estimate | None
     by_run: list[float | None]
     reason: str | None
+    note: str | None = None
+    """What makes it doubtful."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,13 @@ def make_row(metric: Metric, sides: list[Side]) -> Row:
     """Read a metric of every model and compare each side with the first."""
     readings = [[metric.read(m) for m in side.members] for side in sides]
     values = []
-    for side in readings:
+    for side, members in zip(readings, (s.members for s in sides), strict=True):
         numbers = [value for value, _ in side]
         known = [v for v in numbers if v is not None]
         reasons = list(dict.fromkeys(reason for _, reason in side if reason))
         whole = mean(known) if len(known) == len(numbers) else None
-        values.append(Value(whole, numbers, "; ".join(reasons) or None))
+        note = _hindered(members) if metric.timed and whole is not None else None
+        values.append(Value(whole, numbers, "; ".join(reasons) or None, note))
     changes = [_change(metric, sides[0], sides[i], values[0], values[i]) for i in range(1, len(sides))]
     return Row(
         metric.key,
@@ -62,6 +65,17 @@ def make_row(metric: Metric, sides: list[Side]) -> Row:
         metric.measured,
         values,
         [None, *changes],
+    )
+
+
+def _hindered(members: list[Member]) -> str | None:
+    """What is to be said of times that were taken while the machine was busy."""
+    found = [f"seed {m.seed}: {m.hindrance:.1f} s" for m in members if m.hindrance is not None]
+    if not found:
+        return None
+    return (
+        "Taken while the machine was busy with other work, so no time to compare by (for each second of processor time "
+        f"{', '.join(found)})."
     )
 
 

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from compressm_cli.accounting.clock import STARVED
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.errors import BadInputError
 from compressm_cli.recipe import Recipe, load_recipe
@@ -30,6 +31,15 @@ class Member:
     def checkpoint(self) -> Checkpoint:
         """The finished model; BadInputError where it is missing or damaged."""
         return Checkpoint.load(self.checkpoint_path)
+
+    @property
+    def hindrance(self) -> float | None:
+        """Seconds of training for each second of processor time, where other work on the machine was in its way."""
+        seconds = (self.summary or {}).get("seconds", {})
+        cpu, wall = seconds.get("training_cpu"), seconds.get("training")
+        if not cpu or wall is None or wall < STARVED * cpu:
+            return None
+        return float(wall / cpu)
 
     def recorded(self, key: str) -> Any:
         """An entry of summary.json by its dotted key; BadInputError where it is missing."""

@@ -18,10 +18,11 @@ from compressm_cli.layers.interface import state_space_layers
 from compressm_cli.layers.time_invariant import TimeInvariantLayer
 from compressm_cli.lti import error_bound, order_for_energy
 from compressm_cli.models import build_model
-from compressm_cli.reports.timing import Setting, time_steps
+from compressm_cli.reports.timing import time_steps
 from compressm_cli.run import Run
 from compressm_cli.training.oneshot import CALIBRATED, calibration_inputs, has_selective
 from compressm_cli.training.precision import require_compiler, resolve_device
+from compressm_cli.training.trainee import Setting
 
 RealizationKind = Literal["real", "complex"]
 THRESHOLDS = (0.9, 0.95, 0.99, 0.999)

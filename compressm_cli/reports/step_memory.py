@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from compressm_cli.accounting.memory import PeakMemory
-from compressm_cli.reports.timing import Setting, Trainee
 from compressm_cli.training.precision import prepare
+from compressm_cli.training.trainee import Setting, Trainee
 
 STEPS = 3
 """From the second one on, the optimizer's moments are there too."""

@@ -173,7 +173,8 @@ def _cells(row: Row, notes: _Footnotes) -> list[str]:
 def _value(value: Value, unit: Unit, notes: _Footnotes) -> str:
     if value.mean is None:
         return f"not known {notes.mark(value.reason or 'no reason recorded')}"
-    return formats.quantity(value.mean.value, unit, value.mean.margin)
+    shown = formats.quantity(value.mean.value, unit, value.mean.margin)
+    return shown if value.note is None else f"{shown} {notes.mark(value.note)}"
 
 
 def _change(change: Change | None, in_words: bool) -> str:

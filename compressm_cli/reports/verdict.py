@@ -117,7 +117,8 @@ def _balance(rows: list[Row], speed: SpeedReport | None, side: int) -> list[str]
     parts: dict[str, list[str]] = {"Won": [], "Lost": [], "No clear change": [], "Not known": []}
     for row in rows:
         if row.unit != "share":
-            ratio = _ratio(row.changes[side])
+            doubtful = row.values[0].note or row.values[side].note
+            ratio = None if doubtful else _ratio(row.changes[side])
             noise = NOISE if row.measured else 0.0
             parts[_judged(ratio, noise)].append(_named(row.title, ratio))
     for name, title in zip(SPEED_METRICS, SPEED_TITLES, strict=True):

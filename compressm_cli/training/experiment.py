@@ -2,17 +2,14 @@
 
 import os
 import platform
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from compressm_cli import __version__
 from compressm_cli.accounting.flops import CONVENTION, inference_flops, training_step_flops
 from compressm_cli.accounting.memory import estimate_training_bytes
 from compressm_cli.accounting.probe import example_batch
@@ -29,9 +26,11 @@ from compressm_cli.training.failures import explained
 from compressm_cli.training.follower import Follower
 from compressm_cli.training.loop import DivergedError, Trainer
 from compressm_cli.training.oneshot import require_same_shape
+from compressm_cli.training.origins import beginnings, load, now
 from compressm_cli.training.precision import require_compiler, resolve_device
 from compressm_cli.training.resuming import newest_checkpoint
 from compressm_cli.training.signals import Stop, StoppedError, listening
+from compressm_cli.training.threads import threads_to_begin, threads_to_go_on, using
 from compressm_cli.training.trackers import require_trackers
 from compressm_cli.training.view import View
 
@@ -134,8 +133,20 @@ def start(
         return run
 
     run = _followed(group.from_main(create), group)
-    info = {**_info(recipe, seed, command, group), "from_checkpoint": initial is not None}
-    with listening() as stop, group.held_by_main(run.lock()), _status(run, info):
+    info = {
+        **beginnings(recipe, seed, command, group.size, launcher()),
+        "from_checkpoint": initial is not None,
+    }
+
+    def threads() -> int:
+        return threads_to_begin(recipe, dataset.spec, group.size, initial)
+
+    with (
+        listening() as stop,
+        group.held_by_main(run.lock()),
+        _status(run, info),
+        _threads(run, info, threads),
+    ):
         _train(
             lambda: Trainer(recipe, seed, dataset, run, view, initial=initial, stop=stop, group=group), group
         )
@@ -185,7 +196,7 @@ def _go_on(
     def prepare() -> tuple[dict[str, Any], bool, Checkpoint | None]:
         info = run.read_info()
         if run.is_done:
-            run.write_info({**info, "status": "done", "finished": _now(), "error": None, "signal": None})
+            run.write_info({**info, "status": "done", "finished": now(), "error": None, "signal": None})
             return info, True, None
         run.remove_leftovers()
         checkpoint = newest_checkpoint(run, view)
@@ -207,9 +218,21 @@ def _go_on(
     if done:
         return
     data = dataset()
-    resumed = {"command": command, "at": _now(), "step": checkpoint.step if checkpoint else 0}
-    info["resumed"] = [*info.get("resumed", []), {**resumed, "processes": group.size}]
-    with _status(run, {**info, "launcher": launcher()}):
+    resumed = {
+        "command": command,
+        "at": now(),
+        "step": checkpoint.step if checkpoint else 0,
+        "processes": group.size,
+        "load": load(),
+    }
+    info.update({"resumed": [*info.get("resumed", []), resumed], "launcher": launcher()})
+
+    def threads() -> int:
+        if checkpoint is None:
+            return threads_to_begin(recipe, data.spec, group.size)
+        return threads_to_go_on(recipe, checkpoint, view)
+
+    with _status(run, info), _threads(run, info, threads):
         _train(
             lambda: Trainer(
                 recipe, recipe.seeds[0], data, run, view, resume=checkpoint, stop=stop, group=group
@@ -281,6 +304,16 @@ def _identity(recipe: Recipe) -> dict[str, Any]:
     return {key: value for key, value in mapping.items() if key not in ("device", "output")}
 
 
+@contextmanager
+def _threads(run: Run, info: dict[str, Any], threads: Callable[[], int]) -> Iterator[None]:
+    """Within, the CPU threads are those of this run, and ``run.json`` says how many they are."""
+    with using(threads()):
+        info["device"] = {**info.get("device", {}), "threads": torch.get_num_threads()}
+        with _writing(run):
+            run.write_info({**info, "status": "running"})
+        yield
+
+
 def _train(make: Callable[[], Trainer], group: Group) -> None:
     trainer = group.together(make)
     try:
@@ -313,17 +346,17 @@ def _status(run: Run, info: dict[str, Any]) -> Iterator[None]:
         try:
             run.write_info(info)
             yield
-            run.write_info({**info, "status": "done", "finished": _now()})
+            run.write_info({**info, "status": "done", "finished": now()})
         except (KeyboardInterrupt, StoppedError) as stopped:
             name = stopped.signal if isinstance(stopped, StoppedError) else "SIGINT"
-            run.write_info({**info, "status": "interrupted", "finished": _now(), "signal": name})
+            run.write_info({**info, "status": "interrupted", "finished": now(), "signal": name})
             raise
         except Exception as error:
             told = explained(error, run)
             failure = f"{type(told).__name__}: {told}"
             # A full disk, or memory, may be what failed.
             with suppress(OSError, MemoryError):
-                run.write_info({**info, "status": "failed", "finished": _now(), "error": failure})
+                run.write_info({**info, "status": "failed", "finished": now(), "error": failure})
             if told is error:
                 raise
             raise told from error
@@ -339,61 +372,3 @@ def launcher() -> dict[str, Any] | None:
 def was_restarted() -> bool:
     """Whether torchrun has started this process in place of one that was lost."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0) > 0
-
-
-def _info(recipe: Recipe, seed: int, command: str, group: Group) -> dict[str, Any]:
-    device = resolve_device(recipe.device)
-    return {
-        "recipe": recipe.name,
-        "seed": seed,
-        "command": command,
-        "started": _now(),
-        "versions": {
-            "compressm": __version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-        "device": {
-            "type": device.type,
-            "name": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
-            "threads": torch.get_num_threads(),
-        },
-        "processes": group.size,
-        "launcher": launcher(),
-        "machine": {"system": platform.system(), "node": platform.node()},
-        "git": _git(),
-    }
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def _git() -> dict[str, Any] | None:
-    """Commit of this package's checkout, and whether files differ from it; None outside a checkout."""
-    here = Path(__file__).parent
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True, timeout=10
-        )
-        return done.stdout.strip()
-
-    try:
-        if Path(git("rev-parse", "--show-toplevel")) not in here.parents:
-            return None
-        # An installed copy may lie inside another project's checkout: only tracked files count.
-        git("ls-files", "--error-unmatch", str(Path(__file__)))
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

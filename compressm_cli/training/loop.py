@@ -31,6 +31,7 @@ from compressm_cli.training import state
 from compressm_cli.training.batches import Batches, derived_generator
 from compressm_cli.training.divergence import DivergedError, Rollbacks, require_finite
 from compressm_cli.training.evaluation import Evaluation, evaluate, layer_inputs
+from compressm_cli.training.load_watch import LoadWatch
 from compressm_cli.training.optimizer import build_optimizer, learning_rate, set_learning_rate
 from compressm_cli.training.placement import Held, placement
 from compressm_cli.training.precision import bfloat16_is_slow, prepare, resolve_device
@@ -125,6 +126,7 @@ class Trainer:
             self._new_shapes(logged=resume is None)
         self.start = self.start or self.now
         self.window.begin(self.step, window)
+        self.load_watch = LoadWatch(self.clock)
 
     def _warn_of_batch_norm(self) -> None:
         if self.recipe.model.norm == "batch" and self.work.parts > 1:
@@ -238,6 +240,8 @@ class Trainer:
                 }
             )
             self.window.begin(self.step)
+            if (warning := self.load_watch.warning()) is not None:
+                self.view.message(warning)
 
     def _log(self, line: dict[str, Any]) -> None:
         self.run.append_metrics(line)
@@ -522,6 +526,7 @@ class Trainer:
             trial = {**trial, "plan": [asdict(r) for r in trial["plan"].records]}
         return {
             "seed": self.seed,
+            "threads": torch.get_num_threads(),
             "processes": processes,
             "trial": trial,
             "method": self.method.state_dict(),
@@ -624,7 +629,7 @@ class Trainer:
                 "inference_final_per_sequence": final["inference"],
                 "convention": CONVENTION,
             },
-            "seconds": self.clock.seconds(),
+            "seconds": self.clock.state_dict(),
             "step_seconds": self._step_seconds(),
             "joules": asdict(joules),
             "peak_memory": largest(self.group.gather(self.memory.result())),

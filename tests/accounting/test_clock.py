@@ -10,9 +10,14 @@ from compressm_cli.accounting.clock import Stopwatch
 class FakeTime:
     def __init__(self) -> None:
         self.now = 1000.0
+        self.waited = 0.0
+        """Seconds without a processor."""
 
     def monotonic(self) -> float:
         return self.now
+
+    def thread_time(self) -> float:
+        return self.now - 900.0 - self.waited
 
 
 @pytest.fixture
@@ -76,3 +81,29 @@ def test_phases_do_not_nest_and_end_when_they_fail(fake_time: FakeTime) -> None:
 def test_an_unknown_phase_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown phase 'tea'"):
         Stopwatch(torch.device("cpu")).phase("tea").__enter__()  # type: ignore[arg-type]
+
+
+def test_processor_time_is_that_of_training(fake_time: FakeTime) -> None:
+    watch = Stopwatch(torch.device("cpu"))
+    fake_time.now += 10
+    fake_time.waited += 6
+    with watch.phase("checkpoint"):
+        fake_time.now += 100
+        fake_time.waited += 50
+        state = watch.state_dict()
+    assert (watch.seconds()["training"], watch.training_cpu_seconds()) == (10.0, 4.0)
+    resumed = Stopwatch(torch.device("cpu"))
+    resumed.load_state_dict(state)
+    fake_time.now += 2
+    assert resumed.training_cpu_seconds() == 6.0
+    assert (
+        Stopwatch(torch.device("cuda:0" if torch.cuda.is_available() else "meta")).training_cpu_seconds()
+        is None
+    )
+
+
+def test_a_run_of_an_earlier_version_did_not_count_it() -> None:
+    watch = Stopwatch(torch.device("cpu"))
+    watch.load_state_dict({name: 1.0 for name in ("total", *watch.state_dict()) if name != "training_cpu"})
+    assert watch.training_cpu_seconds() is None
+    assert watch.state_dict()["training_cpu"] is None

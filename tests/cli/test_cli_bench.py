@@ -21,10 +21,10 @@ from compressm_cli.models import build_model
 from compressm_cli.ops.forms import DEFAULT
 from compressm_cli.recipe import load_recipe
 from compressm_cli.reports import bench as bench_module
-from compressm_cli.reports import timing
 from compressm_cli.reports.bench import BenchRow
 from compressm_cli.reports.step_memory import StepMemory
 from compressm_cli.reports.timing import StepTimes
+from compressm_cli.training import trainee
 from compressm_cli.training.forms import choose_forms
 
 Capture = pytest.CaptureFixture[str]
@@ -48,7 +48,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[dict[str, int]]]:
         seconds = [0.01 * each[LAYERS[0]] for each in orders]
         return [StepTimes([3 * s, s, s / 2], [s / 10] * (rounds or 3)) for s in seconds]
 
-    monkeypatch.setattr(timing, "costs_here", lambda *_: DEFAULT)
+    monkeypatch.setattr(trainee, "costs_here", lambda *_: DEFAULT)
     monkeypatch.setattr(bench_module, "measure_roof", lambda device, precision: ROOF)
     monkeypatch.setattr(bench_module, "step_memory", memory)
     monkeypatch.setattr(bench_module, "time_steps", times)

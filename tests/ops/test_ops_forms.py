@@ -20,7 +20,7 @@ TRUE = CostModel(
 def exact_timings(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that takes exactly as long as ``TRUE`` says."""
     monkeypatch.setattr(calibration, "_time", lambda form, problem, *_: TRUE.seconds(form, problem))
-    monkeypatch.setattr(calibration, "_busy", lambda: False)
+    monkeypatch.setattr(calibration, "is_busy", lambda: False)
 
 
 @pytest.mark.usefixtures("exact_timings")
@@ -91,6 +91,6 @@ def test_a_cache_that_cannot_be_written_does_no_harm(tmp_path: Path, monkeypatch
 
 def test_a_busy_machine_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COMPRESSM_CACHE", str(tmp_path))
-    monkeypatch.setattr(calibration.os, "getloadavg", lambda: (1000.0, 0.0, 0.0))
+    monkeypatch.setattr(calibration, "is_busy", lambda: True)
     assert calibrated(CPU, "fp32") is DEFAULT
     assert not list(tmp_path.iterdir())

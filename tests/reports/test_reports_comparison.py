@@ -9,6 +9,7 @@ from conftest import MakeRun, tiny_checkpoint, tiny_recipe
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.errors import BadInputError
 from compressm_cli.reports import ComparisonReport, Tolerances, compare
+from compressm_cli.reports.tables import comparison_tables
 
 
 def quick(baseline: Path, *others: Path, tolerances: Tolerances | None = None) -> ComparisonReport:
@@ -212,3 +213,22 @@ def test_bad_input(make_run: MakeRun, tmp_path: Path) -> None:
     foreign = make_run("foreign", summary={"format": 2})
     with pytest.raises(BadInputError, match="format 2; this version reads 1"):
         quick(base.folder, foreign.folder)
+
+
+def test_times_taken_on_a_busy_machine_are_marked(make_run: MakeRun) -> None:
+    seconds = {"total": 12.0, "training": 10.0, "evaluation": 2.0}
+    calm = make_run(summary={"seconds": {**seconds, "training_cpu": 9.5}})
+    busy = make_run("small", orders=(3, 1), summary={"seconds": {**seconds, "training_cpu": 4.0}})
+    report = quick(calm.folder, busy.folder)
+    for key in ("total_seconds", "training_seconds", "step_seconds"):
+        before, after = report.row(key).values
+        assert before.note is None
+        assert after.note is not None
+        assert "seed 0: 2.5 s" in after.note
+    assert report.row("parameters").values[1].note is None
+    (table, *_) = comparison_tables(report)
+    marked = [row[0] for row in table.rows if row[2].endswith("]") and "not known" not in row[2]]
+    assert marked == ["wall time, total", "wall time, training", "final training step"]
+    (line,) = [line for line in report.verdict if line.startswith("Not known: ")]
+    assert "wall time, training" in line
+    assert "wall time" not in "".join(line for line in report.verdict if line.startswith(("Won", "Lost")))

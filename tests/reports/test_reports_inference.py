@@ -12,7 +12,7 @@ from compressm_cli.errors import BadInputError
 from compressm_cli.models import build_model
 from compressm_cli.reports import inference
 from compressm_cli.reports.inference import inference_speed, resolve_device
-from compressm_cli.reports.timing import random_batch
+from compressm_cli.training.trainee import random_batch
 
 CPU = torch.device("cpu")
 

@@ -11,7 +11,8 @@ from compressm_cli.layers.interface import state_space_layers
 from compressm_cli.lti import hankel_singular_values
 from compressm_cli.reports import analyze, spectrum
 from compressm_cli.reports.spectrum import LayerSpectrum, find_checkpoint
-from compressm_cli.reports.timing import Setting, StepTimes
+from compressm_cli.reports.timing import StepTimes
+from compressm_cli.training.trainee import Setting
 
 
 def saved(folder: Path, **layer: object) -> Path:

@@ -19,7 +19,9 @@ from compressm_cli.recipe import Recipe
 from compressm_cli.reports import step_memory as memory_module
 from compressm_cli.reports import timing
 from compressm_cli.reports.step_memory import KIND, step_memory
-from compressm_cli.reports.timing import Setting, StepTimes, Trainee, random_batch, time_steps
+from compressm_cli.reports.timing import StepTimes, time_steps
+from compressm_cli.training import trainee as trainee_module
+from compressm_cli.training.trainee import Setting, Trainee, random_batch
 
 LAYERS = ("blocks.0.layer", "blocks.1.layer")
 
@@ -64,7 +66,7 @@ def test_steps_are_those_of_training_but_move_nothing() -> None:
 
 def test_inference_is_of_a_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
     trainee = Trainee(setting(), orders_of(8)[0], rows=4)
-    monkeypatch.setattr(timing, "mean_seconds", lambda call, repeats, device: 2.0)
+    monkeypatch.setattr(trainee_module, "mean_seconds", lambda call, repeats, device: 2.0)
     assert trainee.infer(3) == 0.5
     assert trainee.train(3) == 2.0
 
