@@ -2,58 +2,73 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import click
+import typer
 
 from compressm_cli.cli import console
+from compressm_cli.cli.commands import Command, examples
+from compressm_cli.cli.parameters import Json, RunOrCheckpoint
 from compressm_cli.errors import BadInputError
 
 if TYPE_CHECKING:
     from compressm_cli.reports import SpectrumReport
 
+FIGURES = "Figures"
 
-@click.command()
-@click.argument("path", metavar="CHECKPOINT_OR_RUN", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
-@click.option(
-    "--thresholds",
-    default="0.9,0.95,0.99,0.999",
-    show_default=True,
-    help="Shares of the Hankel energy to keep, separated by commas.",
-)
-@click.option(
-    "--realization",
-    type=click.Choice(["real", "complex"]),
-    help="Which form of a layer is balanced. [default: that of the recipe's compression, else real]",
-)
-@click.option(
-    "--plots",
-    "folder",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of the figures. [default: the run's plots/, or the checkpoint's folder]",
-)
-@click.option("--no-plots", is_flag=True, help="Draw no figures.")
-@click.option(
-    "--time",
-    "timed",
-    is_flag=True,
-    help="Also time a training step at these orders on this machine (it takes some seconds).",
+app = typer.Typer(add_completion=False)
+
+
+@app.command(
+    cls=Command,
+    epilog=examples(
+        "compressm analyze outputs/quickstart-compressed",
+        "compressm analyze model.pt --thresholds 0.9,0.99 --json",
+    ),
 )
 def analyze(
-    path: Path,
-    as_json: bool,
-    thresholds: str,
-    realization: Literal["real", "complex"] | None,
-    folder: Path | None,
-    no_plots: bool,
-    timed: bool,
+    path: RunOrCheckpoint,
+    as_json: Json = False,
+    thresholds: Annotated[
+        str,
+        typer.Option(
+            metavar="SHARES",
+            help="Shares of the Hankel energy to keep, separated by commas.",
+            show_default=True,
+        ),
+    ] = "0.9,0.95,0.99,0.999",
+    realization: Annotated[
+        Literal["real", "complex"] | None,
+        typer.Option(
+            help="Which form of a layer is balanced.",
+            show_default="that of the recipe's compression, else real",
+        ),
+    ] = None,
+    timed: Annotated[
+        bool,
+        typer.Option(
+            "--time",
+            help="Also time a training step at these orders on this machine (it takes some seconds).",
+        ),
+    ] = False,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--plots",
+            metavar="DIR",
+            file_okay=False,
+            help="Folder of the figures.",
+            show_default="the run's plots/, or the checkpoint's folder",
+            rich_help_panel=FIGURES,
+        ),
+    ] = None,
+    no_plots: Annotated[
+        bool, typer.Option("--no-plots", help="Draw no figures.", rich_help_panel=FIGURES)
+    ] = False,
 ) -> None:
     """Show the order, spectrum and poles of each layer, and what smaller orders would cost.
 
-    CHECKPOINT_OR_RUN is a checkpoint (.pt), a run folder (its final checkpoint, or its newest one where
-    the run has not finished), or a folder of runs (the newest of them). Parameters and FLOPs are counted
-    on models of the orders shown; accuracies are not predicted.
+    Parameters and FLOPs are counted on models of the orders shown; accuracies are not predicted.
     """
     if no_plots and folder is not None:
         raise BadInputError("--plots and --no-plots exclude each other; give one of them")
@@ -66,7 +81,7 @@ def analyze(
     if as_json:
         from dataclasses import asdict
 
-        click.echo(
+        typer.echo(
             json.dumps({**asdict(report), "plots": [str(p) for p in written]}, indent=2, allow_nan=False)
         )
     else:
@@ -96,7 +111,7 @@ def _draw(report: "SpectrumReport", folder: Path | None) -> list[Path]:
             *run_plots(run, folder),
         ]
     except OSError as error:
-        click.echo(
+        typer.echo(
             f"warning: no figures: {error.filename or 'the folder'}: {error.strerror or error}; "
             "choose another folder with --plots DIR",
             err=True,

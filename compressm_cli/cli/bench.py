@@ -1,11 +1,13 @@
 """``compressm bench``: what a training step and inference take on this machine, at several orders."""
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-import click
+import typer
 
 from compressm_cli.cli import console
+from compressm_cli.cli.commands import Command, examples
+from compressm_cli.cli.parameters import Device, Json, Overrides, Recipe
 from compressm_cli.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -14,47 +16,57 @@ if TYPE_CHECKING:
 LARGEST_ORDER = 65536
 """As in a recipe."""
 
+app = typer.Typer(add_completion=False)
 
-@click.command()
-@click.argument("recipe")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--orders", help="States of every layer, such as 384,93,57. [default: the recipe's]")
-@click.option(
-    "--repeats",
-    type=click.IntRange(min=1),
-    help="Rounds in which every order is timed. [default: what some ten seconds allow, 3 to 15]",
+
+@app.command(
+    cls=Command,
+    epilog=examples(
+        "compressm bench quickstart/baseline --orders 64,32,16",
+        "compressm bench my.yaml train.batch_size=256 --device cuda --json",
+    ),
 )
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    help="Instead of the recipe's; the same as device=...",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def bench(
-    recipe: str,
-    overrides: tuple[str, ...],
-    orders: str | None,
-    repeats: int | None,
-    device: str | None,
-    as_json: bool,
+    recipe: Recipe,
+    overrides: Overrides = None,
+    orders: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ORDERS",
+            help="States of every layer, separated by commas: one row each.",
+            show_default="the recipe's",
+        ),
+    ] = None,
+    repeats: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Rounds in which every order is timed.",
+            show_default="what some ten seconds allow, 3 to 15",
+        ),
+    ] = None,
+    device: Annotated[
+        Device | None, typer.Option(help="Instead of the recipe's; the same as device=...")
+    ] = None,
+    as_json: Json = False,
 ) -> None:
     """Time training steps and inference of the model of RECIPE on this machine.
 
-    RECIPE is a YAML file, or the name of a shipped recipe; KEY=VALUE overrides single settings. Every step is one
-    of training - same model, optimizer, precision, clipping and loss - on random data of the recipe's shape. The
-    orders are timed in alternation, and compared with the machine's roof: the FLOP/s of a large matrix product.
+    Every step is one of training - same model, optimizer, precision, clipping and loss - on random data of the
+    recipe's shape. The orders are timed in alternation, and compared with the machine's roof: the FLOP/s of a
+    large matrix product.
     """
     wanted = None if orders is None else _parsed(orders)
     from compressm_cli.recipe import load_recipe
     from compressm_cli.reports.bench import bench as measure
 
     extra = [] if device is None else [f"device={device}"]
-    resolved = load_recipe(recipe, [*overrides, *extra])
-    report = measure(resolved, wanted, repeats, lambda text: click.echo(text, err=True))
+    resolved = load_recipe(recipe, [*(overrides or []), *extra])
+    report = measure(resolved, wanted, repeats, lambda text: typer.echo(text, err=True))
     if as_json:
         from dataclasses import asdict
 
-        click.echo(json.dumps([asdict(row) for row in report.rows], indent=2, allow_nan=False))
+        typer.echo(json.dumps([asdict(row) for row in report.rows], indent=2, allow_nan=False))
     else:
         _show(report)
 

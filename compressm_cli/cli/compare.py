@@ -2,80 +2,101 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-import click
+import typer
 
 from compressm_cli.cli import console
+from compressm_cli.cli.commands import Command, examples
+from compressm_cli.cli.parameters import Device
 from compressm_cli.errors import BadInputError
 
 if TYPE_CHECKING:
     from compressm_cli.reports import ComparisonReport
 
+OUTPUT, TOLERANCES, SPEED = "Output", "Tolerances", "Inference speed"
 
-@click.command()
-@click.argument("baseline", type=click.Path(path_type=Path))
-@click.argument("compressed", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print JSON: every number, not rounded.")
-@click.option("--markdown", is_flag=True, help="Print Markdown.")
-@click.option(
-    "--html",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Also write a page with tables and figures, in one file.",
+app = typer.Typer(add_completion=False)
+
+
+@app.command(
+    cls=Command,
+    epilog=examples(
+        "compressm compare outputs/quickstart-baseline outputs/quickstart-compressed --html report.html",
+        "compressm compare full.pt small.pt --tolerance-points 1.0 --at-most parameters=0.8",
+    ),
 )
-@click.option(
-    "--tolerance-points",
-    type=float,
-    metavar="POINTS",
-    help="Largest allowed fall of the mean test accuracy, in points: 1.0 allows 95 % to become 94 %.",
-)
-@click.option(
-    "--at-most",
-    multiple=True,
-    metavar="METRIC=RATIO",
-    help="Largest allowed ratio to the baseline, such as parameters=0.8; may be repeated. A metric that was "
-    "not measured counts as broken. Metrics: test_loss, total_order, parameters, checkpoint_bytes, training_flops, "
-    "inference_flops, total_seconds, training_seconds, step_seconds, joules, peak_memory, "
-    "inference_seconds_single, inference_seconds_batch.",
-)
-@click.option("--no-speed", is_flag=True, help="Do not measure inference speed (it takes some seconds).")
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="Where inference speed is measured and predictions are made.",
-)
-@click.pass_context
 def compare(
-    ctx: click.Context,
-    baseline: Path,
-    compressed: tuple[Path, ...],
-    as_json: bool,
-    markdown: bool,
-    html: Path | None,
-    tolerance_points: float | None,
-    at_most: tuple[str, ...],
-    no_speed: bool,
-    device: str,
+    baseline: Annotated[
+        Path,
+        typer.Argument(
+            metavar="BASELINE",
+            help="A run folder (outputs/NAME/v0001), a folder of runs (outputs/NAME: the newest finished run of "
+            "each seed, as mean and 95 % interval), or a checkpoint (only what it can tell).",
+        ),
+    ],
+    compressed: Annotated[
+        list[Path], typer.Argument(metavar="COMPRESSED", help="What is compared with it, of the same kinds.")
+    ],
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print JSON: every number, not rounded.", rich_help_panel=OUTPUT),
+    ] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print Markdown.", rich_help_panel=OUTPUT)
+    ] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            dir_okay=False,
+            help="Also write a page with tables and figures, in one file.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    tolerance_points: Annotated[
+        float | None,
+        typer.Option(
+            metavar="POINTS",
+            help="Largest allowed fall of the mean test accuracy, in points: 1.0 allows 95 % to become 94 %.",
+            rich_help_panel=TOLERANCES,
+        ),
+    ] = None,
+    at_most: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METRIC=RATIO",
+            help="Largest allowed ratio to the baseline, such as parameters=0.8; may be repeated. A metric that was "
+            "not measured counts as broken. Metrics: test_loss, total_order, parameters, checkpoint_bytes, "
+            "training_flops, inference_flops, total_seconds, training_seconds, step_seconds, joules, peak_memory, "
+            "inference_seconds_single, inference_seconds_batch.",
+            rich_help_panel=TOLERANCES,
+        ),
+    ] = None,
+    no_speed: Annotated[
+        bool,
+        typer.Option("--no-speed", help="Do not measure it (it takes some seconds).", rich_help_panel=SPEED),
+    ] = False,
+    device: Annotated[
+        Device,
+        typer.Option(help="Where it is measured and predictions are made.", rich_help_panel=SPEED),
+    ] = "auto",
 ) -> None:
     """Compare models with BASELINE: accuracy, orders, size, FLOPs, time, joules, memory, speed.
 
-    Each argument is a run folder (outputs/NAME/v0001), a folder of runs (outputs/NAME: the newest finished
-    run of each seed, as mean and 95 % interval), or a checkpoint (only what it can tell). Inference speed is
-    measured now, in alternation. Exit code 1 where a stated tolerance is broken.
+    Inference speed is measured now, in alternation. Exit code 1 where a stated tolerance is broken.
     """
     if as_json and markdown:
         raise BadInputError("--json and --markdown exclude each other; give one of them")
     if html is not None and not html.parent.is_dir():
         raise BadInputError(f"--html {html}: no such folder: {html.parent}")
-    limits = _limits(at_most)
+    limits = _limits(at_most or [])
     from compressm_cli import reports
 
     tolerances = reports.Tolerances(tolerance_points, limits)
     with console.stderr().status("comparing: predictions and inference speed"):
         report = reports.compare(
-            baseline, list(compressed), speed=not no_speed, device=device, tolerances=tolerances
+            baseline, compressed, speed=not no_speed, device=device, tolerances=tolerances
         )
         if html is not None:
             from compressm_cli.reports.html import write_html
@@ -83,12 +104,12 @@ def compare(
             write_html(report, html)
     _print(report, as_json, markdown)
     if html is not None:
-        click.echo(f"page: {html}", err=True)
+        typer.echo(f"page: {html}", err=True)
     if report.broken:
-        ctx.exit(1)
+        raise typer.Exit(1)
 
 
-def _limits(texts: tuple[str, ...]) -> dict[str, float]:
+def _limits(texts: list[str]) -> dict[str, float]:
     """``["parameters=0.8"]`` -> ``{"parameters": 0.8}``; BadInputError for anything else."""
     limits: dict[str, float] = {}
     for text in texts:
@@ -104,12 +125,12 @@ def _print(report: "ComparisonReport", as_json: bool, markdown: bool) -> None:
     if as_json:
         from dataclasses import asdict
 
-        click.echo(json.dumps({**asdict(report), "broken": report.broken}, indent=2, allow_nan=False))
+        typer.echo(json.dumps({**asdict(report), "broken": report.broken}, indent=2, allow_nan=False))
         return
     from compressm_cli.reports.tables import comparison_markdown, comparison_tables
 
     if markdown:
-        click.echo(comparison_markdown(report))
+        typer.echo(comparison_markdown(report))
         return
     out = console.stdout()
     for warning in report.warnings:

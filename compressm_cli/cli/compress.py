@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import click
+import typer
 
 from compressm_cli.cli import console
+from compressm_cli.cli.commands import Command, examples
+from compressm_cli.cli.parameters import Json
 from compressm_cli.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -19,49 +21,96 @@ TARGETS = {
     "keep": "keep_fraction",
     "energy": "energy_threshold",
 }
+TARGET = "How much is kept (one of them)"
+
+app = typer.Typer(add_completion=False)
 
 
-@click.command()
-@click.argument("model", metavar="CHECKPOINT_RUN_OR_FOLDER", type=click.Path(path_type=Path))
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--order", type=click.IntRange(min=1), help="States that every layer keeps.")
-@click.option("--total", type=click.IntRange(min=1), help="States that all layers keep together.")
-@click.option(
-    "--keep", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Share of the states kept."
+def _share(value: float | None) -> float | None:
+    if value is not None and not 0 < value <= 1:
+        raise typer.BadParameter(f"{value} is not in the range 0<x<=1")
+    return value
+
+
+def _smaller_share(value: float | None) -> float | None:
+    if value is not None and not 0 < value < 1:
+        raise typer.BadParameter(f"{value} is not in the range 0<x<1")
+    return value
+
+
+@app.command(
+    cls=Command,
+    epilog=examples(
+        "compressm compress outputs/quickstart-baseline --order 16 --output small.pt",
+        "compressm compress mamba-130m --keep 0.5 --distill 200 --output half.pt data.path=corpus.txt",
+        "compressm compress big.pt --energy 0.99 --output small.pt --recover recover.yaml",
+    ),
 )
-@click.option(
-    "--energy", type=click.FloatRange(0, 1, min_open=True), help="Share of the spectrum's sum to keep."
-)
-@click.option(
-    "--variant", help="How selective layers are reduced (see docs/methods/selective.md). [default: default]"
-)
-@click.option("--distill", type=click.IntRange(min=0), default=0, help="Steps of local distillation a layer.")
-@click.option(
-    "--output", type=click.Path(path_type=Path), required=True, help="The checkpoint to write (.pt)."
-)
-@click.option("--recover", metavar="RECIPE", help="Train the small model on, by this recipe.")
-@click.option("--no-evaluation", is_flag=True, help="Do not evaluate the validation split before and after.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def compress(
-    model: Path,
-    overrides: tuple[str, ...],
-    order: int | None,
-    total: int | None,
-    keep: float | None,
-    energy: float | None,
-    variant: str | None,
-    distill: int,
-    output: Path,
-    recover: str | None,
-    no_evaluation: bool,
-    as_json: bool,
+    model: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CHECKPOINT_RUN_OR_FOLDER",
+            help="A checkpoint (.pt), a run folder, or a folder with a Mamba or Mamba-2 model of Hugging Face or "
+            "mamba-ssm.",
+        ),
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE",
+            help="Settings instead of those of the model's recipe, such as data.path=corpus.txt or "
+            "compression.calibration_batches=8.",
+        ),
+    ] = None,
+    order: Annotated[
+        int | None, typer.Option(min=1, help="States that every layer keeps.", rich_help_panel=TARGET)
+    ] = None,
+    total: Annotated[
+        int | None,
+        typer.Option(min=1, help="States that all layers keep together.", rich_help_panel=TARGET),
+    ] = None,
+    keep: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            callback=_smaller_share,
+            help="Share of the states kept, above 0 and below 1.",
+            rich_help_panel=TARGET,
+        ),
+    ] = None,
+    energy: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            callback=_share,
+            help="Share of the spectrum's sum to keep, above 0 and at most 1.",
+            rich_help_panel=TARGET,
+        ),
+    ] = None,
+    variant: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VARIANT",
+            help="How selective layers are reduced (see docs/methods/selective.md).",
+            show_default="default",
+        ),
+    ] = None,
+    distill: Annotated[int, typer.Option(min=0, help="Steps of local distillation a layer.")] = 0,
+    *,
+    output: Annotated[Path, typer.Option(metavar="FILE", help="The checkpoint to write (.pt).")],
+    recover: Annotated[
+        str | None, typer.Option(metavar="RECIPE", help="Train the small model on, by this recipe.")
+    ] = None,
+    no_evaluation: Annotated[
+        bool, typer.Option("--no-evaluation", help="Do not evaluate the validation split before and after.")
+    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Cut the states of a trained model in one shot, and write the smaller model.
 
-    CHECKPOINT_RUN_OR_FOLDER is a checkpoint (.pt), a run folder, or a folder with a Mamba or Mamba-2 model of Hugging
-    Face or mamba-ssm. Give one of --order, --total, --keep and --energy. Calibration batches come from the data that
-    the model was trained on; KEY=VALUE changes settings of its recipe, such as data.path=corpus.txt or
-    compression.calibration_batches=8.
+    Give one of --order, --total, --keep and --energy. Calibration batches come from the data that the model was
+    trained on.
 
     With --recover the small model is trained on with that recipe's data, training and compression; the run folder
     is then the last line on standard output.
@@ -75,10 +124,10 @@ def compress(
     compression = {"method": "hankel", **target, "distill_steps": distill}
     if variant is not None:
         compression["variant"] = variant
-    opened, done = _compressed(model, compression, overrides, not no_evaluation)
+    opened, done = _compressed(model, compression, overrides or [], not no_evaluation)
     size = _write(done.checkpoint, output)
     if as_json:
-        click.echo(json.dumps(_as_json(model, output, size, done), indent=2, allow_nan=False))
+        typer.echo(json.dumps(_as_json(model, output, size, done), indent=2, allow_nan=False))
     else:
         _show(opened, done, output, size)
     if recover is not None:
@@ -86,7 +135,7 @@ def compress(
 
 
 def _compressed(
-    path: Path, compression: dict[str, Any], overrides: tuple[str, ...], evaluated: bool
+    path: Path, compression: dict[str, Any], overrides: list[str], evaluated: bool
 ) -> tuple[str, "OneShot"]:
     from dataclasses import replace
 
@@ -126,7 +175,7 @@ def _recover(checkpoint: "Checkpoint", source: str) -> None:
             recipe, seed, dataset, make_view(sys.stderr), command_line(), initial=checkpoint
         )
         draw_plots(run)
-        click.echo(str(run.folder))
+        typer.echo(str(run.folder))
 
 
 def _as_json(model: Path, output: Path, size: int, done: "OneShot") -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import os
 from typing import TYPE_CHECKING, Any
 
-import click
+import typer
 
 from compressm_cli.recipe.problems import printable
 
@@ -50,9 +50,9 @@ def report_error(message: str, hint: str | None = None) -> None:
 
     What a terminal would obey in them is escaped, and what is too long to be read is cut.
     """
-    click.echo(f"error: {_cut(printable(message))}", err=True)
+    typer.echo(f"error: {_cut(printable(message))}", err=True)
     if hint:
-        click.echo("\n".join(map(_cut, printable(hint).splitlines())), err=True)
+        typer.echo("\n".join(map(_cut, printable(hint).splitlines())), err=True)
 
 
 def _cut(text: str) -> str:

@@ -8,10 +8,12 @@ from dataclasses import asdict, dataclass
 from importlib import import_module, metadata
 from pathlib import Path
 
-import click
+import typer
 
 from compressm_cli import __version__
+from compressm_cli.cli.commands import Command
 from compressm_cli.cli.console import escape, stdout, table
+from compressm_cli.cli.parameters import Json
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,15 @@ LIBRARIES = (
 """Module, distribution, what it is for, how to get it."""
 
 
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
-def doctor(as_json: bool) -> None:
+app = typer.Typer(add_completion=False)
+
+
+@app.command(cls=Command)
+def doctor(as_json: Json = False) -> None:
     """Show what this machine offers, and what will be used of it. Makes no network access."""
     found = findings()
     if as_json:
-        click.echo(json.dumps([asdict(finding) for finding in found], indent=2))
+        typer.echo(json.dumps([asdict(finding) for finding in found], indent=2))
         return
     for group in dict.fromkeys(finding.group for finding in found):
         rows = table(group, "", "")

@@ -1,44 +1,52 @@
 """``compressm export``: a trained model as a folder for transformers, mamba-ssm or safetensors."""
 
 from pathlib import Path
+from typing import Annotated, Literal
 
-import click
+import typer
 
 from compressm_cli.cli import console
+from compressm_cli.cli.commands import Command, examples
+
+app = typer.Typer(add_completion=False)
 
 
-@click.command()
-@click.argument("path", metavar="CHECKPOINT_OR_RUN", type=click.Path(path_type=Path))
-@click.option(
-    "--to",
-    "target",
-    type=click.Choice(["hf", "hf-ragged", "mamba-ssm", "safetensors"]),
-    required=True,
-    help="Who is to read it.",
+@app.command(
+    cls=Command,
+    epilog=examples(
+        "compressm export small.pt --to safetensors --output small",
+        "compressm export outputs/my-mamba --to hf --output my-mamba --dtype bfloat16",
+    ),
 )
-@click.option(
-    "--output",
-    "folder",
-    type=click.Path(path_type=Path, file_okay=False),
-    required=True,
-    help="Folder to write, new or empty.",
-)
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "bfloat16", "float16"]),
-    default="float32",
-    show_default=True,
-    help="Type of the weights; only float32 changes nothing.",
-)
-def export(path: Path, target: str, folder: Path, dtype: str) -> None:
+def export(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CHECKPOINT_OR_RUN",
+            help="A checkpoint (.pt), a run folder, a folder of runs, or a folder of another library, which is then "
+            "translated.",
+        ),
+    ],
+    *,
+    target: Annotated[
+        Literal["hf", "hf-ragged", "mamba-ssm", "safetensors"],
+        typer.Option("--to", help="Who is to read it."),
+    ],
+    folder: Annotated[
+        Path,
+        typer.Option("--output", metavar="DIR", file_okay=False, help="Folder to write, new or empty."),
+    ],
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"],
+        typer.Option(help="Type of the weights; only float32 changes nothing."),
+    ] = "float32",
+) -> None:
     """Write a model for others to load.
 
-    CHECKPOINT_OR_RUN is a checkpoint (.pt), a run folder, a folder of runs, or a folder of another library, which is
-    then translated.
-
-    \b
-    hf           transformers' Mamba and Mamba-2; layers of different order are padded, which is exact
-    hf-ragged    transformers with code of its own beside the weights; every layer keeps its order and its maps
+    hf           transformers' Mamba and Mamba-2; layers of different
+                 order are padded, which is exact
+    hf-ragged    transformers with code of its own beside the weights;
+                 every layer keeps its order and its maps
     mamba-ssm    mamba-ssm's MambaLMHeadModel, padded too
     safetensors  any model of compressm, with our own names
     """
@@ -52,9 +60,9 @@ def export(path: Path, target: str, folder: Path, dtype: str) -> None:
         checkpoint = exchange.load(path)
     else:
         file, chosen, _ = find_checkpoint(path)
-        click.echo(f"{chosen}: {file}", err=True)
+        typer.echo(f"{chosen}: {file}", err=True)
         checkpoint = Checkpoint.load(file)
-    written = exchange.export(checkpoint, target, folder, getattr(torch, dtype))  # type: ignore[arg-type]
+    written = exchange.export(checkpoint, target, folder, getattr(torch, dtype))
     out = console.stdout()
     orders = ", ".join(map(str, checkpoint.orders.values()))
     out.print(f"{checkpoint.recipe.name}: layers of order {orders}", markup=False, soft_wrap=True)

@@ -11,113 +11,114 @@ import traceback
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
-import click
-from click.shell_completion import CompletionItem, get_completion_class
+import typer
+from typer.completion import completion_init, shell_complete
+from typer.core import TyperCommand
+from typer.main import get_command
 
 from compressm_cli import __version__
+from compressm_cli.cli.commands import Group
 from compressm_cli.cli.console import report_error
 from compressm_cli.errors import CompressmError, ElsewhereError
 from compressm_cli.recipe.problems import RecipeError
 from compressm_cli.training.failures import is_out_of_memory, out_of_memory
 
+MODELS, MACHINE, MORE = "Models and runs", "This machine", "More"
 COMMANDS = {
-    "train": ("compressm_cli.cli.train:train", "Train a model by a recipe, compressing it meanwhile."),
-    "analyze": ("compressm_cli.cli.analyze:analyze", "Show the Hankel spectrum of a checkpoint or run."),
-    "compress": ("compressm_cli.cli.compress:compress", "Cut the states of a trained model, in one shot."),
-    "compare": ("compressm_cli.cli.compare:compare", "Compare runs: accuracy, orders, size, speed, joules."),
+    "train": ("compressm_cli.cli.train", MODELS, "Train a model by a recipe, compressing it meanwhile."),
+    "analyze": ("compressm_cli.cli.analyze", MODELS, "Show the Hankel spectrum of a checkpoint or run."),
+    "compress": ("compressm_cli.cli.compress", MODELS, "Cut the states of a trained model, in one shot."),
+    "compare": ("compressm_cli.cli.compare", MODELS, "Compare runs: accuracy, orders, size, speed, joules."),
     "bench": (
-        "compressm_cli.cli.bench:bench",
+        "compressm_cli.cli.bench",
+        MACHINE,
         "Time a recipe's training step and inference on this machine.",
     ),
     "export": (
-        "compressm_cli.cli.export:export",
+        "compressm_cli.cli.export",
+        MODELS,
         "Write a model for transformers, mamba-ssm or safetensors.",
     ),
-    "recipes": ("compressm_cli.cli.recipes:recipes", "List, show, copy and validate recipes."),
-    "doctor": ("compressm_cli.cli.doctor:doctor", "Show what this machine offers and what will be used."),
-    "completion": ("compressm_cli.cli.main:completion", "Print the completion script of a shell."),
+    "recipes": ("compressm_cli.cli.recipes", MORE, "List, show, copy and validate recipes."),
+    "doctor": ("compressm_cli.cli.doctor", MACHINE, "Show what this machine offers and what will be used."),
+    "completion": ("compressm_cli.cli.completion", MORE, "Print the completion script of a shell."),
 }
-"""Name -> where the command is, and its line in the help text."""
+"""Name -> the module whose ``app`` it is, its panel and its line in the help text."""
+COMPLETE = "_COMPRESSM_COMPLETE"
+"""The environment variable by which a shell asks for completions."""
 
 
-class LazyGroup(click.Group):
-    """A group whose commands are imported when they run, not to be listed or completed."""
+class LazyGroup(Group):
+    """Commands that are imported when they are called; to list them takes only what is said of them here."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for name, (_, panel, summary) in COMMANDS.items():
+            self.add_command(TyperCommand(name, help=summary, rich_help_panel=panel))
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
-        command: click.Command = getattr(import_module(module), attribute)
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name = args[0]
-        if name not in COMMANDS and not name.startswith("-"):
+        if name not in COMMANDS:
+            if name.startswith("-"):
+                return super().resolve_command(ctx, args)
             close = get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
             suggestion = f"did you mean {close[0]!r}?" if close else f"the commands are {', '.join(COMMANDS)}"
-            raise click.UsageError(f"unknown command {name!r}; {suggestion}", ctx)
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
-
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        items = [
-            CompletionItem(name, help=summary)
-            for name, (_, summary) in COMMANDS.items()
-            if name.startswith(incomplete)
-        ]
-        return items + click.Command.shell_complete(self, ctx, incomplete)
+            ctx.fail(f"unknown command {name!r}; {suggestion}")
+        command = get_command(import_module(COMMANDS[name][0]).app)
+        command.name = name
+        return name, command, args[1:]
 
 
-@click.group(
-    cls=LazyGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
+app = typer.Typer(
+    cls=LazyGroup,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-@click.version_option(__version__, message="compressm %(version)s")
-@click.pass_context
-def cli(ctx: click.Context) -> None:
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"compressm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def compressm(
+    ctx: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
     """Train sequence models that shrink while they learn.
 
     Start with: compressm train quickstart/compressed
     """
     if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help())
-
-
-@click.command()
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-def completion(shell: str) -> None:
-    """Print the completion script of SHELL.
-
-    \b
-    bash: add to ~/.bashrc                   eval "$(compressm completion bash)"
-    zsh:  add to ~/.zshrc                    eval "$(compressm completion zsh)"
-    fish: add to ~/.config/fish/config.fish  compressm completion fish | source
-    """
-    kind = get_completion_class(shell)
-    if kind is None:
-        raise click.UsageError(f"this version of click has no completion for {shell}")
-    click.echo(kind(cli, {}, "compressm", "_COMPRESSM_COMPLETE").source())
+        typer.echo(ctx.get_help())
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (by default that of the process); returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        result: Any = cli.main(arguments, prog_name="compressm", standalone_mode=False)
+        command = get_command(app)
+        if COMPLETE in os.environ:
+            completion_init()
+            return shell_complete(command, {}, "compressm", COMPLETE, os.environ[COMPLETE])
+        with command.make_context("compressm", words) as ctx:
+            command.invoke(ctx)
         sys.stdout.flush()
+    except typer.Exit as wanted:
+        return wanted.exit_code
     except Exception as error:
-        return _failed(error)
+        return _failed(error, _called(error, words))
     except KeyboardInterrupt:
         return _interrupted()
-    return result if isinstance(result, int) else 0
+    return 0
 
 
 def main() -> NoReturn:
@@ -127,8 +128,8 @@ def main() -> NoReturn:
     sys.exit(run())
 
 
-def _failed(error: Exception) -> int:
-    """Tell what went wrong, on stderr; returns the exit code."""
+def _failed(error: Exception, command: str) -> int:
+    """Tell what went wrong in a command, on stderr; returns the exit code."""
     if isinstance(error, ElsewhereError):
         return error.exit_code
     if isinstance(error, RecipeError) and len(error.problems) > 1:
@@ -137,21 +138,38 @@ def _failed(error: Exception) -> int:
     if isinstance(error, CompressmError):
         report_error(str(error))
         return error.exit_code
-    if isinstance(error, click.exceptions.Abort):
-        return _interrupted()
-    if isinstance(error, click.UsageError):
-        command = error.ctx.command_path if error.ctx else "compressm"
-        report_error(error.format_message(), f"see '{command} --help'")
+    if isinstance(error, typer.TyperException):
+        report_error(_usage(error), f"see '{command} --help'")
         return 2
-    if isinstance(error, click.ClickException):
-        report_error(error.format_message())
-        return error.exit_code
     if isinstance(error, OSError) and error.errno == errno.EPIPE:
         return _reader_gone()
     if is_out_of_memory(error):
         report_error(out_of_memory(error))
         return 1
     return _unexpected(error)
+
+
+def _called(error: Exception, words: Sequence[str]) -> str:
+    """The command that an error is about, such as ``compressm recipes show``."""
+    if (ctx := getattr(error, "ctx", None)) is not None:
+        return str(ctx.command_path)
+    # Typer does not say it of an option without its value.
+    return " ".join(["compressm", *(word for word in words[:1] if word in COMMANDS)])
+
+
+def _usage(error: typer.TyperException) -> str:
+    """What is wrong with the words of a command line, with the word itself, in one line."""
+    if isinstance(error, typer.BadParameter) and error.__cause__ is not None:
+        (wrong, *_) = error.__cause__.errors()  # type: ignore[attr-defined] # pydantic's, which Typer validates with
+        if wrong["type"] in ("greater_than_equal", "less_than_equal"):
+            low, high = getattr(error.param, "min", None), getattr(error.param, "max", None)
+            bounds = f"{'' if low is None else f'{low}<='}x{'' if high is None else f'<={high}'}"
+            error.message = f"{wrong['input']} is not in the range {bounds}"
+        elif wrong["type"] == "value_error":
+            error.message = str(wrong["ctx"]["error"])
+        else:
+            error.message = f"{wrong['input']!r}: {wrong['msg']}"
+    return " ".join(error.format_message().split())
 
 
 def _interrupted() -> int:

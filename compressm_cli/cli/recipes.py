@@ -2,39 +2,45 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-import click
+import typer
 
+from compressm_cli.cli.commands import Command, Group
 from compressm_cli.cli.console import escape, report_error, stdout, table
 from compressm_cli.errors import BadInputError
 from compressm_cli.recipe.problems import Place, RecipeError, printable
 from compressm_cli.recipe.shipped import find_recipe, read_header, shipped_recipes
 from compressm_cli.recipe.yaml_text import parse_yaml
 
+app = typer.Typer(add_completion=False, cls=Group, invoke_without_command=True)
 
-@click.group(invoke_without_command=True)
-@click.pass_context
-def recipes(ctx: click.Context) -> None:
+
+@app.callback()
+def recipes(ctx: typer.Context) -> None:
     """List, show, copy and validate recipes.
 
     A recipe is a YAML file that describes one experiment; those that come with the package are known by
     name, such as quickstart/compressed.
     """
     if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help())
+        typer.echo(ctx.get_help())
 
 
-def _complete_name(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+def _shipped_names(incomplete: str) -> list[str]:
     return [name for name in shipped_recipes() if name.startswith(incomplete)]
 
 
-name_argument: Callable[..., Any] = click.argument("name", shell_complete=_complete_name)
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME", help="A shipped recipe (see: compressm recipes list).", autocompletion=_shipped_names
+    ),
+]
 
 
-@recipes.command("list")
+@app.command("list", cls=Command)
 def list_recipes() -> None:
     """List the shipped recipes, each with the question it asks."""
     overview = table("recipe", "question", "layer", "data", "method")
@@ -55,19 +61,22 @@ def _kinds(text: str, path: Path) -> tuple[str, str, str]:
     return layer, task, method
 
 
-@recipes.command()
-@name_argument
-def show(name: str) -> None:
+@app.command(cls=Command)
+def show(name: Name) -> None:
     """Print the recipe NAME as it is written."""
-    click.echo(_shipped(name).read_text(encoding="utf-8"), nl=False)
+    typer.echo(_shipped(name).read_text(encoding="utf-8"), nl=False)
 
 
-@recipes.command()
-@name_argument
-@click.argument("dest", required=False, type=click.Path(path_type=Path))
-@click.option("--force", is_flag=True, help="Overwrite DEST if it exists.")
-def copy(name: str, dest: Path | None, force: bool) -> None:
-    """Copy the recipe NAME to DEST, a file or folder (by default the current one)."""
+@app.command(cls=Command)
+def copy(
+    name: Name,
+    dest: Annotated[
+        Path | None,
+        typer.Argument(metavar="DEST", help="A file or a folder.", show_default="the current folder"),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite DEST if it exists.")] = False,
+) -> None:
+    """Copy the recipe NAME, to change it."""
     source = _shipped(name)
     target = dest or Path()
     if target.is_dir():
@@ -78,12 +87,13 @@ def copy(name: str, dest: Path | None, force: bool) -> None:
         shutil.copyfile(source, target)
     except OSError as error:
         raise BadInputError(f"{target}: cannot be written: {error.strerror}; choose another DEST") from error
-    click.echo(target)
+    typer.echo(str(target))
 
 
-@recipes.command()
-@click.argument("files", nargs=-1, required=True, metavar="FILE...")
-def validate(files: tuple[str, ...]) -> None:
+@app.command(cls=Command)
+def validate(
+    files: Annotated[list[str], typer.Argument(metavar="RECIPE", help="A YAML file, or a shipped recipe.")],
+) -> None:
     """Check recipes, files or shipped ones by name; tells every error and where it is."""
     from compressm_cli.recipe import load_recipe
 
@@ -93,20 +103,20 @@ def validate(files: tuple[str, ...]) -> None:
             recipe = load_recipe(file)
         except RecipeError as error:
             bad += 1
-            click.echo(str(error), err=True)
+            typer.echo(str(error), err=True)
         else:
-            click.echo(f"ok  {printable(str(file))}: {recipe.name}")
+            typer.echo(f"ok  {printable(str(file))}: {recipe.name}")
     if bad:
         report_error(f"{bad} of {len(files)} recipes cannot be used")
-        raise click.exceptions.Exit(2)
+        raise typer.Exit(2)
 
 
-@recipes.command()
+@app.command(cls=Command)
 def schema() -> None:
     """Print the JSON schema of a recipe, for editors."""
     from compressm_cli.recipe import recipe_schema
 
-    click.echo(json.dumps(recipe_schema(), indent=2))
+    typer.echo(json.dumps(recipe_schema(), indent=2))
 
 
 def _shipped(name: str) -> Path:

@@ -7,11 +7,13 @@ import shlex
 import sys
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-import click
+import typer
 
 from compressm_cli.cli import console
+from compressm_cli.cli.commands import Command, examples
+from compressm_cli.cli.parameters import Overrides
 from compressm_cli.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -22,37 +24,57 @@ if TYPE_CHECKING:
     from compressm_cli.training.experiment import Forecast
     from compressm_cli.training.view import View
 
+GOING_ON = "Going on with a run"
 
-@click.command()
-@click.argument("recipe", required=False)
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--seeds", help="Seeds instead of the recipe's, such as 0,1,2: one run each.")
-@click.option(
-    "--dry-run", is_flag=True, help="Show the resolved recipe and what it will cost; train nothing."
+app = typer.Typer(add_completion=False)
+
+
+@app.command(
+    cls=Command,
+    epilog=examples(
+        "compressm train quickstart/compressed",
+        "compressm train my.yaml train.steps=500 output.root=/tmp/runs --seeds 0,1,2",
+        "compressm train --resume outputs/my-run",
+    ),
 )
-@click.option(
-    "--resume", type=click.Path(path_type=Path), help="Go on with this run folder instead of a recipe."
-)
-@click.option(
-    "--auto-resume",
-    is_flag=True,
-    help="For each seed, go on with the newest unfinished run of RECIPE; start one only where there is none.",
-)
-@click.option("--quiet", is_flag=True, help="No progress; only the run folders, on standard output.")
 def train(
-    recipe: str | None,
-    overrides: tuple[str, ...],
-    seeds: str | None,
-    dry_run: bool,
-    resume: Path | None,
-    auto_resume: bool,
-    quiet: bool,
+    recipe: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="RECIPE",
+            help="A YAML file, or the name of a shipped recipe (see: compressm recipes list).",
+        ),
+    ] = None,
+    overrides: Overrides = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(metavar="SEEDS", help="Seeds instead of the recipe's, such as 0,1,2: one run each."),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show the resolved recipe and what it will cost; train nothing."),
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="No progress; only the run folders, on standard output.")
+    ] = False,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN", help="Go on with this run folder instead of a recipe.", rich_help_panel=GOING_ON
+        ),
+    ] = None,
+    auto_resume: Annotated[
+        bool,
+        typer.Option(
+            "--auto-resume",
+            help="For each seed, go on with the newest unfinished run of RECIPE; start one only where there is none.",
+            rich_help_panel=GOING_ON,
+        ),
+    ] = False,
 ) -> None:
     """Train the model of RECIPE, compressing it meanwhile.
 
-    RECIPE is a YAML file, or the name of a shipped recipe (see: compressm recipes list). KEY=VALUE overrides
-    single settings, such as train.steps=500 or output.root=/tmp/runs. The run folder is the last line on
-    standard output.
+    The run folder is the last line on standard output.
     """
     if resume is not None:
         if recipe is not None or dry_run or seeds or auto_resume:
@@ -71,7 +93,7 @@ def train(
 
     extra = [f"seeds=[{seeds}]"] if seeds else []
     with joined() as group:
-        resolved = group.from_main(lambda: load_recipe(recipe, [*overrides, *extra]))
+        resolved = group.from_main(lambda: load_recipe(recipe, [*(overrides or []), *extra]))
         if dry_run:
             if group.is_main:
                 _dry_run(resolved)
@@ -99,7 +121,7 @@ def _continue(recipe: "Recipe", quiet: bool, group: "Group", own_launcher: bool)
 
     def tell(text: str) -> None:
         if group.is_main:
-            click.echo(text, err=True)
+            typer.echo(text, err=True)
 
     for seed in recipe.seeds:
         view = _view(quiet, group)
@@ -133,7 +155,7 @@ def _done(run: "Run", group: "Group") -> None:
     if group.is_main:
         if not any(run.plots.iterdir()):
             draw_plots(run)
-        click.echo(str(run.folder))
+        typer.echo(str(run.folder))
 
 
 def draw_plots(run: "Run") -> None:
@@ -147,14 +169,14 @@ def draw_plots(run: "Run") -> None:
     except Exception as error:
         if not isinstance(error, OSError) and not is_out_of_memory(error):
             raise
-        click.echo(f"warning: no plots were written: {str(error) or 'out of memory'}", err=True)
+        typer.echo(f"warning: no plots were written: {str(error) or 'out of memory'}", err=True)
 
 
 def _dry_run(recipe: "Recipe") -> None:
     from compressm_cli.recipe import recipe_to_yaml
     from compressm_cli.training.experiment import forecast
 
-    click.echo(recipe_to_yaml(recipe).rstrip())
+    typer.echo(recipe_to_yaml(recipe).rstrip())
     console.stdout().print(_forecast_table(recipe, forecast(recipe)))
 
 

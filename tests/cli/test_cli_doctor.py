@@ -50,7 +50,7 @@ def test_a_missing_library_says_how_to_get_it() -> None:
 def test_a_broken_library_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken_library.py").write_text("raise OSError('no such symbol')")
     monkeypatch.syspath_prepend(tmp_path)
-    ok, detail = doctor_module._library("broken_library", "click", "tests", "reinstall it")
+    ok, detail = doctor_module._library("broken_library", "typer", "tests", "reinstall it")
     assert not ok
     assert "cannot be imported: no such symbol" in detail
 

@@ -6,8 +6,10 @@ import sys
 import time
 from pathlib import Path
 
-import click
 import pytest
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
 
 from compressm_cli import __version__
 from compressm_cli.cli import main as main_module
@@ -29,18 +31,20 @@ def compressm(*arguments: str, **environment: str) -> subprocess.CompletedProces
 @pytest.fixture
 def failing(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Lets ``run_raising`` put a command of its own in the place of ``doctor``."""
-    monkeypatch.setitem(main_module.COMMANDS, "doctor", (f"{__name__}:replaced", "A command of a test."))
+    monkeypatch.setitem(main_module.COMMANDS, "doctor", (__name__, "Panel", "A command of a test."))
     return monkeypatch
 
 
 def run_raising(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> int:
     """The exit code of a command that raises ``error``."""
 
-    @click.command()
+    replaced = typer.Typer(add_completion=False)
+
+    @replaced.command()
     def command() -> None:
         raise error
 
-    monkeypatch.setattr(sys.modules[__name__], "replaced", command, raising=False)
+    monkeypatch.setattr(sys.modules[__name__], "app", replaced, raising=False)
     return main_module.run(["doctor"])
 
 
@@ -50,9 +54,10 @@ def test_help_is_fast() -> None:
     seconds = time.perf_counter() - began
     assert done.returncode == 0
     assert seconds < 1.5
-    for name, (_, summary) in main_module.COMMANDS.items():
+    for name, (_, panel, summary) in main_module.COMMANDS.items():
         assert name in done.stdout
         assert summary in done.stdout
+        assert f"\n{panel}:\n" in done.stdout
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -67,10 +72,11 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_every_command_can_be_imported_and_has_the_help_that_is_listed() -> None:
-    context = click.Context(main_module.cli)
+    group = get_command(main_module.app)
     for name in main_module.COMMANDS:
-        command = main_module.cli.get_command(context, name)
-        assert isinstance(command, click.Command)
+        _, command, rest = group.resolve_command(typer.Context(group), [name, "word"])
+        assert isinstance(command, TyperCommand | TyperGroup)
+        assert rest == ["word"]
         assert command.name == name
         assert command.help
 
@@ -151,7 +157,7 @@ def test_interrupted_is_130(failing: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 
 def test_a_command_may_choose_its_exit_code(failing: pytest.MonkeyPatch) -> None:
-    assert run_raising(click.exceptions.Exit(1), failing) == 1
+    assert run_raising(typer.Exit(1), failing) == 1
 
 
 def test_a_closed_pipe_is_quiet(tmp_path: Path) -> None:
@@ -167,8 +173,8 @@ def test_completion_scripts(shell: str, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_completion_of_commands_and_recipes() -> None:
-    words = {"_COMPRESSM_COMPLETE": "bash_complete", "COMP_WORDS": "compressm tr", "COMP_CWORD": "1"}
-    assert compressm(**words).stdout.split() == ["plain,train"]
+    words = {"_COMPRESSM_COMPLETE": "complete_bash", "COMP_WORDS": "compressm tr", "COMP_CWORD": "1"}
+    assert compressm(**words).stdout.split() == ["train"]
     words |= {"COMP_WORDS": "compressm recipes show quick", "COMP_CWORD": "3"}
-    names = [line.split(",")[1] for line in compressm(**words).stdout.split()]
+    names = compressm(**words).stdout.split()
     assert "quickstart/compressed" in names

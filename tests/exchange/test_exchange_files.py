@@ -25,7 +25,7 @@ from exchange_models import (
 
 from compressm_cli import exchange
 from compressm_cli.checkpoint import Checkpoint
-from compressm_cli.cli.export import export as command
+from compressm_cli.cli.main import run as command
 from compressm_cli.errors import BadInputError, RunFailedError
 from compressm_cli.models import build_model
 from compressm_cli.recipe import recipe_from_mapping
@@ -326,7 +326,7 @@ def test_reading_needs_no_transformers(tmp_path: Path) -> None:
 
 
 def run(*arguments: object) -> None:
-    command.main([str(a) for a in arguments], standalone_mode=False)
+    assert command(["export", *map(str, arguments)]) == 0
 
 
 def test_the_command_writes_what_was_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
