@@ -1,7 +1,7 @@
 """``bench``: what a recipe's training step and inference take on this machine, at several orders."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -11,10 +11,12 @@ from compressm_cli.accounting.roof import DEFINITION, Roof, measure_roof
 from compressm_cli.compression import surgery
 from compressm_cli.layers.interface import state_space_layers
 from compressm_cli.models import build_model
+from compressm_cli.ops.machine import is_busy
 from compressm_cli.recipe import Recipe
 from compressm_cli.reports.step_memory import StepMemory, step_memory
 from compressm_cli.reports.timing import StepTimes, time_steps
 from compressm_cli.training.experiment import check_recipe
+from compressm_cli.training.threads import choose_threads, using
 from compressm_cli.training.trainee import Setting
 
 
@@ -70,6 +72,8 @@ class BenchReport:
     recipe: str
     rows: list[BenchRow]
     roof: Roof
+    busy: bool = False
+    """Whether other work kept the machine busy when it was measured."""
 
 
 def bench(
@@ -82,11 +86,18 @@ def bench(
 
     The data are random, of the shape of the recipe's; they are loaded only if their shape is not known otherwise.
     ``rounds`` None takes as many as fit into some ten seconds. ``tell`` hears what is going on. Raises BadInputError
-    where the recipe cannot be trained here.
+    where the recipe cannot be trained here. CPU threads are as many as a run of the recipe would take.
     """
     check_recipe(recipe)
-    setting = Setting.of(recipe, recipe.data.spec())
-    models = model_orders(setting, orders)
+    data, busy = recipe.data.spec(), is_busy()
+    with using(choose_threads(recipe, data)):
+        return replace(_measured(Setting.of(recipe, data), orders, rounds, tell), busy=busy)
+
+
+def _measured(
+    setting: Setting, orders: Sequence[int] | None, rounds: int | None, tell: Callable[[str], None]
+) -> BenchReport:
+    recipe, models = setting.recipe, model_orders(setting, orders)
     tell(f"measuring the roof of {setting.device}")
     roof = measure_roof(setting.device, recipe.train.precision)
     tell("measuring peak memory, one order after the other")

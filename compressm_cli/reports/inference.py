@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from compressm_cli.accounting.clock import mean_seconds
 from compressm_cli.data.interface import DataSpec
 from compressm_cli.errors import BadInputError
+from compressm_cli.ops.machine import is_busy
 from compressm_cli.reports.estimates import Estimate, median
 from compressm_cli.training.trainee import random_batch
 
@@ -39,6 +40,8 @@ class SpeedReport:
     length: int
     rounds: int
     batches: list[BatchSpeed]
+    busy: bool
+    """Whether other work kept the machine busy meanwhile."""
 
 
 def inference_speed(models: Sequence[nn.Module], data: DataSpec, device: torch.device) -> SpeedReport:
@@ -47,12 +50,13 @@ def inference_speed(models: Sequence[nn.Module], data: DataSpec, device: torch.d
     Each round times every model once, so a change of the machine's pace hits all of them; the ratios are
     paired by round. Batches of 1 and of up to 64 sequences.
     """
+    busy = is_busy()
     for model in models:
         model.to(device).eval()
     batches = [_measure(models, data, device, 1)]
     if (large := _affordable_batch(batches[0].seconds)) > 1:
         batches.append(_measure(models, data, device, large))
-    return SpeedReport(str(device), torch.get_num_threads(), data.length, ROUNDS, batches)
+    return SpeedReport(str(device), torch.get_num_threads(), data.length, ROUNDS, batches, busy)
 
 
 def resolve_device(wanted: str) -> torch.device:

@@ -18,10 +18,12 @@ from compressm_cli.layers.interface import state_space_layers
 from compressm_cli.layers.time_invariant import TimeInvariantLayer
 from compressm_cli.lti import error_bound, order_for_energy
 from compressm_cli.models import build_model
+from compressm_cli.ops.machine import is_busy
 from compressm_cli.reports.timing import time_steps
 from compressm_cli.run import Run
 from compressm_cli.training.oneshot import CALIBRATED, calibration_inputs, has_selective
 from compressm_cli.training.precision import require_compiler, resolve_device
+from compressm_cli.training.threads import choose_threads, using
 from compressm_cli.training.trainee import Setting
 
 RealizationKind = Literal["real", "complex"]
@@ -102,6 +104,8 @@ class StepTiming:
     """Of PyTorch on the CPU."""
     precision: str
     rounds: int
+    busy: bool
+    """Whether other work kept the machine busy then."""
 
 
 @dataclass(frozen=True)
@@ -333,19 +337,19 @@ def _timed(report: SpectrumReport, checkpoint: Checkpoint) -> SpectrumReport:
     recipe = checkpoint.recipe.model_copy(update={"device": "auto"})
     if recipe.train.compile:
         require_compiler(resolve_device(recipe.device))
-    setting = Setting.of(recipe, checkpoint.data)
     models: list[dict[str, int]] = []
     for size in (report.now, *report.predicted):
         if size.orders not in models:
             models.append(size.orders)
-    times = time_steps(setting, models)
+    busy = is_busy()
+    with using(choose_threads(recipe, checkpoint.data, report.now.orders)):
+        setting, threads = Setting.of(recipe, checkpoint.data), torch.get_num_threads()
+        times = time_steps(setting, models)
 
     def with_seconds(size: ModelSize) -> ModelSize:
         return replace(size, step_seconds=times[models.index(size.orders)].step_seconds)
 
-    timing = StepTiming(
-        str(setting.device), torch.get_num_threads(), recipe.train.precision, len(times[0].step)
-    )
+    timing = StepTiming(str(setting.device), threads, recipe.train.precision, len(times[0].step), busy)
     predicted = [with_seconds(size) for size in report.predicted]
     return replace(
         report, now=with_seconds(report.now), predicted=predicted, timing=timing, step_seconds_reason=None

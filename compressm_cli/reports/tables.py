@@ -15,6 +15,8 @@ from compressm_cli.reports.rows import Change, Row, Value
 from compressm_cli.reports.spectrum import ModelSize, SpectrumReport
 from compressm_cli.training.oneshot import CALIBRATED
 
+BUSY = "The machine was busy with other work when this was measured: ratios say more than seconds."
+
 
 @dataclass(frozen=True)
 class Table:
@@ -84,6 +86,7 @@ def bench_table(report: BenchReport) -> Table:
         f"{DEFINITION} Here: {formats.quantity(roof.flops_per_second, 'flops')}/s, beside "
         f"{formats.quantity(roof.bytes_per_second, 'bytes')}/s of a copy in memory.",
         *(f"Peak memory: {kind}." for kind in peaks),
+        *([BUSY] if report.busy else []),
     ]
     rows = [_bench_cells(row, notes) for row in report.rows]
     title = f"{report.recipe}: batches of {first.batch_size}, sequences of {first.length:,} steps"
@@ -239,7 +242,8 @@ def _speed_table(report: ComparisonReport) -> Table:
     seeds = {tuple(side.seeds) for side in report.sides}
     if any(len(s) > 1 for s in seeds):
         note += f" One run a side: {', '.join(side.checkpoint for side in report.sides)}."
-    return Table("Inference, one forward pass", _columns([s.label for s in report.sides]), rows, [note])
+    notes = [note, BUSY] if speed.busy else [note]
+    return Table("Inference, one forward pass", _columns([s.label for s in report.sides]), rows, notes)
 
 
 def _layer_table(report: SpectrumReport) -> Table:
@@ -321,6 +325,8 @@ def _size_table(report: SpectrumReport) -> Table:
             f"{report.timing.device} (CPU threads: {report.timing.threads}), {report.timing.precision}: medians "
             f"of {report.timing.rounds} rounds in alternation, random data without padding."
         )
+        if report.timing.busy:
+            notes.append(BUSY)
     return Table("Size and cost at these orders", columns, rows, notes)
 
 

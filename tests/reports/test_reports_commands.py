@@ -8,7 +8,7 @@ import torch
 from conftest import MakeRun
 
 from compressm_cli.cli.main import run as command
-from compressm_cli.reports import inference, timing
+from compressm_cli.reports import inference, spectrum, timing
 
 
 def test_analyze_shows_tables_and_draws(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,6 +44,7 @@ def test_analyze_times_steps_only_when_asked(
     make_run: MakeRun, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(timing, "SECONDS", 0.0)
+    monkeypatch.setattr(spectrum, "is_busy", lambda: True)
     run = make_run("small", orders=(3, 1))
     given = ["analyze", str(run.folder), "--thresholds", "0.5,1", "--no-plots"]
     assert command([*given, "--json"]) == 0
@@ -59,10 +60,13 @@ def test_analyze_times_steps_only_when_asked(
         "threads": torch.get_num_threads(),
         "precision": "fp32",
         "rounds": timing.FEWEST_ROUNDS,
+        "busy": True,
     }
     assert found["step_seconds_reason"] is None
     assert command([*given, "--time"]) == 0
-    assert "step here" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "step here" in shown
+    assert "machine was busy" in shown
     assert command(given) == 0
     assert "step here" not in capsys.readouterr().out
 
