@@ -1,8 +1,10 @@
 """docs/recipes.md lists every setting as the schema has it.
 
-``python tests/test_recipes_doc.py`` writes its tables anew, after the schema has changed.
+``python tests/test_recipes_doc.py`` writes its tables, and the schema that completion reads, anew, after the schema
+has changed.
 """
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from compressm_cli.config import Config
 from compressm_cli.data import TASKS
 from compressm_cli.layers import LAYERS
 from compressm_cli.recipe import load_recipe, recipe_schema
+from compressm_cli.recipe.keys import SCHEMA
 from compressm_cli.recipe.schema import (
     ModelConfig,
     OutputConfig,
@@ -154,4 +157,5 @@ def test_the_examples_of_the_page_are_recipes(tmp_path: Path) -> None:
 
 if __name__ == "__main__":
     PAGE.write_text(PAGE.read_text(encoding="utf-8").partition(MARK)[0] + generated(), encoding="utf-8")
-    print(PAGE)
+    SCHEMA.write_text(f"{json.dumps(recipe_schema(), indent=2)}\n", encoding="utf-8")
+    print(PAGE, SCHEMA, sep="\n")

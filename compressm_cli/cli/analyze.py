@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from compressm_cli.cli import console
+from compressm_cli.cli import candidates, console
 from compressm_cli.cli.commands import Command, examples
-from compressm_cli.cli.parameters import Json, RunOrCheckpoint
+from compressm_cli.cli.parameters import Json, Model
 from compressm_cli.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ app = typer.Typer(add_completion=False)
     ),
 )
 def analyze(
-    path: RunOrCheckpoint,
+    path: Model,
     as_json: Json = False,
     thresholds: Annotated[
         str,
@@ -58,6 +58,7 @@ def analyze(
             metavar="DIR",
             file_okay=False,
             help="Folder of the figures.",
+            autocompletion=candidates.folders,
             show_default="the run's plots/, or the checkpoint's folder",
             rich_help_panel=FIGURES,
         ),

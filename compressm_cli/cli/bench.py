@@ -40,6 +40,7 @@ def bench(
     repeats: Annotated[
         int | None,
         typer.Option(
+            metavar="N",
             min=1,
             help="Rounds in which every order is timed.",
             show_default="what some ten seconds allow, 3 to 15",

@@ -5,12 +5,17 @@ In a help text a paragraph with columns (two spaces somewhere) is kept as it is 
 
 import re
 import sys
+from shutil import get_terminal_size
 from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
 ARGUMENTS, OPTIONS, COMMANDS = "Arguments", "Options", "Commands"
 """Panels of what names no other; as in Typer."""
+NARROWEST = 70
+"""Columns that panels need."""
+WHOLE = 1000
+"""Characters of a command's first sentence that are shown: all."""
 KEPT = "\b\n"
 """Before a paragraph that the formatter of plain text is not to wrap."""
 
@@ -24,8 +29,14 @@ class Command(TyperCommand):
         super().__init__(*arguments, **settings)
         self.help, self.epilog = _joined(self.help), _joined(self.epilog)
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_types(super().get_params(ctx))
+
+    def get_short_help_str(self, limit: int = WHOLE) -> str:
+        return super().get_short_help_str(limit)
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        self.rich_markup_mode = "rich" if sys.stdout.isatty() else None
+        self.rich_markup_mode = "rich" if _has_room() else None
         super().format_help(ctx, formatter)
 
     def format_help_text(self, ctx: Any, formatter: Any) -> None:
@@ -45,8 +56,11 @@ class Group(TyperGroup):
         super().__init__(*arguments, **settings)
         self.help, self.epilog = _joined(self.help), _joined(self.epilog)
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_types(super().get_params(ctx))
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        self.rich_markup_mode = "rich" if sys.stdout.isatty() else None
+        self.rich_markup_mode = "rich" if _has_room() else None
         super().format_help(ctx, formatter)
 
     def format_help_text(self, ctx: Any, formatter: Any) -> None:
@@ -56,20 +70,26 @@ class Group(TyperGroup):
         panels: Panels = {COMMANDS: []}
         for name, command in self.commands.items():
             panel = getattr(command, "rich_help_panel", None) or COMMANDS
-            panels.setdefault(panel, []).append((name, command.get_short_help_str(formatter.width)))
+            panels.setdefault(panel, []).append((name, command.get_short_help_str()))
         _write_panels(_parameters(self.get_params(ctx), ctx) | panels, formatter)
 
 
 def examples(*lines: str) -> str:
     """What stands below the options of a command: how it is called, a line each."""
-    return "\n".join(["Examples:", *(f"  {line}" for line in lines)])
+    # Below an empty line the others keep their indentation where Typer cleans the text.
+    return "\n".join(["", "Examples:", *(f"  {line}" for line in lines)])
+
+
+def _has_room() -> bool:
+    """Whether there is a terminal that panels fit on; in narrow ones they would cut the names of options."""
+    return sys.stdout.isatty() and get_terminal_size().columns >= NARROWEST
 
 
 def _joined(text: str | None) -> str | None:
     """The lines of each paragraph as one."""
     if text is None:
         return None
-    paragraphs = re.split(r"\n\s*\n", text.strip("\n"))
+    paragraphs = re.split(r"\n\s*\n", text)
     return "\n\n".join(p if _has_columns(p) else " ".join(p.split()) for p in paragraphs)
 
 
@@ -80,9 +100,17 @@ def _has_columns(paragraph: str) -> bool:
 def _write_text(text: str | None, formatter: Any) -> None:
     if text:
         formatter.write_paragraph()
-        paragraphs = (KEPT + p if _has_columns(p) else p for p in text.split("\n\n"))
+        paragraphs = (KEPT + p if _has_columns(p) else p for p in text.strip().split("\n\n"))
         with formatter.indentation():
             formatter.write_text("\n\n".join(paragraphs))
+
+
+def _without_types(parameters: list[Any]) -> list[Any]:
+    """Typer shows a type beside flags, too (``--json <bool>``), and beside arguments (``KEY=VALUE <list[str]>``)."""
+    for parameter in parameters:
+        if parameter.param_type_name == "argument" or parameter.is_flag:
+            parameter.display_type_rich = lambda ctx: None
+    return parameters
 
 
 def _parameters(parameters: list[Any], ctx: Any) -> Panels:

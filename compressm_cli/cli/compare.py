@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from compressm_cli.cli import console
+from compressm_cli.cli import candidates, console
 from compressm_cli.cli.commands import Command, examples
 from compressm_cli.cli.parameters import Device
 from compressm_cli.errors import BadInputError
@@ -22,8 +22,8 @@ app = typer.Typer(add_completion=False)
 @app.command(
     cls=Command,
     epilog=examples(
-        "compressm compare outputs/quickstart-baseline outputs/quickstart-compressed --html report.html",
-        "compressm compare full.pt small.pt --tolerance-points 1.0 --at-most parameters=0.8",
+        "compressm compare outputs/full outputs/small --html report.html",
+        "compressm compare full.pt small.pt --at-most parameters=0.8 --no-speed",
     ),
 )
 def compare(
@@ -33,10 +33,16 @@ def compare(
             metavar="BASELINE",
             help="A run folder (outputs/NAME/v0001), a folder of runs (outputs/NAME: the newest finished run of "
             "each seed, as mean and 95 % interval), or a checkpoint (only what it can tell).",
+            autocompletion=candidates.models,
         ),
     ],
     compressed: Annotated[
-        list[Path], typer.Argument(metavar="COMPRESSED", help="What is compared with it, of the same kinds.")
+        list[Path],
+        typer.Argument(
+            metavar="COMPRESSED",
+            help="What is compared with it, of the same kinds.",
+            autocompletion=candidates.models,
+        ),
     ],
     as_json: Annotated[
         bool,
@@ -51,6 +57,7 @@ def compare(
             metavar="FILE",
             dir_okay=False,
             help="Also write a page with tables and figures, in one file.",
+            autocompletion=candidates.files,
             rich_help_panel=OUTPUT,
         ),
     ] = None,

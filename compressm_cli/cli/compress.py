@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from compressm_cli.cli import console
+from compressm_cli.cli import candidates, console
 from compressm_cli.cli.commands import Command, examples
 from compressm_cli.cli.parameters import Json
 from compressm_cli.errors import BadInputError
@@ -41,18 +41,19 @@ def _smaller_share(value: float | None) -> float | None:
 @app.command(
     cls=Command,
     epilog=examples(
-        "compressm compress outputs/quickstart-baseline --order 16 --output small.pt",
-        "compressm compress mamba-130m --keep 0.5 --distill 200 --output half.pt data.path=corpus.txt",
-        "compressm compress big.pt --energy 0.99 --output small.pt --recover recover.yaml",
+        "compressm compress outputs/my-run --order 16 --output small.pt",
+        "compressm compress mamba-130m --keep 0.5 --output half.pt data.path=text.txt",
+        "compressm compress big.pt --energy 0.9 --output small.pt --recover my.yaml",
     ),
 )
 def compress(
     model: Annotated[
         Path,
         typer.Argument(
-            metavar="CHECKPOINT_RUN_OR_FOLDER",
+            metavar="MODEL",
             help="A checkpoint (.pt), a run folder, or a folder with a Mamba or Mamba-2 model of Hugging Face or "
             "mamba-ssm.",
+            autocompletion=candidates.models,
         ),
     ],
     overrides: Annotated[
@@ -61,14 +62,18 @@ def compress(
             metavar="KEY=VALUE",
             help="Settings instead of those of the model's recipe, such as data.path=corpus.txt or "
             "compression.calibration_batches=8.",
+            autocompletion=candidates.keys,
         ),
     ] = None,
     order: Annotated[
-        int | None, typer.Option(min=1, help="States that every layer keeps.", rich_help_panel=TARGET)
+        int | None,
+        typer.Option(metavar="N", min=1, help="States that every layer keeps.", rich_help_panel=TARGET),
     ] = None,
     total: Annotated[
         int | None,
-        typer.Option(min=1, help="States that all layers keep together.", rich_help_panel=TARGET),
+        typer.Option(
+            metavar="N", min=1, help="States that all layers keep together.", rich_help_panel=TARGET
+        ),
     ] = None,
     keep: Annotated[
         float | None,
@@ -93,14 +98,24 @@ def compress(
         typer.Option(
             metavar="VARIANT",
             help="How selective layers are reduced (see docs/methods/selective.md).",
-            show_default="default",
+            show_default="the best for the layer",
         ),
     ] = None,
-    distill: Annotated[int, typer.Option(min=0, help="Steps of local distillation a layer.")] = 0,
+    distill: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Steps of local distillation a layer.")
+    ] = 0,
     *,
-    output: Annotated[Path, typer.Option(metavar="FILE", help="The checkpoint to write (.pt).")],
+    output: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="The checkpoint to write (.pt).", autocompletion=candidates.files),
+    ],
     recover: Annotated[
-        str | None, typer.Option(metavar="RECIPE", help="Train the small model on, by this recipe.")
+        str | None,
+        typer.Option(
+            metavar="RECIPE",
+            help="Train the small model on, by this recipe.",
+            autocompletion=candidates.recipes,
+        ),
     ] = None,
     no_evaluation: Annotated[
         bool, typer.Option("--no-evaluation", help="Do not evaluate the validation split before and after.")

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from compressm_cli.cli import console
+from compressm_cli.cli import candidates, console
 from compressm_cli.cli.commands import Command, examples
 
 app = typer.Typer(add_completion=False)
@@ -22,9 +22,10 @@ def export(
     path: Annotated[
         Path,
         typer.Argument(
-            metavar="CHECKPOINT_OR_RUN",
+            metavar="MODEL",
             help="A checkpoint (.pt), a run folder, a folder of runs, or a folder of another library, which is then "
             "translated.",
+            autocompletion=candidates.models,
         ),
     ],
     *,
@@ -34,7 +35,13 @@ def export(
     ],
     folder: Annotated[
         Path,
-        typer.Option("--output", metavar="DIR", file_okay=False, help="Folder to write, new or empty."),
+        typer.Option(
+            "--output",
+            metavar="DIR",
+            file_okay=False,
+            help="Folder to write, new or empty.",
+            autocompletion=candidates.folders,
+        ),
     ],
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"],

@@ -14,12 +14,10 @@ from importlib import import_module
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.completion import completion_init, shell_complete
-from typer.core import TyperCommand
 from typer.main import get_command
 
 from compressm_cli import __version__
-from compressm_cli.cli.commands import Group
+from compressm_cli.cli.commands import Command, Group
 from compressm_cli.cli.console import report_error
 from compressm_cli.errors import CompressmError, ElsewhereError
 from compressm_cli.recipe.problems import RecipeError
@@ -46,8 +44,6 @@ COMMANDS = {
     "completion": ("compressm_cli.cli.completion", MORE, "Print the completion script of a shell."),
 }
 """Name -> the module whose ``app`` it is, its panel and its line in the help text."""
-COMPLETE = "_COMPRESSM_COMPLETE"
-"""The environment variable by which a shell asks for completions."""
 
 
 class LazyGroup(Group):
@@ -56,7 +52,7 @@ class LazyGroup(Group):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         for name, (_, panel, summary) in COMMANDS.items():
-            self.add_command(TyperCommand(name, help=summary, rich_help_panel=panel))
+            self.add_command(Command(name, help=summary, rich_help_panel=panel))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name = args[0]
@@ -80,8 +76,8 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(ctx: typer.Context, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
         typer.echo(f"compressm {__version__}")
         raise typer.Exit
 
@@ -104,11 +100,12 @@ def compressm(
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (by default that of the process); returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    command = get_command(app)
+    if "_COMPRESSM_COMPLETE" in os.environ:
+        from compressm_cli.cli.completion import answer
+
+        return answer(command)
     try:
-        command = get_command(app)
-        if COMPLETE in os.environ:
-            completion_init()
-            return shell_complete(command, {}, "compressm", COMPLETE, os.environ[COMPLETE])
         with command.make_context("compressm", words) as ctx:
             command.invoke(ctx)
         sys.stdout.flush()

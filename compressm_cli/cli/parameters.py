@@ -5,25 +5,32 @@ from typing import Annotated, Literal
 
 import typer
 
+from compressm_cli.cli import candidates
+
 Recipe = Annotated[
     str,
     typer.Argument(
-        metavar="RECIPE", help="A YAML file, or the name of a shipped recipe (see: compressm recipes list)."
+        metavar="RECIPE",
+        help="A YAML file, or the name of a shipped recipe (see: compressm recipes list).",
+        autocompletion=candidates.recipes,
     ),
 ]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="KEY=VALUE", help="Settings instead of the recipe's, such as train.steps=500. They are YAML."
+        metavar="KEY=VALUE",
+        help="Settings instead of the recipe's, such as train.steps=500. They are YAML.",
+        autocompletion=candidates.keys,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Device = Literal["auto", "cpu", "cuda"]
-RunOrCheckpoint = Annotated[
+Model = Annotated[
     Path,
     typer.Argument(
-        metavar="CHECKPOINT_OR_RUN",
+        metavar="MODEL",
         help="A checkpoint (.pt), a run folder (its final checkpoint, or its newest one where the run has not "
         "finished), or a folder of runs (the newest of them).",
+        autocompletion=candidates.models,
     ),
 ]

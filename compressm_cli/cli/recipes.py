@@ -1,15 +1,16 @@
 """``compressm recipes``: the recipes that come with the package, and the checking of any."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from compressm_cli.cli import candidates
 from compressm_cli.cli.commands import Command, Group
 from compressm_cli.cli.console import escape, report_error, stdout, table
 from compressm_cli.errors import BadInputError
+from compressm_cli.recipe.keys import schema_text
 from compressm_cli.recipe.problems import Place, RecipeError, printable
 from compressm_cli.recipe.shipped import find_recipe, read_header, shipped_recipes
 from compressm_cli.recipe.yaml_text import parse_yaml
@@ -28,14 +29,12 @@ def recipes(ctx: typer.Context) -> None:
         typer.echo(ctx.get_help())
 
 
-def _shipped_names(incomplete: str) -> list[str]:
-    return [name for name in shipped_recipes() if name.startswith(incomplete)]
-
-
 Name = Annotated[
     str,
     typer.Argument(
-        metavar="NAME", help="A shipped recipe (see: compressm recipes list).", autocompletion=_shipped_names
+        metavar="NAME",
+        help="A shipped recipe (see: compressm recipes list).",
+        autocompletion=candidates.shipped,
     ),
 ]
 
@@ -72,7 +71,12 @@ def copy(
     name: Name,
     dest: Annotated[
         Path | None,
-        typer.Argument(metavar="DEST", help="A file or a folder.", show_default="the current folder"),
+        typer.Argument(
+            metavar="DEST",
+            help="A file or a folder.",
+            show_default="the current folder",
+            autocompletion=candidates.files,
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite DEST if it exists.")] = False,
 ) -> None:
@@ -92,7 +96,12 @@ def copy(
 
 @app.command(cls=Command)
 def validate(
-    files: Annotated[list[str], typer.Argument(metavar="RECIPE", help="A YAML file, or a shipped recipe.")],
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RECIPE", help="A YAML file, or a shipped recipe.", autocompletion=candidates.recipes
+        ),
+    ],
 ) -> None:
     """Check recipes, files or shipped ones by name; tells every error and where it is."""
     from compressm_cli.recipe import load_recipe
@@ -114,9 +123,7 @@ def validate(
 @app.command(cls=Command)
 def schema() -> None:
     """Print the JSON schema of a recipe, for editors."""
-    from compressm_cli.recipe import recipe_schema
-
-    typer.echo(json.dumps(recipe_schema(), indent=2))
+    typer.echo(schema_text(), nl=False)
 
 
 def _shipped(name: str) -> Path:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from compressm_cli.cli import console
+from compressm_cli.cli import candidates, console
 from compressm_cli.cli.commands import Command, examples
 from compressm_cli.cli.parameters import Overrides
 from compressm_cli.errors import BadInputError
@@ -33,7 +33,7 @@ app = typer.Typer(add_completion=False)
     cls=Command,
     epilog=examples(
         "compressm train quickstart/compressed",
-        "compressm train my.yaml train.steps=500 output.root=/tmp/runs --seeds 0,1,2",
+        "compressm train my.yaml train.steps=500 output.root=runs --seeds 0,1,2",
         "compressm train --resume outputs/my-run",
     ),
 )
@@ -43,6 +43,7 @@ def train(
         typer.Argument(
             metavar="RECIPE",
             help="A YAML file, or the name of a shipped recipe (see: compressm recipes list).",
+            autocompletion=candidates.recipe_or_key,
         ),
     ] = None,
     overrides: Overrides = None,
@@ -60,7 +61,10 @@ def train(
     resume: Annotated[
         Path | None,
         typer.Option(
-            metavar="RUN", help="Go on with this run folder instead of a recipe.", rich_help_panel=GOING_ON
+            metavar="RUN",
+            help="Go on with this run folder instead of a recipe.",
+            autocompletion=candidates.runs,
+            rich_help_panel=GOING_ON,
         ),
     ] = None,
     auto_resume: Annotated[

@@ -164,17 +164,3 @@ def test_a_closed_pipe_is_quiet(tmp_path: Path) -> None:
     script = f"{sys.executable} -m compressm_cli recipes show quickstart/baseline | true"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60)
     assert done.stderr == ""
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_scripts(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main_module.run(["completion", shell]) == 0
-    assert "_COMPRESSM_COMPLETE" in capsys.readouterr().out
-
-
-def test_completion_of_commands_and_recipes() -> None:
-    words = {"_COMPRESSM_COMPLETE": "complete_bash", "COMP_WORDS": "compressm tr", "COMP_CWORD": "1"}
-    assert compressm(**words).stdout.split() == ["train"]
-    words |= {"COMP_WORDS": "compressm recipes show quick", "COMP_CWORD": "3"}
-    names = compressm(**words).stdout.split()
-    assert "quickstart/compressed" in names
