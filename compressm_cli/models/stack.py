@@ -12,6 +12,9 @@ from compressm_cli.layers.interface import StateSpaceLayer
 from compressm_cli.ops.batch_norm import batch_norm
 from compressm_cli.ops.gated import gated_residual
 
+MOMENTUM = 0.1
+"""What the statistics of a batch weigh in the running ones."""
+
 
 class SequenceNorm(nn.Module):
     """Normalization of (batch, length, H) over batch and time, without affine parameters."""
@@ -21,7 +24,7 @@ class SequenceNorm(nn.Module):
 
     def __init__(self, model_dim: int) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm1d(model_dim, affine=False)
+        self.norm = nn.BatchNorm1d(model_dim, momentum=MOMENTUM, affine=False)
 
     def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
         """real (batch, length), the steps that count, where rows are padded."""
@@ -30,9 +33,9 @@ class SequenceNorm(nn.Module):
             return norm(x.flatten(0, 1)).view_as(x)
         y, mean, variance = batch_norm(x, real, norm.eps, self.processes)
         with torch.no_grad():
-            norm.num_batches_tracked.add_(1)
-            norm.running_mean.lerp_(mean, norm.momentum)
-            norm.running_var.lerp_(variance, norm.momentum)
+            norm.get_buffer("num_batches_tracked").add_(1)
+            norm.get_buffer("running_mean").lerp_(mean, MOMENTUM)
+            norm.get_buffer("running_var").lerp_(variance, MOMENTUM)
         return y
 
 

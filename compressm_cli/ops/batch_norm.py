@@ -15,10 +15,10 @@ def batch_norm(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``(x - mean) / sqrt(variance + eps)`` with the mean and variance of each feature over the real steps.
 
-    x (batch, length, H); real (batch, length) bool, None where all steps are. With several ``processes``, all of torch's
-    default group, the statistics are those of all their steps, and passes forward and backward are collective. Returns
-    y (batch, length, H), zero at steps that are not real, and the mean and the unbiased variance (H,), all without
-    their gradient. Sums are taken in float32 at least. ValueError for a single step, of which there is no variance,
+    x (batch, length, H); real (batch, length) bool, None where all steps are. With several ``processes``, all those of
+    torch's default group, the statistics are those of all their steps, and passes forward and backward are collective.
+    Returns y (batch, length, H), zero at steps that are not real, and the mean and the unbiased variance (H,), through
+    which no gradient goes. Sums are taken in float32 at least. ValueError for a single step, which has no variance,
     where that is known without waiting for a device; else the variance is not a number.
     """
     y, mean, variance, count = _BatchNorm.apply(x, real, eps, processes)
@@ -32,9 +32,9 @@ def batch_norm(
 @torch.library.custom_op("compressm::of_all_processes", mutates_args=())
 def of_all_processes(own: Tensor, processes: int) -> Tensor:
     """(processes, n): everybody's tensor (n,), by rank; collective."""
-    found = own.new_empty(processes, len(own))
-    dist.all_gather_into_tensor(found, own)
-    return found
+    found = own.new_empty(processes * len(own))
+    dist.all_gather_into_tensor(found, own.contiguous())
+    return found.view(processes, -1)
 
 
 @of_all_processes.register_fake
@@ -82,9 +82,7 @@ class _BatchNorm(torch.autograd.Function):
         return _wide((dy - constant - y * slope) * scale, real).to(x.dtype), None, None, None
 
 
-def _pooled(
-    count: Tensor, mean: Tensor, squares: Tensor, processes: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _pooled(count: Tensor, mean: Tensor, squares: Tensor, processes: int) -> tuple[Tensor, Tensor, Tensor]:
     """Count, mean and sum of squared deviations from it over all processes: in all of them to the same bits."""
     own = torch.cat([count[None], mean.double(), squares.double()])
     counts, means, deviations = of_all_processes(own, processes).split([1, len(mean), len(mean)], dim=1)

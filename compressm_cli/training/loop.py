@@ -210,7 +210,9 @@ class Trainer:
 
     def _update(self) -> None:
         parts = self.config.accumulate
-        share = self.batches.share(self.step, self.group.rank, self.group.size, parts, in_step=self.batch_norm)
+        share = self.batches.share(
+            self.step, self.group.rank, self.group.size, parts, in_step=self.batch_norm
+        )
         self.window.add(training_step(self.model, self.optimizer, share, self.config, self.forward))
 
     def _log_if_due(self) -> None:
