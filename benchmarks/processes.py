@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,14 @@ def write_recipe(folder: Path, case: str, **changes: dict[str, Any]) -> Path:
 
 def members(count: int, *arguments: str) -> list[BaseProcess]:
     """``compressm`` with these arguments in so many processes, begun as torchrun would."""
+    return begun(count, _command, *arguments)
+
+
+def begun(count: int, work: Callable[..., None], *arguments: Any) -> list[BaseProcess]:
+    """``work`` with these arguments in so many processes, begun as torchrun would."""
     port = free_port()
     found: list[BaseProcess] = [
-        reliability.PROCESSES.Process(target=_member, args=(rank, count, port, arguments))
+        reliability.PROCESSES.Process(target=_member, args=(rank, count, port, work, arguments))
         for rank in range(count)
     ]
     for member in found:
@@ -72,11 +78,15 @@ def ended(found: list[BaseProcess]) -> list[int]:
     return [-1 if member.exitcode is None else member.exitcode for member in found]
 
 
-def _member(rank: int, count: int, port: int, arguments: tuple[str, ...]) -> None:
+def _member(rank: int, count: int, port: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), **where}
+    work(*arguments)
+
+
+def _command(*arguments: str) -> None:
     sys.exit(main.run(arguments))
 
 

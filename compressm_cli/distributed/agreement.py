@@ -33,10 +33,14 @@ def synchronize(model: nn.Module, optimizer: Optimizer, group: Group) -> None:
             dist.broadcast(tensor, src=0)
 
 
+def is_part(tensor: Tensor) -> bool:
+    """Whether each process has a part of it: a DTensor, whose import takes long."""
+    return hasattr(tensor, "full_tensor")
+
+
 def gathered(tensor: Tensor) -> Tensor:
-    """All of a tensor of which each process has a part (a DTensor, whose import takes long); another one as it is."""
-    full = getattr(tensor, "full_tensor", None)
-    return tensor if full is None else full()
+    """All of a tensor of which each process has a part; another one as it is."""
+    return tensor.full_tensor() if is_part(tensor) else tensor  # type: ignore[attr-defined]
 
 
 @torch.no_grad()

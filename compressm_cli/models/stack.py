@@ -9,18 +9,41 @@ from torch import Tensor, nn
 from compressm_cli.errors import BadInputError
 from compressm_cli.layers import LAYERS
 from compressm_cli.layers.interface import StateSpaceLayer
+from compressm_cli.ops.batch_norm import batch_norm
 from compressm_cli.ops.gated import gated_residual
+
+MOMENTUM = 0.1
+"""What the statistics of a batch weigh in the running ones."""
 
 
 class SequenceNorm(nn.Module):
     """Normalization of (batch, length, H) over batch and time, without affine parameters."""
 
+    processes: int = 1
+    """How many processes pass the rows of a batch: their statistics are one. Set by the trainer, not saved."""
+
     def __init__(self, model_dim: int) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm1d(model_dim, affine=False)
+        self.norm = nn.BatchNorm1d(model_dim, momentum=MOMENTUM, affine=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(x.flatten(0, 1)).view_as(x)
+    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
+        """real (batch, length), the steps that count, where rows are padded."""
+        norm = self.norm
+        if not self.training or (real is None and self.processes == 1):
+            return norm(x.flatten(0, 1)).view_as(x)
+        y, mean, variance = batch_norm(x, real, norm.eps, self.processes)
+        with torch.no_grad():
+            norm.get_buffer("num_batches_tracked").add_(1)
+            norm.get_buffer("running_mean").lerp_(mean, MOMENTUM)
+            norm.get_buffer("running_var").lerp_(variance, MOMENTUM)
+        return y
+
+
+def pool_statistics(model: nn.Module, processes: int) -> None:
+    """Let batch normalization count the rows that so many processes pass through the model at once, in training."""
+    for module in model.modules():
+        if isinstance(module, SequenceNorm):
+            module.processes = processes
 
 
 def build_norm(kind: str, model_dim: int) -> nn.Module:
@@ -32,6 +55,12 @@ def build_norm(kind: str, model_dim: int) -> nn.Module:
         "none": lambda _: nn.Identity(),
     }
     return norms[kind](model_dim)
+
+
+def _normalized(norm: nn.Module, x: Tensor, real: Tensor | None) -> Tensor:
+    """All but batch normalization look at each step by itself."""
+    y: Tensor = norm(x, real) if isinstance(norm, SequenceNorm) else norm(x)
+    return y
 
 
 class Block(nn.Module):
@@ -47,8 +76,9 @@ class Block(nn.Module):
         self.mix = None if layer.gated else nn.Linear(model_dim, 2 * model_dim)
         self.dropout = dropout
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.layer(self.norm(x))
+    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
+        """x (batch, length, H); real (batch, length), where rows are padded, the steps that are not padding."""
+        y = self.layer(_normalized(self.norm, x, real))
         if self.mix is None:
             return x + nn.functional.dropout(y, self.dropout, self.training)
         return gated_residual(x, y, self.mix.weight, self.mix.bias, self.dropout, self.training)
@@ -74,19 +104,24 @@ class SequenceModel(nn.Module):
     def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
         """inputs (batch, length, features) or tokens (batch, length); lengths (batch,) where rows are padded.
 
-        The layers are causal, so padding at the end changes nothing but the mean, which leaves it out.
+        The layers are causal, so padding at the end changes nothing but means over time: those of batch normalization
+        and the last one, which leave it out.
         """
         x = self.encoder(inputs)
+        real = None
+        if lengths is not None:
+            real = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
         for block in self.blocks:
-            x = block(x)
-        x = self.norm(x)
+            x = block(x, real)
+        x = _normalized(self.norm, x, real)
         if self.per_step:
             return self.head(x)
-        if lengths is None:
+        if real is None:
             return self.head(x.mean(dim=1))
-        steps = torch.arange(x.shape[1], device=x.device)
-        inside = (steps < lengths[:, None]).to(x.dtype)[..., None]
-        return self.head((x * inside).sum(dim=1) / lengths[:, None].to(x.dtype))
+        # In float32 at least: in bfloat16 a length above 256 is rounded.
+        wide = torch.promote_types(x.dtype, torch.float32)
+        total = x.where(real[..., None], 0.0).sum(dim=1, dtype=wide)
+        return self.head((total / real.sum(dim=1, keepdim=True)).to(x.dtype))
 
 
 def build_model(config: Any, data: Any, orders: dict[str, int] | None = None) -> SequenceModel:

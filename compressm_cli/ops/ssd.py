@@ -206,7 +206,7 @@ def _differentiate(
     groups = chunks.groups
     dy = grad.reshape(-1, size, heads, head_dim).transpose(1, 2)
     ends = _reached(chunks, dy, chunks.grow, chunks.C, batch, reverse=True)
-    dx, dB, dC = torch.empty_like(x), torch.empty_like(chunks.B), torch.empty_like(chunks.C)
+    dx, dB, dC = x.new_empty(x.shape), torch.empty_like(chunks.B), torch.empty_like(chunks.C)
     dx_by_chunk = dx.view(-1, size, heads, head_dim).transpose(1, 2)
     dlog_decay, ddt = torch.empty_like(chunks.dt), torch.empty_like(chunks.dt)
     dD = None if D is None else torch.zeros_like(D)

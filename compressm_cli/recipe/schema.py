@@ -40,7 +40,8 @@ class ModelConfig(Config):
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Probability, after the activation and after the gate."""
     norm: Literal["layer", "rms", "batch", "none"] = "layer"
-    """Normalization before each layer. ``batch`` has no affine parameters, as in the paper's code."""
+    """Normalization before each layer. ``batch`` has no affine parameters, as in the paper's code; its statistics are
+    those of the steps, without padding, that all processes pass through the model at once."""
     final_norm: bool = False
     """The same normalization once more, after the last block."""
     tie_embeddings: bool = False

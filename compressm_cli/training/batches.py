@@ -26,12 +26,19 @@ class Share:
     processes: int = 1
 
 
-def share_of(batch: Split, rank: int, processes: int, parts: int) -> Share:
-    """What process ``rank`` does of a batch, in so many parts; no row is done twice, and none is left out."""
+def share_of(batch: Split, rank: int, processes: int, parts: int, in_step: bool = False) -> Share:
+    """What process ``rank`` does of a batch, in so many parts; no row is done twice, and none is left out.
+
+    Its rows are consecutive ones; or, ``in_step``, all processes pass rows of the first part of the batch at once, then
+    of the second, as one process would.
+    """
     if processes == parts == 1:
         return Share([batch], None)
-    rows = torch.arange(len(batch), device=batch.labels.device).tensor_split(processes * parts)
-    own = rows[rank * parts : (rank + 1) * parts]
+    rows = torch.arange(len(batch), device=batch.labels.device)
+    if in_step:
+        own = [part.tensor_split(processes)[rank] for part in rows.tensor_split(parts)]
+    else:
+        own = list(rows.tensor_split(processes * parts)[rank * parts : (rank + 1) * parts])
     return Share([batch.rows(r) for r in own], (batch.labels != IGNORE).sum(), processes)
 
 
@@ -54,9 +61,9 @@ class Batches:
             self._order = self._permutation("order", epoch)
         return self._split.rows(self._order[place * self.batch_size : (place + 1) * self.batch_size])
 
-    def share(self, step: int, rank: int, processes: int, parts: int) -> Share:
-        """What process ``rank`` does of the batch of a step."""
-        return share_of(self(step), rank, processes, parts)
+    def share(self, step: int, rank: int, processes: int, parts: int, in_step: bool = False) -> Share:
+        """What process ``rank`` does of the batch of a step, as ``share_of`` says."""
+        return share_of(self(step), rank, processes, parts, in_step)
 
     def calibration(self, step: int, count: int) -> list[Split]:
         """Some batches for a method's measurements at a step; the order of training is not touched."""

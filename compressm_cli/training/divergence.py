@@ -9,7 +9,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from compressm_cli.data.interface import Split
-from compressm_cli.distributed.agreement import gathered, state_tensors
+from compressm_cli.distributed.agreement import gathered, is_part, state_tensors
 from compressm_cli.errors import RunFailedError
 from compressm_cli.recipe.schema import RollBackConfig, StopConfig
 
@@ -35,8 +35,11 @@ def require_finite(model: nn.Module, optimizer: Optimizer, step: int) -> None:
         for name, tensor in state_tensors(model, optimizer)
         if tensor.is_floating_point() and tensor.numel()
     }
+    # Tensors of which each process has a part do not mix with others, such as statistics of batches.
+    kinds = [[t for t in tensors.values() if is_part(t) is part] for part in (True, False)]
+    norms = [gathered(get_total_norm(kind, norm_type=math.inf)) for kind in kinds if kind]
     # One number, so that a GPU is waited for once.
-    if bool(gathered(get_total_norm(tensors.values(), norm_type=math.inf)).isfinite()):
+    if bool(torch.stack(norms).isfinite().all()):
         return
     bad = next(name for name, tensor in tensors.items() if not gathered(tensor).isfinite().all())
     raise DivergedError(f"{bad} is not finite after step {step}")

@@ -89,6 +89,9 @@ class Trainer:
         self.splits = [s.to(self.device) for s in (dataset.train, dataset.validation, dataset.test)]
         self.batches = Batches(self.splits[0], self.config.batch_size, seed)
         self.work = Workload(self.config, dataset.spec, self.batches.batch_size, self.group)
+        self.batch_norm = recipe.model.norm == "batch"
+        if self.batch_norm:
+            self.work.require_statistics(self.splits[0])
         self.window = LossWindow(self.group, self.clock, self.device)
         torch.manual_seed(seed)
         known = resume or initial
@@ -129,9 +132,9 @@ class Trainer:
         self.load_watch = LoadWatch(self.clock)
 
     def _warn_of_batch_norm(self) -> None:
-        if self.recipe.model.norm == "batch" and self.work.parts > 1:
+        if self.batch_norm and self.config.accumulate > 1:
             self.view.message(
-                f"warning: model.norm: batch normalizes over the {self.work.rows} rows that are passed "
+                f"warning: model.norm: batch normalizes over the {self.work.rows_of_all} rows that are passed "
                 "through the model at once, not over the whole batch; layer and rms do not depend on it"
             )
 
@@ -206,7 +209,10 @@ class Trainer:
         self.flops.step()
 
     def _update(self) -> None:
-        share = self.batches.share(self.step, self.group.rank, self.group.size, self.config.accumulate)
+        parts = self.config.accumulate
+        share = self.batches.share(
+            self.step, self.group.rank, self.group.size, parts, in_step=self.batch_norm
+        )
         self.window.add(training_step(self.model, self.optimizer, share, self.config, self.forward))
 
     def _log_if_due(self) -> None:

@@ -8,6 +8,7 @@ from compressm_cli.compression.method import CheckContext, Method, Plan
 from compressm_cli.distributed import sharded
 from compressm_cli.distributed.agreement import agreed
 from compressm_cli.distributed.group import Group
+from compressm_cli.models import pool_statistics
 from compressm_cli.training.placement import Copies, Held
 
 
@@ -20,6 +21,7 @@ class Parts(Copies):
         return Group()
 
     def place(self, model: nn.Module) -> nn.Module:
+        pool_statistics(model, self.group.size)
         return sharded.shard(model, self.group, init_device_mesh(self.device.type, (self.group.size,)))
 
     def forward(self, model: nn.Module) -> nn.Module:

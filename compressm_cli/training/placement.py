@@ -11,6 +11,7 @@ from compressm_cli.compression.method import CheckContext, Method, Plan
 from compressm_cli.distributed.agreement import agreed, confirm, synchronize
 from compressm_cli.distributed.group import Group
 from compressm_cli.distributed.replicas import replicated
+from compressm_cli.models import pool_statistics
 from compressm_cli.training import state
 
 Held = dict[str, Any]
@@ -33,6 +34,7 @@ class Copies:
 
     def place(self, model: nn.Module) -> nn.Module:
         """A fresh model on the CPU, to be trained."""
+        pool_statistics(model, self.group.size)
         return model.to(self.device)
 
     def forward(self, model: nn.Module) -> nn.Module:

@@ -8,7 +8,7 @@ from torch import nn
 from compressm_cli.accounting.flops import inference_flops, training_step_flops
 from compressm_cli.accounting.probe import example_batch
 from compressm_cli.compression import surgery
-from compressm_cli.data.interface import DataSpec
+from compressm_cli.data.interface import DataSpec, Split
 from compressm_cli.distributed.group import Group
 from compressm_cli.errors import BadInputError
 from compressm_cli.ops.forms import CostModel
@@ -28,6 +28,22 @@ class Workload:
                 f"train.batch_size: {batch_size} rows for {group.size} processes with train.accumulate: "
                 f"{config.accumulate}; there must be {self.parts} or more"
             )
+
+    def require_statistics(self, split: Split) -> None:
+        """BadInputError where a pass of training could have a single step, of which there is no variance."""
+        rows = self._batch_size // self._config.accumulate
+        shortest = split.inputs.shape[1] if split.lengths is None else int(split.lengths.min())
+        if rows < 2 and shortest < 2:
+            raise BadInputError(
+                f"model.norm: batch needs two steps or more at once; train.batch_size: {self._batch_size} with "
+                f"train.accumulate: {self._config.accumulate} and rows of {shortest} may pass fewer; write a larger "
+                "batch_size or norm: layer"
+            )
+
+    @property
+    def rows_of_all(self) -> int:
+        """Rows that all processes together pass through the model at once, in training."""
+        return -(-self._batch_size // self._config.accumulate)
 
     @property
     def rows(self) -> int:

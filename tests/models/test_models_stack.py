@@ -15,6 +15,7 @@ from compressm_cli.models import SequenceModel, build_model
 CLASSES = 4
 FEATURES = SimpleNamespace(classes=CLASSES, features=2, vocabulary=None, per_step=False)
 TOKENS = SimpleNamespace(classes=CLASSES, features=None, vocabulary=11, per_step=False)
+PER_STEP = SimpleNamespace(classes=CLASSES, features=None, vocabulary=11, per_step=True)
 
 
 def model_config(kind: str = "lru", norm: str = "layer", dropout: float = 0.0, depth: int = 2) -> Any:
@@ -80,9 +81,50 @@ def test_padding_of_tokens_changes_nothing() -> None:
     torch.testing.assert_close(model(padded, lengths), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_full_lengths_are_as_none() -> None:
-    model, x = build(), sequences()
+def outcome(model: SequenceModel, padded: Tensor, lengths: Tensor) -> list[Tensor]:
+    """Logits, of the real steps where each has some, gradients of all parameters, and buffers after the pass."""
+    logits = model(padded, lengths)
+    if model.per_step:
+        logits = logits[torch.arange(padded.shape[1]) < lengths[:, None]]
+    weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(2), dtype=logits.dtype)
+    names = [name for name, _ in model.named_parameters()]
+    gradients = torch.autograd.grad((logits * weights).sum(), [model.get_parameter(name) for name in names])
+    return [logits.detach(), *gradients, *(b.double() for b in model.buffers())]
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("data", [FEATURES, TOKENS, PER_STEP], ids=["features", "tokens", "per step"])
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("norm", ["layer", "rms", "batch", "none"])
+def test_how_much_is_padded_changes_neither_outputs_nor_gradients(
+    kind: str, norm: str, data: Any, training: bool
+) -> None:
+    lengths, found = torch.tensor([20, 7, 1]), []
+    for more in (0, 1, 100):
+        model = build(data, kind=kind, norm=norm).double().train(training)
+        inputs = sequences().double() if data is FEATURES else tokens()
+        padded = torch.zeros(3, 20 + more, *inputs.shape[2:], dtype=inputs.dtype)
+        for row, n in enumerate(lengths.tolist()):
+            padded[row, :n] = inputs[row, :n]
+            if data is FEATURES:
+                padded[row, n:] = 100.0 * (row + 1)
+        found.append(outcome(model, padded, lengths))
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            torch.testing.assert_close(b, a, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("norm", ["layer", "batch"])
+def test_full_lengths_are_as_none(norm: str) -> None:
+    model, x = build(norm=norm), sequences()
     torch.testing.assert_close(model(x, torch.full((3,), 20)), model(x))
+
+
+def test_full_lengths_are_as_none_in_bfloat16() -> None:
+    """A length of 1005 is none in bfloat16."""
+    model, x = build(norm="none").eval(), sequences(length=1005)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model(x, torch.full((3,), 1005)), model(x))
 
 
 def test_batch_normalization_has_statistics_over_rows_and_steps_and_no_affine_parameters() -> None:

@@ -73,6 +73,16 @@ def test_shares_make_up_the_batch_and_its_gradient(count: int, parts: int) -> No
     torch.testing.assert_close(gradient, whole, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize(("count", "parts"), [(1, 3), (2, 1), (2, 2), (3, 2), (2, 4)])
+def test_in_step_the_processes_pass_the_parts_of_one(count: int, parts: int) -> None:
+    batch = example()
+    numbered = Split(batch.inputs, torch.arange(11))
+    alone = share_of(numbered, 0, 1, parts).parts
+    shares = [share_of(numbered, rank, count, parts, in_step=True).parts for rank in range(count)]
+    for whole, *pieces in zip(alone, *shares, strict=True):
+        assert torch.equal(torch.cat([piece.labels for piece in pieces]), whole.labels)
+
+
 def test_a_process_without_others_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with joined() as group:
