@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("path", metavar="CHECKPOINT_OR_RUN", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 @click.option(
     "--thresholds",
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 )
 def analyze(
     path: Path,
+    overrides: tuple[str, ...],
     as_json: bool,
     thresholds: str,
     realization: Literal["real", "complex"] | None,
@@ -52,8 +54,10 @@ def analyze(
     """Show the order, spectrum and poles of each layer, and what smaller orders would cost.
 
     CHECKPOINT_OR_RUN is a checkpoint (.pt), a run folder (its final checkpoint, or its newest one where
-    the run has not finished), or a folder of runs (the newest of them). Parameters and FLOPs are counted
-    on models of the orders shown; accuracies are not predicted.
+    the run has not finished), or a folder of runs (the newest of them). Layers are measured as compress measures
+    them: as the recipe's own compression says, else by Gramians from the training data; KEY=VALUE changes settings of
+    the recipe, such as compression.gramian=analytic or data.path=corpus.txt. Parameters and FLOPs are counted on
+    models of the orders shown; accuracies are not predicted.
     """
     if no_plots and folder is not None:
         raise BadInputError("--plots and --no-plots exclude each other; give one of them")
@@ -61,7 +65,7 @@ def analyze(
     from compressm_cli import reports
 
     with console.stderr().status("analyzing"):
-        report = reports.analyze(path, wanted, realization, timed)
+        report = reports.analyze(path, wanted, realization, timed, overrides)
         written = [] if no_plots else _draw(report, folder)
     if as_json:
         from dataclasses import asdict

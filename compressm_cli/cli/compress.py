@@ -60,8 +60,8 @@ def compress(
 
     CHECKPOINT_RUN_OR_FOLDER is a checkpoint (.pt), a run folder, or a folder with a Mamba or Mamba-2 model of Hugging
     Face or mamba-ssm. Give one of --order, --total, --keep and --energy. Calibration batches come from the data that
-    the model was trained on; KEY=VALUE changes settings of its recipe, such as data.path=corpus.txt or
-    compression.calibration_batches=8.
+    the model was trained on. Layers are measured and reduced as the recipe's own compression says, where it has one;
+    KEY=VALUE changes settings of the recipe, such as data.path=corpus.txt or compression.calibration_batches=8.
 
     With --recover the small model is trained on with that recipe's data, training and compression; the run folder
     is then the last line on standard output.
@@ -72,7 +72,7 @@ def compress(
         raise BadInputError("give exactly one of --order, --total, --keep and --energy")
     if output.exists():
         raise BadInputError(f"{output}: exists already; choose another --output")
-    compression = {"method": "hankel", **target, "distill_steps": distill}
+    compression: dict[str, Any] = {**target, "distill_steps": distill}
     if variant is not None:
         compression["variant"] = variant
     opened, done = _compressed(model, compression, overrides, not no_evaluation)
@@ -91,12 +91,10 @@ def _compressed(
     from dataclasses import replace
 
     from compressm_cli import reports
-    from compressm_cli.recipe import recipe_from_mapping, recipe_to_mapping
     from compressm_cli.training import experiment, oneshot
 
     checkpoint, chosen = reports.open_model(path)
-    mapping = {**recipe_to_mapping(checkpoint.recipe), "compression": compression}
-    recipe = recipe_from_mapping(mapping, f"{path}: recipe", overrides)
+    recipe = oneshot.asked(checkpoint.recipe, compression, f"{path}: recipe", overrides)
     with console.stderr().status("compressing"):
         dataset = experiment.load_data(recipe)
         done = oneshot.compress(replace(checkpoint, recipe=recipe), recipe.compression, dataset, evaluated)
@@ -147,11 +145,16 @@ def _as_json(model: Path, output: Path, size: int, done: "OneShot") -> dict[str,
 
 
 def _show(chosen: str, done: "OneShot", output: Path, size: int) -> None:
-    from compressm_cli.reports.formats import percent
+    from compressm_cli.reports.formats import gramians, percent
 
     out = console.stdout()
     out.print(f"{chosen}, compressed", markup=False)
-    table = console.table("layer", "order", "variant", "error measured", "error predicted", "what was done")
+    batches = done.checkpoint.recipe.compression.calibration_batches
+    for kind in dict.fromkeys(gramians(r.gramian, r.horizon, batches) for r in done.records if r.gramian):
+        out.print(f"by {kind}", markup=False)
+    table = console.table(
+        "layer", "order", "variant", "recurrence's\nerror", "the same,\npredicted", "what was done"
+    )
     for r in done.records:
         order = (
             f"{r.order_before} -> {r.order_after}" if r.order_before != r.order_after else str(r.order_after)

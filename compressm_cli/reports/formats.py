@@ -4,6 +4,9 @@ from typing import Literal
 
 Unit = Literal["share", "count", "order", "bytes", "flops", "seconds", "joules", "nats"]
 
+GRAMIANS = {"empirical": "Gramians from data", "analytic": "analytic Gramians"}
+"""By the words of a recipe."""
+
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _SYMBOLS = {"bytes": "B", "flops": "FLOP", "joules": "J"}
 _TIMES = ((7200.0, 3600.0, "h"), (120.0, 60.0, "min"), (1.0, 1.0, "s"), (1e-3, 1e-3, "ms"), (0.0, 1e-6, "µs"))
@@ -20,6 +23,15 @@ def quantity(value: float, unit: Unit, margin: float | None = None) -> str:
 def percent(share: float | None) -> str:
     """An error of any size: ``0.0018`` -> ``0.18 %``; a dash where there is none."""
     return "-" if share is None else f"{100 * share:.2g} %"
+
+
+def gramians(gramian: str, horizon: int | None, batches: int | None = None) -> str:
+    """Which Gramians a spectrum and its orders are of; ``horizon`` None is for ever."""
+    over = "over all time" if horizon is None else f"over {horizon:,} steps"
+    if gramian == "analytic":
+        return f"{GRAMIANS[gramian]} (white inputs, {over})"
+    source = "calibration batches" if batches is None else f"{batches} training batches"
+    return f"{GRAMIANS[gramian]} (P of the states on {source}, Q {over})"
 
 
 def points(value: float, low: float | None = None, high: float | None = None) -> str:
