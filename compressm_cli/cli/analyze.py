@@ -67,6 +67,8 @@ def analyze(
     with console.stderr().status("analyzing"):
         report = reports.analyze(path, wanted, realization, timed, overrides)
         written = [] if no_plots else _draw(report, folder)
+    if report.unjudged:
+        click.echo(f"warning: these spectra and errors say little of the model: {report.unjudged}", err=True)
     if as_json:
         from dataclasses import asdict
 

@@ -76,6 +76,10 @@ def compress(
     if variant is not None:
         compression["variant"] = variant
     opened, done = _compressed(model, compression, overrides, not no_evaluation)
+    if unjudged := done.checkpoint.recipe.data.unjudged():
+        click.echo(
+            f"warning: the cut may fit the model's own data badly, and was not judged: {unjudged}", err=True
+        )
     size = _write(done.checkpoint, output)
     if as_json:
         click.echo(json.dumps(_as_json(model, output, size, done), indent=2, allow_nan=False))
@@ -139,19 +143,23 @@ def _as_json(model: Path, output: Path, size: int, done: "OneShot") -> dict[str,
         "validation": {
             "before": None if done.before is None else asdict(done.before),
             "after": None if done.after is None else asdict(done.after),
-            "reason": "not evaluated: --no-evaluation" if done.after is None else None,
+            "reason": None
+            if done.after
+            else done.checkpoint.recipe.data.unjudged() or "not evaluated: --no-evaluation",
         },
     }
 
 
 def _show(chosen: str, done: "OneShot", output: Path, size: int) -> None:
-    from compressm_cli.reports.formats import gramians, percent
+    from compressm_cli.reports.formats import percent, summed_gramians
 
     out = console.stdout()
     out.print(f"{chosen}, compressed", markup=False)
-    batches = done.checkpoint.recipe.compression.calibration_batches
-    for kind in dict.fromkeys(gramians(r.gramian, r.horizon, batches) for r in done.records if r.gramian):
-        out.print(f"by {kind}", markup=False)
+    recipe = done.checkpoint.recipe
+    real, batches = recipe.data.unjudged() is None, recipe.compression.calibration_batches
+    kinds = [(r.gramian, real, batches, r.horizon, r.realization is None) for r in done.records if r.gramian]
+    for kind in dict.fromkeys(kinds):
+        out.print(f"by {summed_gramians(*kind)}", markup=False)
     table = console.table(
         "layer", "order", "variant", "recurrence's\nerror", "the same,\npredicted", "what was done"
     )

@@ -12,7 +12,6 @@ from compressm_cli.compression.hankel_config import HankelConfig
 from compressm_cli.errors import BadInputError
 from compressm_cli.reports import formats
 from compressm_cli.reports.comparison import ComparisonReport
-from compressm_cli.reports.formats import GRAMIANS
 from compressm_cli.reports.plots import Line, drawable, index_label, order_histories
 from compressm_cli.reports.spectrum import LayerSpectrum, layer_spectra
 from compressm_cli.reports.style import BLUE, GREY, RED, colours, new_figure, percent, style, thousands
@@ -181,7 +180,11 @@ def _spectra_figure(report: ComparisonReport) -> dict[str, Figure]:
         measured = [layer_spectra(model, _measures(models)) for model in models]
     except BadInputError:
         return {}
-    kinds = list(dict.fromkeys(GRAMIANS[layer.gramian] for side in measured for layer in side))
+    kinds = dict.fromkeys(
+        formats.gramians(layer.gramian, model.recipe.data.unjudged() is None)
+        for model, layers in zip(models, measured, strict=True)
+        for layer in layers
+    )
     return {f"Hankel spectra of the finished models, {' and '.join(kinds)}": _drawn(report, measured)}
 
 

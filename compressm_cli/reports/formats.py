@@ -4,8 +4,6 @@ from typing import Literal
 
 Unit = Literal["share", "count", "order", "bytes", "flops", "seconds", "joules", "nats"]
 
-GRAMIANS = {"empirical": "Gramians from data", "analytic": "analytic Gramians"}
-"""By the words of a recipe."""
 
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _SYMBOLS = {"bytes": "B", "flops": "FLOP", "joules": "J"}
@@ -25,13 +23,24 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.2g} %"
 
 
-def gramians(gramian: str, horizon: int | None, batches: int | None = None) -> str:
-    """Which Gramians a spectrum and its orders are of; ``horizon`` None is for ever."""
-    over = "over all time" if horizon is None else f"over {horizon:,} steps"
+def gramians(gramian: str, real_data: bool) -> str:
+    """Which Gramians they are, in a few words; ``gramian`` is the word of a recipe."""
     if gramian == "analytic":
-        return f"{GRAMIANS[gramian]} (white inputs, {over})"
-    source = "calibration batches" if batches is None else f"{batches} training batches"
-    return f"{GRAMIANS[gramian]} (P of the states on {source}, Q {over})"
+        return "analytic Gramians"
+    return "Gramians from data" if real_data else "Gramians from random tokens"
+
+
+def summed_gramians(
+    gramian: str, real_data: bool, batches: int | None, horizon: int | None, selective: bool = False
+) -> str:
+    """The same with what they sum over; ``horizon`` None is for ever, and is none of a selective layer's."""
+    over = "over all time" if horizon is None else f"over {horizon:,} steps"
+    source = f"{batches} {'training batches' if real_data else 'batches of random tokens'}"
+    if gramian == "analytic":
+        inputs = f"white inputs, {over}"
+    else:
+        inputs = source if selective else f"P of the states on {source}, Q {over}"
+    return f"{gramians(gramian, real_data)} ({inputs})"
 
 
 def points(value: float, low: float | None = None, high: float | None = None) -> str:

@@ -8,7 +8,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from compressm_cli.reports.formats import GRAMIANS
+from compressm_cli.reports.formats import gramians
 from compressm_cli.reports.spectrum import SpectrumReport
 from compressm_cli.reports.style import (
     GREY,
@@ -74,7 +74,7 @@ def spectrum_figure(report: SpectrumReport) -> Figure:
                         mec="white",
                         mew=0.8,
                     )
-        kind = GRAMIANS[report.layers[0].gramian]
+        kind = gramians(report.layers[0].gramian, report.unjudged is None)
         axes.set_title(f"Hankel spectrum of {report.recipe}, step {report.step:,} ({kind})")
         selective = report.layers[0].variant is not None
         axes.set_xlabel(index_label(None if selective else report.realization))

@@ -120,6 +120,9 @@ class SpectrumReport:
     """Of time-invariant layers, as the recipe's compression says or by default; those of others are empirical."""
     calibration_batches: int | None
     """Training batches that Gramians were measured on; None where all are analytic."""
+    unjudged: str | None
+    """Why Gramians and errors from these batches say little of the model, which are no real data; None where they are,
+    and where none were used."""
     layers: list[LayerSpectrum]
     now: ModelSize
     predicted: list[ModelSize]
@@ -176,6 +179,7 @@ def analyze(
         realization=recipe.compression.realization,
         gramian=recipe.compression.gramian,
         calibration_batches=recipe.compression.calibration_batches if calibrated else None,
+        unjudged=recipe.data.unjudged() if calibrated else None,
         layers=layers,
         now=now,
         predicted=predicted,

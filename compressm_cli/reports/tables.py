@@ -260,15 +260,17 @@ def _layer_table(report: SpectrumReport) -> Table:
         for layer in report.layers
     ]
     columns = ["layer", "order", "largest HSV", "smallest / largest", "spectral radius", "real poles"]
+    real = report.unjudged is None
     notes = [
         f"HSV: Hankel singular values of the {report.realization} realization, "
-        f"{formats.gramians(report.gramian, horizon, report.calibration_batches)}."
+        f"{formats.summed_gramians(report.gramian, real, report.calibration_batches, horizon)}."
         for horizon in dict.fromkeys(layer.horizon for layer in report.layers if layer.variant is None)
     ]
     variants = {layer.kind: layer.variant for layer in report.layers if layer.variant is not None}
     for kind, variant in variants.items():
         notes.append(
-            f"HSV of {kind}: singular values of the Gramians on {report.calibration_batches} training batches, "
+            f"HSV of {kind}: singular values of the Gramians on {report.calibration_batches} "
+            f"{'training batches' if real else 'batches of random tokens'}, "
             f"those of the {variant} reduction's surrogate; its poles depend on the input."
         )
     if any(layer.systems > 1 for layer in report.layers):
@@ -316,7 +318,7 @@ def _threshold_table(report: SpectrumReport) -> Table:
     if any(at.kernel_order not in (None, at.order) for at in every):
         notes.append("In brackets: the order to which mamba-ssm's kernels pad it, so what it costs there.")
     notes += exceptions.lines()
-    kind = formats.GRAMIANS[report.layers[0].gramian]
+    kind = formats.gramians(report.layers[0].gramian, report.unjudged is None)
     return Table(f"Orders by energy threshold, {kind}", columns, rows, notes)
 
 

@@ -31,7 +31,7 @@ class OneShot:
     checkpoint: Checkpoint
     records: list[LayerRecord]
     before: Evaluation | None
-    """On the validation split; None where it was not asked for."""
+    """On the validation split; None where it was not asked for, or where the data do not judge a model."""
     after: Evaluation | None
     parameters_before: int
     parameters_after: int
@@ -97,9 +97,10 @@ def compress(
 ) -> OneShot:
     """Cut the model of a checkpoint once, on the CPU, as ``config`` says; its schedule and safety are not used.
 
-    ``dataset`` gives the calibration batches and, where ``evaluated``, the validation split. Raises BadInputError for
-    data of another shape than the model's, and RunFailedError where nothing was cut.
+    ``dataset`` gives the calibration batches and, where ``evaluated`` and the data judge a model, the validation split.
+    Raises BadInputError for data of another shape than the model's, and RunFailedError where nothing was cut.
     """
+    evaluated = evaluated and checkpoint.recipe.data.unjudged() is None
     require_same_shape(checkpoint, dataset.spec)
     model = checkpoint.build_model()
     batch_size = checkpoint.recipe.train.batch_size
