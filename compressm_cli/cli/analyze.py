@@ -8,7 +8,7 @@ import typer
 
 from compressm_cli.cli import candidates, console
 from compressm_cli.cli.commands import Command, examples
-from compressm_cli.cli.parameters import Json, Model
+from compressm_cli.cli.parameters import Json, Model, Overrides
 from compressm_cli.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ app = typer.Typer(add_completion=False)
 )
 def analyze(
     path: Model,
+    overrides: Overrides = None,
     as_json: Json = False,
     thresholds: Annotated[
         str,
@@ -69,7 +70,9 @@ def analyze(
 ) -> None:
     """Show the order, spectrum and poles of each layer, and what smaller orders would cost.
 
-    Parameters and FLOPs are counted on models of the orders shown; accuracies are not predicted.
+    Layers are measured as compress measures them: as the recipe's own compression says, else by Gramians from the
+    training data; KEY=VALUE changes settings of the recipe, such as compression.gramian=analytic or
+    data.path=corpus.txt. Parameters and FLOPs are counted on models of the orders shown; accuracies are not predicted.
     """
     if no_plots and folder is not None:
         raise BadInputError("--plots and --no-plots exclude each other; give one of them")
@@ -77,8 +80,10 @@ def analyze(
     from compressm_cli import reports
 
     with console.stderr().status("analyzing"):
-        report = reports.analyze(path, wanted, realization, timed)
+        report = reports.analyze(path, wanted, realization, timed, overrides or [])
         written = [] if no_plots else _draw(report, folder)
+    if report.unjudged:
+        typer.echo(f"warning: these spectra and errors say little of the model: {report.unjudged}", err=True)
     if as_json:
         from dataclasses import asdict
 

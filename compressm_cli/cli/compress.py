@@ -125,7 +125,7 @@ def compress(
     """Cut the states of a trained model in one shot, and write the smaller model.
 
     Give one of --order, --total, --keep and --energy. Calibration batches come from the data that the model was
-    trained on.
+    trained on. Layers are measured and reduced as the recipe's own compression says, where it has one.
 
     With --recover the small model is trained on with that recipe's data, training and compression; the run folder
     is then the last line on standard output.
@@ -136,10 +136,14 @@ def compress(
         raise BadInputError("give exactly one of --order, --total, --keep and --energy")
     if output.exists():
         raise BadInputError(f"{output}: exists already; choose another --output")
-    compression = {"method": "hankel", **target, "distill_steps": distill}
+    compression: dict[str, Any] = {**target, "distill_steps": distill}
     if variant is not None:
         compression["variant"] = variant
     opened, done = _compressed(model, compression, overrides or [], not no_evaluation)
+    if unjudged := done.checkpoint.recipe.data.unjudged():
+        typer.echo(
+            f"warning: the cut may fit the model's own data badly, and was not judged: {unjudged}", err=True
+        )
     size = _write(done.checkpoint, output)
     if as_json:
         typer.echo(json.dumps(_as_json(model, output, size, done), indent=2, allow_nan=False))
@@ -155,12 +159,10 @@ def _compressed(
     from dataclasses import replace
 
     from compressm_cli import reports
-    from compressm_cli.recipe import recipe_from_mapping, recipe_to_mapping
     from compressm_cli.training import experiment, oneshot
 
     checkpoint, chosen = reports.open_model(path)
-    mapping = {**recipe_to_mapping(checkpoint.recipe), "compression": compression}
-    recipe = recipe_from_mapping(mapping, f"{path}: recipe", overrides)
+    recipe = oneshot.asked(checkpoint.recipe, compression, f"{path}: recipe", overrides)
     with console.stderr().status("compressing"):
         dataset = experiment.load_data(recipe)
         done = oneshot.compress(replace(checkpoint, recipe=recipe), recipe.compression, dataset, evaluated)
@@ -205,17 +207,26 @@ def _as_json(model: Path, output: Path, size: int, done: "OneShot") -> dict[str,
         "validation": {
             "before": None if done.before is None else asdict(done.before),
             "after": None if done.after is None else asdict(done.after),
-            "reason": "not evaluated: --no-evaluation" if done.after is None else None,
+            "reason": None
+            if done.after
+            else done.checkpoint.recipe.data.unjudged() or "not evaluated: --no-evaluation",
         },
     }
 
 
 def _show(chosen: str, done: "OneShot", output: Path, size: int) -> None:
-    from compressm_cli.reports.formats import percent
+    from compressm_cli.reports.formats import percent, summed_gramians
 
     out = console.stdout()
     out.print(f"{chosen}, compressed", markup=False)
-    table = console.table("layer", "order", "variant", "error measured", "error predicted", "what was done")
+    recipe = done.checkpoint.recipe
+    real, batches = recipe.data.unjudged() is None, recipe.compression.calibration_batches
+    kinds = [(r.gramian, real, batches, r.horizon, r.realization is None) for r in done.records if r.gramian]
+    for kind in dict.fromkeys(kinds):
+        out.print(f"by {summed_gramians(*kind)}", markup=False)
+    table = console.table(
+        "layer", "order", "variant", "recurrence's\nerror", "the same,\npredicted", "what was done"
+    )
     for r in done.records:
         order = (
             f"{r.order_before} -> {r.order_after}" if r.order_before != r.order_after else str(r.order_after)

@@ -100,7 +100,7 @@ def train(
         resolved = group.from_main(lambda: load_recipe(recipe, [*(overrides or []), *extra]))
         if dry_run:
             if group.is_main:
-                _dry_run(resolved)
+                _dry_run(resolved, group)
         elif auto_resume or was_restarted():
             _continue(resolved, quiet, group, own_launcher=not auto_resume)
         else:
@@ -176,12 +176,12 @@ def draw_plots(run: "Run") -> None:
         typer.echo(f"warning: no plots were written: {str(error) or 'out of memory'}", err=True)
 
 
-def _dry_run(recipe: "Recipe") -> None:
+def _dry_run(recipe: "Recipe", group: "Group") -> None:
     from compressm_cli.recipe import recipe_to_yaml
     from compressm_cli.training.experiment import forecast
 
     typer.echo(recipe_to_yaml(recipe).rstrip())
-    console.stdout().print(_forecast_table(recipe, forecast(recipe)))
+    console.stdout().print(_forecast_table(recipe, forecast(recipe, group)))
 
 
 def _forecast_table(recipe: "Recipe", known: "Forecast") -> object:

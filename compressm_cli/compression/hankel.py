@@ -24,6 +24,11 @@ __all__ = ["TARGETS", "Hankel", "HankelConfig"]
 
 UNUSABLE = (ValueError, torch.linalg.LinAlgError)
 """What a layer raises that is no stable finite system, or is too ill-conditioned: it keeps its states."""
+REFUSED = "nothing cut: refused: "
+"""How the reason begins where a layer cannot be cut to the order wanted of it."""
+
+Measured = dict[str, Reduction | str]
+"""Each layer's reduction, or why it cannot be measured."""
 
 
 @dataclass
@@ -63,14 +68,28 @@ class Hankel(Method):
                     _kept(n, m, "an earlier cut was rejected; no further cuts") for n, m in layers.items()
                 ]
             )
-        plan = Plan()
-        candidates = []
-        inputs = context.calibrate(self.config.calibration_batches) if self._needs_inputs(layers) else {}
+        return self.decide(layers, self.measure(layers, context), context)
+
+    def measure(self, layers: dict[str, StateSpaceLayer], context: CheckContext) -> Measured:
+        """What orders are chosen by; only reads the layers, and serves for any number of decisions."""
+        inputs = context.calibrate(self.config.calibration_batches) if self.needs_inputs(layers) else {}
+        found: Measured = {}
         for name, layer in layers.items():
             try:
-                candidates.append(_Candidate(name, self._measure(layer, inputs.get(name), context)))
+                found[name] = self._measure(layer, inputs.get(name), context)
             except UNUSABLE as error:
-                plan.records.append(_kept(name, layer, f"refused: {error}"))
+                found[name] = str(error)
+        return found
+
+    def decide(self, layers: dict[str, StateSpaceLayer], measured: Measured, context: CheckContext) -> Plan:
+        """The plan that follows from what was measured."""
+        plan = Plan()
+        candidates = []
+        for name, found in measured.items():
+            if isinstance(found, str):
+                plan.records.append(_refused(name, layers[name], found))
+            else:
+                candidates.append(_Candidate(name, found))
         self._choose_orders(candidates, context)
         wanted = {c.name: c.order for c in candidates}
         waiting = self._waiting([wanted.get(name, layer.state_dim) for name, layer in layers.items()])
@@ -106,7 +125,8 @@ class Hankel(Method):
         if self.settling:
             self.settling.load_state_dict(state["settling"])
 
-    def _needs_inputs(self, layers: dict[str, StateSpaceLayer]) -> bool:
+    def needs_inputs(self, layers: dict[str, StateSpaceLayer]) -> bool:
+        """Whether ``measure`` asks for calibration batches."""
         selective = any(not isinstance(layer, TimeInvariantLayer) for layer in layers.values())
         return selective or self.config.gramian == "empirical"
 
@@ -145,7 +165,7 @@ class Hankel(Method):
             targets = self._targets(candidates)
             return [_between(s, t, progress) for s, t in zip(start, targets, strict=True)]
         total = _between(sum(start), config.target_order_total, progress)
-        return _share_out(total, [c.reduction.by_state() for c in candidates])
+        return share_out(total, [c.reduction.by_state() for c in candidates])
 
     def _targets(self, candidates: list[_Candidate]) -> list[int]:
         target = self.config.target_order
@@ -189,7 +209,7 @@ class Hankel(Method):
             projections = candidate.reduction.cut(candidate.order, self._allowed, generator, record)
             values = candidate.reduction.values(projections, record)
         except UNUSABLE as error:
-            record.reason = f"nothing cut: refused: {error}"
+            record.reason = f"{REFUSED}{error}"
             return record, None
         edit = Truncate(candidate.name, record.order_after, projections, self.config.moments, values)
         return record, edit
@@ -199,12 +219,16 @@ def _kept(name: str, layer: StateSpaceLayer, reason: str) -> LayerRecord:
     return LayerRecord(name, layer.state_dim, layer.state_dim, f"nothing cut: {reason}")
 
 
+def _refused(name: str, layer: StateSpaceLayer, why: str) -> LayerRecord:
+    return LayerRecord(name, layer.state_dim, layer.state_dim, f"{REFUSED}{why}")
+
+
 def _between(start: int, target: int, progress: float) -> int:
     """From start to target by equal ratios."""
     return max(target, round(start * (target / start) ** progress)) if start > target else start
 
 
-def _share_out(total: int, spectra: list[Tensor]) -> list[int]:
+def share_out(total: int, spectra: list[Tensor]) -> list[int]:
     """How many states each layer keeps when the ``total`` largest shares of energy stay, at least one each."""
     shares = torch.cat([s / s.sum().clamp_min(1e-300) for s in spectra])
     owner = torch.cat([torch.full((len(s),), i) for i, s in enumerate(spectra)])

@@ -22,6 +22,8 @@ Variant = Literal[
 ]
 Order = Annotated[int, Field(ge=1)]
 TARGETS = ("energy_threshold", "keep_fraction", "target_order", "target_order_total")
+MEASURES = ("realization", "gramian", "horizon", "calibration_batches", "variant")
+"""The settings that say how a layer is measured and reduced, whatever order is wanted of it."""
 
 
 class HankelConfig(MethodConfig):

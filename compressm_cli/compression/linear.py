@@ -39,12 +39,11 @@ class LinearReduction(Reduction):
         for i, system in enumerate(layer.systems()):
             P = None if self.inputs is None else empirical.state_covariance(system, self.inputs[i])
             self.systems.append(BalancedSystem.of(system, config.realization, P, horizon))
-        self.refusal = ""
         self.seconds = time.perf_counter() - started
 
     def hsv(self) -> Tensor:
         """The mean over the systems."""
-        return torch.stack([s.hsv for s in self.systems]).mean(0).cpu()
+        return _mean_spectrum(self.systems)
 
     def order_for(self, energy_threshold: float) -> int:
         values = order_for_energy(self.hsv(), energy_threshold)
@@ -61,45 +60,52 @@ class LinearReduction(Reduction):
     def cut(
         self, order: int, allowed: Callable[[int], int], generator: torch.Generator, record: LayerRecord
     ) -> list[StateProjection]:
-        cuts = [self._truncate(i, order, generator) for i in range(len(self.systems))]
+        found = [self._truncate(system, order, generator) for system in self.systems]
+        systems, cuts = [system for system, _, _ in found], [cut for _, cut, _ in found]
         order = allowed(max(cut.projection.order for cut in cuts))
         projections = [_padded(cut.projection, order) for cut in cuts]
         if self.inputs is not None:
             projections, record.measured_error = self._refit(projections)
         record.order_after = order
         record.reason = f"cut from {record.order_before} to {order}"
-        self._tell_changed_horizon(record)
-        tails = [s.discarded(cut.kept) for s, cut in zip(self.systems, cuts, strict=True)]
+        self._tell_changed_horizon(record, systems, [refusal for _, _, refusal in found if refusal])
+        tails = [s.discarded(cut.kept) for s, cut in zip(systems, cuts, strict=True)]
         record.tail = sum(tails) / len(tails)
         if self.config.selection == "largest":
             record.kept = max(len(cut.kept) for cut in cuts)
         if self.config.selection == "largest" and record.gramian == "analytic" and record.horizon is None:
             record.bound = max(
-                error_bound(s.hsv, len(cut.kept)) for s, cut in zip(self.systems, cuts, strict=True)
+                error_bound(s.hsv, len(cut.kept)) for s, cut in zip(systems, cuts, strict=True)
             )
         return projections
 
-    def _tell_changed_horizon(self, record: LayerRecord) -> None:
-        changed = sum(s.horizon != self.horizon for s in self.systems)
+    def _tell_changed_horizon(
+        self, record: LayerRecord, systems: list[BalancedSystem], refusals: list[str]
+    ) -> None:
+        changed = len(refusals)
         if changed:
-            which = f"{changed} of {len(self.systems)} systems" if len(self.systems) > 1 else "the system"
+            which = f"{changed} of {len(systems)} systems" if len(systems) > 1 else "the system"
             record.reason += (
-                f"; {which} balanced over all time, since over {record.horizon} steps: {self.refusal}"
+                f"; {which} balanced over all time, since over {record.horizon} steps: {refusals[-1]}"
             )
-            record.hsv = self.hsv().tolist()
-            record.horizon = None if changed == len(self.systems) else record.horizon
+            record.hsv = _mean_spectrum(systems).tolist()
+            record.horizon = None if changed == len(systems) else record.horizon
 
-    def _truncate(self, i: int, order: int, generator: torch.Generator) -> Cut:
-        """Cut one of the layer's systems; a finite horizon promises no stability, so all time is the way out."""
-        system = self.systems[i]
+    def _truncate(
+        self, system: BalancedSystem, order: int, generator: torch.Generator
+    ) -> tuple[BalancedSystem, Cut, str | None]:
+        """Cut one of the layer's systems; a finite horizon promises no stability, so all time is the way out.
+
+        Returns the system as it was balanced for the cut, and why not over the horizon.
+        """
         try:
-            return system.truncate(order, self.config.selection, generator)
+            return system, system.truncate(order, self.config.selection, generator), None
         except ValueError as error:
             if system.horizon is None:
                 raise
-            self.refusal = str(error)
-        self.systems[i] = system.over_all_time()
-        return self.systems[i].truncate(order, self.config.selection, generator)
+            refusal = str(error)
+        system = system.over_all_time()
+        return system, system.truncate(order, self.config.selection, generator), refusal
 
     def _refit(self, projections: list[StateProjection]) -> tuple[list[StateProjection], float | None]:
         refitted, errors = [], []
@@ -109,6 +115,10 @@ class LinearReduction(Reduction):
             refitted.append(moments.refit_lift(projection))
             errors.append(moments.output_error(balanced.system, refitted[-1]))
         return refitted, empirical.relative_error(errors)
+
+
+def _mean_spectrum(systems: list[BalancedSystem]) -> Tensor:
+    return torch.stack([s.hsv for s in systems]).mean(0).cpu()
 
 
 def _padded(projection: StateProjection, order: int) -> StateProjection:

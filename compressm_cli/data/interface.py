@@ -84,6 +84,10 @@ class TaskConfig(Config):
         Raises BadInputError, with how to supply the data, where it is not at hand.
         """
 
+    def unjudged(self) -> str | None:
+        """Why a loss or an accuracy on these data says nothing of a model, and what would; None where they do."""
+        return None
+
     def spec(self) -> DataSpec:
         """The description of the data set; loads it unless the task knows better."""
         return self.load().spec

@@ -25,7 +25,8 @@ class TokenFiles(TaskConfig):
 
     The tokens are cut into three stretches, train, validation, test, and each of them into windows. All
     tokens are scored: token 0 is not padding here. Without ``path`` tokens are uniform random numbers, for
-    timing, and for calibration where there is no text; there is nothing to learn from them.
+    timing, and for calibration where there is no text; there is nothing to learn from them, so no model is judged on
+    them.
     """
 
     task: Literal["tokens"] = "tokens"
@@ -81,6 +82,15 @@ class TokenFiles(TaskConfig):
         pieces = torch.from_numpy(self._small(tokens)).split(list(sizes))
         splits = (windows(piece, self.length, s) for piece, s in zip(pieces, strides, strict=True))
         return Dataset(self._spec((counts[0], counts[1], counts[2])), *splits)
+
+    def unjudged(self) -> str | None:
+        """Random tokens, that is."""
+        if self.path is not None:
+            return None
+        return (
+            "the recipe names no text, so the data are uniformly random tokens; write data.path=corpus.txt "
+            "data.tokenizer=tokenizer.json (the model's own), or data.path=tokens.npy (token numbers)"
+        )
 
     def spec(self) -> DataSpec:
         """Known without drawing random tokens; a file is read."""

@@ -38,6 +38,8 @@ def _agreement(predictor: "_Predictor", baseline: Side, other: Side) -> Agreemen
     pairs = {seed: (baseline.by_seed[seed], other.by_seed[seed]) for seed in seeds}
     if any(one.recipe.data != two.recipe.data for one, two in pairs.values()):
         return Agreement(None, {}, "the two were trained on different data")
+    if unjudged := next((one.recipe.data.unjudged() for one, _ in pairs.values()), None):
+        return Agreement(None, {}, unjudged)
     try:
         shares = {
             seed: float((predictor(one) == predictor(two)).double().mean())

@@ -8,13 +8,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.compression.hankel_config import HankelConfig
+from compressm_cli.errors import BadInputError
 from compressm_cli.reports import formats
 from compressm_cli.reports.comparison import ComparisonReport
-from compressm_cli.reports.plots import Line, drawable, order_histories
-from compressm_cli.reports.spectrum import layer_spectra
+from compressm_cli.reports.plots import Line, drawable, index_label, order_histories
+from compressm_cli.reports.spectrum import LayerSpectrum, layer_spectra
 from compressm_cli.reports.style import BLUE, GREY, RED, colours, new_figure, percent, style, thousands
 from compressm_cli.reports.verdict import SPEED_TITLES
 from compressm_cli.run import Run
+from compressm_cli.training.oneshot import asked
 
 UNCHANGED = 0.005
 
@@ -28,7 +31,7 @@ def comparison_figures(report: ComparisonReport) -> dict[str, Figure]:
             report, runs, _draw_accuracy, "validation accuracy"
         ),
         "States while training": _history_figure(report, runs, _draw_orders, "order, sum over the layers"),
-        "Hankel spectra of the finished models": _spectra_figure(report),
+        **_spectra_figure(report),
     }
     return {title: figure for title, figure in figures.items() if figure is not None}
 
@@ -167,12 +170,35 @@ def total_order_history(
     return steps, totals
 
 
-def _spectra_figure(report: ComparisonReport) -> Figure | None:
-    """One panel a layer, one curve a side; None where a finished model is missing."""
+def _spectra_figure(report: ComparisonReport) -> dict[str, Figure]:
+    """By its title: one panel a layer, one curve a side; none where a finished model or its data are missing."""
     files = [Path(side.checkpoint) for side in report.sides]
     if not all(file.is_file() for file in files):
-        return None
-    spectra = [{x.layer: x for x in layer_spectra(Checkpoint.load(file), [], "real")} for file in files]
+        return {}
+    models = [Checkpoint.load(file) for file in files]
+    try:
+        measured = [layer_spectra(model, _measures(models)) for model in models]
+    except BadInputError:
+        return {}
+    kinds = dict.fromkeys(
+        formats.gramians(layer.gramian, model.recipe.data.unjudged() is None)
+        for model, layers in zip(models, measured, strict=True)
+        for layer in layers
+    )
+    return {f"Hankel spectra of the finished models, {' and '.join(kinds)}": _drawn(report, measured)}
+
+
+def _measures(models: list[Checkpoint]) -> HankelConfig:
+    """How all of them are measured, to be compared: as the first one that was compressed says, else by default."""
+    compressed = [m for m in models if isinstance(m.recipe.compression, HankelConfig)]
+    source = (compressed or models)[0].recipe
+    config = asked(source, {"energy_threshold": 1.0}, "recipe", ()).compression
+    assert isinstance(config, HankelConfig)
+    return config
+
+
+def _drawn(report: ComparisonReport, measured: list[list[LayerSpectrum]]) -> Figure:
+    spectra = [{layer.layer: layer for layer in side} for side in measured]
     layers = list(dict.fromkeys(name for side in spectra for name in side))
     columns = min(len(layers), 3)
     rows = math.ceil(len(layers) / columns)
@@ -189,7 +215,7 @@ def _spectra_figure(report: ComparisonReport) -> Figure | None:
             thousands(axes.xaxis)
         for axes in panels[len(layers) :]:
             axes.remove()
-        figure.supxlabel("index of the Hankel singular value (two make one complex state)", fontsize=10)
+        figure.supxlabel(index_label(measured[0][0].realization), fontsize=10)
         figure.supylabel("Hankel singular value", fontsize=10)
         handles, names = panels[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside upper right", ncols=len(names))

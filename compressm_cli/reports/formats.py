@@ -4,6 +4,7 @@ from typing import Literal
 
 Unit = Literal["share", "count", "order", "bytes", "flops", "seconds", "joules", "nats"]
 
+
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _SYMBOLS = {"bytes": "B", "flops": "FLOP", "joules": "J"}
 _TIMES = ((7200.0, 3600.0, "h"), (120.0, 60.0, "min"), (1.0, 1.0, "s"), (1e-3, 1e-3, "ms"), (0.0, 1e-6, "µs"))
@@ -20,6 +21,26 @@ def quantity(value: float, unit: Unit, margin: float | None = None) -> str:
 def percent(share: float | None) -> str:
     """An error of any size: ``0.0018`` -> ``0.18 %``; a dash where there is none."""
     return "-" if share is None else f"{100 * share:.2g} %"
+
+
+def gramians(gramian: str, real_data: bool) -> str:
+    """Which Gramians they are, in a few words; ``gramian`` is the word of a recipe."""
+    if gramian == "analytic":
+        return "analytic Gramians"
+    return "Gramians from data" if real_data else "Gramians from random tokens"
+
+
+def summed_gramians(
+    gramian: str, real_data: bool, batches: int | None, horizon: int | None, selective: bool = False
+) -> str:
+    """The same with what they sum over; ``horizon`` None is for ever, and is none of a selective layer's."""
+    over = "over all time" if horizon is None else f"over {horizon:,} steps"
+    source = f"{batches} {'training batches' if real_data else 'batches of random tokens'}"
+    if gramian == "analytic":
+        inputs = f"white inputs, {over}"
+    else:
+        inputs = source if selective else f"P of the states on {source}, Q {over}"
+    return f"{gramians(gramian, real_data)} ({inputs})"
 
 
 def points(value: float, low: float | None = None, high: float | None = None) -> str:

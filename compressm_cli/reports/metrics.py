@@ -68,16 +68,26 @@ def _inference_flops(member: Member) -> Reading:
     return float(inference_flops(checkpoint.build_model(), example_batch(checkpoint.data, 1))), None
 
 
+def _judged(key: str) -> Callable[[Member], Reading]:
+    """What summary.json holds under ``key``, where the data judge a model."""
+
+    def read(member: Member) -> Reading:
+        unjudged = member.recipe.data.unjudged()
+        return (None, unjudged) if unjudged else _recorded(key)(member)
+
+    return read
+
+
 METRICS = (
-    Metric("test_accuracy", "test accuracy", "share", _recorded("test.accuracy"), higher_is_better=True),
+    Metric("test_accuracy", "test accuracy", "share", _judged("test.accuracy"), higher_is_better=True),
     Metric(
         "validation_accuracy",
         "validation accuracy",
         "share",
-        _recorded("validation.accuracy"),
+        _judged("validation.accuracy"),
         higher_is_better=True,
     ),
-    Metric("test_loss", "test loss", "nats", _recorded("test.loss"), measured=True),
+    Metric("test_loss", "test loss", "nats", _judged("test.loss"), measured=True),
     Metric("total_order", "states, all layers", "order", _total_order),
     Metric("parameters", "parameters", "count", _parameters),
     Metric("checkpoint_bytes", "checkpoint", "bytes", _checkpoint_bytes),

@@ -8,6 +8,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from compressm_cli.reports.formats import gramians
 from compressm_cli.reports.spectrum import SpectrumReport
 from compressm_cli.reports.style import (
     GREY,
@@ -63,19 +64,20 @@ def spectrum_figure(report: SpectrumReport) -> Figure:
                 range(1, len(values) + 1), values, color=colour, label=f"{layer.layer}  (order {layer.order})"
             )
             for at, marker in zip(layer.thresholds, _markers(len(layer.thresholds)), strict=True):
-                if at.values_kept <= len(values):
+                if at.values_needed <= len(values):
                     axes.plot(
-                        at.values_kept,
-                        values[at.values_kept - 1],
+                        at.values_needed,
+                        values[at.values_needed - 1],
                         marker,
                         color=colour,
                         ms=6,
                         mec="white",
                         mew=0.8,
                     )
-        axes.set_title(f"Hankel spectrum of {report.recipe}, step {report.step:,}")
+        kind = gramians(report.layers[0].gramian, report.unjudged is None)
+        axes.set_title(f"Hankel spectrum of {report.recipe}, step {report.step:,} ({kind})")
         selective = report.layers[0].variant is not None
-        axes.set_xlabel(_index_label(None if selective else report.realization))
+        axes.set_xlabel(index_label(None if selective else report.realization))
         axes.set_ylabel("Hankel singular value")
         thousands(axes.xaxis)
         axes.set_xlim(left=0)
@@ -182,7 +184,7 @@ def check_spectra_figure(checks: list[Line]) -> Figure | None:
             thousands(axes.xaxis)
         for axes in panels[len(layers) :]:
             axes.remove()
-        figure.supxlabel(_index_label(found[0]["realization"]), fontsize=10)
+        figure.supxlabel(index_label(found[0]["realization"]), fontsize=10)
         figure.supylabel("Hankel singular value", fontsize=10)
         if len(set(steps)) > 1:
             mappable = matplotlib.cm.ScalarMappable(norm, scale)
@@ -212,8 +214,8 @@ def _markers(count: int) -> list[str]:
     return [MARKERS[i % len(MARKERS)] for i in range(count)]
 
 
-def _index_label(realization: str | None) -> str:
-    """``realization`` None for selective layers."""
+def index_label(realization: str | None) -> str:
+    """What an axis of a spectrum counts; ``realization`` None for selective layers."""
     labels = {"real": "two make one complex state", "complex": "one a complex state", None: "one a state"}
     each = labels[realization]
     return f"index of the Hankel singular value ({each})"

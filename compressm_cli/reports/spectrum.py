@@ -1,5 +1,6 @@
 """``analyze``: the Hankel spectrum of each layer of a model, and what smaller orders would cost and save."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -7,21 +8,22 @@ from typing import Literal
 import torch
 
 from compressm_cli import exchange
-from compressm_cli.accounting.flops import CONVENTION, inference_flops, training_step_flops
-from compressm_cli.accounting.probe import example_batch
+from compressm_cli.accounting.flops import CONVENTION
 from compressm_cli.checkpoint import Checkpoint
-from compressm_cli.compression.balanced import BalancedSystem
+from compressm_cli.compression.hankel import REFUSED
+from compressm_cli.compression.hankel_config import HankelConfig
 from compressm_cli.compression.method import LayerRecord
-from compressm_cli.compression.selective import SelectiveReduction, selective_reduction
+from compressm_cli.compression.reduction import Reduction
+from compressm_cli.data.interface import DataSpec
 from compressm_cli.errors import BadInputError
-from compressm_cli.layers.interface import state_space_layers
 from compressm_cli.layers.time_invariant import TimeInvariantLayer
-from compressm_cli.lti import error_bound, order_for_energy
-from compressm_cli.models import build_model
+from compressm_cli.lti import order_for_energy
 from compressm_cli.ops.machine import is_busy
+from compressm_cli.recipe import Recipe
+from compressm_cli.reports.sizes import ModelSize, Sizes
 from compressm_cli.reports.timing import time_steps
 from compressm_cli.run import Run
-from compressm_cli.training.oneshot import CALIBRATED, calibration_inputs, has_selective
+from compressm_cli.training.oneshot import Outlook, asked, needs_data, outlook
 from compressm_cli.training.precision import require_compiler, resolve_device
 from compressm_cli.training.threads import choose_threads, using
 from compressm_cli.training.trainee import Setting
@@ -37,21 +39,30 @@ class OrderAtThreshold:
     """What an energy threshold makes of one layer."""
 
     energy_threshold: float
-    values_kept: int
-    """Hankel singular values kept of those of the spectrum (two a complex state for the real realization)."""
+    values_needed: int
+    """Hankel singular values, of those of the spectrum, that hold so much of the energy."""
     order: int
-    """Complex states that this takes, in the system that takes most."""
-    tail: float
-    """Share of the Hankel energy that is discarded, 0 to 1."""
+    """States after a cut at this threshold (of a time-invariant layer complex ones); the order now without one."""
+    values_kept: int | None
+    """Hankel singular values that such a cut keeps: as many as fit into the order. None where it keeps others."""
+    tail: float | None
+    """Share of the Hankel energy that is discarded with the others, 0 to 1, the mean over the systems; None where
+    others are kept."""
     bound: float | None
-    """H-infinity error of the layer is at most this (twice the discarded sum, the largest of its systems); None
-    for a selective layer, for which no such bound holds."""
-    measured_error: float | None = None
-    """Relative error of a selective layer's recurrence on the calibration batches after the cut to this order."""
-    kernel_order: int | None = None
-    """The order with which mamba-ssm's kernels would compute; None for a time-invariant layer."""
-    predicted_error: float | None = None
-    """The same, predicted in mean square; None where there is no such prediction."""
+    """H-infinity error of the recurrence is at most this (twice the discarded sum, the largest of its systems); None
+    where no such bound holds: for Gramians from data or of finite horizon, and for selective layers."""
+    measured_error: float | None
+    """Relative error of the recurrence on the calibration batches after the cut to this order; None where
+    not measured."""
+    kernel_order: int | None
+    """The order with which mamba-ssm's kernels would compute; None for a time-invariant layer, and without a cut."""
+    predicted_error: float | None
+    """The measured error, predicted in mean square; None where there is no such prediction."""
+    reason: str
+    """What such a cut does, or why the layer keeps its order, in the words of compression.jsonl."""
+    exception: str | None
+    """Of that reason, why the layer cannot be cut so, or not over the horizon that it was measured over; None
+    where nothing is in the way."""
 
 
 @dataclass(frozen=True)
@@ -74,25 +85,14 @@ class LayerSpectrum:
     decay: float
     """The smallest over the largest."""
     thresholds: list[OrderAtThreshold]
-    variant: str | None = None
+    realization: str | None
+    """The form of a time-invariant layer that is balanced; None for a selective one."""
+    gramian: str
+    """``empirical``: of the states that calibration batches produce; ``analytic``: of those of white inputs."""
+    horizon: int | None
+    """Steps over which analytic sums of a time-invariant layer go; None means for ever."""
+    variant: str | None
     """How a selective layer would be reduced; its spectrum is that of this reduction's surrogate."""
-
-
-@dataclass(frozen=True)
-class ModelSize:
-    """The whole model at some orders: counted, not estimated."""
-
-    energy_threshold: float | None
-    """None for the model as it is."""
-    orders: dict[str, int]
-    total_order: int
-    parameters: int
-    inference_flops: int
-    """Of one sequence of full length."""
-    training_step_flops: int
-    """Of one batch of the recipe's size."""
-    step_seconds: float | None = None
-    """Of a training step on this machine, measured; None where that was not asked for."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,13 @@ class SpectrumReport:
     seeds: list[int]
     step: int
     realization: RealizationKind
+    gramian: str
+    """Of time-invariant layers, as the recipe's compression says or by default; those of others are empirical."""
+    calibration_batches: int | None
+    """Training batches that Gramians were measured on; None where all are analytic."""
+    unjudged: str | None
+    """Why Gramians and errors from these batches say little of the model, which are no real data; None where they are,
+    and where none were used."""
     layers: list[LayerSpectrum]
     now: ModelSize
     predicted: list[ModelSize]
@@ -138,42 +145,53 @@ def analyze(
     thresholds: tuple[float, ...] = THRESHOLDS,
     realization: RealizationKind | None = None,
     timed: bool = False,
+    overrides: Sequence[str] = (),
 ) -> SpectrumReport:
     """Read a checkpoint, or the final (else newest) checkpoint of a run, and analyze every layer.
 
-    ``realization`` None takes that of the recipe's compression, or real. Gramians of time-invariant layers are
-    analytic: inputs are taken as white. Those of selective layers are of the first training batches, so the data
-    must be at hand. With ``timed``, a training step at each of the orders found is timed on this machine, which
-    takes some seconds. Raises BadInputError where there is no checkpoint, or a layer is no stable finite system.
+    Layers are measured as ``compress`` measures them: as the recipe's own compression says, else by default;
+    ``overrides`` change its settings and those of the data, ``realization`` that one. Orders are those that
+    ``compress`` comes to. With ``timed``, a training step at each of the orders found is timed on this machine,
+    which takes some seconds. Raises BadInputError where there is no checkpoint, the calibration data are not at
+    hand, or a layer is no stable finite system.
     """
     _check_thresholds(thresholds)
     checkpoint, file, chosen, run = _opened(path)
-    own: RealizationKind = getattr(checkpoint.recipe.compression, "realization", "real")
-    kind = own if realization is None else realization
+    settings = {"energy_threshold": 1.0, **({"realization": realization} if realization else {})}
+    recipe = asked(checkpoint.recipe, settings, f"{path}: recipe", overrides)
+    _check_overrides(recipe)
     shares = sorted(set(thresholds))
-    layers = layer_spectra(checkpoint, shares, kind)
-    now = _size(checkpoint, checkpoint.orders)
-    predicted: list[ModelSize] = []
-    for i, threshold in enumerate(shares):
-        orders = {layer.layer: layer.thresholds[i].order for layer in layers}
-        known = next((size for size in (now, *predicted) if size.orders == orders), None)
-        predicted.append(replace(known or _size(checkpoint, orders), energy_threshold=threshold))
+    checkpoint = replace(checkpoint, recipe=recipe)
+    found, data = _outlook(checkpoint, recipe.compression, shares)
+    layers = _spectra(checkpoint, found, shares)
+    sizes = Sizes(checkpoint, data)
+    now = sizes.of(checkpoint.orders)
+    predicted = [
+        replace(
+            sizes.of({layer.layer: layer.thresholds[i].order for layer in layers}), energy_threshold=share
+        )
+        for i, share in enumerate(shares)
+    ]
+    calibrated = any(layer.gramian == "empirical" for layer in layers)
     report = SpectrumReport(
         path=str(path),
         checkpoint=str(file),
         chosen=chosen,
         run=str(run.folder) if run else None,
-        recipe=checkpoint.recipe.name,
-        seeds=checkpoint.recipe.seeds,
+        recipe=recipe.name,
+        seeds=recipe.seeds,
         step=checkpoint.step,
-        realization=kind,
+        realization=recipe.compression.realization,
+        gramian=recipe.compression.gramian,
+        calibration_batches=recipe.compression.calibration_batches if calibrated else None,
+        unjudged=recipe.data.unjudged() if calibrated else None,
         layers=layers,
         now=now,
         predicted=predicted,
-        batch_size=checkpoint.recipe.train.batch_size,
+        batch_size=sizes.batch_size,
         flop_convention=CONVENTION,
     )
-    return _timed(report, checkpoint) if timed else report
+    return _timed(report, checkpoint, data) if timed else report
 
 
 def open_model(path: Path) -> tuple[Checkpoint, str]:
@@ -221,118 +239,111 @@ def _check_thresholds(thresholds: tuple[float, ...]) -> None:
         )
 
 
-def layer_spectra(
-    checkpoint: Checkpoint, thresholds: list[float], realization: RealizationKind
-) -> list[LayerSpectrum]:
-    """Every layer's spectrum; BadInputError where a layer is no stable finite system."""
+def _check_overrides(recipe: Recipe) -> None:
+    config = recipe.compression
+    if not isinstance(config, HankelConfig) or config.energy_threshold != 1.0:
+        raise BadInputError(
+            "compression: an analysis is of method hankel, and its orders are those of --thresholds; "
+            "override other settings, such as compression.gramian=analytic"
+        )
+
+
+def layer_spectra(checkpoint: Checkpoint, config: HankelConfig) -> list[LayerSpectrum]:
+    """Every layer's spectrum, measured as ``config`` says; BadInputError as in ``analyze``."""
+    found, _ = _outlook(checkpoint, config, [])
+    return _spectra(checkpoint, found, [])
+
+
+def _outlook(
+    checkpoint: Checkpoint, config: HankelConfig, thresholds: list[float]
+) -> tuple[Outlook, DataSpec]:
+    """What is found of every layer, and the description of the data that it was found on."""
+    model = checkpoint.build_model()
+    calibrated = needs_data(model, config)
+    try:
+        dataset = checkpoint.recipe.data.load() if calibrated else None
+    except BadInputError as error:
+        if needs_data(model, config.model_copy(update={"gramian": "analytic"})):
+            raise
+        raise BadInputError(
+            f"{error}; Gramians of white inputs need no data: compression.gramian=analytic"
+        ) from error
+    data = checkpoint.data if dataset is None else dataset.spec
+    return outlook(checkpoint, model, config, thresholds, dataset), data
+
+
+def _spectra(checkpoint: Checkpoint, found: Outlook, thresholds: list[float]) -> list[LayerSpectrum]:
     start = dict(zip(checkpoint.orders, checkpoint.recipe.model.state_dims(), strict=True))
     kind = checkpoint.recipe.model.layer.kind
-    found = []
-    model = checkpoint.build_model()
-    inputs = calibration_inputs(model, checkpoint) if has_selective(model) else {}
-    for name, layer in state_space_layers(model).items():
-        try:
-            if isinstance(layer, TimeInvariantLayer):
-                found.append(_layer(name, kind, layer, start[name], thresholds, realization))
-            else:
-                reduction = selective_reduction(layer, CALIBRATED, inputs[name])
-                found.append(_selective_layer(name, kind, reduction, start[name], thresholds))
-        except ValueError as error:
-            raise BadInputError(f"{name} of this model cannot be analyzed: {error}") from error
-    return found
-
-
-def _selective_layer(
-    name: str, kind: str, reduction: SelectiveReduction, start: int, thresholds: list[float]
-) -> LayerSpectrum:
-    hsv = reduction.hsv()
-    return LayerSpectrum(
-        layer=name,
-        kind=kind,
-        systems=1,
-        order=reduction.layer.state_dim,
-        start_order=start,
-        spectral_radius=None,
-        poles=None,
-        real_poles=None,
-        hsv=hsv.tolist(),
-        decay=float(hsv[-1] / hsv[0]) if hsv[0] > 0 else 0.0,
-        thresholds=[_selective_at(threshold, reduction) for threshold in thresholds],
-        variant=reduction.variant,
-    )
-
-
-def _selective_at(threshold: float, reduction: SelectiveReduction) -> OrderAtThreshold:
-    order = max(1, reduction.order_for(threshold))
-    record = LayerRecord("", reduction.layer.state_dim, order, "")
-    reduction.cut(order, lambda wanted: wanted, torch.Generator().manual_seed(0), record)
-    return OrderAtThreshold(
-        energy_threshold=threshold,
-        values_kept=order,
-        order=record.order_after,
-        tail=record.tail or 0.0,
-        bound=None,
-        measured_error=record.measured_error,
-        predicted_error=record.predicted_error,
-        kernel_order=record.kernel_order,
-    )
+    spectra = []
+    for name, reduction in found.measured.items():
+        if isinstance(reduction, str):
+            raise BadInputError(f"{name} of this model cannot be analyzed: {reduction}")
+        records = [next(r for r in plan.records if r.layer == name) for plan in found.plans]
+        rows = [_at(*each, reduction) for each in zip(thresholds, records, strict=True)]
+        spectra.append(_layer(name, kind, reduction, start[name], rows))
+    return spectra
 
 
 def _layer(
-    name: str,
-    kind: str,
-    layer: TimeInvariantLayer,
-    start: int,
-    thresholds: list[float],
-    realization: RealizationKind,
+    name: str, kind: str, reduction: Reduction, start: int, rows: list[OrderAtThreshold]
 ) -> LayerSpectrum:
-    systems = layer.systems()
-    balanced = [BalancedSystem.of(system, realization) for system in systems]
-    hsv = torch.stack([b.hsv for b in balanced]).mean(0)
-    poles = torch.cat([system.A for system in systems])
-    real = poles.imag.abs() <= NEARLY_REAL * poles.abs() if poles.is_complex() else torch.ones_like(poles)
+    hsv, layer = reduction.hsv(), reduction.layer
+    record = LayerRecord(name, layer.state_dim, layer.state_dim, "")
+    reduction.describe(record)
+    systems = layer.systems() if isinstance(layer, TimeInvariantLayer) else []
+    poles = torch.cat([system.A for system in systems]) if systems else None
     return LayerSpectrum(
         layer=name,
         kind=kind,
-        systems=len(systems),
+        systems=len(systems) or 1,
         order=layer.state_dim,
         start_order=start,
-        spectral_radius=float(poles.abs().max()),
-        poles=len(poles),
-        real_poles=int(real.sum()),
+        spectral_radius=None if poles is None else float(poles.abs().max()),
+        poles=None if poles is None else len(poles),
+        real_poles=None if poles is None else _real(poles),
         hsv=hsv.tolist(),
         decay=float(hsv[-1] / hsv[0]) if hsv[0] > 0 else 0.0,
-        thresholds=[_at(threshold, hsv, balanced, layer.state_dim) for threshold in thresholds],
+        thresholds=rows,
+        realization=record.realization,
+        gramian=str(record.gramian),
+        horizon=record.horizon,
+        variant=record.variant,
     )
 
 
-def _at(threshold: float, hsv: torch.Tensor, balanced: list[BalancedSystem], now: int) -> OrderAtThreshold:
-    kept = order_for_energy(hsv, threshold)
-    total = float(hsv.sum())
+def _real(poles: torch.Tensor) -> int:
+    """How many poles are real, nearly."""
+    return int((poles.imag.abs() <= NEARLY_REAL * poles.abs()).sum()) if poles.is_complex() else len(poles)
+
+
+def _at(threshold: float, record: LayerRecord, reduction: Reduction) -> OrderAtThreshold:
+    hsv = reduction.hsv()
+    whole = record.order_after == record.order_before  # then nothing is lost
+    bounded = record.gramian == "analytic" and record.horizon is None
     return OrderAtThreshold(
         energy_threshold=threshold,
-        values_kept=kept,
-        # More states than now are never taken, and a layer always keeps one.
-        order=max(1, min(now, max(system.states_of(kept) for system in balanced))),
-        tail=float(hsv[kept:].sum()) / total if total > 0 else 0.0,
-        bound=max(error_bound(system.hsv, kept) for system in balanced),
+        values_needed=order_for_energy(hsv, threshold),
+        order=record.order_after,
+        values_kept=len(hsv) if whole else record.kept,
+        tail=0.0 if whole else record.tail,
+        bound=0.0 if whole and bounded else record.bound,
+        measured_error=record.measured_error,
+        kernel_order=record.kernel_order,
+        predicted_error=record.predicted_error,
+        reason=record.reason,
+        exception=_exception(record, reduction),
     )
 
 
-def _size(checkpoint: Checkpoint, orders: dict[str, int]) -> ModelSize:
-    recipe, data = checkpoint.recipe, checkpoint.data
-    model = build_model(recipe.model, data, orders)
-    return ModelSize(
-        energy_threshold=None,
-        orders=dict(orders),
-        total_order=sum(orders.values()),
-        parameters=sum(p.numel() for p in model.parameters()),
-        inference_flops=inference_flops(model, example_batch(data, 1)),
-        training_step_flops=training_step_flops(model, example_batch(data, recipe.train.batch_size)),
-    )
+def _exception(record: LayerRecord, reduction: Reduction) -> str | None:
+    if record.reason.startswith(REFUSED):
+        return f"the layer keeps its order: {record.reason.removeprefix(REFUSED)}"
+    # A spectrum is another one only where a system was balanced over another time.
+    return record.reason.partition("; ")[2] if record.hsv != reduction.hsv().tolist() else None
 
 
-def _timed(report: SpectrumReport, checkpoint: Checkpoint) -> SpectrumReport:
+def _timed(report: SpectrumReport, checkpoint: Checkpoint, data: DataSpec) -> SpectrumReport:
     """The report with the seconds of a training step of every model in it, on the best device of this machine."""
     recipe = checkpoint.recipe.model_copy(update={"device": "auto"})
     if recipe.train.compile:
@@ -342,8 +353,8 @@ def _timed(report: SpectrumReport, checkpoint: Checkpoint) -> SpectrumReport:
         if size.orders not in models:
             models.append(size.orders)
     busy = is_busy()
-    with using(choose_threads(recipe, checkpoint.data, report.now.orders)):
-        setting, threads = Setting.of(recipe, checkpoint.data), torch.get_num_threads()
+    with using(choose_threads(recipe, data, report.now.orders)):
+        setting, threads = Setting.of(recipe, data), torch.get_num_threads()
         times = time_steps(setting, models)
 
     def with_seconds(size: ModelSize) -> ModelSize:

@@ -12,8 +12,14 @@ from compressm_cli.reports.bench import BenchReport, BenchRow
 from compressm_cli.reports.comparison import ComparisonReport
 from compressm_cli.reports.formats import Unit
 from compressm_cli.reports.rows import Change, Row, Value
-from compressm_cli.reports.spectrum import ModelSize, SpectrumReport
-from compressm_cli.training.oneshot import CALIBRATED
+from compressm_cli.reports.sizes import ModelSize
+from compressm_cli.reports.spectrum import SpectrumReport
+
+RECURRENCE_ERROR = (
+    "Recurrence's error: relative, on the calibration batches, of what the recurrence puts out right after a cut to "
+    "this order, weighted by what reaches the layer's output where a gate follows. The layer's own output has other "
+    "parts too (the feedthrough D u), so that its error is another one."
+)
 
 BUSY = "The machine was busy with other work when this was measured: ratios say more than seconds."
 
@@ -259,15 +265,17 @@ def _layer_table(report: SpectrumReport) -> Table:
         for layer in report.layers
     ]
     columns = ["layer", "order", "largest HSV", "smallest / largest", "spectral radius", "real poles"]
-    notes = []
-    if any(layer.variant is None for layer in report.layers):
-        notes.append(
-            f"HSV: Hankel singular values of the {report.realization} realization, analytic Gramians."
-        )
+    real = report.unjudged is None
+    notes = [
+        f"HSV: Hankel singular values of the {report.realization} realization, "
+        f"{formats.summed_gramians(report.gramian, real, report.calibration_batches, horizon)}."
+        for horizon in dict.fromkeys(layer.horizon for layer in report.layers if layer.variant is None)
+    ]
     variants = {layer.kind: layer.variant for layer in report.layers if layer.variant is not None}
     for kind, variant in variants.items():
         notes.append(
-            f"HSV of {kind}: singular values of the Gramians on {CALIBRATED.calibration_batches} training batches, "
+            f"HSV of {kind}: singular values of the Gramians on {report.calibration_batches} "
+            f"{'training batches' if real else 'batches of random tokens'}, "
             f"those of the {variant} reduction's surrogate; its poles depend on the input."
         )
     if any(layer.systems > 1 for layer in report.layers):
@@ -278,15 +286,19 @@ def _layer_table(report: SpectrumReport) -> Table:
 def _threshold_table(report: SpectrumReport) -> Table:
     # All blocks of a model have one kind of layer.
     selective = all(layer.variant is not None for layer in report.layers)
+    every = [at for layer in report.layers for at in layer.thresholds]
+    bounded = any(at.bound is not None for at in every)
+    exceptions = _Footnotes()
     rows = [
         [
             layer.layer if i == 0 else "",
             f"{100 * at.energy_threshold:g} %",
-            f"{at.values_kept} of {len(layer.hsv)}",
-            str(at.order) if at.kernel_order in (None, at.order) else f"{at.order} [{at.kernel_order}]",
-            f"{100 * at.tail:.2g} %",
-            *(() if selective else (f"{at.bound:.3g}",)),
-            *((formats.percent(at.measured_error), formats.percent(at.predicted_error)) if selective else ()),
+            f"{at.values_needed} of {len(layer.hsv)}",
+            _order(at.order, at.kernel_order) + (f" {exceptions.mark(at.exception)}" if at.exception else ""),
+            formats.percent(at.tail),
+            *(("-" if at.bound is None else f"{at.bound:.3g}",) if bounded else ()),
+            *(() if bounded else (formats.percent(at.measured_error),)),
+            *((formats.percent(at.predicted_error),) if selective else ()),
         ]
         for layer in report.layers
         for i, at in enumerate(layer.thresholds)
@@ -294,21 +306,29 @@ def _threshold_table(report: SpectrumReport) -> Table:
     columns = [
         "layer",
         "energy kept at least",
-        "HSV kept",
+        "HSV it takes",
         "order",
         "energy discarded",
-        *(("error measured", "error predicted") if selective else ("H-infinity error at most",)),
+        "H-infinity error at most" if bounded else "recurrence's error\nmeasured",
+        *(("\npredicted",) if selective else ()),
     ]
-    notes = []
+    notes = ["Orders are those that compress --energy comes to, which keeps as many HSV as fit into them."]
+    if not bounded:
+        notes.append(RECURRENCE_ERROR)
     if selective:
         notes.append(
-            "Error: of the layer's recurrence right after a cut to this order, weighted by what reaches the layer's "
-            "output, relative, on the calibration batches. For layers that depend on their input no H-infinity "
-            "bound holds; a prediction exists where the decay is one number a head, and for kept states."
+            "For layers that depend on their input no H-infinity bound holds; a prediction exists where the decay "
+            "is one number a head, and for kept states."
         )
-    if any(at.kernel_order not in (None, at.order) for layer in report.layers for at in layer.thresholds):
+    if any(at.kernel_order not in (None, at.order) for at in every):
         notes.append("In brackets: the order to which mamba-ssm's kernels pad it, so what it costs there.")
-    return Table("Orders by energy threshold", columns, rows, notes)
+    notes += exceptions.lines()
+    kind = formats.gramians(report.layers[0].gramian, report.unjudged is None)
+    return Table(f"Orders by energy threshold, {kind}", columns, rows, notes)
+
+
+def _order(order: int, kernel_order: int | None) -> str:
+    return str(order) if kernel_order in (None, order) else f"{order} [{kernel_order}]"
 
 
 def _size_table(report: SpectrumReport) -> Table:
@@ -317,7 +337,10 @@ def _size_table(report: SpectrumReport) -> Table:
         *(_size_cells(size, report.now) for size in report.predicted),
     ]
     columns = ["whole model", "states", "parameters", "FLOPs of a sequence", "FLOPs of a training step"]
-    notes = [f"Counted on models of these orders. A training step has {report.batch_size} sequences."]
+    notes = [
+        f"Counted on models of these orders. A training step has {report.batch_size} sequences, and recurrences in "
+        "the form that training on this machine chooses."
+    ]
     if report.timing is not None:
         columns.append("step here")
         notes.append(

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from compressm_cli.accounting.flops import CONVENTION, inference_flops, training_step_flops
+from compressm_cli.accounting.flops import CONVENTION
 from compressm_cli.accounting.memory import estimate_training_bytes
 from compressm_cli.accounting.probe import example_batch
 from compressm_cli.checkpoint import Checkpoint
@@ -33,6 +33,7 @@ from compressm_cli.training.signals import Stop, StoppedError, listening
 from compressm_cli.training.threads import threads_to_begin, threads_to_go_on, using
 from compressm_cli.training.trackers import require_trackers
 from compressm_cli.training.view import View
+from compressm_cli.training.workload import Workload
 
 LARGE_MODEL = 100_000_000
 """Parameters from which on a model is not made to forecast its run."""
@@ -78,23 +79,28 @@ def check_recipe(recipe: Recipe) -> None:
     require_trackers(recipe.output.trackers)
 
 
-def forecast(recipe: Recipe) -> Forecast:
-    """Shapes, FLOPs, memory and check steps of a recipe; the data are loaded only if their shape is not known."""
+def forecast(recipe: Recipe, group: Group | None = None) -> Forecast:
+    """Shapes, FLOPs, memory and check steps of a recipe; the data are loaded only if their shape is not known.
+
+    FLOPs are those that a run by these processes on this machine counts, before its first cut.
+    """
     check_recipe(recipe)
     spec = recipe.data.spec()
     # Of a large one shapes are enough; the memory of a small one is counted exactly.
     with torch.device("meta" if least_parameters(recipe) > LARGE_MODEL else "cpu"):
         model = build_model(recipe.model, spec)
-    batch = example_batch(spec, min(recipe.train.batch_size, spec.rows[0] or recipe.train.batch_size))
+    batch_size = min(recipe.train.batch_size, spec.rows[0] or recipe.train.batch_size)
+    work = Workload(recipe.train, spec, batch_size, group or Group())
+    counted = work.measures(model, model, work.costs_here(model, resolve_device(recipe.device)))
     method = METHODS[recipe.compression.method](recipe.compression)
     return Forecast(
         data=spec,
         device=str(resolve_device(recipe.device)),
         orders=surgery.orders(model),
-        parameters=sum(p.numel() for p in model.parameters()),
-        training_step_flops=training_step_flops(model, batch),
-        inference_flops_per_sequence=inference_flops(model, example_batch(spec, 1)),
-        training_bytes=estimate_training_bytes(model, batch),
+        parameters=counted["parameters"],
+        training_step_flops=counted["step"],
+        inference_flops_per_sequence=counted["inference"],
+        training_bytes=estimate_training_bytes(model, example_batch(spec, batch_size)),
         check_steps=method.check_steps(recipe.train.steps),
     )
 

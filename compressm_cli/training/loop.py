@@ -150,6 +150,10 @@ class Trainer:
         listed = ", ".join(f"{name} {form}" for name, form in self.now["forms"].items())
         self.view.message(f"form of the recurrence: {listed}")
         self._warn_of_batch_norm()
+        if unjudged := self.recipe.data.unjudged():
+            self.view.message(
+                f"warning: nothing can be learnt here, and losses and accuracies say nothing: {unjudged}"
+            )
         if self.config.precision == "bf16" and bfloat16_is_slow(self.device):
             self.view.message(
                 "warning: this processor has no bfloat16 instructions; steps take many times as long as with "

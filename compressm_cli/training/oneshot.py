@@ -1,23 +1,24 @@
 """Compression of a model that is trained already, in one shot, and what a reduction needs to see of the data."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.compression import surgery
-from compressm_cli.compression.hankel import Hankel, HankelConfig
-from compressm_cli.compression.method import CheckContext, LayerRecord
+from compressm_cli.compression.hankel import Hankel, HankelConfig, Measured
+from compressm_cli.compression.hankel_config import MEASURES, TARGETS
+from compressm_cli.compression.method import CheckContext, LayerRecord, Plan
 from compressm_cli.compression.schedule import ListedSchedule
 from compressm_cli.data.interface import Dataset, DataSpec, Split
 from compressm_cli.errors import BadInputError, RunFailedError
 from compressm_cli.layers.interface import state_space_layers
-from compressm_cli.layers.selective import SelectiveLayer
+from compressm_cli.recipe import Recipe, recipe_from_mapping, recipe_to_mapping
 from compressm_cli.training.batches import Batches, derived_generator
 from compressm_cli.training.evaluation import Evaluation, evaluate, layer_inputs
 
-CALIBRATED = HankelConfig(method="hankel", energy_threshold=0.99)
-"""The settings with which a model is looked at where nobody has asked for others."""
 ONCE = ListedSchedule(kind="listed", at_steps=[1])
 LARGEST_BATCH = 16
 """Rows of a calibration batch, at most: some thousand tokens are enough."""
@@ -30,15 +31,36 @@ class OneShot:
     checkpoint: Checkpoint
     records: list[LayerRecord]
     before: Evaluation | None
-    """On the validation split; None where it was not asked for."""
+    """On the validation split; None where it was not asked for, or where the data do not judge a model."""
     after: Evaluation | None
     parameters_before: int
     parameters_after: int
 
 
-def has_selective(model: nn.Module) -> bool:
-    """Whether a layer's Gramians can only be had from data."""
-    return any(isinstance(layer, SelectiveLayer) for layer in state_space_layers(model).values())
+@dataclass(frozen=True)
+class Outlook:
+    """What one cut would make of a model at several energy thresholds; the model is not changed."""
+
+    measured: Measured
+    plans: list[Plan]
+    """One a threshold, in their order."""
+
+
+def asked(recipe: Recipe, settings: dict[str, Any], source: str, overrides: Sequence[str]) -> Recipe:
+    """The recipe of a model with the compression that is asked for in one shot, and with overrides.
+
+    How layers are measured and reduced (``MEASURES``) is what the recipe itself says where it compresses, else the
+    default; ``settings`` come before that, and ``overrides`` before all. Raises RecipeError.
+    """
+    own = recipe.compression
+    measures = {key: getattr(own, key) for key in MEASURES} if isinstance(own, HankelConfig) else {}
+    compression = {"method": "hankel", **measures, **settings}
+    return recipe_from_mapping({**recipe_to_mapping(recipe), "compression": compression}, source, overrides)
+
+
+def needs_data(model: nn.Module, config: HankelConfig) -> bool:
+    """Whether layers are measured on calibration batches."""
+    return Hankel(config).needs_inputs(state_space_layers(model))
 
 
 def calibration_batches(train: Split, batch_size: int, count: int) -> list[Split]:
@@ -46,14 +68,28 @@ def calibration_batches(train: Split, batch_size: int, count: int) -> list[Split
     return Batches(train, min(batch_size, LARGEST_BATCH), seed=0).calibration(0, count)
 
 
-def calibration_inputs(model: nn.Module, checkpoint: Checkpoint) -> dict[str, list[Tensor]]:
-    """What each layer sees on batches of the data that the checkpoint's recipe names."""
-    recipe = checkpoint.recipe
-    dataset = recipe.data.load()
-    require_same_shape(checkpoint, dataset.spec)
-    return layer_inputs(
-        model, calibration_batches(dataset.train, recipe.train.batch_size, CALIBRATED.calibration_batches)
-    )
+def outlook(
+    checkpoint: Checkpoint,
+    model: nn.Module,
+    config: HankelConfig,
+    thresholds: Sequence[float],
+    dataset: Dataset | None,
+) -> Outlook:
+    """The plans that ``compress`` would carry out, at each threshold in the place of the order that ``config`` wants.
+
+    ``model`` is that of the checkpoint; ``dataset`` may be None where ``needs_data`` says so. Raises BadInputError for
+    data of another shape than the model's.
+    """
+    if dataset is not None:
+        require_same_shape(checkpoint, dataset.spec)
+    layers = state_space_layers(model)
+    measured = _method(config).measure(layers, _context(checkpoint, model, dataset))
+    target: dict[str, Any] = dict.fromkeys(TARGETS)
+    plans = []
+    for threshold in thresholds:
+        method = _method(config.model_copy(update={**target, "energy_threshold": threshold}))
+        plans.append(method.decide(layers, measured, _context(checkpoint, model, dataset)))
+    return Outlook(measured, plans)
 
 
 def compress(
@@ -61,21 +97,16 @@ def compress(
 ) -> OneShot:
     """Cut the model of a checkpoint once, on the CPU, as ``config`` says; its schedule and safety are not used.
 
-    ``dataset`` gives the calibration batches and, where ``evaluated``, the validation split. Raises BadInputError for
-    data of another shape than the model's, and RunFailedError where nothing was cut.
+    ``dataset`` gives the calibration batches and, where ``evaluated`` and the data judge a model, the validation split.
+    Raises BadInputError for data of another shape than the model's, and RunFailedError where nothing was cut.
     """
+    evaluated = evaluated and checkpoint.recipe.data.unjudged() is None
     require_same_shape(checkpoint, dataset.spec)
     model = checkpoint.build_model()
     batch_size = checkpoint.recipe.train.batch_size
     before = evaluate(model, dataset.validation, batch_size) if evaluated else None
     whole = _parameters(model)
-    method = Hankel(config.model_copy(update={"schedule": ONCE, "safety": None, "min_reduction": 0.0}))
-
-    def calibrate(count: int) -> dict[str, list[Tensor]]:
-        return layer_inputs(model, calibration_batches(dataset.train, batch_size, count))
-
-    context = CheckContext(1, 1, dataset.spec.length, derived_generator(0, "method"), calibrate)
-    plan = method.plan(model, context)
+    plan = _method(config).plan(model, _context(checkpoint, model, dataset))
     if not plan:
         reasons = "; ".join(f"{r.layer}: {r.reason.removeprefix('nothing cut: ')}" for r in plan.records)
         raise RunFailedError(f"nothing was cut: {reasons}")
@@ -86,6 +117,23 @@ def compress(
     after = evaluate(model, dataset.validation, batch_size) if evaluated else None
     small = Checkpoint.of(model, checkpoint.recipe, checkpoint.data, checkpoint.step)
     return OneShot(small, plan.records, before, after, whole, _parameters(model))
+
+
+def _method(config: HankelConfig) -> Hankel:
+    return Hankel(config.model_copy(update={"schedule": ONCE, "safety": None, "min_reduction": 0.0}))
+
+
+def _context(checkpoint: Checkpoint, model: nn.Module, dataset: Dataset | None) -> CheckContext:
+    """The only check of one shot: the same batches and random numbers each time."""
+
+    def calibrate(count: int) -> dict[str, list[Tensor]]:
+        assert dataset is not None, "layers are measured on data, and there are none"
+        return layer_inputs(
+            model, calibration_batches(dataset.train, checkpoint.recipe.train.batch_size, count)
+        )
+
+    length = checkpoint.data.length if dataset is None else dataset.spec.length
+    return CheckContext(1, 1, length, derived_generator(0, "method"), calibrate)
 
 
 def require_same_shape(checkpoint: Checkpoint, spec: DataSpec) -> None:

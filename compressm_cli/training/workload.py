@@ -52,11 +52,14 @@ class Workload:
 
     def costs(self, model: nn.Module, device: torch.device) -> CostModel | None:
         """The main process's: on every machine the recurrences take the same forms. Collective."""
-        config = self._config
-        costs = self._group.from_main(lambda: costs_here(model, config.form, device, config.precision))
+        costs = self._group.from_main(lambda: self.costs_here(model, device))
         if costs is not None:
             load_kernels(device)
         return costs
+
+    def costs_here(self, model: nn.Module, device: torch.device) -> CostModel | None:
+        """This machine's; None where there is nothing to choose."""
+        return costs_here(model, self._config.form, device, self._config.precision)
 
     def measures(self, model: nn.Module, plain: nn.Module, costs: CostModel | None) -> dict[str, Any]:
         """What is counted of a model, in ``plain`` of the same shapes; sets the forms of its recurrences."""

@@ -21,12 +21,24 @@ def test_analyze_shows_tables_and_draws(make_run: MakeRun, capsys: pytest.Captur
         "spectral radius",
         "real poles",
         "80 %",
-        "H-infinity",
+        "recurrence's error",
+        "Gramians from data",
         "█",
     ):
-        assert text in out
+        assert text in " ".join(out.split())
     names = {p.name for p in run.plots.iterdir()}
     assert names == {"spectrum.png", "training.png", "orders.png", "spectra-at-checks.png"}
+
+
+def test_analyze_shows_the_bound_that_holds_for_white_inputs(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run("small", orders=(3, 1))
+    white = ["compression.gramian=analytic", "compression.horizon=infinite"]
+    assert command(["analyze", str(run.folder), "--no-plots", *white]) == 0
+    out = capsys.readouterr().out
+    assert "H-infinity" in out
+    assert "analytic Gramians (white inputs, over all time)" in " ".join(out.split())
 
 
 def test_analyze_as_json(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:

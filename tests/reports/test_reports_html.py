@@ -42,7 +42,14 @@ def test_page_stands_alone(make_run: MakeRun) -> None:
     assert len(outline.addresses) == 4
     assert all(a.startswith("data:image/png;base64,") for a in outline.addresses)
     assert "http" not in re.sub(r"base64,[^\"]*", "", page)
-    for text in ("0.25x", "small <span>against baseline", "All tolerances are kept", "no energy counter"):
+    spectra = "Hankel spectra of the finished models, Gramians from data"
+    for text in (
+        "0.25x",
+        "small <span>against baseline",
+        "All tolerances are kept",
+        "no energy counter",
+        spectra,
+    ):
         assert text in page
 
 

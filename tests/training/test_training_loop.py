@@ -239,8 +239,9 @@ def test_the_written_recipe_trains_the_same_again(tiny: Maker, train: Trainer, s
     assert same_weights(run, train(again, seed=again.seeds[0]))
 
 
-def test_a_forecast_is_what_the_run_then_finds(tiny: Maker, train: Trainer) -> None:
-    recipe = tiny(compression=CUTS)
+@pytest.mark.parametrize("form", ["auto", "convolution", "recurrent"])
+def test_a_forecast_is_what_the_run_then_finds(tiny: Maker, train: Trainer, form: str) -> None:
+    recipe = tiny(compression=CUTS, train={"form": form})
     forecast, summary = experiment.forecast(recipe), train(recipe).read_summary()
     assert forecast.orders == summary["orders"]["start"]
     assert forecast.parameters == summary["parameters"]["start"]
