@@ -1,4 +1,4 @@
-"""Writing files whole, and where the user's cache is."""
+"""Writing files whole."""
 
 import errno
 import os
@@ -12,13 +12,6 @@ NOT_OFFERED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 """What a file system answers that does not know a call. That the call failed (a full disk) is another answer."""
 NO_FOLDERS = NOT_OFFERED | {errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR}
 """The same of a folder, which perhaps cannot be opened, or not as ``fsync`` wants it."""
-
-
-def cache_folder() -> Path:
-    """Where what can be made again is kept: $COMPRESSM_CACHE, else compressm in the user's cache."""
-    if given := os.environ.get("COMPRESSM_CACHE"):
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "compressm"
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -19,6 +19,7 @@ from typer.core import TyperCommand
 from typer.main import get_command
 
 from compressm_cli import __version__
+from compressm_cli.caches import settle_libraries
 from compressm_cli.cli.commands import Group
 from compressm_cli.cli.console import report_error
 from compressm_cli.errors import CompressmError, ElsewhereError
@@ -103,6 +104,7 @@ def compressm(
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (by default that of the process); returns the exit code."""
+    settle_libraries()
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         command = get_command(app)
