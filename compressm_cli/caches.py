@@ -1,11 +1,15 @@
 """Where what can be made again is kept, by us and by libraries. That there is no place for it is no failure."""
 
 import errno
+import json
 import os
 import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from compressm_cli.files import write_atomically
 
 LIBRARIES = {
     "MPLCONFIGDIR": ("matplotlib", (".cache/matplotlib", ".config/matplotlib")),
@@ -53,6 +57,24 @@ def temporary_place() -> Place:
 def cache_folder() -> Path | None:
     """Where what can be made again is kept; None where there is no place for it."""
     return cache_place().folder
+
+
+def remembered(name: str) -> Any:
+    """What a process kept under a file's name by ``remember``; None where nothing is, or nothing whole."""
+    folder = cache_folder()
+    try:
+        return None if folder is None else json.loads((folder / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def remember(name: str, value: Any) -> None:
+    """Keep what can be written as JSON for the next process, where there is a place for it."""
+    folder = cache_folder()
+    if folder is not None:
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / name, json.dumps(value).encode())
 
 
 def settle_libraries() -> None:

@@ -4,16 +4,13 @@ import hashlib
 import json
 import platform
 import time
-from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import torch
 from scipy.optimize import nnls
 from torch import Tensor
 
-from compressm_cli.caches import cache_folder
-from compressm_cli.files import write_atomically
+from compressm_cli.caches import remember, remembered
 from compressm_cli.ops.forms import DEFAULT, FORMS, CostModel, Form, Problem, terms
 from compressm_cli.ops.machine import is_busy, processor_name
 from compressm_cli.ops.ssm import diagonal_ssm
@@ -45,29 +42,17 @@ def calibrated(device: torch.device, precision: str) -> CostModel:
     the other. The built-in costs stand in, and the next process tries again.
     ``precision`` is fp32, tf32 or bf16, as a recipe has it; bf16 stands for autocast.
     """
-    folder = cache_folder()
-    path = None if folder is None else folder / f"forms-{_machine(device, precision)}.json"
-    saved = None if path is None else _read(path)
-    if saved is not None:
-        return saved
+    name = f"forms-{_machine(device, precision)}.json"
+    try:
+        saved = remembered(name)
+        return CostModel({form: tuple(map(float, saved[form])) for form in FORMS})
+    except (ValueError, KeyError, TypeError):
+        pass  # not there, or not whole
     if is_busy():
         return DEFAULT
     model = measure(device, precision)
-    if path is not None:
-        # Where it cannot be kept, it is measured again by the next process.
-        with suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, json.dumps(model.constants).encode())
+    remember(name, model.constants)
     return model
-
-
-def _read(path: Path) -> CostModel | None:
-    """What is kept at ``path``; None where nothing whole is."""
-    try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        return CostModel({form: tuple(map(float, saved[form])) for form in FORMS})
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _machine(device: torch.device, precision: str) -> str:
