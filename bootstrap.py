@@ -9,6 +9,7 @@ python3 bootstrap.py install
     only makes the environment
 """
 
+# An older Python must get as far as to be told that it is one: syntax as in 3.6, annotations in quotes.
 import hashlib
 import os
 import subprocess
@@ -25,7 +26,7 @@ def fail(message: str) -> None:
     sys.exit(f"bootstrap: {message}")
 
 
-def run(*command: str | Path) -> None:
+def run(*command: "str | Path") -> None:
     """Show a command and run it; its exit code is ours."""
     words = [str(word) for word in command]
     shown = [os.path.relpath(words[0], ROOT) if Path(words[0]).is_absolute() else words[0], *words[1:]]
@@ -50,7 +51,7 @@ def install() -> None:
     STAMP.write_text(stamp)
 
 
-def quickstart(arguments: list[str]) -> None:
+def quickstart(arguments: "list[str]") -> None:
     """Baseline, compressed, comparison."""
     for recipe in ("baseline", "compressed"):
         run(BIN / "compressm", "train", f"recipes/quickstart/{recipe}.yaml", *arguments)

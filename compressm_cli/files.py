@@ -1,5 +1,6 @@
-"""Writing files whole, and where the user's cache is."""
+"""Writing files whole."""
 
+import errno
 import os
 import re
 import uuid
@@ -7,13 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 
 TEMPORARY = re.compile(r"^\..+\.\d+\.[0-9a-f]{32}$")
-
-
-def cache_folder() -> Path:
-    """Where what can be made again is kept: $COMPRESSM_CACHE, else compressm in the user's cache."""
-    if given := os.environ.get("COMPRESSM_CACHE"):
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "compressm"
+NOT_OFFERED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+"""What a file system answers that does not know a call. That the call failed (a full disk) is another answer."""
+NO_FOLDERS = NOT_OFFERED | {errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR}
+"""The same of a folder, which perhaps cannot be opened, or not as ``fsync`` wants it."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -24,7 +22,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         with temporary.open("xb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            bring_to_disk(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
         if isinstance(error, OSError):
@@ -33,11 +31,30 @@ def write_atomically(path: Path, data: bytes) -> None:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
-    directory = os.open(path.parent, os.O_RDONLY)
+    _bring_folder_to_disk(path.parent)
+
+
+def bring_to_disk(descriptor: int) -> None:
+    """``fsync``, as far as the file system has it: without, what is written is as safe as that system makes it."""
     try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NOT_OFFERED:
+            raise
+
+
+def _bring_folder_to_disk(folder: Path) -> None:
+    """Make a rename in it last, as far as the file system has that: the file is in its place all the same."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in NO_FOLDERS:
+            error.filename = str(folder)
+            raise
 
 
 def remove_temporaries(folder: Path) -> None:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from compressm_cli.errors import BadInputError, RunFailedError
-from compressm_cli.files import remove_temporaries, write_atomically
+from compressm_cli.files import NOT_OFFERED, bring_to_disk, remove_temporaries, write_atomically
 
 VERSION = re.compile(r"^v(\d{4,})$")
 LOGS = ("metrics.jsonl", "compression.jsonl")
@@ -35,6 +35,8 @@ HEARTBEAT_SECONDS = 15.0
 """How often the process that holds a run's lock touches it."""
 STALE_SECONDS = 120.0
 """Since its last touch, a lock of another host is that of a dead process."""
+HELD = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES}
+"""What ``flock`` answers where another process holds the lock; EACCES is SMB's."""
 
 
 class RunLockedError(BadInputError):
@@ -118,7 +120,8 @@ class Run:
                 os.replace(temporary, link)
                 shown = newest
         except OSError:  # a file system without links; versions remain usable
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
     def _newest(self) -> str:
         return max(_versions(self.folder.parent), key=lambda v: int(v.group(1))).group(0)
@@ -270,8 +273,9 @@ class Run:
         """Wait until the logs are on the disk: before a checkpoint, which is later than these lines."""
         for name in LOGS:
             if (self.folder / name).is_file():
-                with (self.folder / name).open("rb") as file:
-                    os.fsync(file.fileno())
+                # To append: some systems bring no file to the disk that was opened to be read.
+                with (self.folder / name).open("ab") as file:
+                    bring_to_disk(file.fileno())
 
     def _append(self, name: str, line: dict[str, Any]) -> None:
         # As bytes, which reach the system in one call: a killed process leaves a whole line or none.
@@ -310,10 +314,11 @@ def _take(path: Path, descriptor: int) -> None:
     shared = True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise _locked(path, _holder(descriptor, patience=1.0), "wait for it to end, or stop it") from error
     except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+        if error.errno in HELD:
+            holder = _holder(descriptor, patience=1.0)
+            raise _locked(path, holder, "wait for it to end, or stop it") from error
+        if error.errno not in NOT_OFFERED | {errno.ENOLCK}:
             raise
         shared = False  # a file system without locks
     holder, age = _holder(descriptor), time.time() - os.fstat(descriptor).st_mtime
@@ -343,7 +348,7 @@ def _holder(descriptor: int, patience: float = 0.0) -> dict[str, Any]:
     while True:
         try:
             found = json.loads(os.pread(descriptor, 4096, 0))
-        except ValueError:
+        except (ValueError, OSError):  # where locks are mandatory (SMB), a locked file cannot be read either
             found = None
         if isinstance(found, dict):
             return found
@@ -355,7 +360,14 @@ def _holder(descriptor: int, patience: float = 0.0) -> dict[str, Any]:
 def _touch(descriptor: int, stop: threading.Event) -> None:
     while not stop.wait(HEARTBEAT_SECONDS):
         with suppress(OSError):  # one missed beat of many
-            os.utime(descriptor)
+            _beat(descriptor)
+
+
+def _beat(descriptor: int) -> None:
+    try:
+        os.utime(descriptor)
+    except OSError:  # a file system where times cannot be set: writing sets them
+        os.pwrite(descriptor, os.pread(descriptor, 1, 0), 0)
 
 
 def _versions(parent: Path) -> list[re.Match[str]]:

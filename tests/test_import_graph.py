@@ -13,7 +13,7 @@ import compressm_cli
 PACKAGE = "compressm_cli"
 ROOT = Path(compressm_cli.__file__).parent
 
-# Part -> parts it stands directly on. It may import those, whatever these stand on, errors, config and files.
+# Part -> parts it stands directly on. It may import those, whatever these stand on, and what is COMMON.
 ARROWS: dict[str, set[str]] = {
     "lti": set(),
     "ops": set(),
@@ -42,7 +42,7 @@ NARROW: dict[tuple[str, str], str | tuple[str, ...]] = {
     ("reports", "layers"): ("layers.interface", "layers.time_invariant"),
 }
 
-COMMON = {"errors", "config", "files"}
+COMMON = {"errors", "config", "files", "caches", "kernels"}
 
 
 def module_name(path: Path) -> str:

@@ -1,8 +1,13 @@
 """The folder of a run: versions, links, logs and what is said where something is missing."""
 
+import errno
 import json
 import multiprocessing
+import os
+import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -114,6 +119,84 @@ def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     assert list(tmp_path.iterdir()) == [path]
     write_atomically(path, b"new")
     assert path.read_bytes() == b"new"
+
+
+UNKNOWN = [errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS]
+FAILED = [errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS]
+
+
+def answering(
+    call: Callable[..., Any], code: int, concerns: Callable[..., bool], calls: list[int]
+) -> Callable[..., Any]:
+    """A call of the system that fails where it concerns what it is said to, and notes that it did."""
+
+    def answers(target: Any, *rest: Any) -> Any:
+        if concerns(target):
+            calls.append(code)
+            raise OSError(code, os.strerror(code))
+        return call(target, *rest)
+
+    return answers
+
+
+def is_folder(descriptor: int) -> bool:
+    return stat.S_ISDIR(os.fstat(descriptor).st_mode)
+
+
+@pytest.mark.parametrize("code", [*UNKNOWN, errno.EBADF])
+def test_a_file_system_that_brings_no_folder_to_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(os, "fsync", answering(os.fsync, code, is_folder, calls))
+    write_atomically(tmp_path / "file", b"all")
+    assert calls == [code]
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_bytes() == b"all"
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.EISDIR])
+def test_a_folder_that_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(os, "open", answering(os.open, code, lambda path: path == tmp_path, calls))
+    write_atomically(tmp_path / "file", b"all")
+    assert calls == [code]
+    assert (tmp_path / "file").read_bytes() == b"all"
+
+
+@pytest.mark.parametrize("code", UNKNOWN)
+def test_a_file_system_that_brings_nothing_to_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    run, calls = started(tmp_path), []  # type: ignore[var-annotated]
+    monkeypatch.setattr(os, "fsync", answering(os.fsync, code, lambda _: True, calls))
+    run.append_metrics({"step": 1})
+    run.write_info({"status": "done"})
+    run.sync_logs()
+    assert calls == [code] * 3
+    assert run.read_info() == {"status": "done"}
+    assert run.read_metrics() == [{"step": 1}]
+
+
+@pytest.mark.parametrize("code", FAILED)
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_disk_that_fails_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, folder: bool
+) -> None:
+    monkeypatch.setattr(os, "fsync", answering(os.fsync, code, lambda d: is_folder(d) is folder, []))
+    with pytest.raises(OSError) as caught:
+        write_atomically(tmp_path / "file", b"all")
+    assert caught.value.errno == code
+    assert caught.value.filename == str(tmp_path if folder else tmp_path / "file")
+    assert (tmp_path / "file").exists() is folder
+
+
+def test_a_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for code in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+        monkeypatch.setattr(os, "symlink", answering(os.symlink, code, lambda _: True, calls := []))  # type: ignore[var-annotated]
+        Run.create(tmp_path, "one")
+        assert calls == [code]
+    assert sorted(p.name for p in (tmp_path / "one").iterdir()) == [f"v000{i}" for i in range(1, 5)]
 
 
 def test_info_and_summary_come_back(tmp_path: Path) -> None:

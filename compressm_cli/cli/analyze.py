@@ -103,25 +103,21 @@ def _parsed(text: str) -> tuple[float, ...]:
 
 def _draw(report: "SpectrumReport", folder: Path | None) -> list[Path]:
     """Write the figures; where that is not possible, say so and go on."""
-    from compressm_cli.reports.plots import run_plots, save, spectrum_figure
+    from compressm_cli.reports.drawing import save
+    from compressm_cli.reports.plots import run_figures, spectrum_figure
     from compressm_cli.run import Run
+    from compressm_cli.training.failures import reason
 
     checkpoint = Path(report.checkpoint)
     try:
         if report.run is None:
             place, name = folder or checkpoint.parent, f"{checkpoint.stem}-spectrum.png"
-            return save(place, {name: spectrum_figure(report)})
+            return save(place, {name: lambda: spectrum_figure(report)}, console.warn)
         run = Run.open(Path(report.run))
-        return [
-            *save(folder or run.plots, {"spectrum.png": spectrum_figure(report)}),
-            *run_plots(run, folder),
-        ]
+        figures = {"spectrum.png": lambda: spectrum_figure(report), **run_figures(run)}
+        return save(folder or run.plots, figures, console.warn)
     except OSError as error:
-        typer.echo(
-            f"warning: no figures: {error.filename or 'the folder'}: {error.strerror or error}; "
-            "choose another folder with --plots DIR",
-            err=True,
-        )
+        console.warn(f"no figures: {reason(error)}; choose another folder with --plots DIR")
         return []
 
 

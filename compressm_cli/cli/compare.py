@@ -108,7 +108,7 @@ def compare(
         if html is not None:
             from compressm_cli.reports.html import write_html
 
-            write_html(report, html)
+            write_html(report, html, console.warn)
     _print(report, as_json, markdown)
     if html is not None:
         typer.echo(f"page: {html}", err=True)

@@ -55,6 +55,11 @@ def report_error(message: str, hint: str | None = None) -> None:
         typer.echo("\n".join(map(_cut, printable(hint).splitlines())), err=True)
 
 
+def warn(message: str) -> None:
+    """``warning: message`` on stderr, as ``report_error`` shows a message: the command goes on."""
+    typer.echo(f"warning: {_cut(printable(message))}", err=True)
+
+
 def _cut(text: str) -> str:
     return text if len(text) <= LONGEST_ERROR else f"{text[: LONGEST_ERROR - 4]} ..."
 

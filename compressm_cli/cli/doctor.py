@@ -11,6 +11,7 @@ from pathlib import Path
 import typer
 
 from compressm_cli import __version__
+from compressm_cli.caches import Place, obstacle
 from compressm_cli.cli.commands import Command
 from compressm_cli.cli.console import escape, stdout, table
 from compressm_cli.cli.parameters import Json
@@ -172,18 +173,28 @@ def _joules() -> list[Finding]:
 
 
 def _folders() -> list[Finding]:
-    from compressm_cli.data.listops import ListOps
+    from compressm_cli import ops
+    from compressm_cli.caches import cache_place
+    from compressm_cli.kernels import kernel_place
 
-    folders = {"outputs": Path("outputs"), "cache": ListOps().cache_path().parent}
-    return [Finding("folders", name, *_writable(path)) for name, path in folders.items()]
+    places = {"cache": cache_place(), "compiled kernels": kernel_place(Path(ops.__file__).parent)}
+    return [
+        Finding("folders", "outputs", *_writable(Path("outputs"))),
+        *(Finding("folders", name, *_kept(place)) for name, place in places.items()),
+    ]
+
+
+def _kept(place: Place) -> tuple[bool, str]:
+    """Whether there is a folder for what is kept, and which and why."""
+    if place.folder is None:
+        return False, f"none: {place.why}"
+    ok, detail = _writable(place.folder)
+    return ok, f"{detail} ({place.why})"
 
 
 def _writable(path: Path) -> tuple[bool, str]:
     """Whether the folder, or the closest one above it that exists, can be written to."""
     path = path.absolute()
-    existing = next(folder for folder in (path, *path.parents) if folder.exists())
-    if not existing.is_dir():
-        return False, f"{path}: {existing} is not a folder"
-    if not os.access(existing, os.W_OK | os.X_OK):
-        return False, f"{path}: no permission to write to {existing}"
-    return True, str(path) if existing == path else f"{path} (will be made)"
+    if problem := obstacle(path):
+        return False, f"{path}: {problem}"
+    return True, str(path) if path.is_dir() else f"{path} (will be made)"

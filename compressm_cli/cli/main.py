@@ -17,6 +17,7 @@ import typer
 from typer.main import get_command
 
 from compressm_cli import __version__
+from compressm_cli.caches import settle_libraries
 from compressm_cli.cli.commands import Command, Group
 from compressm_cli.cli.console import report_error
 from compressm_cli.errors import CompressmError, ElsewhereError
@@ -99,6 +100,7 @@ def compressm(
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (by default that of the process); returns the exit code."""
+    settle_libraries()
     words = list(sys.argv[1:] if arguments is None else arguments)
     command = get_command(app)
     if "_COMPRESSM_COMPLETE" in os.environ:

@@ -155,25 +155,23 @@ def _view(quiet: bool, group: "Group") -> "View":
 
 
 def _done(run: "Run", group: "Group") -> None:
-    """Draw what is not drawn yet, and print the run folder."""
+    """Draw the run's figures, and print its folder."""
     if group.is_main:
-        if not any(run.plots.iterdir()):
-            draw_plots(run)
+        draw_plots(run)
         typer.echo(str(run.folder))
 
 
 def draw_plots(run: "Run") -> None:
-    """Draw the run's figures; a finished training is not lost for want of a picture."""
-    from compressm_cli.training.failures import is_out_of_memory
+    """Draw the run's figures, where it has none yet; a finished training is not lost for want of a picture."""
+    from compressm_cli.training.failures import reason
 
     try:
-        from compressm_cli.reports import run_plots
+        if not any(run.plots.iterdir()):
+            from compressm_cli.reports import run_plots
 
-        run_plots(run)
+            run_plots(run, console.warn)
     except Exception as error:
-        if not isinstance(error, OSError) and not is_out_of_memory(error):
-            raise
-        typer.echo(f"warning: no plots were written: {str(error) or 'out of memory'}", err=True)
+        console.warn(f"no plots were written: {reason(error)}")
 
 
 def _dry_run(recipe: "Recipe", group: "Group") -> None:

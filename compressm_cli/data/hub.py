@@ -105,9 +105,10 @@ def _cache_folders(repository: str) -> list[Path]:
     home = os.environ.get("HF_HOME") or f"{base}/huggingface"
     downloads = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or f"{home}/hub"
     prepared = os.environ.get("HF_DATASETS_CACHE") or f"{home}/datasets"
+    # As these libraries do; Path.expanduser raises where the user has no home.
     return [
-        Path(downloads).expanduser() / f"datasets--{repository.replace('/', '--')}" / "snapshots",
-        Path(prepared).expanduser() / repository.replace("/", "___"),
+        Path(os.path.expanduser(downloads)) / f"datasets--{repository.replace('/', '--')}" / "snapshots",
+        Path(os.path.expanduser(prepared)) / repository.replace("/", "___"),
     ]
 
 

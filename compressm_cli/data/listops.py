@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 
+from compressm_cli.caches import cache_folder
 from compressm_cli.data.interface import Dataset, DataSpec, Split, TaskConfig
 from compressm_cli.data.splits import Rows, Seed
 from compressm_cli.data.tokens import padded
 from compressm_cli.errors import BadInputError
-from compressm_cli.files import cache_folder
 
 VOCABULARY = 16
 """The padding, 10 digits, 4 operators with their bracket, and the closing bracket."""
@@ -67,10 +67,11 @@ class ListOps(TaskConfig):
         Raises BadInputError where there are not enough different sequences of such lengths.
         """
         path = self.cache_path()
-        rows = _read(path)
+        rows = None if path is None else _read(path)
         if rows is None:
             rows = _generate(self)
-            _keep(rows, path)
+            if path is not None:
+                _keep(rows, path)
         return self._dataset(rows)
 
     def spec(self) -> DataSpec:
@@ -78,11 +79,14 @@ class ListOps(TaskConfig):
         rows = (self.train_rows, self.validation_rows, self.test_rows)
         return DataSpec(classes=10, length=self.max_length - 1, vocabulary=VOCABULARY, rows=rows)
 
-    def cache_path(self) -> Path:
-        """The file that keeps these rows; its name depends on every parameter that they depend on."""
+    def cache_path(self) -> Path | None:
+        """The file that keeps these rows, named by every parameter that they depend on; None without a cache."""
+        folder = cache_folder()
+        if folder is None:
+            return None
         key = [GENERATOR_VERSION, sum(self.spec().rows), self.min_length, self.max_length, self.seed]
         digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
-        return cache_folder() / f"listops-{digest}.npz"
+        return folder / f"listops-{digest}.npz"
 
     def _dataset(self, rows: "Expressions") -> Dataset:
         spec = self.spec()

@@ -5,7 +5,8 @@ An expression is a digit, or an operator with 2 to 10 expressions and a closing 
 """
 
 import numpy as np
-from numba import njit
+
+from compressm_cli.kernels import compiled
 
 PADDING = 0
 FIRST_DIGIT = 1
@@ -20,7 +21,7 @@ MAX_ARGUMENTS = 10
 OPERATOR_PROBABILITY = 0.25
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _next(state: np.ndarray) -> np.int64:
     """32 random bits by splitmix64, whose stream no library's version changes; state (1,) uint64 advances."""
     state[0] += np.uint64(0x9E3779B97F4A7C15)
@@ -30,13 +31,13 @@ def _next(state: np.ndarray) -> np.int64:
     return np.int64((z ^ (z >> np.uint64(31))) >> np.uint64(32))
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _below(state: np.ndarray, limit: int) -> int:
     """A random integer from 0 to limit - 1."""
     return int((_next(state) * limit) >> 32)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _value(operator: int, arguments: np.ndarray) -> int:
     """Minimum, maximum, median (its whole part) or sum modulo 10 of (n,) digits."""
     if operator == 0:
@@ -50,7 +51,7 @@ def _value(operator: int, arguments: np.ndarray) -> int:
     return arguments.sum() % 10
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _draw(state: np.ndarray, tokens: np.ndarray) -> tuple[int, int]:
     """Write one expression to ``tokens``; returns its length, 0 where it does not fit, and its value."""
     operators = np.empty(MAX_DEPTH, np.int64)
@@ -88,7 +89,7 @@ def _draw(state: np.ndarray, tokens: np.ndarray) -> tuple[int, int]:
     return 0, 0
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def draw_expressions(
     state: np.ndarray,
     min_length: int,

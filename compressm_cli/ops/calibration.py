@@ -10,7 +10,7 @@ import torch
 from scipy.optimize import nnls
 from torch import Tensor
 
-from compressm_cli.files import cache_folder, write_atomically
+from compressm_cli.caches import remember, remembered
 from compressm_cli.ops.forms import DEFAULT, FORMS, CostModel, Form, Problem, terms
 from compressm_cli.ops.machine import is_busy, processor_name
 from compressm_cli.ops.ssm import diagonal_ssm
@@ -42,20 +42,16 @@ def calibrated(device: torch.device, precision: str) -> CostModel:
     the other. The built-in costs stand in, and the next process tries again.
     ``precision`` is fp32, tf32 or bf16, as a recipe has it; bf16 stands for autocast.
     """
-    path = cache_folder() / f"forms-{_machine(device, precision)}.json"
+    name = f"forms-{_machine(device, precision)}.json"
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
+        saved = remembered(name)
         return CostModel({form: tuple(map(float, saved[form])) for form in FORMS})
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         pass  # not there, or not whole
     if is_busy():
         return DEFAULT
     model = measure(device, precision)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(model.constants).encode())
-    except OSError:
-        pass  # it is measured again by the next process
+    remember(name, model.constants)
     return model
 
 

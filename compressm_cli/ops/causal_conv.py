@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from compressm_cli.kernels import compiled
 from compressm_cli.ops import reference
 from compressm_cli.ops.parallel import flat, last_contiguous, over_parts, parts_a_row
 from compressm_cli.ops.simd import LANES, load, same, sigmoid, store
@@ -28,7 +29,7 @@ def _before_activation(x, base, step, weight, bias, t, width, channels, c):  # t
 
 
 # Where channels do not divide into vectors, the last vector overlaps the one before: it computes the same again.
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _forward(sizes, strides, x, weight, bias, silu, y, first, last):  # type: ignore[no-untyped-def]
     length, channels, width, groups = sizes
     vectors = (channels + LANES - 1) // LANES
@@ -44,7 +45,7 @@ def _forward(sizes, strides, x, weight, bias, silu, y, first, last):  # type: ig
                 store(y, (row * length + t) * channels + c, out)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _backward(  # type: ignore[no-untyped-def]
     sizes, strides, grad, x, weight, bias, silu, dx, dweight, dbias, first, last
 ):

@@ -1,12 +1,12 @@
 """The diagonal scan as a CPU kernel: compiled by numba, parallel over the batch."""
 
-import numba
 from torch import Tensor
 
+from compressm_cli.kernels import compiled
 from compressm_cli.ops.parallel import over_parts
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
+@compiled(fastmath={"contract", "reassoc", "nsz"})
 def _forward(h, poles_re, poles_im, first, last):  # type: ignore[no-untyped-def]
     n = poles_re.shape[0]
     for b in range(first, last):
@@ -17,7 +17,7 @@ def _forward(h, poles_re, poles_im, first, last):  # type: ignore[no-untyped-def
                 h[b, t, n + i] += poles_re[i] * im + poles_im[i] * re
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
+@compiled(fastmath={"contract", "reassoc", "nsz"})
 def _backward(dx, h, poles_re, poles_im, dpoles, first, last):  # type: ignore[no-untyped-def]
     # dx_t = grad_t + conj(lambda) dx_{t+1}; dlambda = sum over t of dx_t conj(h_{t-1}), for each row apart.
     n = poles_re.shape[0]

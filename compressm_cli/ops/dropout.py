@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from compressm_cli.kernels import compiled
 from compressm_cli.ops.parallel import over_parts
 
 BLOCK = 1 << 16
@@ -24,7 +25,7 @@ def _mix(h):  # type: ignore[no-untyped-def]
     return np.uint32(h ^ (h >> np.uint32(16)))
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _drop(x, low, high, limit, scale, first, last):  # type: ignore[no-untyped-def]
     for block in range(first, last):
         start = block * BLOCK

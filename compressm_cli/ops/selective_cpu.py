@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from compressm_cli.kernels import compiled
 from compressm_cli.ops.parallel import flat, last_contiguous, over_parts, parts_a_row
 from compressm_cli.ops.simd import (
     LANES,
@@ -236,7 +237,7 @@ def _elementwise_gate(grads, y, z, vectors, t):  # type: ignore[no-untyped-def]
         store(grads, i, grad * gate * s)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _forward(  # type: ignore[no-untyped-def]
     sizes, strides, x, dt, A, B, C, D, bias, z, order, kept, out, y, states, first, last
 ):
@@ -289,7 +290,7 @@ def _forward(  # type: ignore[no-untyped-def]
                 _scatter(ys, t, out, to, order, c, count)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _backward(  # type: ignore[no-untyped-def]
     sizes, strides, groups, grad, x, dt, A, B, C, D, bias, z, order, kept, y, states,
     dx, ddt, dA, dB, dC, dD, dbias, dz, first, last,

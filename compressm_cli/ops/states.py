@@ -2,17 +2,17 @@
 
 import math
 
-import numba
 import torch
 from torch import Tensor
 
+from compressm_cli.kernels import compiled
 from compressm_cli.ops.parallel import over_parts, runs_eagerly_on_cpu
 
 _NEGLIGIBLE = 1e-30
 """States below this are set to zero: arithmetic on denormal numbers is many times slower."""
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _advance(out, h, dt, drive, A, B, scale, first, last):  # type: ignore[no-untyped-def]
     for b in range(first, last):
         for t in range(out.shape[1]):

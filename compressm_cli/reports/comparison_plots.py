@@ -2,16 +2,16 @@
 
 import math
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.compression.hankel_config import HankelConfig
 from compressm_cli.errors import BadInputError
 from compressm_cli.reports import formats
 from compressm_cli.reports.comparison import ComparisonReport
+from compressm_cli.reports.drawing import Painter
 from compressm_cli.reports.plots import Line, drawable, index_label, order_histories
 from compressm_cli.reports.spectrum import LayerSpectrum, layer_spectra
 from compressm_cli.reports.style import BLUE, GREY, RED, colours, new_figure, percent, style, thousands
@@ -19,24 +19,33 @@ from compressm_cli.reports.verdict import SPEED_TITLES
 from compressm_cli.run import Run
 from compressm_cli.training.oneshot import asked
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 UNCHANGED = 0.005
 
 
-def comparison_figures(report: ComparisonReport) -> dict[str, Figure]:
-    """Title -> figure; a figure whose records are not at hand is left out."""
-    runs = [[Run.open(Path(p)) for p in side.paths if Path(p).is_dir()] for side in report.sides]
-    figures = {
-        "Against the baseline": _ratio_figure(report),
-        "Validation accuracy while training": _history_figure(
-            report, runs, _draw_accuracy, "validation accuracy"
+def comparison_figures(report: ComparisonReport) -> dict[str, Painter]:
+    """Title -> figure; one whose records are not at hand gives none."""
+
+    @cache
+    def runs() -> list[list[Run]]:
+        return [[Run.open(Path(p)) for p in side.paths if Path(p).is_dir()] for side in report.sides]
+
+    return {
+        "Against the baseline": lambda: _ratio_figure(report),
+        "Validation accuracy while training": lambda: _history_figure(
+            report, runs(), _draw_accuracy, "validation accuracy"
         ),
-        "States while training": _history_figure(report, runs, _draw_orders, "order, sum over the layers"),
-        **_spectra_figure(report),
+        "States while training": lambda: _history_figure(
+            report, runs(), _draw_orders, "order, sum over the layers"
+        ),
+        "Hankel spectra of the finished models": lambda: _spectra_figure(report),
     }
-    return {title: figure for title, figure in figures.items() if figure is not None}
 
 
-def _ratio_figure(report: ComparisonReport) -> Figure | None:
+def _ratio_figure(report: ComparisonReport) -> "Figure | None":
     """Every ratio to the baseline as a bar from 1, on a logarithmic scale."""
     bars = _bars(report)
     if not bars:
@@ -94,7 +103,7 @@ def _judged_colour(ratio: float) -> str:
     return BLUE if ratio < 1 else RED
 
 
-def _ratio_ticks(axes: Axes, ratios: list[float]) -> None:
+def _ratio_ticks(axes: "Axes", ratios: list[float]) -> None:
     """Ticks at powers of two, and room for the labels beside the bars."""
     low, high = min([*ratios, 0.9]), max([*ratios, 1.12])
     step = 1 if high / low < 64 else 2
@@ -108,9 +117,9 @@ def _ratio_ticks(axes: Axes, ratios: list[float]) -> None:
 def _history_figure(
     report: ComparisonReport,
     runs: list[list[Run]],
-    draw: Callable[[Axes, Run, object, str | None], bool],
+    draw: "Callable[[Axes, Run, object, str | None], bool]",
     label: str,
-) -> Figure | None:
+) -> "Figure | None":
     """One curve a run over the training steps, one colour a side."""
     with style():
         figure, (axes,) = new_figure(8.0, 3.8)
@@ -130,7 +139,7 @@ def _history_figure(
     return figure
 
 
-def _draw_accuracy(axes: Axes, run: Run, colour: object, label: str | None) -> bool:
+def _draw_accuracy(axes: "Axes", run: Run, colour: object, label: str | None) -> bool:
     lines = [m for m in run.read_metrics() if "validation_accuracy" in m]
     axes.plot(
         [m["step"] for m in lines],
@@ -144,7 +153,7 @@ def _draw_accuracy(axes: Axes, run: Run, colour: object, label: str | None) -> b
     return bool(lines)
 
 
-def _draw_orders(axes: Axes, run: Run, colour: object, label: str | None) -> bool:
+def _draw_orders(axes: "Axes", run: Run, colour: object, label: str | None) -> bool:
     metrics, checks = run.read_metrics(), run.read_compression()
     steps, totals = total_order_history(run.read_summary()["orders"]["start"], metrics, checks)
     axes.step(steps, totals, where="post", color=colour, lw=1.6, alpha=0.85, label=label)
@@ -170,22 +179,22 @@ def total_order_history(
     return steps, totals
 
 
-def _spectra_figure(report: ComparisonReport) -> dict[str, Figure]:
-    """By its title: one panel a layer, one curve a side; none where a finished model or its data are missing."""
+def _spectra_figure(report: ComparisonReport) -> "Figure | None":
+    """One panel a layer, one curve a side; None where a finished model or its data are missing."""
     files = [Path(side.checkpoint) for side in report.sides]
     if not all(file.is_file() for file in files):
-        return {}
+        return None
     models = [Checkpoint.load(file) for file in files]
     try:
         measured = [layer_spectra(model, _measures(models)) for model in models]
     except BadInputError:
-        return {}
+        return None
     kinds = dict.fromkeys(
         formats.gramians(layer.gramian, model.recipe.data.unjudged() is None)
         for model, layers in zip(models, measured, strict=True)
         for layer in layers
     )
-    return {f"Hankel spectra of the finished models, {' and '.join(kinds)}": _drawn(report, measured)}
+    return _drawn(report, measured, " and ".join(kinds))
 
 
 def _measures(models: list[Checkpoint]) -> HankelConfig:
@@ -197,7 +206,7 @@ def _measures(models: list[Checkpoint]) -> HankelConfig:
     return config
 
 
-def _drawn(report: ComparisonReport, measured: list[list[LayerSpectrum]]) -> Figure:
+def _drawn(report: ComparisonReport, measured: list[list[LayerSpectrum]], kinds: str) -> "Figure":
     spectra = [{layer.layer: layer for layer in side} for side in measured]
     layers = list(dict.fromkeys(name for side in spectra for name in side))
     columns = min(len(layers), 3)
@@ -216,7 +225,7 @@ def _drawn(report: ComparisonReport, measured: list[list[LayerSpectrum]]) -> Fig
         for axes in panels[len(layers) :]:
             axes.remove()
         figure.supxlabel(index_label(measured[0][0].realization), fontsize=10)
-        figure.supylabel("Hankel singular value", fontsize=10)
+        figure.supylabel(f"Hankel singular value ({kinds})", fontsize=10)
         handles, names = panels[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside upper right", ncols=len(names))
     return figure

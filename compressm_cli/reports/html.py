@@ -12,8 +12,8 @@ from compressm_cli.recipe.problems import printable
 from compressm_cli.reports import formats
 from compressm_cli.reports.comparison import ComparisonReport
 from compressm_cli.reports.comparison_plots import comparison_figures
+from compressm_cli.reports.drawing import Tell, draw
 from compressm_cli.reports.estimates import Estimate
-from compressm_cli.reports.style import as_png
 from compressm_cli.reports.tables import comparison_tables, seeds_text
 
 TILES = (
@@ -33,17 +33,17 @@ class Tile:
     kind: str
 
 
-def write_html(report: ComparisonReport, path: Path) -> None:
+def write_html(report: ComparisonReport, path: Path, tell: Tell) -> None:
     """Render the report into a file; BadInputError where it cannot be written."""
-    text = render_html(report)
+    text = render_html(report, tell)
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise BadInputError(f"--html {path}: cannot be written: {error.strerror}") from error
 
 
-def render_html(report: ComparisonReport) -> str:
-    """The page; every text in it is escaped."""
+def render_html(report: ComparisonReport, tell: Tell) -> str:
+    """The page; every text in it is escaped. ``tell`` is told which figures it lacks."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -55,8 +55,8 @@ def render_html(report: ComparisonReport) -> str:
     names = " and ".join(side.label for side in report.sides[1:])
     baseline = report.sides[0].label
     figures = [
-        {"title": title, "data": base64.b64encode(as_png(figure)).decode("ascii")}
-        for title, figure in comparison_figures(report).items()
+        {"title": title, "data": base64.b64encode(picture).decode("ascii")}
+        for title, picture in draw(comparison_figures(report), tell).items()
     ]
     return environment.get_template("comparison.html.j2").render(
         title=f"{names} against {baseline}",

@@ -1,20 +1,17 @@
-"""The figures of analyses and runs, and how they reach the disk."""
+"""The figures of analyses and runs."""
 
 import math
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-
+from compressm_cli.reports.drawing import Painter, Tell, save
 from compressm_cli.reports.formats import gramians
 from compressm_cli.reports.spectrum import SpectrumReport
 from compressm_cli.reports.style import (
     GREY,
     RED,
     SERIES,
-    as_png,
     colours,
     new_figure,
     percent,
@@ -24,39 +21,42 @@ from compressm_cli.reports.style import (
 )
 from compressm_cli.run import Run
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 MARKERS = "osD^vPX*"
 FLOOR = 1e-8
 """Values below this share of the largest are not drawn: they are round-off."""
 Line = dict[str, Any]
 
 
-def run_plots(run: Run, folder: Path | None = None) -> list[Path]:
+def run_plots(run: Run, tell: Tell, folder: Path | None = None) -> list[Path]:
     """Draw a run's records, by default into its ``plots`` folder: training, orders and spectra over time.
 
-    What has no records (a baseline's orders, say) gives no figure. OSError where the folder is read-only.
+    ``tell`` is told what could not be drawn. OSError where nothing can be written there.
     """
-    metrics, checks = run.read_metrics(), run.read_compression()
-    figures = {
-        "training.png": training_figure(metrics, checks),
-        "orders.png": orders_figure(metrics, checks),
-        "spectra-at-checks.png": check_spectra_figure(checks),
+    return save(folder or run.plots, run_figures(run), tell)
+
+
+def run_figures(run: Run) -> dict[str, Painter]:
+    """The figures of a run, by file. What has no records (a baseline's orders, say) gives none."""
+
+    @cache
+    def records() -> tuple[list[Line], list[Line]]:
+        return run.read_metrics(), run.read_compression()
+
+    return {
+        "training.png": lambda: training_figure(*records()),
+        "orders.png": lambda: orders_figure(*records()),
+        "spectra-at-checks.png": lambda: check_spectra_figure(records()[1]),
     }
-    return save(folder or run.plots, {name: figure for name, figure in figures.items() if figure is not None})
 
 
-def save(folder: Path, figures: dict[str, Figure]) -> list[Path]:
-    """Write figures as PNG; OSError where that is not possible."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for name, figure in figures.items():
-        (folder / name).write_bytes(as_png(figure))
-        paths.append(folder / name)
-    return paths
-
-
-def spectrum_figure(report: SpectrumReport) -> Figure:
+def spectrum_figure(report: SpectrumReport) -> "Figure":
     """The Hankel singular values of all layers, logarithmic, with the cut of each threshold marked."""
     with style():
+        from matplotlib.lines import Line2D
+
         figure, (axes,) = new_figure(8.0, 4.6)
         for layer, colour in zip(report.layers, colours(len(report.layers)), strict=True):
             values = drawable(layer.hsv)
@@ -91,7 +91,7 @@ def spectrum_figure(report: SpectrumReport) -> Figure:
     return figure
 
 
-def training_figure(metrics: list[Line], checks: list[Line]) -> Figure | None:
+def training_figure(metrics: list[Line], checks: list[Line]) -> "Figure | None":
     """Losses and validation accuracy over the steps, with the moments of cuts; None without records."""
     trained = [m for m in metrics if "train_loss" in m]
     evaluated = [m for m in metrics if "validation_loss" in m]
@@ -120,7 +120,7 @@ def training_figure(metrics: list[Line], checks: list[Line]) -> Figure | None:
     return figure
 
 
-def orders_figure(metrics: list[Line], checks: list[Line]) -> Figure | None:
+def orders_figure(metrics: list[Line], checks: list[Line]) -> "Figure | None":
     """The order of each layer over the steps; None where no check was made."""
     if not checks:
         return None
@@ -160,7 +160,7 @@ def order_histories(checks: list[Line], last: int) -> dict[str, tuple[list[int],
     return histories
 
 
-def check_spectra_figure(checks: list[Line]) -> Figure | None:
+def check_spectra_figure(checks: list[Line]) -> "Figure | None":
     """The spectrum of each layer at each check, before the cut; None where no check recorded one."""
     found = [c for c in checks if c["hsv"]]
     if not found:
@@ -170,10 +170,13 @@ def check_spectra_figure(checks: list[Line]) -> Figure | None:
     columns = min(len(layers), 3)
     rows = math.ceil(len(layers) / columns)
     with style():
+        from matplotlib.cm import ScalarMappable
+        from matplotlib.colors import Normalize
+
         figure, panels = new_figure(
             1.2 + 3.2 * columns if columns > 1 else 6.4, 0.8 + 2.8 * rows, rows, columns
         )
-        norm = matplotlib.colors.Normalize(min(steps), max(max(steps), min(steps) + 1))
+        norm = Normalize(min(steps), max(max(steps), min(steps) + 1))
         scale = sequence()
         for axes, layer in zip(panels, layers, strict=False):
             for check in (c for c in found if c["layer"] == layer):
@@ -187,7 +190,7 @@ def check_spectra_figure(checks: list[Line]) -> Figure | None:
         figure.supxlabel(index_label(found[0]["realization"]), fontsize=10)
         figure.supylabel("Hankel singular value", fontsize=10)
         if len(set(steps)) > 1:
-            mappable = matplotlib.cm.ScalarMappable(norm, scale)
+            mappable = ScalarMappable(norm, scale)
             bar = figure.colorbar(
                 mappable, ax=panels[: len(layers)], label="training step of the check", aspect=30
             )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from compressm_cli.accounting.memory import PeakMemory
+from compressm_cli.training.failures import reason
 from compressm_cli.training.precision import prepare
 from compressm_cli.training.trainee import Setting, Trainee
 
@@ -52,11 +53,13 @@ def _in_fresh_process(setting: Setting, orders: dict[str, int], kind: str) -> St
     context = multiprocessing.get_context("forkserver")
     # Building the first optimizer imports torch._dynamo, which takes longer than all the rest.
     context.set_forkserver_preload([__name__, "torch._dynamo"])
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        try:
+    try:
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
             found = pool.submit(_growth, setting, orders, torch.get_num_threads()).result()
-        except BrokenProcessPool:
-            return StepMemory(None, kind, "the process that measured it was killed")
+    except BrokenProcessPool:
+        return StepMemory(None, kind, "the process that measured it was killed")
+    except (OSError, ImportError) as error:  # no semaphores, no temporary files, or only in too long a path
+        return StepMemory(None, kind, f"there is no process that could measure it ({reason(error)})")
     if found <= 0:
         return StepMemory(None, kind, "too little to show in the resident set of a process")
     return StepMemory(found, kind, None)

@@ -1,17 +1,20 @@
-"""One look for all figures: colours that the colour-blind can tell apart, thin axes, units on every label."""
+"""One look for all figures: colours that the colour-blind can tell apart, thin axes, units on every label.
+
+matplotlib is imported where a figure is drawn, and no sooner: no number needs it. Neither the display nor the settings
+of whoever started this process change a figure.
+"""
 
 import io
+import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
-from cycler import cycler
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import Colormap, LinearSegmentedColormap
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, without its yellow, which is too light for lines.
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK = (
@@ -40,7 +43,6 @@ _STYLE: Any = {
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "axes.prop_cycle": cycler(color=SERIES),
     "grid.color": "#e5e7eb",
     "grid.linewidth": 0.7,
     "xtick.color": "#4b5563",
@@ -55,22 +57,45 @@ _STYLE: Any = {
 RESOLUTION = 150
 
 
+def library() -> Any:
+    """matplotlib; ImportError, or whatever comes of its import, where it cannot be had."""
+    # A notebook's shell hands down the name of its own backend, which is looked for when matplotlib is imported.
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    return matplotlib
+
+
 @contextmanager
 def style() -> Iterator[None]:
-    """The house style; wrap the making of a figure in it."""
-    with matplotlib.rc_context(_STYLE):
+    """The house style on matplotlib's own defaults, whatever the user's are; wrap the making of a figure in it."""
+    matplotlib = library()
+    with matplotlib.rc_context():
+        with warnings.catch_warnings():
+            # The defaults have settings that are on their way out.
+            warnings.simplefilter("ignore", matplotlib.MatplotlibDeprecationWarning)
+            matplotlib.rcParams.update(
+                {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
+            )
+        matplotlib.rcParams.update({**_STYLE, "axes.prop_cycle": matplotlib.cycler(color=SERIES)})
         yield
 
 
-def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
+def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> "tuple[Figure, list[Axes]]":
     """An empty figure (inches) with its axes, row by row; independent of pyplot and of any display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False)
     return figure, list(axes.flat)
 
 
-def as_png(figure: Figure) -> bytes:
+def as_png(figure: "Figure") -> bytes:
     """The figure as a PNG file."""
     with style(), io.BytesIO() as buffer:
         figure.savefig(buffer, format="png", dpi=RESOLUTION)
@@ -85,18 +110,25 @@ def colours(count: int) -> list[Any]:
     return [scale(i / (count - 1)) for i in range(count)]
 
 
-def sequence() -> Colormap:
+def sequence() -> "Colormap":
     """Light to dark, for ordered lines; without the end that is too light on paper."""
-    dark = matplotlib.colormaps["viridis"].reversed()
+    from matplotlib import colormaps
+    from matplotlib.colors import LinearSegmentedColormap
+
+    dark = colormaps["viridis"].reversed()
     return LinearSegmentedColormap.from_list("sequence", [dark(0.1 + 0.9 * i / 63) for i in range(64)])
 
 
 def thousands(axis: Any) -> None:
     """Ticks such as 10,000 at whole numbers only."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
     axis.set_major_locator(MaxNLocator(nbins=7, integer=True, steps=[1, 2, 2.5, 5, 10]))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 
 def percent(axis: Any) -> None:
     """Ticks of shares in percent."""
+    from matplotlib.ticker import FuncFormatter
+
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))

@@ -41,6 +41,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError | ImportError) and any(sign in str(error) for sign in NO_MEMORY)
 
 
+def reason(error: BaseException) -> str:
+    """Why something failed that is done without, in one line."""
+    if isinstance(error, OSError):
+        told = error.strerror or str(error) or type(error).__name__
+        return f"{error.filename}: {told}" if error.filename else told
+    if isinstance(error, MemoryError) and not str(error):
+        return "out of memory"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
 def out_of_memory(error: BaseException) -> str:
     """The line about it: what was asked for, as far as it is told, and what to lower."""
     first = (str(error).splitlines() or [""])[0].strip()

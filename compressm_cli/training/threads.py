@@ -11,13 +11,12 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 
+from compressm_cli.caches import remember, remembered
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.data.interface import DataSpec
-from compressm_cli.files import cache_folder, write_atomically
 from compressm_cli.ops.machine import is_busy, processor_name
 from compressm_cli.recipe import Recipe
 from compressm_cli.recipe.bounds import least_parameters
@@ -87,23 +86,19 @@ def choose_threads(recipe: Recipe, data: DataSpec, orders: dict[str, int] | None
     ):
         return available
     busy = is_busy()
-    path = cache_folder() / f"threads-{_problem(recipe, data, orders)}.json"
-    if not busy and (known := _kept(path, available)) is not None:
+    name = f"threads-{_problem(recipe, data, orders)}.json"
+    if not busy and (known := _kept(name, available)) is not None:
         return known
     threads = _fastest(recipe, data, orders, available)
     if not busy:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, json.dumps({"threads": threads}).encode())
-        except OSError:
-            pass  # the next run times it again
+        remember(name, {"threads": threads})
     return threads
 
 
-def _kept(path: Path, available: int) -> int | None:
+def _kept(name: str, available: int) -> int | None:
     try:
-        threads = json.loads(path.read_text(encoding="utf-8"))["threads"]
-    except (OSError, ValueError, KeyError, TypeError):
+        threads = remembered(name)["threads"]
+    except (KeyError, TypeError):
         return None
     return threads if type(threads) is int and 1 <= threads <= available else None
 

@@ -397,7 +397,7 @@ def path(tiny: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     rhythm = {"checkpoint_every": 2, "log_every": 2, "eval_every": 2, "form": "recurrent"}
     cuts = {"kind": "listed", "at_steps": [3]}
     file = tmp_path / "r.yaml"
-    monkeypatch.setattr(reports, "run_plots", lambda _: None)  # it takes longer than all the rest
+    monkeypatch.setattr(reports, "run_plots", lambda *_: None)  # it takes longer than all the rest
     made = tiny(
         steps=5, train=rhythm, compression={"method": "hankel", "keep_fraction": 0.6, "schedule": cuts}
     )
@@ -639,7 +639,7 @@ def test_a_done_run_is_not_lost_for_want_of_plots(
     error: Exception,
     told: str,
 ) -> None:
-    def fails(_: Run) -> None:
+    def fails(*_: Any) -> None:
         raise error
 
     monkeypatch.setattr(reports, "run_plots", fails)

@@ -1,5 +1,6 @@
 """One process trains a run, and a lock is never left behind for good."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -78,20 +79,28 @@ def test_a_lock_is_given_back(tmp_path: Path) -> None:
         assert (run.folder / "lock").read_text() == ""
 
 
-@pytest.mark.parametrize("shared", [True, False])
+def refusing(code: int) -> Callable[..., None]:
+    """A call of the system that answers with an error."""
+
+    def call(*_: Any, **__: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    return call
+
+
+NO_LOCKS = [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL]
+
+
+@pytest.mark.parametrize("code", [None, *NO_LOCKS])
 def test_a_lock_of_another_host_counts_until_it_is_old(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int | None
 ) -> None:
     """Also one of this host, where the file system has no locks."""
-
-    def unsupported(*_: Any) -> None:
-        raise OSError(run_module.errno.ENOLCK, "No locks available")
-
-    if not shared:
-        monkeypatch.setattr(run_module.fcntl, "flock", unsupported)
+    if code is not None:
+        monkeypatch.setattr(run_module.fcntl, "flock", refusing(code))
     run = started(tmp_path)
     path = run.folder / "lock"
-    host = "elsewhere" if shared else platform.node()
+    host = "elsewhere" if code is None else platform.node()
     path.write_text(json.dumps({"pid": 7, "host": host, "started": "2026-01-01T00:00:00+00:00"}))
     with pytest.raises(RunLockedError, match=f"process 7 on {host} .* touched 0 s ago"), run.lock():
         pass
@@ -112,6 +121,39 @@ def test_a_held_lock_is_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         while path.stat().st_mtime < 1 and time.monotonic() < until:
             time.sleep(0.01)
         assert path.stat().st_mtime > time.time() - 60
+
+
+def test_a_held_lock_is_touched_where_times_cannot_be_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "lock"
+    path.write_bytes(text := b'{"pid": 7}')
+    descriptor = os.open(path, os.O_RDWR)
+    os.utime(descriptor, (0, 0))
+    monkeypatch.setattr(os, "utime", refusing(errno.EPERM))
+    run_module._beat(descriptor)
+    assert os.fstat(descriptor).st_mtime > time.time() - 60
+    os.close(descriptor)
+    assert path.read_bytes() == text
+
+
+def test_a_mandatory_lock_is_one_that_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On SMB, what another process has locked answers EACCES, also to who would read in it who that is."""
+    run = started(tmp_path)
+    monkeypatch.setattr(run_module.fcntl, "flock", refusing(errno.EACCES))
+    monkeypatch.setattr(os, "pread", refusing(errno.EACCES))
+    with (
+        pytest.raises(RunLockedError, match="this run is live: process unknown on an unknown host"),
+        run.lock(),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EBADF])
+def test_a_lock_that_fails_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    monkeypatch.setattr(run_module.fcntl, "flock", refusing(code))
+    with pytest.raises(OSError, match=os.strerror(code)), started(tmp_path).lock():
+        pass
 
 
 def contend(run: Run, begin: Any, won: Any) -> None:

@@ -3,9 +3,11 @@
 import re
 from html.parser import HTMLParser
 
+import pytest
 from conftest import MakeRun
 
 from compressm_cli.reports import Tolerances, compare
+from compressm_cli.reports.comparison_plots import comparison_figures
 from compressm_cli.reports.html import render_html
 
 
@@ -35,14 +37,17 @@ def test_page_stands_alone(make_run: MakeRun) -> None:
     report = compare(
         base.folder.parent, [small.folder.parent], speed=False, tolerances=Tolerances(points=1.0)
     )
-    page = render_html(report)
+    page = render_html(report, pytest.fail)
     outline = Outline()
     outline.feed(page)
     assert outline.open == []
     assert len(outline.addresses) == 4
     assert all(a.startswith("data:image/png;base64,") for a in outline.addresses)
     assert "http" not in re.sub(r"base64,[^\"]*", "", page)
-    spectra = "Hankel spectra of the finished models, Gramians from data"
+    spectra = "Hankel spectra of the finished models"
+    figure = comparison_figures(report)[spectra]()
+    assert figure is not None
+    assert figure.get_supylabel() == "Hankel singular value (Gramians from data)"
     for text in (
         "0.25x",
         "small <span>against baseline",
@@ -60,13 +65,13 @@ def test_text_is_escaped(make_run: MakeRun) -> None:
         make_run(summary=joules),
         make_run("small", orders=(3, 1), info={"versions": {"torch": evil}}),
     )
-    page = render_html(compare(base.folder, [small.folder], speed=False))
+    page = render_html(compare(base.folder, [small.folder], speed=False), pytest.fail)
     assert "<script" not in page
     assert page.count("&lt;script&gt;") >= 2
 
 
 def test_several_models_and_checkpoints(make_run: MakeRun) -> None:
     base, small, other = make_run(), make_run("small", orders=(3, 1)), make_run("other", orders=(4, 4))
-    page = render_html(compare(base.final_checkpoint, [small.folder, other.folder], speed=False))
+    page = render_html(compare(base.final_checkpoint, [small.folder, other.folder], speed=False), pytest.fail)
     assert "against baseline" in page
     assert "give the run folder" in page

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from compressm_cli.reports import run_plots
 from compressm_cli.reports.chart import BLOCKS, log_chart
 from compressm_cli.reports.comparison_plots import total_order_history
-from compressm_cli.reports.plots import order_histories, orders_figure, save, training_figure
+from compressm_cli.reports.drawing import save
+from compressm_cli.reports.plots import order_histories, orders_figure, training_figure
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -22,13 +23,13 @@ def check(step: int, layer: str, before: int, after: int, accepted: bool | None)
 
 def test_a_compressed_run_has_all_figures(make_run: MakeRun) -> None:
     run = make_run("small", orders=(3, 1))
-    paths = run_plots(run)
+    paths = run_plots(run, pytest.fail)
     assert [p.name for p in paths] == ["training.png", "orders.png", "spectra-at-checks.png"]
     assert all(p.parent == run.plots and p.read_bytes().startswith(PNG) for p in paths)
 
 
 def test_a_baseline_has_no_figure_of_orders(make_run: MakeRun, tmp_path: Path) -> None:
-    paths = run_plots(make_run(), tmp_path / "elsewhere")
+    paths = run_plots(make_run(), pytest.fail, tmp_path / "elsewhere")
     assert paths == [tmp_path / "elsewhere" / "training.png"]
     assert training_figure([], []) is None
     assert orders_figure([], []) is None
@@ -59,7 +60,7 @@ def test_total_order_is_the_sum_over_the_layers() -> None:
 def test_a_place_that_cannot_be_written(make_run: MakeRun, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError):
-        save(tmp_path / "file", {})
+        save(tmp_path / "file", {}, pytest.fail)
 
 
 @given(st.lists(st.floats(1e-12, 1e3), min_size=1, max_size=300))

@@ -157,6 +157,11 @@ def test_memory_with_a_compiler_is_not_measured() -> None:
         (5000, 5000, None),
         (0, None, "too little to show in the resident set of a process"),
         (BrokenProcessPool("killed"), None, "the process that measured it was killed"),
+        (
+            OSError("AF_UNIX path too long"),
+            None,
+            "there is no process that could measure it (AF_UNIX path too long)",
+        ),
     ],
 )
 def test_what_became_of_the_process(
