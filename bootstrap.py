@@ -11,6 +11,7 @@ python3 bootstrap.py install
 
 import hashlib
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +30,7 @@ def run(*command: str | Path) -> None:
     """Show a command and run it; its exit code is ours."""
     words = [str(word) for word in command]
     shown = [os.path.relpath(words[0], ROOT) if Path(words[0]).is_absolute() else words[0], *words[1:]]
-    print(f"$ {' '.join(shown)}", flush=True)
+    print(f"$ {shlex.join(shown)}", flush=True)
     done = subprocess.run(words, cwd=ROOT, check=False)
     if done.returncode:
         sys.exit(done.returncode)
