@@ -12,6 +12,7 @@ python3 bootstrap.py install
 # An older Python must get as far as to be told that it is one: syntax as in 3.6, annotations in quotes.
 import hashlib
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,7 @@ def run(*command: "str | Path") -> None:
     """Show a command and run it; its exit code is ours."""
     words = [str(word) for word in command]
     shown = [os.path.relpath(words[0], ROOT) if Path(words[0]).is_absolute() else words[0], *words[1:]]
-    print(f"$ {' '.join(shown)}", flush=True)
+    print(f"$ {shlex.join(shown)}", flush=True)
     done = subprocess.run(words, cwd=ROOT, check=False)
     if done.returncode:
         sys.exit(done.returncode)

@@ -5,6 +5,7 @@
 It takes an hour or two on two cores. Each part can be run by itself, with other numbers.
 """
 
+import shlex
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ PARTS = (
 def main() -> int:
     failed = 0
     for name, *arguments in PARTS:
-        print(f"== {name} {' '.join(arguments)}", flush=True)
+        print(f"== {name} {shlex.join(arguments)}", flush=True)
         began = time.monotonic()
         done = subprocess.run([sys.executable, Path(__file__).with_name(name), *arguments], check=False)
         failed += done.returncode != 0

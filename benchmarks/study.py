@@ -11,6 +11,7 @@ Markdown.
 import argparse
 import json
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -110,7 +111,7 @@ def train(root: Path, task: str, arm: str, seed: int, orders: list[int]) -> None
         command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        sys.exit(f"{' '.join(command)}\n{done.stderr}")
+        sys.exit(f"{shlex.join(command)}\n{done.stderr}")
     result = summary(root, task, arm, seed)
     assert result is not None
     print(f"{task} {arm} seed {seed}: {100 * result['test']['accuracy']:.2f} %", flush=True)

@@ -1,5 +1,7 @@
 """The errors that a user sees: one message, one exit code, no traceback."""
 
+import shlex
+
 
 class CompressmError(Exception):
     """Base of every expected failure; ``exit_code`` is what the command line returns for it."""
@@ -25,3 +27,8 @@ class ElsewhereError(CompressmError):
     def __init__(self, rank: int, exit_code: int) -> None:
         super().__init__(f"process {rank} of this run failed; see its message")
         self.exit_code = exit_code
+
+
+def command(*words: object) -> str:
+    """A ``compressm`` command for a message, quoted so that a shell takes it as it is."""
+    return shlex.join(["compressm", *map(str, words)])

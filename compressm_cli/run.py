@@ -48,7 +48,7 @@ def _json(value: Any) -> str:
 
 
 class Run:
-    """The folder of one run; use ``Run.create``, ``Run.open`` or ``Run.find``."""
+    """The folder of one run; use ``Run.create``, ``Run.open``, ``Run.newest`` or ``Run.find``."""
 
     def __init__(self, folder: Path, given: Path | None = None) -> None:
         self.folder = folder
@@ -108,6 +108,11 @@ class Run:
         if not runs:
             raise BadInputError(f"{path}: neither a run folder nor a folder of runs (v0001, v0002, ...)")
         return runs
+
+    @classmethod
+    def newest(cls, path: Path) -> "Run":
+        """The run that a path means: a run folder, or the newest version in a recipe's folder."""
+        return cls.find(path)[-1]
 
     def _point_latest(self) -> None:
         link = self.folder.parent / "latest"

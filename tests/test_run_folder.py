@@ -87,6 +87,8 @@ def test_find_takes_a_run_its_link_or_all_of_a_recipe(tmp_path: Path) -> None:
     (tmp_path / "one" / "latest").unlink()
     (tmp_path / "one" / "latest").symlink_to("v0003")
     assert [run.folder for run in Run.find(tmp_path / "one" / "latest")] == [expected[2]]
+    for name, run in (("", 2), ("latest", 2), ("v0002", 1)):
+        assert Run.newest(tmp_path / "one" / name).folder == expected[run]
 
 
 def test_what_is_no_run_is_bad_input(tmp_path: Path) -> None:

@@ -79,21 +79,16 @@ def _recipe(source: object, overrides: list[str]) -> Any:
     from compressm_cli.recipe.problems import Place
     from compressm_cli.recipe.shipped import find_recipe
     from compressm_cli.recipe.yaml_text import parse_yaml
+    from compressm_cli.run import Run
 
     with suppress(CompressmError, OSError, ValueError):
         path = Path(str(source))
-        file = _newest(path) / "recipe.yaml" if path.is_dir() else find_recipe(str(source))
+        file = Run.newest(path).recipe_path if path.is_dir() else find_recipe(str(source))
         root, _ = parse_yaml(file.read_text(encoding="utf-8"), lambda line, column: Place(""))
         if root is not None:
             apply_overrides(root, overrides)
             return root.plain()
     return {}
-
-
-def _newest(folder: Path) -> Path:
-    from compressm_cli.run import Run
-
-    return Run.find(folder)[-1].folder
 
 
 def _runs(incomplete: str) -> Iterator[tuple[str, str]]:

@@ -142,7 +142,7 @@ def _resume(folder: Path, quiet: bool) -> None:
     from compressm_cli.training import experiment
 
     with joined() as group:
-        run = group.from_main(lambda: Run.open(folder))
+        run = group.from_main(lambda: Run.newest(folder))
         recipe = group.from_main(lambda: load_recipe(run.recipe_path))
         run = experiment.resume(run, recipe, _view(quiet, group), command_line(), group)
         _done(run, group)

@@ -8,7 +8,7 @@ from typing import Any
 
 from compressm_cli.accounting.clock import STARVED
 from compressm_cli.checkpoint import Checkpoint
-from compressm_cli.errors import BadInputError
+from compressm_cli.errors import BadInputError, command
 from compressm_cli.recipe import Recipe, load_recipe
 from compressm_cli.run import Run
 
@@ -125,7 +125,7 @@ def _read_run(run: Run) -> Member:
     if not _is_finished(run):
         raise BadInputError(
             f"{run.folder}: this run has not finished (status: {info.get('status', 'unknown')}); "
-            f"compare needs finished runs. Finish it with: compressm train --resume {run.folder}"
+            f"compare needs finished runs. Finish it with: {command('train', '--resume', run.folder)}"
         )
     summary = run.read_summary()
     if summary.get("format") != SUMMARY_FORMAT:

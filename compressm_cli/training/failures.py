@@ -3,7 +3,7 @@
 import errno
 import traceback
 
-from compressm_cli.errors import RunFailedError
+from compressm_cli.errors import RunFailedError, command
 from compressm_cli.run import Run
 
 WRITABLE = "make it writable"
@@ -78,5 +78,6 @@ def _way_on(run: Run, when: str) -> str:
     if run.is_done:
         return "The run is done; what it has written is whole"
     if (run.folder / "run.json").is_file():
-        return f"Nothing written is lost; go on {when} with: compressm train --resume {run.folder}"
+        way_on = command("train", "--resume", run.folder)
+        return f"Nothing written is lost; go on {when} with: {way_on}"
     return "Nothing was trained yet; give the same command again"

@@ -22,7 +22,7 @@ from compressm_cli.compression.method import CheckContext, LayerRecord, Plan
 from compressm_cli.data.interface import Dataset, Split
 from compressm_cli.distributed.agreement import Vote
 from compressm_cli.distributed.group import Group, require_device
-from compressm_cli.errors import BadInputError, RunFailedError
+from compressm_cli.errors import BadInputError, RunFailedError, command
 from compressm_cli.models import build_model
 from compressm_cli.ops.forms import CostModel
 from compressm_cli.recipe import Recipe
@@ -199,7 +199,8 @@ class Trainer:
                 self.save_checkpoint()
         raise StoppedError(
             name,
-            f"stopped by {name} after step {self.step}; go on with: compressm train --resume {self.run.folder}",
+            f"stopped by {name} after step {self.step}; "
+            f"go on with: {command('train', '--resume', self.run.folder)}",
         )
 
     def _train_step(self) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,44 @@ def test_the_command_ends_with_the_code(
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "stopped by SIGUSR1 after step 6; go on with: compressm train --resume" in shown.err
+
+
+def test_the_command_that_is_told_can_be_typed(
+    tiny: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(recipe_to_yaml(tiny()))
+    with monkeypatch.context() as patch:
+        during(patch, loop.Trainer, "_update", 6, "SIGUSR1")
+        assert main.run(["train", str(path), "--quiet", f"output.root={tmp_path}/it's my $HOME"]) == 138
+    told = capsys.readouterr().err.partition("go on with: ")[2]
+    words = subprocess.run(
+        ["sh", "-c", f"printf '%s\\n' {told}"], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert words[:3] == ["compressm", "train", "--resume"]
+    assert main.run([*words[1:], "--quiet"]) == 0
+    assert capsys.readouterr().out == f"{words[3]}\n"
+
+
+def test_a_run_is_resumed_by_any_of_its_names(
+    tiny: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = tiny()
+    path = tmp_path / "r.yaml"
+    path.write_text(recipe_to_yaml(made))
+    runs = Path(made.output.root) / made.name
+    for number, name in enumerate(("v0001", "latest", ""), start=1):
+        with monkeypatch.context() as patch:
+            during(patch, loop.Trainer, "_update", 6, "SIGUSR1")
+            assert main.run(["train", str(path), "--quiet"]) == 138
+        capsys.readouterr()
+        assert main.run(["train", "--quiet", "--resume", str(runs / name)]) == 0
+        newest = runs / f"v{number:04d}"
+        assert capsys.readouterr().out == f"{newest.resolve()}\n"
+        assert Run.open(newest).is_done
+    # The newest is what is meant, not the newest that is not done.
+    assert main.run(["train", "--quiet", "--resume", str(runs)]) == 2
+    assert f"{runs / 'v0003'}: this run is done" in capsys.readouterr().err
 
 
 def test_a_second_interrupt_stops_at_once(
