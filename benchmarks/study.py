@@ -2,10 +2,11 @@
 
     python benchmarks/study.py run mnist1d [--seeds 0,1,2,3,4] [--arms full,compressed,...] [--root outputs/study]
     python benchmarks/study.py report mnist1d [--root outputs/study]
+    python benchmarks/study.py run mnist1d --arms rates --rates 4e-3,8e-3,16e-3    # and report, with the same rates
 
 ``run`` trains every arm with ``compressm train`` in processes of one thread, two at a time, and skips what is there.
-For each seed the orders that the arm ``compressed`` ended with are given to all others. ``report`` prints
-Markdown.
+For each seed (and learning rate) the orders that the arm ``compressed`` ended with are given to all others, and
+``scratch-flops`` trains for as many steps as cost what ``compressed`` did. ``report`` prints Markdown.
 """
 
 import argparse
@@ -83,48 +84,78 @@ ABLATIONS: dict[str, tuple[str, str, list[str]]] = {
     "sequence": ("analytic Gramians over the sequence's length", "full", [hankel("gramian: analytic")]),
     "complex": ("complex realization, else as compressed", "full", [hankel("realization: complex")]),
 }
-ALL = {**ARMS, **ABLATIONS}
+EQUAL_COST: dict[str, tuple[str, str, list[str]]] = {
+    "scratch-flops": (
+        "small from scratch, for the FLOPs of `compressed`",
+        "full",
+        ["model.layer.state_dim=ORDERS", "train.steps=STEPS"],
+    ),
+}
+ALL = {**ARMS, **ABLATIONS, **EQUAL_COST}
+GROUPS = {"ablations": list(ABLATIONS), "rates": ["full", "compressed", "scratch", "scratch-flops"]}
 
 
-def folder(root: Path, task: str, arm: str, seed: int) -> Path:
-    return root / f"seed{seed}" / f"{task}-{arm}"
+def folder(root: Path, task: str, arm: str, seed: int, rate: str | None = None) -> Path:
+    name = f"{task}-{arm}" if rate is None else f"{task}-{arm}-lr{rate}"
+    return root / f"seed{seed}" / name
 
 
-def summary(root: Path, task: str, arm: str, seed: int) -> dict | None:
+def summary(root: Path, task: str, arm: str, seed: int, rate: str | None = None) -> dict | None:
     """The summary of a finished run, or None."""
-    path = folder(root, task, arm, seed) / "latest" / "summary.json"
+    path = folder(root, task, arm, seed, rate) / "latest" / "summary.json"
     return json.loads(path.read_text()) if path.is_file() else None
 
 
-def train(root: Path, task: str, arm: str, seed: int, orders: list[int]) -> None:
+def finished(root: Path, task: str, arm: str, seed: int, rate: str | None) -> dict:
+    """The summary of a run that must be there."""
+    found = summary(root, task, arm, seed, rate)
+    assert found is not None, f"{folder(root, task, arm, seed, rate)} is not finished"
+    return found
+
+
+def equal_cost_steps(root: Path, task: str, seed: int, rate: str | None) -> int:
+    """The steps that a small model trains for the FLOPs of ``compressed``."""
+    train(root, task, "scratch", seed, rate)
+    spent = finished(root, task, "compressed", seed, rate)["flops"]["training"]
+    return round(spent / finished(root, task, "scratch", seed, rate)["flops"]["training_final_per_step"])
+
+
+def filled(override: str, root: Path, task: str, seed: int, rate: str | None) -> str:
+    """An override with what only runs before it can tell: ORDERS and STEPS."""
+    if "ORDERS" in override:
+        orders = list(finished(root, task, "compressed", seed, rate)["orders"]["final"].values())
+        return override.replace("ORDERS", json.dumps(orders))
+    if "STEPS" in override:
+        return override.replace("STEPS", str(equal_cost_steps(root, task, seed, rate)))
+    return override
+
+
+def train(root: Path, task: str, arm: str, seed: int, rate: str | None) -> None:
     """One run, unless it is there."""
-    if summary(root, task, arm, seed) is not None:
+    if summary(root, task, arm, seed, rate) is not None:
         return
     _, recipe, overrides = ALL[arm]
-    place = folder(root, task, arm, seed)
+    place = folder(root, task, arm, seed, rate)
     command = [
         sys.executable, "-m", "compressm_cli", "train", f"study/{task}_{recipe}", "--quiet", f"--seeds={seed}",
         f"name={place.name}", f"output.root={place.parent}",
-        *(o.replace("ORDERS", json.dumps(orders)) for o in overrides),
+        *(filled(override, root, task, seed, rate) for override in overrides),
+        *([] if rate is None else [f"train.learning_rate={rate}"]),
     ]  # fmt: skip
     done = subprocess.run(
         command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
     )
     if done.returncode:
         sys.exit(f"{shlex.join(command)}\n{done.stderr}")
-    result = summary(root, task, arm, seed)
-    assert result is not None
-    print(f"{task} {arm} seed {seed}: {100 * result['test']['accuracy']:.2f} %", flush=True)
+    accuracy = 100 * finished(root, task, arm, seed, rate)["test"]["accuracy"]
+    print(f"{place.name} seed {seed}: {accuracy:.2f} %", flush=True)
 
 
-def run_seed(root: Path, task: str, arms: list[str], seed: int) -> None:
+def run_seed(root: Path, task: str, arms: list[str], rates: list[str | None], seed: int) -> None:
     """All arms of one seed; the orders come from ``compressed``."""
-    train(root, task, "compressed", seed, [])
-    known = summary(root, task, "compressed", seed)
-    assert known is not None
-    orders = list(known["orders"]["final"].values())
-    for arm in arms:
-        train(root, task, arm, seed, orders)
+    for rate in rates:
+        for arm in ["compressed", *arms]:
+            train(root, task, arm, seed, rate)
 
 
 def interval(values: list[float]) -> str:
@@ -183,6 +214,37 @@ def report(root: Path, task: str, seeds: list[int]) -> None:
         )
 
 
+def report_rates(root: Path, task: str, seeds: list[int], arms: list[str], rates: list[str]) -> None:
+    """A Markdown table of arms by learning rates; each arm's best rate by *validation* accuracy is bold."""
+    print(f"| arm | {' | '.join(rates)} | orders | training GFLOP |")
+    print("| --- |" + " --- |" * (len(rates) + 2))
+    for arm in arms:
+        runs = {rate: [finished(root, task, arm, seed, rate) for seed in seeds] for rate in rates}
+        chosen = max(rates, key=lambda r: statistics.mean(run["validation"]["accuracy"] for run in runs[r]))
+        cells = {r: interval([100 * run["test"]["accuracy"] for run in runs[r]]) for r in rates}
+        shown = [f"**{cells[r]}**" if r == chosen else cells[r] for r in rates]
+        every = [run for at_rate in runs.values() for run in at_rate]
+        orders = sorted({tuple(run["orders"]["final"].values()) for run in every})
+        flops = sorted(run["flops"]["training"] / 1e9 for run in every)
+        columns = [
+            *shown,
+            ", ".join("+".join(map(str, o)) for o in orders),
+            f"{flops[0]:.0f} - {flops[-1]:.0f}",
+        ]
+        print(f"| {ALL[arm][0]} (`{arm}`) | {' | '.join(columns)} |")
+    won = " | ".join(gains(root, task, seeds, rate) for rate in rates)
+    print(f"| `compressed` minus `scratch-flops`, points | {won} | | |")
+
+
+def gains(root: Path, task: str, seeds: list[int], rate: str) -> str:
+    """What compression wins over the small model of equal cost at one rate, paired by seed."""
+
+    def accuracy(arm: str, seed: int) -> float:
+        return 100 * finished(root, task, arm, seed, rate)["test"]["accuracy"]
+
+    return interval([accuracy("compressed", seed) - accuracy("scratch-flops", seed) for seed in seeds])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -190,17 +252,21 @@ def main() -> None:
     parser.add_argument("action", choices=["run", "report"])
     parser.add_argument("task", choices=["mnist1d", "digits", "digits256"])
     parser.add_argument("--seeds", default="0,1,2,3,4")
-    parser.add_argument("--arms", default=",".join(ARMS), help="or: ablations")
+    parser.add_argument("--arms", default=",".join(ARMS), help="or: ablations, rates")
+    parser.add_argument("--rates", help="learning rates to train every arm with; else the recipe's alone")
     parser.add_argument("--root", type=Path, default=Path("outputs/study"))
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     seeds = [int(s) for s in options.seeds.split(",")]
-    arms = list(ABLATIONS) if options.arms == "ablations" else options.arms.split(",")
-    if options.action == "report":
+    arms = GROUPS.get(options.arms) or options.arms.split(",")
+    rates = options.rates.split(",") if options.rates else None
+    if options.action == "report" and rates:
+        report_rates(options.root, options.task, seeds, GROUPS["rates"], rates)
+    elif options.action == "report":
         report(options.root, options.task, seeds)
-        return
-    with ThreadPoolExecutor(options.workers) as pool:
-        list(pool.map(lambda seed: run_seed(options.root, options.task, arms, seed), seeds))
+    else:
+        with ThreadPoolExecutor(options.workers) as pool:
+            list(pool.map(lambda s: run_seed(options.root, options.task, arms, rates or [None], s), seeds))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from compressm_cli.checkpoint.validation import (
     require_fit,
 )
 from compressm_cli.data.interface import DataSpec
-from compressm_cli.layers.interface import state_space_layers
+from compressm_cli.layers.interface import ROLES, parameter_groups, state_space_layers
 from compressm_cli.ops.forms import FORMS, Problem, terms
 from compressm_cli.recipe import Recipe
 from compressm_cli.recipe.problems import shorten
@@ -41,7 +41,8 @@ def require_training(training: object, model: nn.Module, recipe: Recipe, data: D
     require(is_count(part(training, "seed", int, where), 0), f"{where}.seed", "a seed", training["seed"])
     threads = training.get("threads", 1)
     require(is_count(threads, 1, 1024), f"{where}.threads", "a number of CPU threads", threads)
-    _require_optimizer(part(training, "optimizer", dict, where), model, f"{where}.optimizer")
+    optimizer = part(training, "optimizer", dict, where)
+    groups = _require_optimizer(optimizer, model, f"{where}.optimizer", (len(ROLES), 2))
     for i, process in enumerate(part(training, "processes", list, where) or [None]):
         _require_process(process, training.get("trial") is not None, f"{where}.processes[{i}]")
     _require_generator(training.get("generator"), f"{where}.generator")
@@ -49,22 +50,23 @@ def require_training(training: object, model: nn.Module, recipe: Recipe, data: D
     _require_accounts(training, where)
     _require_progress(training, where)
     if training.get("trial") is not None:
-        _require_trial(part(training, "trial", dict, where), recipe, data, f"{where}.trial")
+        _require_trial(part(training, "trial", dict, where), recipe, data, groups, f"{where}.trial")
     elif "trial" not in training:
         raise DamagedError(f"{where}.trial is missing")
 
 
-def _parameters(model: nn.Module) -> list[list[Tensor]]:
-    """The parameters in the groups of the optimizer: recurrent ones, then the rest, each in the model's order."""
-    layers = state_space_layers(model).items()
-    recurrent = {f"{prefix}.{name}" for prefix, layer in layers for name in layer.recurrent_parameters}
-    named = list(model.named_parameters())
-    return [[p for n, p in named if n in recurrent], [p for n, p in named if n not in recurrent]]
+def _parameters(model: nn.Module, count: int) -> list[list[Tensor]]:
+    """The parameters in the groups of an optimizer that has so many of them."""
+    named = dict(model.named_parameters())
+    return [[named[name] for name in names] for names in parameter_groups(model, count)]
 
 
-def _require_optimizer(saved: dict[str, Any], model: nn.Module, where: str) -> None:
-    groups, wanted = part(saved, "param_groups", list, where), _parameters(model)
-    require(len(groups) == len(wanted), f"{where}.param_groups", f"a list of {len(wanted)}", groups)
+def _require_optimizer(saved: dict[str, Any], model: nn.Module, where: str, counts: tuple[int, ...]) -> int:
+    """``counts``: of groups, that are allowed; returns that of this optimizer."""
+    groups = part(saved, "param_groups", list, where)
+    allowed = " or ".join(map(str, counts))
+    require(len(groups) in counts, f"{where}.param_groups", f"a list of {allowed}", groups)
+    wanted = _parameters(model, len(groups))
     start = 0
     for i, (group, own) in enumerate(zip(groups, wanted, strict=True)):
         place = f"{where}.param_groups[{i}]"
@@ -96,6 +98,7 @@ def _require_optimizer(saved: dict[str, Any], model: nn.Module, where: str) -> N
         require_finite(moments, place)
         negative = any(bool((moments[name] < 0).any()) for name in ("step", "exp_avg_sq"))
         require(not negative, place, "of squares and steps that are not negative", moments)
+    return len(groups)
 
 
 def _require_settings(group: dict[str, Any], where: str) -> None:
@@ -278,8 +281,8 @@ def _require_evaluation(value: Any, where: str) -> None:
     require(numbers, where, "a mapping of numbers", value)
 
 
-def _require_trial(trial: dict[str, Any], recipe: Recipe, data: DataSpec, where: str) -> None:
-    """A cut on trial: what to go back to, and what was done."""
+def _require_trial(trial: dict[str, Any], recipe: Recipe, data: DataSpec, groups: int, where: str) -> None:
+    """A cut on trial: what to go back to, with as many groups of the optimizer, and what was done."""
     require(
         getattr(recipe.compression, "safety", None) is not None,
         where,
@@ -303,7 +306,7 @@ def _require_trial(trial: dict[str, Any], recipe: Recipe, data: DataSpec, where:
     except ValueError as error:
         raise DamagedError(f"{place}: {error}") from error
     require_constraints(model, masks, part(saved, "frozen", list, place), f"{place}.")
-    _require_optimizer(part(saved, "optimizer", dict, place), model, f"{place}.optimizer")
+    _require_optimizer(part(saved, "optimizer", dict, place), model, f"{place}.optimizer", (groups,))
     _require_random(part(saved, "random", dict, place), f"{place}.random")
 
 

@@ -9,7 +9,13 @@ from torch.optim import Optimizer
 
 from compressm_cli.compression.balanced import one_torch_thread
 from compressm_cli.compression.method import Freeze, Mask, Plan, Truncate
-from compressm_cli.layers.interface import StateSpaceLayer, laid_out, state_space_layers
+from compressm_cli.layers.interface import (
+    StateSpaceLayer,
+    laid_out,
+    parameter_roles,
+    role_of,
+    state_space_layers,
+)
 
 _MASKS = "_compression_masks"
 
@@ -129,12 +135,14 @@ def _replace(
 ) -> None:
     """Replace parameters, in the optimizer's groups too; ``_put_in_order`` must follow."""
     old = {name: _parameter(layer, name) for name in values if name in layer.state_parameters}
-    groups = {} if optimizer is None else {n: _group(optimizer, layer, n) for n in old}
+    groups = {} if optimizer is None else {n: _group(optimizer, layer, n, values[n]) for n in old}
     layer.set_state_parameters(dict(values))
     if optimizer is None:
         return
     for name, before in old.items():
         after, group = _parameter(layer, name), groups[name]
+        if group is None:
+            continue
         if before is not None:
             group["params"] = [p for p in group["params"] if p is not before]
             optimizer.state.pop(before, None)
@@ -144,12 +152,22 @@ def _replace(
                 optimizer.state[after] = state[name]
 
 
-def _group(optimizer: Optimizer, layer: StateSpaceLayer, name: str) -> dict[str, Any]:
-    """The optimizer's group that a parameter of the layer is in, or belongs into: that of others like it."""
-    recurrent = name in layer.recurrent_parameters
-    alike = {id(p) for n, p in layer.named_parameters() if (n in layer.recurrent_parameters) == recurrent}
+def _group(
+    optimizer: Optimizer, layer: StateSpaceLayer, name: str, value: Tensor | None
+) -> dict[str, Any] | None:
+    """The optimizer's group that a parameter is in, or that ``value`` belongs into: with others of its role.
+
+    None for one that is not there and will not be.
+    """
     own = _parameter(layer, name)
-    wanted = alike if own is None else {id(own)}
+    if own is None and value is None:
+        return None
+    wanted = {id(own)}
+    if own is None and value is not None:
+        module = layer.get_submodule(name.rpartition(".")[0])
+        role = role_of(module, value.ndim, name in layer.recurrent_parameters)
+        roles = parameter_roles(layer)
+        wanted = {id(p) for n, p in layer.named_parameters() if roles[n] == role}
     return next(g for g in optimizer.param_groups if any(id(p) in wanted for p in g["params"]))
 
 

@@ -1,7 +1,7 @@
 """What a state space layer promises to the models, to the trainer and to surgery."""
 
 from abc import ABC, abstractmethod
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -11,6 +11,14 @@ from compressm_cli.config import Config
 from compressm_cli.ops.forms import Form, Problem
 
 StateDim = Annotated[int, Field(ge=1, le=65536)]
+
+Role = Literal["recurrent", "matrix", "other"]
+"""What a parameter is to the optimizer. Weight decay falls on matrices alone: weights of linear maps and of
+convolutions and matrices that a layer reads its states out with. Others are gains of norms, biases, feedthroughs and
+embeddings, also one that is the head's weight at the same time."""
+ROLES: tuple[Role, ...] = ("recurrent", "matrix", "other")
+NO_MATRICES = (nn.Embedding, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
+"""Modules whose parameters are none, whatever their shape."""
 
 
 class LayerConfig(Config):
@@ -37,7 +45,8 @@ class StateSpaceLayer(nn.Module, ABC):
     Config: ClassVar[type[LayerConfig]]
 
     recurrent_parameters: ClassVar[frozenset[str]]
-    """Names of the parameters with the recurrent learning rate, no weight decay, and fp32 always."""
+    """Names of the parameters with the recurrent learning rate, no weight decay, and fp32 always: theirs is the
+    role ``recurrent``."""
 
     state_parameters: ClassVar[frozenset[str]]
     """Names of the parameters whose shape depends on ``state_dim``; some may be None, or absent, for now."""
@@ -126,6 +135,47 @@ class StateSpaceLayer(nn.Module, ABC):
                     laid_out(value, like), requires_grad=old is None or old.requires_grad
                 )
             module.register_parameter(leaf, parameter)
+
+
+def role_of(module: nn.Module, ndim: int, recurrent: bool) -> Role:
+    """The role of a parameter of ``ndim`` dimensions that ``module`` holds itself."""
+    if recurrent:
+        return "recurrent"
+    return "matrix" if ndim >= 2 and not isinstance(module, NO_MATRICES) else "other"
+
+
+def parameter_roles(model: nn.Module) -> dict[str, Role]:
+    """The role of each parameter of a model or a layer, by the names of ``named_parameters`` and in their order."""
+    recurrent = {
+        f"{prefix}.{name}".removeprefix(".")
+        for prefix, layer in state_space_layers(model).items()
+        for name in layer.recurrent_parameters
+    }
+    roles: dict[int, Role] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        module = model.get_submodule(name.rpartition(".")[0])
+        role = role_of(module, parameter.ndim, name in recurrent)
+        # Of a tensor that several modules share, the most careful one counts: a tied head's weight is an embedding.
+        roles[id(parameter)] = max(
+            role, roles.get(id(parameter), role), key=("matrix", "other", "recurrent").index
+        )
+    return {name: roles[id(parameter)] for name, parameter in model.named_parameters()}
+
+
+def parameter_groups(model: nn.Module, count: int) -> list[list[str]]:
+    """The names of the parameters in each group of an optimizer with ``count`` groups, in the model's order.
+
+    Three by role, in the order of ``ROLES``; two, as in states of training of earlier versions, with all that are not
+    recurrent together. Raises ValueError for another number.
+    """
+    roles = parameter_roles(model)
+    if count == len(ROLES):
+        return [[name for name, role in roles.items() if role == wanted] for wanted in ROLES]
+    if count == 2:
+        return [
+            [n for n, role in roles.items() if (role == "recurrent") == wanted] for wanted in (True, False)
+        ]
+    raise ValueError(f"an optimizer has {len(ROLES)} groups, or 2 if it is an earlier version's, not {count}")
 
 
 def laid_out(value: Tensor, like: Tensor) -> Tensor:

@@ -105,7 +105,8 @@ class TrainConfig(Config):
     recurrent_lr_factor: Annotated[float, Field(gt=0.0, le=100.0)] = 1.0
     """Factor on the learning rate of the recurrent parameters, which never have weight decay."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
-    """AdamW's, of all parameters that are not recurrent."""
+    """AdamW's, of weights of linear maps and convolutions and of read-out matrices C; recurrent parameters, gains of
+    norms, biases, feedthroughs D and embeddings (tied ones too) have none."""
     lr_schedule: Literal["constant", "cosine"] = "cosine"
     """``cosine`` falls to zero at the last step, after the warm-up."""
     warmup: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1

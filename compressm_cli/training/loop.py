@@ -23,6 +23,7 @@ from compressm_cli.data.interface import Dataset, Split
 from compressm_cli.distributed.agreement import Vote
 from compressm_cli.distributed.group import Group, require_device
 from compressm_cli.errors import BadInputError, RunFailedError, command
+from compressm_cli.layers.interface import ROLES
 from compressm_cli.models import build_model
 from compressm_cli.ops.forms import CostModel
 from compressm_cli.recipe import Recipe
@@ -101,7 +102,10 @@ class Trainer:
         self.forward: nn.Module = self.model
         if not self.group.is_main:  # the dropout of its own rows
             torch.manual_seed(derived_generator(seed, "process", self.group.rank).initial_seed())
-        self.optimizer = build_optimizer(self.model, self.config)
+        # A run goes on with the groups that it began with, perhaps under an earlier version.
+        earlier = None if resume is None else resume.training
+        groups = len(ROLES) if earlier is None else len(earlier["optimizer"]["param_groups"])
+        self.optimizer = build_optimizer(self.model, self.config, groups)
         self.method = METHODS[recipe.compression.method](recipe.compression)
         self.check_steps = set(self.method.check_steps(self.config.steps))
         self.generator = derived_generator(seed, "method")

@@ -1,26 +1,28 @@
-"""AdamW with a group for recurrent parameters, and the learning rate as a function of the step."""
+"""AdamW with a group for each role of parameters, and the learning rate as a function of the step."""
 
 import math
 
 from torch import nn
 from torch.optim import AdamW
 
-from compressm_cli.layers.interface import state_space_layers
+from compressm_cli.layers.interface import ROLES, parameter_groups
 from compressm_cli.recipe.schema import TrainConfig
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig) -> AdamW:
-    """AdamW over all parameters: recurrent ones with their own factor and no weight decay, then the rest."""
-    names = {
-        f"{prefix}.{name}"
-        for prefix, layer in state_space_layers(model).items()
-        for name in layer.recurrent_parameters
-    }
-    recurrent = [p for name, p in model.named_parameters() if name in names]
-    rest = [p for name, p in model.named_parameters() if name not in names]
+def build_optimizer(model: nn.Module, config: TrainConfig, count: int = len(ROLES)) -> AdamW:
+    """AdamW over all parameters in ``count`` groups (``layers.interface.parameter_groups``).
+
+    Recurrent parameters have their own factor and no weight decay, matrices have weight decay, others have none. In an
+    optimizer of two groups, whose state an earlier version saved, all that are not recurrent have it.
+    """
+    named = dict(model.named_parameters())
+    recurrent, decayed, *others = [
+        [named[name] for name in names] for names in parameter_groups(model, count)
+    ]
     groups = [
         {"params": recurrent, "weight_decay": 0.0, "factor": config.recurrent_lr_factor},
-        {"params": rest, "factor": 1.0},
+        {"params": decayed, "factor": 1.0},
+        *({"params": those, "weight_decay": 0.0, "factor": 1.0} for those in others),
     ]
     return AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 

@@ -79,14 +79,16 @@ def names_in_groups(model: nn.Module, optimizer: AdamW) -> list[list[str]]:
 
 
 def wanted_groups(model: nn.Module) -> list[list[str]]:
-    """Recurrent parameters and the others, each in the order of the model."""
+    """Recurrent parameters, matrices and the others, each in the order of the model (which has no embedding)."""
     recurrent = {
         f"{prefix}.{name}"
         for prefix, layer in state_space_layers(model).items()
         for name in layer.recurrent_parameters
     }
-    names = [name for name, _ in model.named_parameters()]
-    return [[n for n in names if n in recurrent], [n for n in names if n not in recurrent]]
+    rest = {name: p for name, p in model.named_parameters() if name not in recurrent}
+    matrices = [name for name, p in rest.items() if p.ndim >= 2]
+    others = [name for name, p in rest.items() if p.ndim < 2]
+    return [[name for name, _ in model.named_parameters() if name in recurrent], matrices, others]
 
 
 def state_of(model: nn.Module, optimizer: AdamW) -> dict[str, dict[str, Tensor]]:

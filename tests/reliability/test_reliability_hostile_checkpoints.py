@@ -209,6 +209,8 @@ def test_every_part_of_the_training_state_is_looked_at(tmp_path: Path, content: 
     [
         (["optimizer", "param_groups", 0, "lr"], "x", "lr must be a number that is not negative, found the text 'x'"),
         (["optimizer", "param_groups", 0, "params"], [0], "params must be"),
+        (["optimizer", "param_groups"], [{}], "training.optimizer.param_groups must be a list of 3 or 2"),
+        (["trial", "saved", "optimizer", "param_groups"], [{}, {}], "param_groups must be a list of 3"),
         (["optimizer", "param_groups", 1, "amsgrad"], True, "amsgrad must be false, found true"),
         (["optimizer", "state", 0, "exp_avg"], torch.zeros(9), "must be a float32 tensor of the shape"),
         (["processes", 0, "random", "cpu"], torch.zeros(7, dtype=torch.uint8), "the state of a random generator"),

@@ -59,7 +59,7 @@ def test_steps_are_those_of_training_but_move_nothing() -> None:
     assert all(torch.equal(value, before[name]) for name, value in trainee.model.state_dict().items())
     state = trainee.optimizer.state_dict()
     assert {float(entry["step"]) for entry in state["state"].values()} == {2.0}
-    assert len(state["param_groups"]) == 2
+    assert len(state["param_groups"]) == 3
     trainee.infer(1)
     assert not trainee.model.training
 
