@@ -1,12 +1,14 @@
 """Small selective layers of every family, and cuts of every kind, for the tests of layers, reductions and surgery."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from compressm_cli.compression.calibration import Statistic
 from compressm_cli.compression.hankel_config import HankelConfig
 from compressm_cli.compression.method import CheckContext
 from compressm_cli.compression.selective import selective_reduction
@@ -95,7 +97,11 @@ PAIR_IDS = [f"{case}-{cut.kind}" for case, cut in PAIRS]
 
 def reduction(layer: Any, inputs: list[Tensor], variant: str = "default", **settings: Any) -> Any:
     config = HankelConfig(method="hankel", keep_fraction=0.5, variant=variant, **settings)
-    return selective_reduction(layer, config, inputs)
+    found = selective_reduction(layer, config)
+    assert found.statistic is not None
+    show({"": found.statistic}, {"": inputs})
+    found.measure()
+    return found
 
 
 def projection(layer: Any, inputs: list[Tensor], order: int, variant: str = "default") -> Any:
@@ -115,4 +121,12 @@ def output_errors(layer: Any, inputs: list[Tensor], projected: SelectiveProjecti
 
 def context(inputs: dict[str, list[Tensor]]) -> CheckContext:
     """A check at which the layers see ``inputs``."""
-    return CheckContext(1, 1, 8, torch.Generator().manual_seed(0), lambda count: inputs)
+    return CheckContext(1, 1, 8, torch.Generator().manual_seed(0), lambda wanted, _: show(wanted, inputs))
+
+
+def show(statistics: Mapping[str, Statistic], inputs: dict[str, list[Tensor]]) -> None:
+    """Each statistic sees the inputs (batch, length, H) of its layer."""
+    for name, statistic in statistics.items():
+        for u in inputs[name]:
+            statistic.update(u, None)
+            statistic.end_batch()

@@ -23,7 +23,7 @@ from compressm_cli.layers import LAYERS
 from compressm_cli.layers.interface import state_space_layers
 from compressm_cli.models import build_model
 from compressm_cli.recipe import Recipe, recipe_from_mapping
-from compressm_cli.training.evaluation import layer_inputs
+from compressm_cli.training.evaluation import calibrate
 
 WIDTH, ORDER, LENGTH = 6, 12, 64
 
@@ -75,7 +75,7 @@ def cut(model: nn.Module, order: int, variant: Variant = "default") -> None:
         total_steps=1,
         length=LENGTH,
         generator=torch.Generator(),
-        calibrate=lambda _: layer_inputs(model, [rows]),
+        calibrate=lambda wanted, _: calibrate(model, wanted, [rows], 4),
     )
     surgery.apply_plan(model, None, Hankel(config).plan(model, context))
 

@@ -4,14 +4,19 @@ All in the real coordinates of ``lti.real_form``: x = sqrt(2) [Re h; Im h].
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from compressm_cli.compression.calibration import Statistic, real_steps, without_padding
 from compressm_cli.layers.time_invariant import StateProjection
 from compressm_cli.lti import Realization
 from compressm_cli.ops import diagonal_scan
+
+SystemInputs = Callable[[Tensor], list[Tensor]]
+"""What a layer sees (batch, length, H) -> what each of its systems sees (batch, length, p)."""
 
 
 def _states(poles: Tensor, B: Tensor, u: Tensor) -> Tensor:
@@ -20,29 +25,35 @@ def _states(poles: Tensor, B: Tensor, u: Tensor) -> Tensor:
     return diagonal_scan(u.to(projection) @ projection.T, poles.real.contiguous(), poles.imag.contiguous())
 
 
-def _rows(states: Tensor) -> Tensor:
-    return states.flatten(0, 1)
-
-
-def state_covariance(system: Realization, inputs: list[Tensor]) -> Tensor:
-    """P = E[x x^T] (2 n, 2 n), the mean over batches, rows and time of inputs (batch, length, p).
-
-    For white inputs of unit variance it tends to the controllability Gramian.
-    """
-    n = 2 * system.order
-    total, count = torch.zeros(n, n, dtype=torch.float64, device=system.A.device), 0
-    for u in inputs:
-        x = _rows(_states(system.A, system.B.to(torch.complex128), u))
-        total += products(x, x)
-        count += x.shape[0]
-    return 2 * total / count
-
-
 def products(x: Tensor, z: Tensor) -> Tensor:
     """x^T z; NumPy's BLAS sees where both are the same and does half the work."""
     if x.device.type != "cpu":
         return x.mT @ z
     return torch.from_numpy(x.numpy().T @ z.numpy())
+
+
+class StateCovariance(Statistic):
+    """P = E[x x^T] (2 n, 2 n) of each of a layer's systems, the mean over batches, rows and time.
+
+    For white inputs of unit variance it tends to the controllability Gramian. ``system_inputs`` is the layer's.
+    """
+
+    def __init__(self, systems: list[Realization], system_inputs: SystemInputs) -> None:
+        self._systems, self._system_inputs = systems, system_inputs
+        self._totals = [_zeros(system, 2 * system.order, 2 * system.order) for system in self._systems]
+        self._steps = 0
+
+    def update(self, u: Tensor, lengths: Tensor | None) -> None:
+        real = real_steps(lengths, u)
+        for system, total, seen in zip(self._systems, self._totals, self._system_inputs(u), strict=True):
+            x = without_padding(_states(system.A, system.B.to(torch.complex128), seen), real)
+            total += products(x, x)
+        self._steps += len(x)
+
+    def result(self) -> list[Tensor]:
+        """One matrix a system."""
+        _require_steps(self._steps)
+        return [2 * total / self._steps for total in self._totals]
 
 
 @dataclass(frozen=True)
@@ -55,23 +66,6 @@ class SecondMoments:
     """(2 n, 2 r), full by reduced"""
     reduced: Tensor
     """(2 r, 2 r)"""
-
-    @classmethod
-    def of(
-        cls, system: Realization, projection: StateProjection, covariance: Tensor, inputs: list[Tensor]
-    ) -> "SecondMoments":
-        """Simulate both; ``covariance`` is ``state_covariance(system, inputs)``."""
-        B = system.B.to(torch.complex128)
-        reduced_B = projection.reduce_input(B)
-        size = 2 * projection.order
-        cross, reduced = covariance.new_zeros(len(covariance), size), covariance.new_zeros(size, size)
-        count = 0
-        for u in inputs:
-            h, g = _rows(_states(system.A, B, u)), _rows(_states(projection.poles, reduced_B, u))
-            cross += products(h, g)
-            reduced += products(g, g)
-            count += len(h)
-        return cls(covariance * (count / 2), cross, reduced)
 
     def refit_lift(self, projection: StateProjection) -> StateProjection:
         """The projection with its lift replaced by the regression of the full state on the reduced state.
@@ -97,6 +91,53 @@ class SecondMoments:
         whole = float((read @ self.full * read).sum())
         both = float((read @ self.cross * reduced).sum())
         return max(0.0, whole - 2 * both + float((reduced @ self.reduced * reduced).sum())), whole
+
+
+class JointMoments(Statistic):
+    """``SecondMoments`` of each of a layer's systems and of what a projection makes of it, both simulated.
+
+    ``covariances`` are what ``StateCovariance`` gave for the same inputs.
+    """
+
+    def __init__(
+        self,
+        systems: list[Realization],
+        system_inputs: SystemInputs,
+        projections: list[StateProjection],
+        covariances: list[Tensor],
+    ) -> None:
+        self._systems, self._system_inputs = systems, system_inputs
+        self._projections, self._covariances = projections, covariances
+        sizes = [(2 * s.order, 2 * p.order) for s, p in zip(self._systems, projections, strict=True)]
+        self._cross = [_zeros(s, n, r) for s, (n, r) in zip(self._systems, sizes, strict=True)]
+        self._reduced = [_zeros(s, r, r) for s, (_, r) in zip(self._systems, sizes, strict=True)]
+        self._steps = 0
+
+    def update(self, u: Tensor, lengths: Tensor | None) -> None:
+        real = real_steps(lengths, u)
+        for i, seen in enumerate(self._system_inputs(u)):
+            system, projection = self._systems[i], self._projections[i]
+            B = system.B.to(torch.complex128)
+            h = without_padding(_states(system.A, B, seen), real)
+            g = without_padding(_states(projection.poles, projection.reduce_input(B), seen), real)
+            self._cross[i] += products(h, g)
+            self._reduced[i] += products(g, g)
+        self._steps += len(h)
+
+    def result(self) -> list[SecondMoments]:
+        """One a system."""
+        _require_steps(self._steps)
+        parts = zip(self._covariances, self._cross, self._reduced, strict=True)
+        return [SecondMoments(P * (self._steps / 2), cross, reduced) for P, cross, reduced in parts]
+
+
+def _zeros(system: Realization, rows: int, columns: int) -> Tensor:
+    return torch.zeros(rows, columns, dtype=torch.float64, device=system.A.device)
+
+
+def _require_steps(steps: int) -> None:
+    if steps == 0:
+        raise ValueError("there are no calibration batches to measure the states on")
 
 
 def _real_read_out(C: Tensor) -> Tensor:

@@ -5,12 +5,15 @@ fraction, or from a target; the balanced states that matter least are dropped.
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from compressm_cli.compression.calibration import Statistic
 from compressm_cli.compression.hankel_config import TARGETS, HankelConfig
 from compressm_cli.compression.linear import LinearReduction
 from compressm_cli.compression.method import CheckContext, LayerRecord, Method, Plan, Truncate
@@ -33,15 +36,22 @@ Measured = dict[str, Reduction | str]
 
 @dataclass
 class _Candidate:
-    """One layer at one check, and what is wanted of it."""
+    """One layer at one check, and what becomes of it."""
 
     name: str
     reduction: Reduction
+    record: LayerRecord
     order: int = 0
+    """What is wanted."""
+    is_cut: bool = False
 
     @property
     def layer(self) -> StateSpaceLayer:
         return self.reduction.layer
+
+    def refuse(self, error: Exception) -> None:
+        self.is_cut = False
+        self.record.reason = f"{REFUSED}{error}"
 
 
 class Hankel(Method):
@@ -72,13 +82,19 @@ class Hankel(Method):
 
     def measure(self, layers: dict[str, StateSpaceLayer], context: CheckContext) -> Measured:
         """What orders are chosen by; only reads the layers, and serves for any number of decisions."""
-        inputs = context.calibrate(self.config.calibration_batches) if self.needs_inputs(layers) else {}
         found: Measured = {}
         for name, layer in layers.items():
             try:
-                found[name] = self._measure(layer, inputs.get(name), context)
+                found[name] = self._reduction(layer, context)
             except UNUSABLE as error:
                 found[name] = str(error)
+        self._observe({name: r for name, r in found.items() if isinstance(r, Reduction)}, context)
+        for name, reduction in found.items():
+            if isinstance(reduction, Reduction):
+                try:
+                    reduction.measure()
+                except UNUSABLE as error:
+                    found[name] = str(error)
         return found
 
     def decide(self, layers: dict[str, StateSpaceLayer], measured: Measured, context: CheckContext) -> Plan:
@@ -89,17 +105,26 @@ class Hankel(Method):
             if isinstance(found, str):
                 plan.records.append(_refused(name, layers[name], found))
             else:
-                candidates.append(_Candidate(name, found))
+                now = layers[name].state_dim
+                candidates.append(
+                    _Candidate(name, found, LayerRecord(name, now, now, "", seconds=found.seconds))
+                )
         self._choose_orders(candidates, context)
         wanted = {c.name: c.order for c in candidates}
         waiting = self._waiting([wanted.get(name, layer.state_dim) for name, layer in layers.items()])
         for candidate in candidates:
-            started = time.perf_counter()
-            record, edit = self._decide(candidate, waiting, context.generator)
-            record.seconds = candidate.reduction.seconds + time.perf_counter() - started
-            plan.records.append(record)
+            with _timed(candidate.record):
+                self._decide(candidate, waiting, context.generator)
+        cuts = [c for c in candidates if c.is_cut]
+        self._observe({c.name: c.reduction for c in cuts}, context)
+        for candidate in cuts:
+            if candidate.reduction.statistic is not None:
+                candidate.record.seconds += candidate.reduction.statistic.seconds
+            with _timed(candidate.record):
+                edit = self._cut(candidate, context)
             if edit is not None:
                 plan.edits.append(edit)
+        plan.records += [c.record for c in candidates]
         plan.records.sort(key=lambda record: list(layers).index(record.layer))
         return plan
 
@@ -130,14 +155,20 @@ class Hankel(Method):
         selective = any(not isinstance(layer, TimeInvariantLayer) for layer in layers.values())
         return selective or self.config.gramian == "empirical"
 
-    def _measure(
-        self, layer: StateSpaceLayer, inputs: list[Tensor] | None, context: CheckContext
-    ) -> Reduction:
+    def _reduction(self, layer: StateSpaceLayer, context: CheckContext) -> Reduction:
         if isinstance(layer, TimeInvariantLayer):
             horizon = context.length if self.config.horizon == "sequence" else None
-            given = inputs if self.config.gramian == "empirical" else None
-            return LinearReduction(layer, self.config, given, horizon)
-        return selective_reduction(layer, self.config, inputs or [])
+            return LinearReduction(layer, self.config, horizon)
+        return selective_reduction(layer, self.config)
+
+    def _observe(self, reductions: dict[str, Reduction], context: CheckContext) -> None:
+        """Show all calibration batches to what wants to see them, every layer in the same passes."""
+        wanted = {name: r.statistic for name, r in reductions.items() if r.statistic is not None}
+        self._calibrate(wanted, context)
+
+    def _calibrate(self, statistics: dict[str, Statistic], context: CheckContext) -> None:
+        if statistics:
+            context.calibrate(statistics, self.config.calibration_batches)
 
     def _choose_orders(self, candidates: list[_Candidate], context: CheckContext) -> None:
         """Set each candidate's wanted order, with rounding, limits and gentleness applied."""
@@ -185,11 +216,9 @@ class Hankel(Method):
         """Whether an adaptive schedule still waits for the orders to settle."""
         return self.settling is not None and not self.settling.settled(orders)
 
-    def _decide(
-        self, candidate: _Candidate, waiting: bool, generator: torch.Generator
-    ) -> tuple[LayerRecord, Truncate | None]:
-        now, wanted = candidate.layer.state_dim, candidate.order
-        record = LayerRecord(layer=candidate.name, order_before=now, order_after=now, reason="")
+    def _decide(self, candidate: _Candidate, waiting: bool, generator: torch.Generator) -> None:
+        """Choose new states where the layer is to be cut, or say why it is not."""
+        now, wanted, record = candidate.layer.state_dim, candidate.order, candidate.record
         candidate.reduction.describe(record)
         if wanted >= now:
             record.reason = f"nothing cut: the wanted order is {wanted}, the layer has {now}"
@@ -199,20 +228,31 @@ class Hankel(Method):
         elif waiting:
             record.reason = f"nothing cut: the wanted order ({wanted}) has not settled"
         else:
-            return self._cut(candidate, record, generator)
-        return record, None
+            try:
+                candidate.reduction.truncate(wanted, self._allowed, generator)
+                candidate.is_cut = True
+            except UNUSABLE as error:
+                candidate.refuse(error)
 
-    def _cut(
-        self, candidate: _Candidate, record: LayerRecord, generator: torch.Generator
-    ) -> tuple[LayerRecord, Truncate | None]:
+    def _cut(self, candidate: _Candidate, context: CheckContext) -> Truncate | None:
+        """The edit that brings a layer to the states that were chosen; None where it is refused after all."""
+        record, reduction = candidate.record, candidate.reduction
         try:
-            projections = candidate.reduction.cut(candidate.order, self._allowed, generator, record)
-            values = candidate.reduction.values(projections, record)
+            projections = reduction.cut(record)
+            values = reduction.values(
+                projections, record, lambda seen: self._calibrate({candidate.name: seen}, context)
+            )
         except UNUSABLE as error:
-            record.reason = f"{REFUSED}{error}"
-            return record, None
-        edit = Truncate(candidate.name, record.order_after, projections, self.config.moments, values)
-        return record, edit
+            candidate.refuse(error)
+            return None
+        return Truncate(candidate.name, record.order_after, projections, self.config.moments, values)
+
+
+@contextmanager
+def _timed(record: LayerRecord) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    record.seconds += time.perf_counter() - started
 
 
 def _kept(name: str, layer: StateSpaceLayer, reason: str) -> LayerRecord:

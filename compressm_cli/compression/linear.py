@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,31 +16,47 @@ from compressm_cli.layers.time_invariant import StateProjection, TimeInvariantLa
 from compressm_cli.lti import error_bound, order_for_energy
 
 
-class LinearReduction(Reduction):
-    """The systems of a layer, balanced.
+@dataclass(frozen=True)
+class _Chosen:
+    """The cut of each of a layer's systems, all to one order."""
 
-    ``inputs`` (batch, length, H) of the layer on calibration batches, or None for analytic Gramians, which sum
-    over ``horizon`` steps or for ever. Raises ValueError for a layer that is no stable finite system.
+    systems: list[BalancedSystem]
+    """As they were balanced for the cut."""
+    cuts: list[Cut]
+    projections: list[StateProjection]
+    refusals: list[str]
+    """Why some could not be cut as they are balanced over a horizon."""
+
+
+class LinearReduction(Reduction):
+    """The systems of a layer, balanced: with what calibration inputs excite, or with analytic Gramians.
+
+    Analytic ones sum over ``horizon`` steps or for ever. A layer that is no stable finite system is refused.
     """
 
-    def __init__(
-        self,
-        layer: TimeInvariantLayer,
-        config: HankelConfig,
-        inputs: list[Tensor] | None,
-        horizon: int | None,
-    ) -> None:
-        started = time.perf_counter()
+    layer: TimeInvariantLayer
+    statistic: empirical.StateCovariance | empirical.JointMoments | None
+
+    def __init__(self, layer: TimeInvariantLayer, config: HankelConfig, horizon: int | None) -> None:
         self.layer, self.config, self.horizon = layer, config, horizon
-        self.inputs: list[list[Tensor]] | None = None
-        if inputs is not None:
-            seen = [layer.system_inputs(u) for u in inputs]
-            self.inputs = [[batch[i] for batch in seen] for i in range(len(seen[0]))]
-        self.systems = []
-        for i, system in enumerate(layer.systems()):
-            P = None if self.inputs is None else empirical.state_covariance(system, self.inputs[i])
-            self.systems.append(BalancedSystem.of(system, config.realization, P, horizon))
-        self.seconds = time.perf_counter() - started
+        self.full = layer.systems()
+        self.statistic = None
+        if config.gramian == "empirical":
+            self.statistic = empirical.StateCovariance(self.full, layer.system_inputs)
+        self.systems: list[BalancedSystem] = []
+        self.chosen: _Chosen | None = None
+
+    def measure(self) -> None:
+        started = time.perf_counter()
+        covariances: list[Tensor] | list[None] = [None] * len(self.full)
+        if isinstance(self.statistic, empirical.StateCovariance):
+            covariances = self.statistic.result()
+            self.seconds = self.statistic.seconds
+        self.systems = [
+            BalancedSystem.of(system, self.config.realization, P, self.horizon)
+            for system, P in zip(self.full, covariances, strict=True)
+        ]
+        self.seconds += time.perf_counter() - started
 
     def hsv(self) -> Tensor:
         """The mean over the systems."""
@@ -57,18 +74,27 @@ class LinearReduction(Reduction):
         record.realization, record.gramian = self.config.realization, self.config.gramian
         record.horizon = self.horizon
 
-    def cut(
-        self, order: int, allowed: Callable[[int], int], generator: torch.Generator, record: LayerRecord
-    ) -> list[StateProjection]:
+    def truncate(self, order: int, allowed: Callable[[int], int], generator: torch.Generator) -> None:
         found = [self._truncate(system, order, generator) for system in self.systems]
-        systems, cuts = [system for system, _, _ in found], [cut for _, cut, _ in found]
+        cuts = [cut for _, cut, _ in found]
         order = allowed(max(cut.projection.order for cut in cuts))
         projections = [_padded(cut.projection, order) for cut in cuts]
-        if self.inputs is not None:
-            projections, record.measured_error = self._refit(projections)
-        record.order_after = order
-        record.reason = f"cut from {record.order_before} to {order}"
-        self._tell_changed_horizon(record, systems, [refusal for _, _, refusal in found if refusal])
+        refusals = [refusal for _, _, refusal in found if refusal]
+        self.chosen = _Chosen([system for system, _, _ in found], cuts, projections, refusals)
+        if self.statistic is not None:
+            covariances = [s.covariance for s in self.systems if s.covariance is not None]
+            self.statistic = empirical.JointMoments(
+                self.full, self.layer.system_inputs, projections, covariances
+            )
+
+    def cut(self, record: LayerRecord) -> list[StateProjection]:
+        assert self.chosen is not None  # by ``truncate``
+        systems, cuts, projections = self.chosen.systems, self.chosen.cuts, self.chosen.projections
+        if isinstance(self.statistic, empirical.JointMoments):
+            projections, record.measured_error = self._refit(projections, self.statistic.result())
+        record.order_after = projections[0].order
+        record.reason = f"cut from {record.order_before} to {record.order_after}"
+        self._tell_changed_horizon(record, systems, self.chosen.refusals)
         tails = [s.discarded(cut.kept) for s, cut in zip(systems, cuts, strict=True)]
         record.tail = sum(tails) / len(tails)
         if self.config.selection == "largest":
@@ -107,13 +133,13 @@ class LinearReduction(Reduction):
         system = system.over_all_time()
         return system, system.truncate(order, self.config.selection, generator), refusal
 
-    def _refit(self, projections: list[StateProjection]) -> tuple[list[StateProjection], float | None]:
+    def _refit(
+        self, projections: list[StateProjection], moments: list[empirical.SecondMoments]
+    ) -> tuple[list[StateProjection], float | None]:
         refitted, errors = [], []
-        for balanced, projection, inputs in zip(self.systems, projections, self.inputs or [], strict=True):
-            assert balanced.covariance is not None  # as everywhere with calibration inputs
-            moments = empirical.SecondMoments.of(balanced.system, projection, balanced.covariance, inputs)
-            refitted.append(moments.refit_lift(projection))
-            errors.append(moments.output_error(balanced.system, refitted[-1]))
+        for balanced, projection, each in zip(self.systems, projections, moments, strict=True):
+            refitted.append(each.refit_lift(projection))
+            errors.append(each.output_error(balanced.system, refitted[-1]))
         return refitted, empirical.relative_error(errors)
 
 

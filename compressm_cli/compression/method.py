@@ -6,7 +6,7 @@ a tentative plan is kept.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -14,6 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from compressm_cli.compression.calibration import Statistic
 from compressm_cli.compression.schedule import EquidistantSchedule, ScheduleConfig
 from compressm_cli.config import Config
 
@@ -130,9 +131,12 @@ class CheckContext:
     """Steps of the longest sequence."""
     generator: torch.Generator
     """For random choices; its state is part of a checkpoint."""
-    calibrate: Callable[[int], dict[str, list[Tensor]]]
-    """Number of batches -> inputs (batch, length, H) that each compressible layer saw on them, in
-    evaluation mode, from the training split; does not disturb the order of the training data."""
+    calibrate: Callable[[Mapping[str, Statistic], int], None]
+    """``calibrate(statistics, batches)`` shows each statistic, by the name of its layer, what that layer sees on so
+    many batches of the training split, in evaluation mode; the order of the training data is not disturbed.
+
+    The batches, the same at each call of one check, are passed through the model in parts of as many rows as in
+    training: at once in memory are no more than the activations of a part and the statistics themselves."""
 
 
 class Method(ABC):

@@ -7,16 +7,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compressm_cli.compression.calibration import Statistic
 from compressm_cli.compression.method import LayerRecord
 from compressm_cli.layers.interface import StateSpaceLayer
 
+Observe = Callable[[Statistic], None]
+"""Shows a statistic of one layer all calibration batches."""
+
 
 class Reduction(ABC):
-    """One layer at one check, measured: its spectrum, and the cut to an order."""
+    """One layer at one check: its spectrum, once it is measured, and then the cut to an order."""
 
     layer: StateSpaceLayer
-    seconds: float
-    """What the measurement took."""
+    statistic: Statistic | None = None
+    """What must see the layer's inputs on all calibration batches before ``measure``, and again before ``cut``,
+    each time another one; None where nothing must."""
+    seconds: float = 0.0
+    """What measuring took."""
+
+    @abstractmethod
+    def measure(self) -> None:
+        """Make ready all that the order is chosen by. Raises ValueError for a layer that cannot be reduced."""
 
     @abstractmethod
     def hsv(self) -> Tensor:
@@ -35,15 +46,20 @@ class Reduction(ABC):
         """Fill in what the spectrum is of."""
 
     @abstractmethod
-    def cut(
-        self, order: int, allowed: Callable[[int], int], generator: torch.Generator, record: LayerRecord
-    ) -> Any:
-        """The projection to ``order`` states, for ``reduced_parameters``; tells the record what it costs.
+    def truncate(self, order: int, allowed: Callable[[int], int], generator: torch.Generator) -> None:
+        """Choose new states, ``order`` of them or a few more; sets ``statistic``, where ``cut`` needs another one.
 
-        ``allowed`` gives the smallest order from a given one on that the recipe allows. Sets ``order_after``,
-        ``reason``, ``tail`` and what else is known. Raises ValueError where the cut is refused.
+        ``allowed`` gives the smallest order from a given one on that the recipe allows. Raises ValueError where the
+        cut is refused.
         """
 
-    def values(self, projection: Any, record: LayerRecord) -> dict[str, Tensor] | None:
+    @abstractmethod
+    def cut(self, record: LayerRecord) -> Any:
+        """The projection to the chosen states, for ``reduced_parameters``; tells the record what it costs.
+
+        Sets ``order_after``, ``reason``, ``tail`` and what else is known. Raises ValueError where the cut is refused.
+        """
+
+    def values(self, projection: Any, record: LayerRecord, observe: Observe) -> dict[str, Tensor] | None:
         """The layer's new state parameters where they are better ones than the projection gives; tells the record."""
         return None

@@ -10,7 +10,7 @@ All functions but ``without_values`` are collective: every process of the group 
 
 import copy
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
 from compressm_cli.compression import surgery
+from compressm_cli.compression.calibration import OnCpu, Statistic
 from compressm_cli.compression.method import CheckContext, Edit, Freeze, Mask, Method, Plan
 from compressm_cli.distributed import agreement
 from compressm_cli.distributed.group import Group
@@ -100,16 +101,16 @@ def apply_plan(model: nn.Module, optimizer: Optimizer | None, plan: Plan) -> nn.
 def plan(method: Method, model: nn.Module, context: CheckContext) -> Plan:
     """What ``method`` decides in the main process, in all of them; its memory and random state go round too.
 
-    The method reads a plain copy of the whole model on the main process's CPU. The layers' inputs come from forward
-    passes of the sharded model, in which all processes take part. Where the method fails, the others raise
-    ElsewhereError.
+    The method reads a plain copy of the whole model on the main process's CPU, where its statistics are too. The
+    layers' inputs come from forward passes of the sharded model, in which all processes take part, all with the same
+    rows. Where the method fails, the others raise ElsewhereError.
     """
     group = _sharding(model).group
     whole = _on_main_cpu(model)
 
-    def calibrate(count: int) -> dict[str, list[Tensor]]:
-        group.broadcast(count)
-        return {name: [u.cpu() for u in seen] for name, seen in context.calibrate(count).items()}
+    def calibrate(statistics: Mapping[str, Statistic], batches: int) -> None:
+        group.broadcast(batches)
+        context.calibrate({name: OnCpu(statistic) for name, statistic in statistics.items()}, batches)
 
     def decide() -> Plan:
         assert whole is not None
@@ -119,8 +120,8 @@ def plan(method: Method, model: nn.Module, context: CheckContext) -> Plan:
             group.broadcast(0)
 
     if not group.is_main:
-        while count := group.broadcast(0):
-            context.calibrate(count)
+        while batches := group.broadcast(0):
+            context.calibrate({}, batches)
     decided = group.from_main(decide)
     method.load_state_dict(group.broadcast(method.state_dict()))
     context.generator.set_state(group.broadcast(context.generator.get_state()))

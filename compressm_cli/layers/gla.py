@@ -117,6 +117,10 @@ class GLA(SelectiveLayer):
         q, k = _Decayed.apply(q, k, log_decay)
         return ssd(v / dt[..., None], dt, -dt.new_ones(self.heads), k, q)
 
+    @property
+    def trace_kind(self) -> type[HeadTrace | VectorTrace]:
+        return HeadTrace if self.scalar else VectorTrace
+
     @torch.no_grad()
     def trace(self, u: Tensor) -> HeadTrace | VectorTrace:
         q, k, v, log_decay = self._selected(u)

@@ -108,6 +108,10 @@ class Mamba(SelectiveLayer):
         """Each channel's own B and C, (batch, length, D, r)."""
         return tuple(torch.einsum("drn,bln->bldr", m, wide(v)) for m, v in ((self.B_map, B), (self.C_map, C)))  # type: ignore[return-value]
 
+    @property
+    def trace_kind(self) -> type[ChannelTrace]:
+        return ChannelTrace
+
     @torch.no_grad()
     def trace(self, u: Tensor) -> ChannelTrace:
         if self.B_map is not None:

@@ -136,6 +136,10 @@ class Mamba2(SelectiveLayer):
             B, C = _mapped(self.B_proj, B), _mapped(self.C_proj, C)
         return z, x.unflatten(-1, (self.heads, -1)), dt, B, C
 
+    @property
+    def trace_kind(self) -> type[HeadTrace]:
+        return HeadTrace
+
     @torch.no_grad()
     def trace(self, u: Tensor) -> HeadTrace:
         z, x, dt, B, C = (wide(value) for value in self._selected(u))

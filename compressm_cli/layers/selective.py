@@ -8,8 +8,8 @@ Three families, by what their decay depends on (shared/private coordinates follo
 """
 
 from abc import abstractmethod
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -19,8 +19,39 @@ from compressm_cli.layers.interface import StateSpaceLayer
 from compressm_cli.ops import mamba_ssm_kernels
 
 
+class _Steps:
+    """What the traces have in common: each step of each row has a weight, and may be padding."""
+
+    weight: Tensor
+    real: Tensor | None
+
+    @property
+    def steps(self) -> int:
+        """How many there are, without padding."""
+        rows, length = self.weight.shape[:2]
+        return rows * length if self.real is None else int(self.real.sum())
+
+    def of(self, name: str) -> Tensor:
+        """A field (batch, length, ...) without padding, of all rows one after the other: (steps, ...)."""
+        values: Tensor = getattr(self, name)
+        return values.flatten(0, 1) if self.real is None else values[self.real]
+
+    def where(self, real: Tensor | None) -> Self:
+        """The same with padding wherever not ``real`` (batch, length), which weighs nothing."""
+        return self if real is None else replace(self, weight=_masked(self.weight, real), real=real)  # type: ignore[type-var]
+
+    def unweighted(self) -> Self:
+        """The same with one weight for all outputs."""
+        weight = torch.ones_like(self.weight)
+        return replace(self, weight=weight if self.real is None else _masked(weight, self.real))  # type: ignore[type-var]
+
+
+def _masked(weight: Tensor, real: Tensor) -> Tensor:
+    return weight * real.reshape(*real.shape, *(1,) * (weight.ndim - 2))
+
+
 @dataclass(frozen=True)
-class ChannelTrace:
+class ChannelTrace(_Steps):
     """``h_t[d, n] = exp(dt_t[d] A[d, n]) h_{t-1}[d, n] + dt_t[d] B_t[n] x_t[d]``, ``y_t[d] = C_t . h_t[d]``."""
 
     x: Tensor
@@ -35,10 +66,12 @@ class ChannelTrace:
     """(batch, length, N)"""
     weight: Tensor
     """(batch, length, D), how much a squared error of y_t[d] adds to that of the layer's output."""
+    real: Tensor | None = None
+    """(batch, length) bool, false where a row is padded; None where none is."""
 
 
 @dataclass(frozen=True)
-class HeadTrace:
+class HeadTrace(_Steps):
     """``h_t = exp(log_decay_t) h_{t-1} + u_t B_t^T`` (P, N) in each head, ``y_t = h_t C_t``."""
 
     u: Tensor
@@ -51,10 +84,12 @@ class HeadTrace:
     """(batch, length, groups, N)"""
     weight: Tensor
     """(batch, length, heads, P)"""
+    real: Tensor | None = None
+    """(batch, length) bool, false where a row is padded; None where none is."""
 
 
 @dataclass(frozen=True)
-class VectorTrace:
+class VectorTrace(_Steps):
     """``h_t = diag(exp(log_decay_t)) h_{t-1} + k_t v_t^T`` (N, P) in each head, ``y_t = h_t^T q_t``."""
 
     q: Tensor
@@ -67,6 +102,8 @@ class VectorTrace:
     """(batch, length, heads, N), at most 0."""
     weight: Tensor
     """(batch, length, heads, P)"""
+    real: Tensor | None = None
+    """(batch, length) bool, false where a row is padded; None where none is."""
 
 
 Trace = ChannelTrace | HeadTrace | VectorTrace
@@ -157,6 +194,11 @@ class SelectiveLayer(StateSpaceLayer):
     def state_rows(self) -> dict[str, slice]:
         """The rows that are the states' own, of those state parameters that have others too."""
         return {}
+
+    @property
+    @abstractmethod
+    def trace_kind(self) -> type[Trace]:
+        """The family of its ``trace``."""
 
     @abstractmethod
     def trace(self, u: Tensor) -> Trace:

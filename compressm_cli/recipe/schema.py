@@ -141,6 +141,10 @@ class TrainConfig(Config):
             )
         return self
 
+    def rows(self, batch_size: int | None = None, processes: int = 1) -> int:
+        """Rows that a process passes through the model at once, of batches of this size or of other ones."""
+        return -(-(batch_size or self.batch_size) // (processes * self.accumulate))
+
     def interval(self, name: Literal["eval_every", "log_every", "checkpoint_every"]) -> int:
         """The interval in steps, with its default resolved."""
         parts = {"eval_every": 20, "log_every": 100, "checkpoint_every": 10}

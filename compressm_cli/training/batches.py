@@ -1,6 +1,7 @@
 """Which rows make the batch of a step: a function of (seed, step) alone, so that a resumed run sees the same."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -65,10 +66,10 @@ class Batches:
         """What process ``rank`` does of the batch of a step, as ``share_of`` says."""
         return share_of(self(step), rank, processes, parts, in_step)
 
-    def calibration(self, step: int, count: int) -> list[Split]:
+    def calibration(self, step: int, count: int) -> Iterator[Split]:
         """Some batches for a method's measurements at a step; the order of training is not touched."""
         order = self._permutation("calibration", step)[: count * self.batch_size]
-        return [self._split.rows(part) for part in order.split(self.batch_size)]
+        return (self._split.rows(part) for part in order.split(self.batch_size))
 
     def _permutation(self, purpose: str, number: int) -> Tensor:
         generator = derived_generator(self._seed, purpose, number)

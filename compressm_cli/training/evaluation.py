@@ -1,14 +1,18 @@
 """Accuracy and loss on a split, and what the layers see on calibration batches."""
 
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from compressm_cli.compression.calibration import Statistic
 from compressm_cli.data.interface import IGNORE, Split
 from compressm_cli.data.objective import cross_entropy
 from compressm_cli.distributed.group import Group
-from compressm_cli.layers.interface import state_space_layers
 from compressm_cli.training.precision import autocast
 
 
@@ -30,39 +34,69 @@ def evaluate(
     """Evaluate in evaluation mode, each process of the group its part; leaves the model in the mode it was in."""
     group = group or Group()
     device = split.labels.device
-    was_training = model.training
-    model.eval()
     loss = torch.zeros((), dtype=torch.float64, device=device)
     correct, labels = (torch.zeros((), dtype=torch.long, device=device) for _ in range(2))
     own = torch.arange(len(split), device=device).tensor_split(group.size)[group.rank]
-    for index in own.split(batch_size) if len(own) else ():
-        batch = split.rows(index)
-        with autocast(device, precision):
-            logits = model(batch.inputs, batch.lengths)
-        loss += cross_entropy(logits, batch.labels, reduction="sum")
-        correct += (logits.argmax(dim=-1) == batch.labels).sum()
-        labels += (batch.labels != IGNORE).sum()
-    model.train(was_training)
+    with in_evaluation_mode(model):
+        for index in own.split(batch_size) if len(own) else ():
+            batch = split.rows(index)
+            with autocast(device, precision):
+                logits = model(batch.inputs, batch.lengths)
+            loss += cross_entropy(logits, batch.labels, reduction="sum")
+            correct += (logits.argmax(dim=-1) == batch.labels).sum()
+            labels += (batch.labels != IGNORE).sum()
     group.sum(loss, correct, labels)
     scored = int(labels)
     return Evaluation(float(correct) / scored, float(loss) / scored, len(split), scored)
 
 
 @torch.no_grad()
-def layer_inputs(model: nn.Module, batches: list[Split]) -> dict[str, list[Tensor]]:
-    """The input (batch, length, H) of each compressible layer on each batch, in evaluation mode."""
-    seen: dict[str, list[Tensor]] = {name: [] for name in state_space_layers(model)}
-    hooks = [
-        layer.register_forward_pre_hook(lambda _, args, name=name: seen[name].append(args[0].detach()))
-        for name, layer in state_space_layers(model).items()
-    ]
-    was_training = model.training
+def calibrate(
+    model: nn.Module, statistics: Mapping[str, Statistic], batches: Iterable[Split], rows: int
+) -> None:
+    """Show each statistic the input of the layer that it is named after, in evaluation mode.
+
+    Each batch is passed through the model in parts of ``rows`` rows, of which nothing is kept. Where an update fails,
+    its error is raised when all batches are through, so that processes that share the passes stay together.
+    """
+    lengths: list[Tensor | None] = [None]
+    failures: list[Exception] = []
+
+    def seen_by(statistic: Statistic) -> Callable[[nn.Module, Any], None]:
+        def see(_: nn.Module, inputs: Any) -> None:
+            started = time.perf_counter()
+            try:
+                if not failures:
+                    statistic.update(inputs[0].detach(), lengths[0])
+            except Exception as error:
+                failures.append(error)
+            statistic.seconds += time.perf_counter() - started
+
+        return see
+
+    with ExitStack() as stack:
+        stack.enter_context(in_evaluation_mode(model))
+        for name, statistic in statistics.items():
+            hook = model.get_submodule(name).register_forward_pre_hook(seen_by(statistic))
+            stack.callback(hook.remove)
+        for batch in batches:
+            for index in torch.arange(len(batch), device=batch.labels.device).split(rows):
+                part = batch if len(index) == len(batch) else batch.rows(index)
+                lengths[0] = part.lengths
+                model(part.inputs, part.lengths)
+            for statistic in statistics.values():
+                statistic.end_batch()
+    if failures:
+        raise failures[0]
+
+
+@contextmanager
+def in_evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Within, the model is in evaluation mode; after it, however it ends, each part is in the mode it was in."""
+    modes = {part: part.training for part in model.modules()}
     model.eval()
     try:
-        for batch in batches:
-            model(batch.inputs, batch.lengths)
+        yield
     finally:
-        model.train(was_training)
-        for hook in hooks:
-            hook.remove()
-    return seen
+        for part, mode in modes.items():
+            part.training = mode

@@ -3,7 +3,7 @@
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +18,7 @@ from compressm_cli.accounting.joules import JouleMeter, Joules, combine, togethe
 from compressm_cli.accounting.memory import PeakMemory, largest
 from compressm_cli.checkpoint import Checkpoint, verify
 from compressm_cli.compression import METHODS, surgery
+from compressm_cli.compression.calibration import Statistic
 from compressm_cli.compression.method import CheckContext, LayerRecord, Plan
 from compressm_cli.data.interface import Dataset, Split
 from compressm_cli.distributed.agreement import Vote
@@ -31,7 +32,7 @@ from compressm_cli.run import Run
 from compressm_cli.training import state
 from compressm_cli.training.batches import Batches, derived_generator
 from compressm_cli.training.divergence import DivergedError, Rollbacks, require_finite
-from compressm_cli.training.evaluation import Evaluation, evaluate, layer_inputs
+from compressm_cli.training.evaluation import Evaluation, calibrate, evaluate
 from compressm_cli.training.load_watch import LoadWatch
 from compressm_cli.training.optimizer import build_optimizer, learning_rate, set_learning_rate
 from compressm_cli.training.placement import Held, placement
@@ -459,10 +460,10 @@ class Trainer:
         self.view.compression(self.step, plan.records, verdict)  # type: ignore[arg-type]
 
     def _context(self) -> CheckContext:
-        def calibrate(count: int) -> dict[str, list[torch.Tensor]]:
-            return layer_inputs(self.model, self.batches.calibration(self.step, count))
+        def calibrated(statistics: Mapping[str, Statistic], batches: int) -> None:
+            calibrate(self.model, statistics, self.batches.calibration(self.step, batches), self.work.rows)
 
-        return CheckContext(self.step, self.config.steps, self.data_spec.length, self.generator, calibrate)
+        return CheckContext(self.step, self.config.steps, self.data_spec.length, self.generator, calibrated)
 
     def _new_shapes(self, logged: bool = True) -> None:
         """Count anew, wrap anew and compile anew, for the shapes that the model has now."""

@@ -1,23 +1,24 @@
 """Compression of a model that is trained already, in one shot, and what a reduction needs to see of the data."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.compression import surgery
+from compressm_cli.compression.calibration import Statistic
 from compressm_cli.compression.hankel import Hankel, HankelConfig, Measured
 from compressm_cli.compression.hankel_config import MEASURES, TARGETS
 from compressm_cli.compression.method import CheckContext, LayerRecord, Plan
 from compressm_cli.compression.schedule import ListedSchedule
-from compressm_cli.data.interface import Dataset, DataSpec, Split
+from compressm_cli.data.interface import Dataset, DataSpec
 from compressm_cli.errors import BadInputError, RunFailedError
 from compressm_cli.layers.interface import state_space_layers
 from compressm_cli.recipe import Recipe, recipe_from_mapping, recipe_to_mapping
 from compressm_cli.training.batches import Batches, derived_generator
-from compressm_cli.training.evaluation import Evaluation, evaluate, layer_inputs
+from compressm_cli.training.evaluation import Evaluation, calibrate, evaluate
 
 ONCE = ListedSchedule(kind="listed", at_steps=[1])
 LARGEST_BATCH = 16
@@ -63,11 +64,6 @@ def needs_data(model: nn.Module, config: HankelConfig) -> bool:
     return Hankel(config).needs_inputs(state_space_layers(model))
 
 
-def calibration_batches(train: Split, batch_size: int, count: int) -> list[Split]:
-    """``count`` batches of the training split, the same ones every time."""
-    return Batches(train, min(batch_size, LARGEST_BATCH), seed=0).calibration(0, count)
-
-
 def outlook(
     checkpoint: Checkpoint,
     model: nn.Module,
@@ -103,8 +99,8 @@ def compress(
     evaluated = evaluated and checkpoint.recipe.data.unjudged() is None
     require_same_shape(checkpoint, dataset.spec)
     model = checkpoint.build_model()
-    batch_size = checkpoint.recipe.train.batch_size
-    before = evaluate(model, dataset.validation, batch_size) if evaluated else None
+    rows = checkpoint.recipe.train.rows()
+    before = evaluate(model, dataset.validation, rows) if evaluated else None
     whole = _parameters(model)
     plan = _method(config).plan(model, _context(checkpoint, model, dataset))
     if not plan:
@@ -114,7 +110,7 @@ def compress(
         surgery.apply_plan(model, None, plan)
     except ValueError as error:
         raise RunFailedError(f"nothing was cut: {error}") from error
-    after = evaluate(model, dataset.validation, batch_size) if evaluated else None
+    after = evaluate(model, dataset.validation, rows) if evaluated else None
     small = Checkpoint.of(model, checkpoint.recipe, checkpoint.data, checkpoint.step)
     return OneShot(small, plan.records, before, after, whole, _parameters(model))
 
@@ -126,14 +122,14 @@ def _method(config: HankelConfig) -> Hankel:
 def _context(checkpoint: Checkpoint, model: nn.Module, dataset: Dataset | None) -> CheckContext:
     """The only check of one shot: the same batches and random numbers each time."""
 
-    def calibrate(count: int) -> dict[str, list[Tensor]]:
+    def calibrated(statistics: Mapping[str, Statistic], batches: int) -> None:
         assert dataset is not None, "layers are measured on data, and there are none"
-        return layer_inputs(
-            model, calibration_batches(dataset.train, checkpoint.recipe.train.batch_size, count)
-        )
+        train = checkpoint.recipe.train
+        few = Batches(dataset.train, min(train.batch_size, LARGEST_BATCH), seed=0)
+        calibrate(model, statistics, few.calibration(0, batches), train.rows())
 
     length = checkpoint.data.length if dataset is None else dataset.spec.length
-    return CheckContext(1, 1, length, derived_generator(0, "method"), calibrate)
+    return CheckContext(1, 1, length, derived_generator(0, "method"), calibrated)
 
 
 def require_same_shape(checkpoint: Checkpoint, spec: DataSpec) -> None:

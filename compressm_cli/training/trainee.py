@@ -12,7 +12,8 @@ from compressm_cli.data.interface import DataSpec, Split
 from compressm_cli.models import build_model
 from compressm_cli.ops.forms import CostModel
 from compressm_cli.recipe import Recipe
-from compressm_cli.training.batches import share_of
+from compressm_cli.training.batches import Share, share_of
+from compressm_cli.training.evaluation import in_evaluation_mode
 from compressm_cli.training.forms import choose_forms, costs_here
 from compressm_cli.training.optimizer import build_optimizer, set_learning_rate
 from compressm_cli.training.precision import autocast, prepare, resolve_device
@@ -49,8 +50,8 @@ class Setting:
     def model(self, orders: dict[str, int] | None) -> nn.Module:
         """The recipe's model at some orders, by module name, None its own, in the forms that training would choose."""
         model = build_model(self.recipe.model, self.data, orders)
-        rows = -(-self.rows // self.recipe.train.accumulate)
-        choose_forms(model, self.recipe.train.form, self.costs, rows, self.data.length)
+        train = self.recipe.train
+        choose_forms(model, train.form, self.costs, train.rows(self.rows), self.data.length)
         return model
 
 
@@ -79,17 +80,19 @@ class Trainee:
 
     def infer(self, passes: int) -> float:
         """Mean seconds a sequence of so many forward passes of the batch in a row, as in an evaluation."""
-        self.model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), in_evaluation_mode(self.model):
             return mean_seconds(self._pass, passes, self.device) / len(self.batch)
 
+    def _share(self) -> Share:
+        return share_of(self.batch, 0, 1, self.config.accumulate)
+
     def _step(self) -> None:
-        share = share_of(self.batch, 0, 1, self.config.accumulate)
-        training_step(self.model, self.optimizer, share, self.config, self.forward)
+        training_step(self.model, self.optimizer, self._share(), self.config, self.forward)
 
     def _pass(self) -> None:
-        with autocast(self.device, self.config.precision):
-            self.model(self.batch.inputs, self.batch.lengths)
+        for part in self._share().parts:
+            with autocast(self.device, self.config.precision):
+                self.model(part.inputs, part.lengths)
 
 
 def random_batch(data: DataSpec, rows: int, device: torch.device) -> Split:

@@ -48,7 +48,7 @@ class Workload:
     @property
     def rows(self) -> int:
         """Rows that one process passes through the model at once, in training."""
-        return -(-self._batch_size // self.parts)
+        return self._config.rows(self._batch_size, self._group.size)
 
     def costs(self, model: nn.Module, device: torch.device) -> CostModel | None:
         """The main process's: on every machine the recurrences take the same forms. Collective."""

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from layer_kinds import TIME_INVARIANT
+from selective_cases import show
 from torch import Tensor, nn
 
 from compressm_cli.compression import empirical, surgery
@@ -70,16 +71,26 @@ def truncated(system: Realization, order: int = 3) -> StateProjection:
     return BalancedSystem.of(system, "real").truncate(order, "largest", torch.Generator()).projection
 
 
+def state_covariance(system: Realization, inputs: list[Tensor]) -> Tensor:
+    statistic = empirical.StateCovariance([system], lambda u: [u])
+    show({"": statistic}, {"": inputs})
+    (covariance,) = statistic.result()
+    return covariance
+
+
 def moments(
     system: Realization, projection: StateProjection, inputs: list[Tensor]
 ) -> empirical.SecondMoments:
-    covariance = empirical.state_covariance(system, inputs)
-    return empirical.SecondMoments.of(system, projection, covariance, inputs)
+    covariance = state_covariance(system, inputs)
+    statistic = empirical.JointMoments([system], lambda u: [u], [projection], [covariance])
+    show({"": statistic}, {"": inputs})
+    (found,) = statistic.result()
+    return found
 
 
 def test_state_covariance_tends_to_the_gramian_for_white_inputs() -> None:
     (system,) = build().systems()
-    P = empirical.state_covariance(system, [white(8, 4000, WIDTH, seed=s) for s in range(4)])
+    P = state_covariance(system, [white(8, 4000, WIDTH, seed=s) for s in range(4)])
     expected = real_gramians(system)[0]
     assert float((P - expected).norm() / expected.norm()) < 0.03
 
@@ -90,7 +101,7 @@ def test_state_covariance_is_the_mean_over_unequal_batches() -> None:
     h = np.concatenate([states(system, u) for u in inputs])
     x = np.sqrt(2) * np.c_[h.real, h.imag]
     expected = x.T @ x / len(x)
-    np.testing.assert_allclose(empirical.state_covariance(system, inputs).numpy(), expected, rtol=1e-10)
+    np.testing.assert_allclose(state_covariance(system, inputs).numpy(), expected, rtol=1e-10)
 
 
 def test_the_refitted_lift_is_numpys_least_squares_solution() -> None:
@@ -173,7 +184,7 @@ def cut(layer: TimeInvariantLayer, gramian: str, inputs: list[Tensor], **setting
         total_steps=1,
         length=inputs[0].shape[1],
         generator=torch.Generator(),
-        calibrate=lambda count: {"0": inputs[:count]},
+        calibrate=lambda wanted, count: show(wanted, {"0": inputs[:count]}),
     )
     plan = Hankel(config).plan(model, context)
     surgery.apply_plan(model, None, plan)

@@ -10,6 +10,7 @@ import torch
 from layer_kinds import TIME_INVARIANT
 from pydantic import ValidationError
 from scipy.linalg import eigh, solve_discrete_lyapunov, svd
+from selective_cases import show
 from torch import Tensor, nn
 
 from compressm_cli.compression import surgery
@@ -127,7 +128,7 @@ def context(
         total_steps=total,
         length=30,
         generator=torch.Generator().manual_seed(seed),
-        calibrate=lambda _: inputs or {},
+        calibrate=lambda wanted, _: show(wanted, inputs or {}),
     )
 
 

@@ -250,7 +250,7 @@ def test_the_predicted_error_of_interpolation_is_that_of_an_independent_read_out
     many = ChannelTrace(*(getattr(trace, n)[:1].expand(rows, -1, -1) for n in ("x", "dt")), trace.A,
                         trace.B[:1].expand(rows, -1, -1), C, trace.weight[:1].expand(rows, -1, -1))  # fmt: skip
     reduced.traces = [many]
-    reduced.measure()
+    reduced.gramians()
     found = channel.pivoted(reduced, 4, torch.Generator())
     measured, predicted = reduced.errors(found)
     assert predicted == pytest.approx(measured, rel=0.05)

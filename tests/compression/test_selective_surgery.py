@@ -26,7 +26,8 @@ from torch.optim import AdamW
 from compressm_cli.compression import surgery
 from compressm_cli.compression.hankel import Hankel, HankelConfig
 from compressm_cli.compression.method import Moments, Plan, Truncate
-from compressm_cli.compression.selective.distill import distilled, output_error
+from compressm_cli.compression.selective.distill import Batch, distilled, output_error
+from compressm_cli.compression.selective.excerpt import Rows
 from compressm_cli.data.interface import DataSpec
 from compressm_cli.layers.interface import state_space_layers
 from compressm_cli.layers.selective import (
@@ -358,6 +359,11 @@ def batches(count: int = 2) -> list[Tensor]:
     return [noise(2, 24, WIDTH, seed=seed, dtype=torch.float32) for seed in range(count)]
 
 
+def whole(given: list[Tensor]) -> list[Batch]:
+    """Batches that are passed through at once."""
+    return [[Rows(u, None)] for u in given]
+
+
 @pytest.mark.parametrize(("case", "variant"), VARIANTS)
 def test_distillation_brings_the_cut_layer_closer_and_touches_nothing_else(case: str, variant: str) -> None:
     layer, given = build(case, torch.float32), batches()
@@ -366,9 +372,9 @@ def test_distillation_brings_the_cut_layer_closer_and_touches_nothing_else(case:
     start = {name: value.clone() for name, value in values.items()}
     weights, random = copy.deepcopy(layer.state_dict()), torch.get_rng_state()
     with torch.no_grad():
-        better = distilled(layer, values, given, 30)
+        better = distilled(layer, values, whole(given), 30)
         assert not torch.is_grad_enabled()
-    again = distilled(layer, values, given, 30)
+    again = distilled(layer, values, whole(given), 30)
     assert all(torch.equal(better[name], again[name]) for name in better)
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(value, weights[name]) for name, value in layer.state_dict().items())
@@ -376,7 +382,7 @@ def test_distillation_brings_the_cut_layer_closer_and_touches_nothing_else(case:
     assert better.keys() == values.keys()
     assert all(torch.equal(values[name], start[name]) for name in values)
     assert all(better[name].shape == values[name].shape and not better[name].requires_grad for name in better)
-    before, after = output_error(layer, values, given), output_error(layer, better, given)
+    before, after = (output_error(layer, v, whole(given)) for v in (values, better))
     assert before == pytest.approx(output_errors(layer, given, found), rel=1e-4)
     assert after is not None
     assert before is not None
@@ -393,12 +399,12 @@ def test_distillation_that_does_not_help_is_dropped(monkeypatch: pytest.MonkeyPa
     layer, given = build("mamba", torch.float32), batches()
     values = layer.reduced_parameters(projection(layer, given, 2, "balanced"))
     monkeypatch.setattr("compressm_cli.compression.selective.distill.RATE", 30.0)
-    assert distilled(layer, values, given, 3) is values
-    assert distilled(layer, values, given, 0) is values
+    assert distilled(layer, values, whole(given), 3) is values
+    assert distilled(layer, values, whole(given), 0) is values
     silent = copy.deepcopy(layer)
     nn.init.zeros_(silent.out_proj.weight)
-    assert distilled(silent, values, given, 3) is values
-    assert output_error(silent, values, given) is None
+    assert distilled(silent, values, whole(given), 3) is values
+    assert output_error(silent, values, whole(given)) is None
 
 
 def test_distilled_values_travel_in_the_plan() -> None:

@@ -24,7 +24,7 @@ from compressm_cli.layers import LAYERS
 from compressm_cli.recipe import Recipe, recipe_from_mapping
 from compressm_cli.run import Run
 from compressm_cli.training import experiment, loop, workload
-from compressm_cli.training.evaluation import layer_inputs
+from compressm_cli.training.evaluation import calibrate
 from compressm_cli.training.view import SilentView
 
 EXAMPLES: dict[str, dict[str, Any]] = {"hankel": {"keep_fraction": 0.6}}
@@ -263,7 +263,7 @@ def test_planning_only_reads(trained: Runs, layer: str, method: str) -> None:
         total_steps=STEPS,
         length=64,
         generator=torch.Generator(),
-        calibrate=lambda count: layer_inputs(model, [batch] * count),
+        calibrate=lambda wanted, count: calibrate(model, wanted, [batch] * count, 3),
     )
     plan = METHODS[method](recipe.compression).plan(model, context)
     assert same(dict(model.state_dict()), before)

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from compressm_cli.accounting.flops import training_step_flops
 from compressm_cli.accounting.probe import example_batch
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.compression import METHODS, surgery
+from compressm_cli.compression.calibration import Statistic
 from compressm_cli.compression.method import CheckContext, Freeze, Mask, Method, Plan, Truncate
 from compressm_cli.data.interface import DataSpec, Split
 from compressm_cli.distributed import sharded
@@ -36,12 +38,14 @@ from compressm_cli.models import build_model
 from compressm_cli.recipe import recipe_from_mapping
 from compressm_cli.recipe.schema import ModelConfig, TrainConfig
 from compressm_cli.training import state
-from compressm_cli.training.evaluation import evaluate, layer_inputs
+from compressm_cli.training.evaluation import calibrate, evaluate
 from compressm_cli.training.optimizer import build_optimizer
 
 PROCESSES, SECONDS = 2, 240
 KINDS = ["lru", "mamba"]
 WIDTH, ORDER, LENGTH, ROWS, STEPS = 8, 6, 16, 8, 4
+ROWS_AT_ONCE = 3
+"""In calibration: each batch is passed through in parts, the last one smaller."""
 FIRST, SECOND = "blocks.0.layer", "blocks.1.layer"
 DATA = DataSpec(classes=10, length=LENGTH, features=1)
 TRAIN = TrainConfig(steps=100, learning_rate=1e-2, weight_decay=0.1, clip_norm=1.0)
@@ -189,20 +193,35 @@ class Work:
         return train(self.model, self.optimizer, steps, self.group)
 
     def context(self, seen: Split | None = None) -> CheckContext:
-        def calibrate(count: int) -> dict[str, list[Tensor]]:
-            return layer_inputs(self.model, [seen or batch_of(100 + i) for i in range(count)])
+        def calibrated(statistics: Mapping[str, Statistic], count: int) -> None:
+            batches = [seen or batch_of(100 + i) for i in range(count)]
+            calibrate(self.model, statistics, batches, ROWS_AT_ONCE)
 
         # Only the main process's random state may count.
         generator = torch.Generator().manual_seed(self.group.rank)
-        return CheckContext(STEPS, 100, LENGTH, generator, calibrate)
+        return CheckContext(STEPS, 100, LENGTH, generator, calibrated)
 
 
 class Failing(Method):
     """Asks for inputs, then fails, in the one process that it runs in."""
 
     def plan(self, model: nn.Module, context: CheckContext) -> Plan:
-        context.calibrate(1)
+        context.calibrate({}, 1)
         raise BadInputError("told by the main process alone")
+
+
+class FailingAtSight(Method, Statistic):
+    """Fails while the others go on passing rows through the model."""
+
+    def plan(self, model: nn.Module, context: CheckContext) -> Plan:
+        context.calibrate({FIRST: self}, 2)
+        return Plan()
+
+    def update(self, u: Tensor, lengths: Tensor | None) -> None:
+        raise BadInputError("this layer cannot be looked at")
+
+    def result(self) -> None:
+        return None
 
 
 def run_kind(kind: str, group: Group) -> dict[str, Any]:
@@ -242,9 +261,10 @@ def refused(work: Work, kind: str) -> dict[str, Any]:
     with pytest.raises(ValueError) as raised:
         work.apply(Plan([lifted, bad]))
     told.append(str(raised.value))
-    with pytest.raises((BadInputError, ElsewhereError)) as failed:
-        sharded.plan(Failing(METHODS["none"].Config(method="none")), work.model, work.context())
-    told.append(str(failed.value))
+    for method in (Failing, FailingAtSight):
+        with pytest.raises((BadInputError, ElsewhereError)) as failed:
+            sharded.plan(method(METHODS["none"].Config(method="none")), work.model, work.context())
+        told.append(str(failed.value))
     after = sharded.checksum(work.model, work.optimizer)
     return {"same": work.model is model and before == after, "told": told, "masks": [*surgery.masks(model)]}
 
@@ -404,7 +424,13 @@ def test_the_plan_is_that_of_the_plain_model(main_process: dict[str, Any], kind:
     model, _ = plain_of(kind, main_process["trained"]["state"])
     inputs = [batch_of(100 + i) for i in range(8)]
     generator = torch.Generator().manual_seed(0)
-    context = CheckContext(STEPS, 100, LENGTH, generator, lambda count: layer_inputs(model, inputs[:count]))
+    context = CheckContext(
+        STEPS,
+        100,
+        LENGTH,
+        generator,
+        lambda wanted, count: calibrate(model, wanted, inputs[:count], ROWS_AT_ONCE),
+    )
     method = hankel(kind)
     decided, noted = method.plan(model, context), main_process["cut"]["plan"]
     assert [(r.layer, r.order_before, r.order_after) for r in noted.records] == [
@@ -476,8 +502,9 @@ def test_a_refused_plan_and_a_failing_method_change_nothing(found: list[dict[str
         assert refused["same"]
         assert refused["masks"] == [MASKED[kind]]
         assert refused["told"][0].startswith(f"{FIRST}: not finite after the truncation")
-    told = [process[kind]["refused"]["told"][1] for process in found]
-    assert told == ["told by the main process alone", "process 0 of this run failed; see its message"]
+    for place, error in ((1, "told by the main process alone"), (2, "this layer cannot be looked at")):
+        told = [process[kind]["refused"]["told"][place] for process in found]
+        assert told == [error, "process 0 of this run failed; see its message"]
 
 
 def test_a_cut_is_undone_to_the_bit(main_process: dict[str, Any], kind: str) -> None:

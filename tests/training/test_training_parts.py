@@ -11,6 +11,7 @@ from layer_kinds import TIME_INVARIANT
 from torch import nn
 
 from compressm_cli.compression import surgery
+from compressm_cli.compression.calibration import Statistic
 from compressm_cli.compression.method import Freeze, Mask, Plan
 from compressm_cli.data.interface import DataSpec, Split
 from compressm_cli.errors import BadInputError
@@ -19,7 +20,7 @@ from compressm_cli.models import build_model
 from compressm_cli.recipe.schema import ModelConfig, TrainConfig
 from compressm_cli.training import state
 from compressm_cli.training.batches import Batches, derived_generator
-from compressm_cli.training.evaluation import evaluate, layer_inputs
+from compressm_cli.training.evaluation import calibrate, evaluate
 from compressm_cli.training.optimizer import build_optimizer, learning_rate, set_learning_rate
 from compressm_cli.training.precision import require_compiler, resolve_device
 
@@ -110,7 +111,7 @@ def test_the_batch_is_a_function_of_seed_and_step() -> None:
 def test_calibration_batches_do_not_disturb_the_order() -> None:
     calm, disturbed = Batches(numbered(50), 8, seed=3), Batches(numbered(50), 8, seed=3)
     for step in range(1, 14):
-        parts = disturbed.calibration(step, 2)
+        parts = list(disturbed.calibration(step, 2))
         assert [len(part) for part in parts] == [8, 8]
         assert torch.equal(calm(step).labels, disturbed(step).labels)
     again = disturbed.calibration(5, 2)
@@ -149,16 +150,82 @@ def test_evaluation_does_not_depend_on_the_batch_size_and_leaves_the_model() -> 
     assert one.loss == pytest.approx(float(nn.functional.cross_entropy(logits, split.labels)), rel=1e-5)
 
 
-def test_layer_inputs_are_what_the_layers_see() -> None:
+class Seen(Statistic):
+    """Keeps what it is shown."""
+
+    def __init__(self) -> None:
+        self.parts: list[tuple[torch.Tensor, torch.Tensor | None]] = []
+        self.ends: list[int] = []
+
+    def update(self, u: torch.Tensor, lengths: torch.Tensor | None) -> None:
+        self.parts.append((u, lengths))
+
+    def end_batch(self) -> None:
+        self.ends.append(len(self.parts))
+
+    def result(self) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+        return self.parts
+
+
+def test_calibration_shows_what_the_layers_see_part_by_part() -> None:
     model = small_model().train()
     batches = [numbered(4), numbered(2)]
-    seen = layer_inputs(model, batches)
-    assert list(seen) == ["blocks.0.layer", "blocks.1.layer"]
-    assert [tuple(u.shape) for u in seen["blocks.0.layer"]] == [(4, 12, 6), (2, 12, 6)]
+    seen = {name: Seen() for name in ("blocks.0.layer", "blocks.1.layer")}
+    calibrate(model, seen, batches, 3)
     assert model.training
+    for statistic in seen.values():
+        assert [tuple(u.shape) for u, _ in statistic.result()] == [(3, 12, 6), (1, 12, 6), (2, 12, 6)]
+        assert statistic.ends == [2, 3]
+        assert statistic.seconds > 0
     model.eval()
-    expected = model.blocks[0].norm(model.encoder(batches[0].inputs))
-    torch.testing.assert_close(seen["blocks.0.layer"][0], expected)
+    for statistic, expected in (
+        (seen["blocks.0.layer"], model.blocks[0].norm(model.encoder(batches[0].inputs))),
+        (seen["blocks.1.layer"], model.blocks[1].norm(model.blocks[0](model.encoder(batches[0].inputs)))),
+    ):
+        torch.testing.assert_close(torch.cat([u for u, _ in statistic.result()[:2]]), expected)
+
+
+def test_calibration_tells_the_lengths_of_the_rows() -> None:
+    lengths = torch.tensor([12, 3, 5, 7, 2])
+    split = Split(torch.ones(5, 12, 2), torch.zeros(5, dtype=torch.int64), lengths)
+    seen = Seen()
+    calibrate(small_model(), {"blocks.1.layer": seen}, [split], 2)
+    assert [tuple(u.shape[:2]) for u, _ in seen.parts] == [
+        (2, 12),
+        (2, 7),
+        (1, 2),
+    ]  # no longer than its longest
+    assert torch.equal(torch.cat([own for _, own in seen.parts if own is not None]), lengths)
+
+
+def test_an_error_in_calibration_comes_when_all_rows_are_through() -> None:
+    model, passes = small_model().train(), []
+    model.register_forward_hook(lambda *_: passes.append(1))
+
+    class Failing(Seen):
+        def update(self, u: torch.Tensor, lengths: torch.Tensor | None) -> None:
+            super().update(u, lengths)
+            raise ValueError(f"update {len(self.parts)}")
+
+    failing = Failing()
+    with pytest.raises(ValueError, match="update 1"):
+        calibrate(model, {"blocks.0.layer": failing}, [numbered(4), numbered(2)], 3)
+    assert (len(failing.parts), len(passes)) == (1, 3)
+    assert all(part.training for part in model.modules())
+    assert not model.blocks[0].layer._forward_pre_hooks
+
+
+def test_each_part_of_a_model_is_in_its_own_mode_again_after_an_error() -> None:
+    """Also where the error is in the middle of an evaluation."""
+    model = small_model().train()
+    model.blocks[1].eval()
+    modes = {name: part.training for name, part in model.named_modules()}
+    split = Split(torch.ones(5, 12, 2), torch.full((5,), 3))  # of three classes
+    with pytest.raises((IndexError, RuntimeError)):
+        evaluate(model, split, 2)
+    assert {name: part.training for name, part in model.named_modules()} == modes
+    evaluate(model, Split(split.inputs, torch.zeros_like(split.labels)), 2)
+    assert {name: part.training for name, part in model.named_modules()} == modes
 
 
 # ---- capture and restore ------------------------------------------------------------------------------

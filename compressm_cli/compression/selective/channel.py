@@ -28,13 +28,13 @@ class ChannelReduction(SelectiveReduction[ChannelTrace]):
 
     default = "balanced"
 
-    def measure(self) -> None:
+    def gramians(self) -> None:
         first = self.traces[0]
         self.A = first.A.double()
         self.channels, self.states = self.A.shape
-        self.steps = steps = sum(t.x.shape[0] * t.x.shape[1] for t in self.traces)
+        self.steps = steps = sum(t.steps for t in self.traces)
         self.P = channel_moments(self.traces, self.A, self.identity) / steps
-        self.read = _total(_outer(t.C) for t in self.traces) / steps
+        self.read = _total(_outer(t.of("C")) for t in self.traces) / steps
         """E[C C^T] (N, N)."""
         self.weights = _total(t.weight.double().sum((0, 1)) for t in self.traces) / steps
         """Mean weight of each channel's output, (D,)."""
@@ -55,10 +55,10 @@ class ChannelReduction(SelectiveReduction[ChannelTrace]):
     @cached_property
     def input_moments(self) -> tuple[Tensor, Tensor, Tensor]:
         """E[B B^T] (N, N), E[B] (N,) and E[(dt x)^2] (D,)."""
-        steps = sum(t.x.shape[0] * t.x.shape[1] for t in self.traces)
-        second = _total(_outer(t.B) for t in self.traces) / steps
-        mean = _total(t.B.double().sum((0, 1)) for t in self.traces) / steps
-        drive = _total((t.dt * t.x).double().pow(2).sum((0, 1)) for t in self.traces) / steps
+        steps = self.steps
+        second = _total(_outer(t.of("B")) for t in self.traces) / steps
+        mean = _total(t.of("B").double().sum(0) for t in self.traces) / steps
+        drive = _total((t.of("dt") * t.of("x")).double().pow(2).sum(0) for t in self.traces) / steps
         return second, mean, drive
 
     def spectrum(self) -> Tensor:
@@ -99,7 +99,8 @@ def _total(parts: Iterable[Tensor]) -> Tensor:
 
 
 def _outer(vectors: Tensor) -> Tensor:
-    flat = vectors.double().flatten(0, 1)
+    """Sum of ``v v^T`` (N, N) over steps, of vectors (steps, N)."""
+    flat = vectors.double()
     return flat.mT @ flat
 
 
@@ -108,9 +109,9 @@ def _outer_each(vectors: Tensor) -> Tensor:
 
 
 def _summed_decays(trace: ChannelTrace) -> Tensor:
-    """Sum of exp(dt A) over rows and steps, (D, N)."""
+    """Sum of exp(dt A) over steps, (D, N)."""
     total = trace.A.new_zeros(trace.A.shape, dtype=torch.float64)
-    for dt in trace.dt.flatten(0, 1).split(1024):
+    for dt in trace.of("dt").split(1024):
         total += torch.exp(dt[..., None] * trace.A).sum(0, dtype=torch.float64)
     return total
 
@@ -259,8 +260,7 @@ def _scores(P: Tensor, Q: Tensor) -> Tensor:
 
 def ghost(reduction: ChannelReduction, order: int, generator: torch.Generator) -> ChannelProjection:
     """As GHOST (arXiv 2602.11408) scores Mamba-2's states: ``E[h_n^2] E[C_n^2]``, channels without weights."""
-    unweighted = [ChannelTrace(t.x, t.dt, t.A, t.B, t.C, torch.ones_like(t.weight)) for t in reduction.traces]
-    P = channel_moments(unweighted, reduction.A, reduction.identity)
+    P = channel_moments([t.unweighted() for t in reduction.traces], reduction.A, reduction.identity)
     return _selected(reduction, _scores(P, reduction.read), order)
 
 
@@ -329,8 +329,7 @@ def mean_lti(reduction: ChannelReduction, order: int, generator: torch.Generator
     one input and one output. It sees E[B] E[B]^T, a matrix of rank one, instead of E[B B^T].
     """
     _, mean_B, drive = reduction.input_moments
-    steps = sum(t.x.shape[0] * t.x.shape[1] for t in reduction.traces)
-    mean_C = _total(t.C.double().sum((0, 1)) for t in reduction.traces) / steps
+    mean_C = _total(t.of("C").double().sum(0) for t in reduction.traces) / reduction.steps
     B, C = torch.outer(mean_B, mean_B), torch.outer(mean_C, mean_C)
 
     def gramians(d: int) -> tuple[Tensor, Tensor]:

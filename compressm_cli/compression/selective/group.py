@@ -30,11 +30,11 @@ class GroupReduction(SelectiveReduction[HeadTrace]):
 
     default = "balanced"
 
-    def measure(self) -> None:
-        self.steps = steps = sum(t.u.shape[0] * t.u.shape[1] for t in self.traces)
+    def gramians(self) -> None:
+        self.steps = steps = sum(t.steps for t in self.traces)
         self.groups, self.states = self.traces[0].B.shape[2:]
         self.P = head_moments(self.traces) / steps
-        self.Q = vector_products([t.C for t in self.traces]) / steps
+        self.Q = vector_products([t.of("C") for t in self.traces]) / steps
         if not bool(torch.isfinite(self.P).all() and torch.isfinite(self.Q).all()):
             raise ValueError("the states or read-outs on the calibration batches are not finite")
 
@@ -103,8 +103,8 @@ def _diagonals(matrices: Tensor) -> Tensor:
 
 def ghost(reduction: GroupReduction, order: int, generator: torch.Generator) -> GroupProjection:
     """By ``E[h_n^2] E[C_n^2]``, channels without weights (GHOST, arXiv 2602.11408)."""
-    plain = [HeadTrace(t.u, t.log_decay, t.B, t.C, torch.ones_like(t.weight)) for t in reduction.traces]
-    return _selected(_diagonals(head_moments(plain)) * _diagonals(reduction.Q), order)
+    plain = head_moments([t.unweighted() for t in reduction.traces])
+    return _selected(_diagonals(plain) * _diagonals(reduction.Q), order)
 
 
 def random_states(reduction: GroupReduction, order: int, generator: torch.Generator) -> GroupProjection:

@@ -58,8 +58,8 @@ def vector_moments(traces: list[VectorTrace]) -> Tensor:
 
 
 def vector_products(vectors: list[Tensor]) -> Tensor:
-    """Sum of ``v v^T`` over rows and steps, of (batch, length, groups, N) each: (groups, N, N) float64."""
-    flat = [v.double().flatten(0, 1).transpose(0, 1) for v in vectors]
+    """Sum of ``v v^T`` over steps, of (steps, groups, N) each: (groups, N, N) float64."""
+    flat = [v.double().transpose(0, 1) for v in vectors]
     return torch.stack([f.mT @ f for f in flat]).sum(0)
 
 

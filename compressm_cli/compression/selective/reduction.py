@@ -3,29 +3,32 @@
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
+from compressm_cli.compression.calibration import real_steps
 from compressm_cli.compression.hankel_config import HankelConfig
 from compressm_cli.compression.method import LayerRecord
-from compressm_cli.compression.reduction import Reduction
-from compressm_cli.compression.selective.distill import distilled, output_error
-from compressm_cli.layers.selective import SelectiveLayer, SelectiveProjection
+from compressm_cli.compression.reduction import Observe, Reduction
+from compressm_cli.compression.selective.distill import AllInputs, distilled, output_error
+from compressm_cli.compression.selective.excerpt import Excerpt, Rows
+from compressm_cli.layers.selective import SelectiveLayer, SelectiveProjection, Trace
 from compressm_cli.lti import order_for_energy
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Trace)
 
 VariantFunction = Callable[[Any, int, torch.Generator], SelectiveProjection]
 """(the reduction with its measurements, the order, for random choices) -> the projection; ValueError to refuse."""
 
 
 class SelectiveReduction(Reduction, Generic[T]):
-    """A selective layer, measured on what its recurrence saw on calibration batches.
+    """A selective layer, measured on what its recurrence saw on the first rows of the calibration batches.
 
-    Raises ValueError where there are no batches, values that are not finite, or for a variant that its family
-    does not have.
+    Raises ValueError for a variant that its family does not have. Where there are no batches, or values that are not
+    finite, the layer is refused.
     """
 
     variants: ClassVar[Mapping[str, VariantFunction]]
@@ -34,22 +37,37 @@ class SelectiveReduction(Reduction, Generic[T]):
 
     layer: SelectiveLayer
 
-    def __init__(
-        self, layer: SelectiveLayer, config: HankelConfig, inputs: list[Tensor], traces: list[T]
-    ) -> None:
-        started = time.perf_counter()
-        self.layer, self.config, self.inputs, self.traces = layer, config, inputs, traces
+    def __init__(self, layer: SelectiveLayer, config: HankelConfig) -> None:
+        self.layer, self.config = layer, config
+        self.statistic: Excerpt | None = Excerpt()
+        self.rows: list[Rows] = []
+        self.projection: SelectiveProjection | None = None
         self.variant = self.default if config.variant == "default" else config.variant
         if self.variant not in self.variants:
             raise ValueError(
                 f"compression.variant is {self.variant}; of this kind of layer there are {', '.join(self.variants)}"
             )
-        self.measure()
+
+    def measure(self) -> None:
+        started = time.perf_counter()
+        if self.statistic is not None:
+            self.seconds = self.statistic.seconds
+            self.rows, self.statistic = self.statistic.result(), None
+        self.gramians()
         self.spectrum()  # refuses here what cannot be balanced
-        self.seconds = time.perf_counter() - started
+        self._forget_traces()
+        self.seconds += time.perf_counter() - started
+
+    @cached_property
+    def traces(self) -> list[T]:
+        """What the recurrence saw, made anew after ``_forget_traces``: the traces of all layers would be many."""
+        return [self.layer.trace(r.u).where(real_steps(r.lengths, r.u)) for r in self.rows]  # type: ignore[misc]
+
+    def _forget_traces(self) -> None:
+        self.__dict__.pop("traces", None)
 
     @abstractmethod
-    def measure(self) -> None:
+    def gramians(self) -> None:
         """Gramians and what else is needed of the traces; in float64."""
 
     @abstractmethod
@@ -85,15 +103,18 @@ class SelectiveReduction(Reduction, Generic[T]):
         record.hsv = self.spectrum().tolist()
         record.gramian, record.variant = "empirical", self.variant
 
-    def cut(
-        self, order: int, allowed: Callable[[int], int], generator: torch.Generator, record: LayerRecord
-    ) -> SelectiveProjection:
+    def truncate(self, order: int, allowed: Callable[[int], int], generator: torch.Generator) -> None:
         order = allowed(order)
         try:
-            projection = self.variants[self.variant](self, order, generator)
+            self.projection = self.variants[self.variant](self, order, generator)
         except torch.linalg.LinAlgError as error:
             raise ValueError(f"no {self.variant} reduction to order {order}: {error}") from error
-        spectrum = self.spectrum()
+        finally:
+            self._forget_traces()
+
+    def cut(self, record: LayerRecord) -> SelectiveProjection:
+        projection, spectrum = self.projection, self.spectrum()
+        assert projection is not None  # chosen by ``truncate``
         record.order_after = projection.order
         record.reason = f"cut from {record.order_before} to {projection.order}"
         if self.variant in ("balanced", "balanced_real"):
@@ -101,17 +122,23 @@ class SelectiveReduction(Reduction, Generic[T]):
             whole = float(spectrum.sum())
             record.tail = float(spectrum[projection.order :].sum()) / whole if whole > 0 else 0.0
         record.measured_error, record.predicted_error = self.errors(projection)
+        self._forget_traces()
         record.kernel_order = self.layer.kernel_order(projection.order)
         record.reason += _errors_in_words(record)
         return projection
 
-    def values(self, projection: SelectiveProjection, record: LayerRecord) -> dict[str, Tensor] | None:
+    def values(
+        self, projection: SelectiveProjection, record: LayerRecord, observe: Observe
+    ) -> dict[str, Tensor] | None:
         steps = self.config.distill_steps
         if steps == 0:
             return None
+        seen = AllInputs()
+        observe(seen)
+        batches = seen.result()
         start = self.layer.reduced_parameters(projection)
-        values = distilled(self.layer, start, self.inputs, steps)
-        before, after = (output_error(self.layer, v, self.inputs) for v in (start, values))
+        values = distilled(self.layer, start, batches, steps)
+        before, after = (output_error(self.layer, v, batches) for v in (start, values))
         if before is not None and after is not None:
             record.measured_error = after
             record.reason += (

@@ -23,11 +23,11 @@ class VectorReduction(SelectiveReduction[VectorTrace]):
 
     default = "pivoted"
 
-    def measure(self) -> None:
-        self.steps = steps = sum(t.k.shape[0] * t.k.shape[1] for t in self.traces)
+    def gramians(self) -> None:
+        self.steps = steps = sum(t.steps for t in self.traces)
         self.heads, self.states = self.traces[0].k.shape[2:]
         self.P = vector_moments(self.traces) / steps
-        self.Q = vector_products([t.q for t in self.traces]) / steps
+        self.Q = vector_products([t.of("q") for t in self.traces]) / steps
         if not bool(torch.isfinite(self.P).all() and torch.isfinite(self.Q).all()):
             raise ValueError("the states or queries on the calibration batches are not finite")
 

@@ -1,0 +1,59 @@
+"""What a method learns of the inputs of layers: sums that take calibration batches in part by part."""
+
+import time
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Statistic(ABC):
+    """Something accumulated of the inputs of one layer. Its memory must not grow with what it has seen."""
+
+    seconds: float = 0.0
+    """What its updates took."""
+
+    @abstractmethod
+    def update(self, u: Tensor, lengths: Tensor | None) -> None:
+        """Take in the layer's input u (rows, length, H), on the device of the model that the method reads.
+
+        Of each row the first ``lengths`` (rows,) steps count, and what follows is padding; None where all count.
+        """
+
+    def end_batch(self) -> None:
+        """A calibration batch has been seen whole, in one update or several."""
+
+    @abstractmethod
+    def result(self) -> Any:
+        """What the inputs so far have come to. Raises ValueError where there were none."""
+
+
+class OnCpu(Statistic):
+    """Brings what another statistic shall see to the CPU."""
+
+    def __init__(self, inner: Statistic) -> None:
+        self._inner = inner
+
+    def update(self, u: Tensor, lengths: Tensor | None) -> None:
+        started = time.perf_counter()
+        self._inner.update(u.cpu(), None if lengths is None else lengths.cpu())
+        self._inner.seconds += time.perf_counter() - started
+
+    def end_batch(self) -> None:
+        self._inner.end_batch()
+
+    def result(self) -> Any:
+        return self._inner.result()
+
+
+def real_steps(lengths: Tensor | None, u: Tensor) -> Tensor | None:
+    """Which steps of u (rows, length, ...) are no padding, (rows, length) bool; None where all are real."""
+    if lengths is None:
+        return None
+    return torch.arange(u.shape[1], device=u.device) < lengths[:, None]
+
+
+def without_padding(values: Tensor, real: Tensor | None) -> Tensor:
+    """(rows, length, ...) -> (steps, ...): of all rows one after the other, the steps that are ``real``."""
+    return values.flatten(0, 1) if real is None else values[real]
