@@ -112,10 +112,9 @@ def colours(count: int) -> list[Any]:
 
 def sequence() -> "Colormap":
     """Light to dark, for ordered lines; without the end that is too light on paper."""
-    from matplotlib import colormaps
+    dark = library().colormaps["viridis"].reversed()
     from matplotlib.colors import LinearSegmentedColormap
 
-    dark = colormaps["viridis"].reversed()
     return LinearSegmentedColormap.from_list("sequence", [dark(0.1 + 0.9 * i / 63) for i in range(64)])
 
 

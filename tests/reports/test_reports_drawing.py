@@ -20,12 +20,14 @@ from compressm_cli.reports.style import new_figure, style
 from compressm_cli.run import Run
 
 PNG = b"\x89PNG\r\n\x1a\n"
-NOTEBOOK = "module://no_such_package.backend_inline"
+NOTEBOOK = "module://matplotlib_inline.backend_inline"
 RUN_PLOTS = """
 import sys
 from pathlib import Path
 from compressm_cli.reports import run_plots
+from compressm_cli.reports.style import colours
 from compressm_cli.run import Run
+colours(9)  # of a figure that is still to be made
 run_plots(Run(Path(sys.argv[1])), sys.exit, Path(sys.argv[2]))
 """
 
