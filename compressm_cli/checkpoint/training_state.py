@@ -328,6 +328,6 @@ EVALUATION = {"accuracy", "loss", "rows", "labels"}
 """Fields of ``training.evaluation.Evaluation``, which this part must not import."""
 RECORD = {
     "layer", "order_before", "order_after", "reason", "hsv", "kept", "realization", "gramian", "horizon", "tail",
-    "bound", "measured_error", "predicted_error", "kernel_order", "variant", "seconds",
+    "bound", "measured_error", "predicted_error", "output_error", "kernel_order", "variant", "seconds",
 }  # fmt: skip
 """Fields of ``compression.method.LayerRecord``, likewise."""

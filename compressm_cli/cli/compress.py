@@ -224,18 +224,22 @@ def _show(chosen: str, done: "OneShot", output: Path, size: int) -> None:
     kinds = [(r.gramian, real, batches, r.horizon, r.realization is None) for r in done.records if r.gramian]
     for kind in dict.fromkeys(kinds):
         out.print(f"by {summed_gramians(*kind)}", markup=False)
-    table = console.table(
-        "layer", "order", "variant", "recurrence's\nerror", "the same,\npredicted", "what was done"
-    )
+    distilled = any(r.output_error is not None for r in done.records)
+    errors = [
+        "recurrence's\nerror",
+        "the same,\npredicted",
+        *(["layer's error,\ndistilled"] if distilled else []),
+    ]
+    table = console.table("layer", "order", "variant", *errors, "what was done")
     for r in done.records:
         order = (
             f"{r.order_before} -> {r.order_after}" if r.order_before != r.order_after else str(r.order_after)
         )
         variant = r.variant or r.realization or "-"
-        errors = percent(r.measured_error), percent(r.predicted_error)
+        found = [r.measured_error, r.predicted_error, *([r.output_error] if distilled else [])]
         if r.kernel_order not in (None, r.order_after):
             order += f" [mamba-ssm's kernels: {r.kernel_order}]"
-        table.add_row(*map(console.escape, (r.layer, order, variant, *errors, r.reason)))
+        table.add_row(*map(console.escape, (r.layer, order, variant, *map(percent, found), r.reason)))
     out.print(table)
     before, after = done.before, done.after
     if before is not None and after is not None:

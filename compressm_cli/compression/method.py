@@ -79,9 +79,13 @@ class LayerRecord:
     bound: float | None = None
     """Bound on the H-infinity error, 2 sum of the discarded values; null where no bound holds."""
     measured_error: float | None = None
-    """Relative error of the layer's output on the calibration batches; null where not measured."""
+    """Relative error, on the calibration batches, of what the layer's recurrence puts out right after the cut, before
+    any distillation: y = Re(C h) of a time-invariant layer, y of a selective one weighted by what reaches the layer's
+    output. What else the layer's output is made of (D u, a gate) is not in it. Null where not measured."""
     predicted_error: float | None = None
     """The same, predicted in mean square from the Gramians alone; null where there is no such prediction."""
+    output_error: float | None = None
+    """Relative error of the layer's whole output on the calibration batches, after distillation; null without one."""
     kernel_order: int | None = None
     """The order with which mamba-ssm's kernels compute after the cut; null for a time-invariant layer."""
     variant: str | None = None

@@ -105,7 +105,7 @@ class TimeInvariantLayer(StateSpaceLayer):
 
     @abstractmethod
     def systems(self) -> list[Realization]:
-        """The diagonal systems in float64, detached; the layer's output is the real part of theirs."""
+        """The diagonal systems in float64, detached; the real part of their outputs, and ``D u``, are the layer's."""
 
     @abstractmethod
     def system_inputs(self, u: Tensor) -> list[Tensor]:

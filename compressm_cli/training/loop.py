@@ -355,7 +355,8 @@ class Trainer:
         for record in plan.records:
             if record.order_after != record.order_before:
                 record.order_after, record.kept = record.order_before, None
-                record.tail = record.bound = record.measured_error = record.predicted_error = None
+                record.tail = record.bound = None
+                record.measured_error = record.predicted_error = record.output_error = None
                 record.reason = f"nothing cut: refused: {error}"
         self._record(plan, None)
 

@@ -216,13 +216,15 @@ def test_the_empirical_cut_is_better_on_the_inputs_that_there_are(
 
 
 @pytest.mark.parametrize("kind", TIME_INVARIANT)
-def test_the_recorded_error_is_the_layers(kind: str) -> None:
+def test_the_recorded_error_is_the_recurrences(kind: str) -> None:
     inputs = [coloured(4, 60, seed=s) for s in (1, 2)]
     layer = build(kind)
     before = outputs(layer, inputs)
     record = cut(layer, "empirical", inputs, calibration_batches=2)
-    measured = float((outputs(layer, inputs) - before).norm() / before.norm())
-    assert record.measured_error == pytest.approx(measured, rel=1e-6)
+    lost = float((outputs(layer, inputs) - before).norm())
+    assert record.measured_error == pytest.approx(lost / float(before.norm()), rel=1e-6)
+    whole = before + torch.cat([layer.get_parameter("D").detach() * u for u in inputs])
+    assert record.measured_error != pytest.approx(lost / float(whole.norm()), rel=0.01)  # nor that of y + D u
     assert record.bound is None
     assert record.gramian == "empirical"
 

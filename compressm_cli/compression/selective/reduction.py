@@ -140,7 +140,7 @@ class SelectiveReduction(Reduction, Generic[T]):
         values = distilled(self.layer, start, batches, steps)
         before, after = (output_error(self.layer, v, batches) for v in (start, values))
         if before is not None and after is not None:
-            record.measured_error = after
+            record.output_error = after
             record.reason += (
                 f"; {steps} steps of distillation: error of the output {before:.3g} -> {after:.3g}"
             )
@@ -150,7 +150,7 @@ class SelectiveReduction(Reduction, Generic[T]):
 def _errors_in_words(record: LayerRecord) -> str:
     if record.measured_error is None:
         return ""
-    told = f"; error {100 * record.measured_error:.2g} % on the calibration batches"
+    told = f"; error of the recurrence {100 * record.measured_error:.2g} % on the calibration batches"
     if record.predicted_error is None:
         return told
     return f"{told}, {100 * record.predicted_error:.2g} % predicted"
