@@ -8,7 +8,6 @@ text), any file or folder, which the shell knows better how to complete.
 import os
 import re
 import shlex
-import sys
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
@@ -106,8 +105,7 @@ def answer(group: Any) -> int:
     try:
         words, incomplete = split(os.environ.get(LINE, ""))
         lines = list(_lines(group, words[1:], incomplete))
-        sys.stdout.buffer.write(os.fsencode("".join(f"{line}\n" for line in lines)))
-        sys.stdout.buffer.flush()
+        print(*lines, sep="\n", flush=True)
     except Exception:  # an error would be shown in the middle of the line that is being typed
         return 1
     return 0

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from compressm_cli.cli.streams import shown_in
 from compressm_cli.recipe.problems import printable
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.segment import Segment
     from rich.table import Table
+    from rich.text import Text
 
 PIPE_WIDTH = 120
 """Columns of a table that is not written to a terminal."""
@@ -69,7 +71,13 @@ def _console(stderr: bool) -> "Console":
     from rich.segment import Segment
 
     class Printable(Console):
-        """Escapes what a terminal would obey in any text, wherever it is from; colours are added later."""
+        """Escapes what a terminal would obey in any text, wherever it is from; colours are added later.
+
+        Of a text that is laid out, what the encoding lacks is replaced before its width is measured.
+        """
+
+        def render_str(self, text: str, **settings: Any) -> "Text":
+            return super().render_str(shown_in(text, self.encoding), **settings)
 
         def render(self, renderable: Any, options: Any = None) -> "Iterable[Segment]":
             for segment in super().render(renderable, options):

@@ -20,6 +20,7 @@ from compressm_cli import __version__
 from compressm_cli.caches import settle_libraries
 from compressm_cli.cli.commands import Command, Group
 from compressm_cli.cli.console import report_error
+from compressm_cli.cli.streams import guarded
 from compressm_cli.errors import CompressmError, ElsewhereError
 from compressm_cli.recipe.problems import RecipeError
 from compressm_cli.training.failures import is_out_of_memory, out_of_memory
@@ -102,6 +103,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (by default that of the process); returns the exit code."""
     settle_libraries()
     words = list(sys.argv[1:] if arguments is None else arguments)
+    with guarded() as out:
+        code = _run(words)
+        out.flush()
+        return code if out.failure is None else _not_shown(out.failure, code)
+
+
+def _run(words: list[str]) -> int:
     command = get_command(app)
     if "_COMPRESSM_COMPLETE" in os.environ:
         from compressm_cli.cli.completion import answer
@@ -110,7 +118,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         with command.make_context("compressm", words) as ctx:
             command.invoke(ctx)
-        sys.stdout.flush()
     except typer.Exit as wanted:
         return wanted.exit_code
     except Exception as error:
@@ -140,8 +147,6 @@ def _failed(error: Exception, command: str) -> int:
     if isinstance(error, typer.TyperException):
         report_error(_usage(error), f"see '{command} --help'")
         return 2
-    if isinstance(error, OSError) and error.errno == errno.EPIPE:
-        return _reader_gone()
     if is_out_of_memory(error):
         report_error(out_of_memory(error))
         return 1
@@ -176,10 +181,14 @@ def _interrupted() -> int:
     return 130
 
 
-def _reader_gone() -> int:
-    """Whoever read our output has stopped (``| head``): nothing to say, and nobody to say it to."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 1
+def _not_shown(error: OSError, code: int) -> int:
+    """Tell that results are lost, unless their reader has stopped (``| head``); returns the exit code."""
+    if error.errno != errno.EPIPE:
+        report_error(
+            f"standard output: cannot be written: {error.strerror}; not all that was to be printed there is there, "
+            "but whatever the command wrote to files is whole"
+        )
+    return code or 1
 
 
 def _unexpected(error: Exception) -> int:

@@ -1,5 +1,6 @@
 """``compressm recipes``: the recipes that come with the package, and the checking of any."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +11,6 @@ from compressm_cli.cli import candidates
 from compressm_cli.cli.commands import Command, Group
 from compressm_cli.cli.console import escape, report_error, stdout, table
 from compressm_cli.errors import BadInputError
-from compressm_cli.recipe.keys import schema_text
 from compressm_cli.recipe.problems import Place, RecipeError, printable
 from compressm_cli.recipe.shipped import find_recipe, read_header, shipped_recipes
 from compressm_cli.recipe.yaml_text import parse_yaml
@@ -123,7 +123,9 @@ def validate(
 @app.command(cls=Command)
 def schema() -> None:
     """Print the JSON schema of a recipe, for editors."""
-    typer.echo(schema_text(), nl=False)
+    from compressm_cli.recipe import recipe_schema
+
+    typer.echo(json.dumps(recipe_schema(), indent=2))
 
 
 def _shipped(name: str) -> Path:

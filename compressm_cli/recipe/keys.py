@@ -44,15 +44,9 @@ def complete_override(start: str, recipe: Mapping[str, Any]) -> Found:
 
 
 @cache
-def schema_text() -> str:
-    """The JSON schema (draft 2020-12) of a recipe, as text."""
-    return SCHEMA.read_text(encoding="utf-8")
-
-
-@cache
 def schema() -> Rule:
-    """The same, read."""
-    found: Rule = json.loads(schema_text())
+    """The JSON schema (draft 2020-12) of a recipe."""
+    found: Rule = json.loads(SCHEMA.read_text(encoding="utf-8"))
     return found
 
 

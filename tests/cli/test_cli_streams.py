@@ -1,0 +1,209 @@
+"""Streams that are full, closed, gone, or of an encoding with few characters: commands do their work all the same."""
+
+import io
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from compressm_cli.cli.main import run
+from compressm_cli.cli.streams import REPLACEMENTS, Stream, guarded, shown_in
+from compressm_cli.run import Run
+
+TINY = ["train.steps=8", "train.eval_every=4", "model.model_dim=4", "model.layer.state_dim=4", "device=cpu"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one finished run."""
+    root = tmp_path_factory.mktemp("outputs")
+    assert run(["train", "quickstart/compressed", *TINY, "seeds=0", f"output.root={root}", "--quiet"]) == 0
+    return Run.newest(root / "quickstart-compressed").folder
+
+
+@pytest.fixture
+def commands(trained: Path, tmp_path: Path) -> Callable[[], list[list[str]]]:
+    """One line of each command that prints something; each time anew, since some write files."""
+    turn = iter(range(1000))
+
+    def lines() -> list[list[str]]:
+        place = tmp_path / str(next(turn))
+        place.mkdir()
+        model = str(trained)
+        return [
+            ["--help"],
+            ["--version"],
+            ["recipes", "list"],
+            ["recipes", "show", "quickstart/baseline"],
+            ["recipes", "validate", "quickstart/baseline"],
+            ["recipes", "copy", "quickstart/baseline", str(place / "copied.yaml")],
+            ["recipes", "schema"],
+            ["completion", "zsh"],
+            ["doctor"],
+            ["train", "quickstart/compressed", *TINY, "seeds=0", f"output.root={place / 'runs ü→'}"],
+            ["train", "quickstart/compressed", *TINY, "--dry-run"],
+            ["analyze", model, "--no-plots"],
+            ["analyze", model, "--no-plots", "--json"],
+            ["compress", model, "--order", "2", "--output", str(place / "ü→.pt")],
+            ["compare", model, model, "--no-speed"],
+            ["compare", model, model, "--no-speed", "--markdown"],
+            ["export", model, "--to", "safetensors", "--output", str(place / "ü→")],
+        ]
+
+    return lines
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+def test_every_command_prints_in_any_encoding(
+    encoding: str, commands: Callable[[], list[list[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for line in commands():
+        out, err = (io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2))
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", out)
+            patch.setattr(sys, "stderr", err)
+            code = run(line)
+        out.flush()
+        err.flush()
+        assert code == 0, (line, err.buffer.getvalue())  # type: ignore[attr-defined]
+        shown = out.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
+        assert shown
+        assert out.errors == "strict"
+        if line[0] == "analyze" and "--json" not in line:
+            charts = [text for text in shown.splitlines() if " |" in text]
+            assert any(("█" if encoding == "utf-8" else "#") in text for text in charts)
+            assert "?" not in "".join(charts)
+        if encoding == "ascii" and "--markdown" not in line:
+            assert "\\u25" not in shown  # blocks and lines have characters of their own
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+@pytest.mark.parametrize("kind", ["full", "closed", "none"])
+def test_results_that_cannot_be_printed_are_told(
+    kind: str,
+    commands: Callable[[], list[list[str]]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for line in commands():
+        with monkeypatch.context() as patch:
+            stream = None if kind == "none" else open("/dev/full", "w", encoding="utf-8")  # noqa: SIM115
+            if stream is not None and kind == "closed":
+                stream.close()
+            patch.setattr(sys, "stdout", stream)
+            assert run(line) == 1, line
+        if stream is not None:
+            stream.close()
+        told = capsys.readouterr().err.splitlines()
+        reason = {"full": "No space left on device", "none": "it is closed"}.get(
+            kind, "I/O operation on closed file."
+        )
+        assert told[-1].startswith(f"error: standard output: cannot be written: {reason}; "), line
+        assert not any(text.startswith("error: ") for text in told[:-1])
+
+
+def whole(root: Path) -> bool:
+    """Whether the runs of two seeds are there, and done."""
+    runs = Run.find(root / "quickstart-compressed")
+    assert {run.read_info()["status"] for run in runs} == {"done"}
+    return [run.read_summary()["seed"] for run in runs] == [0, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+@pytest.mark.parametrize(
+    ("redirection", "code"),
+    [
+        ("> /dev/full", 1),
+        (">&-", 1),
+        ("2> /dev/full", 0),
+        ("<&- >&- 2>&-", 1),
+        ("2> >(true) | cat", 0),
+        ("| true", 1),
+    ],
+)
+def test_a_run_is_trained_to_its_end_whoever_reads(redirection: str, code: int, tmp_path: Path) -> None:
+    words = ["train", "quickstart/compressed", *TINY, "seeds=[0,1]", f"output.root={tmp_path}"]
+    script = f'"$@" {redirection}; exit "${{PIPESTATUS[0]}}"'
+    done = subprocess.run(
+        ["bash", "-c", script, "bash", sys.executable, "-m", "compressm_cli", *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == code
+    assert whole(tmp_path)
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    told = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    assert len(told) == (1 if code == 1 and "2>" not in redirection and "|" not in redirection else 0)
+
+
+def test_a_run_goes_on_when_its_terminal_is_gone(tmp_path: Path) -> None:
+    words = [
+        "train",
+        "quickstart/compressed",
+        *TINY,
+        "train.steps=200",
+        "seeds=[0,1]",
+        f"output.root={tmp_path}",
+    ]
+    parent, child = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "compressm_cli", *words],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=child,
+        env={**os.environ, "TERM": "xterm", "OMP_NUM_THREADS": "1"},
+    )
+    os.close(child)
+    os.read(parent, 1)  # the view has begun
+    os.close(parent)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert len(out.splitlines()) == 2
+    assert whole(tmp_path)
+
+
+def test_characters_have_stand_ins() -> None:
+    assert shown_in("95.3 ± 0.8 µs", "ascii") == "95.3 +/- 0.8 us"
+    assert shown_in("95.3 ± 0.8 µs →", "latin-1") == "95.3 ± 0.8 µs ->"
+    assert shown_in("▁█ 語", "utf-8") == "▁█ 語"
+    assert all(text.isascii() and text.isprintable() for text in REPLACEMENTS.values())
+    blocks = "▁▂▃▄▅▆▇█"
+    assert len({REPLACEMENTS[sign] for sign in blocks}) == 8
+
+
+def test_a_stream_keeps_what_it_cannot_say_readable() -> None:
+    inner = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    stream = Stream(inner)
+    print("語 ± \udcff \ud800", file=stream, flush=True)  # type: ignore[call-overload]
+    assert inner.buffer.getvalue() == b"\\u8a9e +/- \xff \\ud800\n"  # type: ignore[attr-defined]
+    with pytest.raises(TypeError, match="text is written here"):
+        stream.write(b"bytes")  # type: ignore[arg-type]
+    assert not hasattr(stream, "buffer")
+
+
+def test_what_cannot_be_written_is_dropped_once_and_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(io.StringIO):
+        tries = 0
+
+        def write(self, text: str) -> int:
+            self.tries += 1
+            raise BrokenPipeError(32, "Broken pipe")
+
+    broken = Broken()
+    monkeypatch.setattr(sys, "stdout", broken)
+    with guarded() as out:
+        assert out.failure is None
+        print("lost")
+        print("and this", flush=True)
+    assert out.failure is not None
+    assert out.failure.errno == 32
+    assert broken.tries == 1
+    assert sys.stdout is broken
