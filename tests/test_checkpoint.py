@@ -135,6 +135,35 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     assert all(torch.equal(value, weights[n]) for n, value in rebuilt.state_dict().items())
 
 
+@pytest.mark.parametrize("kind", LAYERS)
+def test_an_outline_is_all_but_the_values(kind: str) -> None:
+    """What the processes beside the main one get: shapes, of the trial's beginning, too."""
+    saved = {"weights": {"a": torch.ones(5)}, "masks": {}, "optimizer": {"state": {0: {"m": torch.ones(5)}}}}
+    trial = {"until": 9, "saved": {**saved, "random": {"cpu": torch.ones(3)}}}
+    optimizer = {"state": {0: {"step": torch.tensor(7.0), "m": torch.ones(5)}}}
+    whole = checkpoint(kind, {"seed": 3, "optimizer": optimizer, "trial": trial, "generator": torch.ones(2)})
+    outline, random = whole.outline(), torch.get_rng_state()
+    assert (whole.is_outline, outline.is_outline) == (False, True)
+    assert (outline.orders, outline.frozen, outline.step) == (whole.orders, whole.frozen, whole.step)
+    assert outline.training is not None
+    assert outline.training["optimizer"]["state"][0]["m"].is_meta
+    assert outline.training["optimizer"]["state"][0]["step"] == 7.0
+    assert outline.training["generator"].tolist() == [1.0, 1.0]
+    before = outline.training["trial"]["saved"]
+    assert before["weights"]["a"].is_meta
+    assert before["optimizer"]["state"][0]["m"].is_meta
+    assert before["random"]["cpu"].tolist() == [1.0, 1.0, 1.0]
+    # The other one is as it was.
+    assert not optimizer["state"][0]["m"].is_meta
+    model = outline.build_model()
+    assert all(t.is_meta for t in model.state_dict().values())
+    twin = whole.build_model()
+    assert [(n, p.shape, p.dtype) for n, p in model.named_parameters()] == [
+        (n, p.shape, p.dtype) for n, p in twin.named_parameters()
+    ]
+    assert torch.equal(torch.get_rng_state(), random)
+
+
 def test_the_file_holds_tensors_and_plain_data_only(tmp_path: Path) -> None:
     checkpoint().save(tmp_path / "model.pt")
     content = torch.load(tmp_path / "model.pt", weights_only=True)

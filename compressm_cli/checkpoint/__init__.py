@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from compressm_cli.checkpoint.archive import ArchiveError, check_archive, read_archive
-from compressm_cli.checkpoint.skeleton import skeleton, with_weights
+from compressm_cli.checkpoint.skeleton import outlined, skeleton, with_weights
 from compressm_cli.checkpoint.training_state import require_training
 from compressm_cli.checkpoint.validation import (
     LATEST,
@@ -73,6 +73,21 @@ class Checkpoint:
             training=training,
         )
 
+    @property
+    def is_outline(self) -> bool:
+        """Whether the values of all tensors of the model are left out."""
+        return any(weight.is_meta for weight in self.weights.values())
+
+    def outline(self) -> "Checkpoint":
+        """The same without the values of the model's and its optimizer's tensors, now and before a trial began."""
+        training = self.training
+        if training is not None:
+            trial = training["trial"]
+            if trial is not None:
+                trial = {**trial, "saved": _outlined(trial["saved"])}
+            training = {**_outlined(training), "trial": trial}
+        return replace(self, weights=outlined(self.weights), masks=outlined(self.masks), training=training)
+
     def save(self, path: Path) -> int:
         """Write the file atomically; returns its size in bytes."""
         content = {
@@ -134,15 +149,28 @@ class Checkpoint:
     def build_model(self) -> nn.Module:
         """The model, of the shapes it had when saved, with its weights; on the CPU, in training mode.
 
-        Takes no random numbers. Raises BadInputError where weights and orders are not those of one model.
+        Takes no random numbers. Raises BadInputError where weights and orders are not those of one model. Of an
+        outline it has no memory.
         """
+        if self.is_outline:
+            model = skeleton(self.recipe, self.data, self.orders, self.weights)
+            surgery.restore_constraints(model, self.masks, self.frozen)
+            return model
         try:
             model = _skeleton(self.recipe, self.data, self.orders, self.weights)
         except DamagedError as error:
             raise BadInputError(str(error)) from error
-        model = with_weights(model, self.weights, self.recipe.model.tie_embeddings)
+        model = with_weights(model, self.weights)
         surgery.restore_constraints(model, self.masks, self.frozen)
         return model
+
+
+def _outlined(saved: dict[str, Any]) -> dict[str, Any]:
+    """A state without the values of what has the size of the model."""
+    return {
+        key: outlined(value) if key in ("weights", "masks", "optimizer") else value
+        for key, value in saved.items()
+    }
 
 
 def verify(path: Path) -> None:

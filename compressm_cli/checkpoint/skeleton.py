@@ -1,15 +1,19 @@
 """A model's shapes without its memory: what the weights of a checkpoint must be, known before anything is built."""
 
+import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from compressm_cli.data.interface import DataSpec
 from compressm_cli.layers.interface import StateSpaceLayer, state_space_layers
 from compressm_cli.models import build_model
 from compressm_cli.recipe import Recipe
+
+T = TypeVar("T")
 
 MAPS = ("B_map", "C_map", "B_proj", "C_proj")
 """Of a cut selective layer: (channels or groups, order, length of B and C before it)."""
@@ -40,11 +44,24 @@ def skeleton(
     return model
 
 
-def with_weights(model: nn.Module, weights: Mapping[str, Tensor], tied: bool) -> nn.Module:
+def outlined(value: T) -> T:
+    """Plain data without the values of its tensors, which are on the meta device; those of one number are copies."""
+    return tree_map_only(Tensor, lambda t: t.to("meta") if t.ndim else t.clone(), value)
+
+
+def with_memory(model: nn.Module, device: torch.device) -> nn.Module:
+    """The skeleton with memory on a device, of any content; parameters that are one stay one."""
+    twins: dict[int, Any] = {}
+    for p in model.parameters():
+        twins[id(p)] = nn.Parameter(torch.empty_like(p, device=device), requires_grad=p.requires_grad)
+    for b in model.buffers():
+        twins[id(b)] = torch.empty_like(b, device=device)
+    return copy.deepcopy(model, twins)
+
+
+def with_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
     """The skeleton as a model on the CPU that holds copies of the weights, which must fit."""
-    model = model.to_empty(device="cpu")
-    if tied:  # the two were one parameter, and memory was given to each
-        model.head.weight = model.encoder.weight  # type: ignore[union-attr]
+    model = with_memory(model, torch.device("cpu"))
     model.load_state_dict(weights)
     return model
 

@@ -65,13 +65,17 @@ def enforce_masks(model: nn.Module) -> None:
 
 
 def resize(model: nn.Module, optimizer: Optimizer | None, weights: dict[str, Tensor]) -> None:
-    """Give all state parameters the shapes that they have in ``weights``, a state of the model to be loaded."""
+    """Give all state parameters the shapes that they have in ``weights``, a state of the model to be loaded.
+
+    Only shapes and types of ``weights`` count.
+    """
     for prefix, layer in state_space_layers(model).items():
+        device = next(layer.parameters()).device
         values: dict[str, Tensor | None] = {}
         for name in layer.state_parameters | layer.state_buffers:
             old, wanted = _parameter(layer, name), weights.get(f"{prefix}.{name}")
             if (None if old is None else old.shape) != (None if wanted is None else wanted.shape):
-                values[name] = None if wanted is None else torch.zeros_like(wanted)
+                values[name] = None if wanted is None else torch.zeros_like(wanted, device=device)
         _replace(layer, optimizer, values, {})
     _put_in_order(model, optimizer)
 

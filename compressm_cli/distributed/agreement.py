@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from compressm_cli.compression import surgery
 from compressm_cli.distributed.group import Group
 from compressm_cli.errors import RunFailedError
 
@@ -24,12 +25,12 @@ def state_tensors(model: nn.Module, optimizer: Optimizer) -> Iterator[tuple[str,
 
 @torch.no_grad()
 def synchronize(model: nn.Module, optimizer: Optimizer, group: Group) -> None:
-    """Give every process the main one's parameters, buffers and optimizer state; their shapes must agree.
+    """Give every process the main one's parameters, buffers, masks and optimizer state; their shapes must agree.
 
     A cut is computed from the same plan everywhere, but processors differ in the last bits of a product.
     """
     if not group.is_alone:
-        for _, tensor in state_tensors(model, optimizer):
+        for tensor in (*dict(state_tensors(model, optimizer)).values(), *surgery.masks(model).values()):
             dist.broadcast(tensor, src=0)
 
 
@@ -49,9 +50,7 @@ def checksum(model: nn.Module, optimizer: Optimizer) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in state_tensors(model, optimizer):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(
-            gathered(tensor.detach()).cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-        )
+        digest.update(gathered(tensor.detach()).cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

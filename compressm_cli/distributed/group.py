@@ -78,8 +78,11 @@ class Group:
                 dist.all_reduce(tensor)
                 dist.broadcast(tensor, src=0)
 
-    def from_main(self, work: Callable[[], T]) -> T:
-        """What the main process's ``work`` returns; where it fails, the others raise ElsewhereError."""
+    def from_main(self, work: Callable[[], T], sent: Callable[[T], T] | None = None) -> T:
+        """What the main process's ``work`` returns; where it fails, the others raise ElsewhereError.
+
+        The others get what ``sent`` makes of it, which may be less.
+        """
         if self.is_alone:
             return work()
         value: Any = None
@@ -90,12 +93,13 @@ class Group:
             except Exception as error:
                 failure = error
         code: int | None = None if failure is None else getattr(failure, "exit_code", 1)
-        code, value = self.broadcast((code, value))
+        carried = sent(value) if self.is_main and failure is None and sent is not None else value
+        code, carried = self.broadcast((code, carried))
         if failure is not None:
             raise failure
         if code is not None:
             raise ElsewhereError(0, code)
-        return value
+        return value if self.is_main else carried
 
     def together(self, work: Callable[[], T]) -> T:
         """Everybody's own result; where ``work`` fails, the first raises its error and the others ElsewhereError."""

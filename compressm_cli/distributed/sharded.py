@@ -2,8 +2,7 @@
 
 FSDP2 fixes the shapes of what it shards, so a model of other shapes is put together anew from the shares: the functions
 here that change shapes return the model to go on with. None of them makes a process hold more than one layer's values
-and moments in full, or room for one block, but two in the main process's CPU memory: a method that plans reads a copy
-of the whole model, and a gathered state is whole.
+and moments in full, or room for one block, but one in the main process's CPU memory: a gathered state is whole.
 
 All functions but ``without_values`` are collective: every process of the group calls them, in the same order.
 """
@@ -19,15 +18,17 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
-from torch.utils._pytree import tree_map_only
 
+from compressm_cli.checkpoint.skeleton import outlined
 from compressm_cli.compression import surgery
 from compressm_cli.compression.calibration import OnCpu, Statistic
 from compressm_cli.compression.method import CheckContext, Edit, Freeze, Mask, Method, Plan
 from compressm_cli.distributed import agreement
 from compressm_cli.distributed.group import Group
+from compressm_cli.distributed.lazy import Reader
+from compressm_cli.distributed.parting import collected, parted
 
 _SHARDING = "_sharding"
 
@@ -40,6 +41,18 @@ class _Sharding:
     mesh: DeviceMesh
     skeleton: nn.Module
     """The plain model, of the shapes it has now, on the meta device."""
+
+    def parted(self, whole: Tensor) -> DTensor:
+        """This process's part of the main one's tensor."""
+        return parted(whole, self.group, self.mesh)
+
+    def same(self, buffer: Tensor) -> Tensor:
+        """The main process's, of which each process has a copy."""
+        value = torch.empty_like(buffer, device=self.mesh.device_type)
+        if self.group.is_main:
+            value.copy_(buffer)
+        dist.broadcast(value, src=0)
+        return value
 
 
 @dataclass
@@ -59,23 +72,24 @@ class _Share:
 def shard(model: nn.Module, group: Group, mesh: DeviceMesh | None = None) -> nn.Module:
     """A sharded copy of a plain ``SequenceModel``, with the main process's values; the plain one can be dropped.
 
+    In the other processes the plain one need not have memory. All of them get their parts, a tensor at a time.
     Each block is sharded by itself, then what is left. ``mesh`` (one axis) is by default one of the whole group on
     the model's kind of device. Everything is in the model's own precision; bfloat16 is autocast's, as in one process:
     a mixed-precision policy of FSDP2 would round the poles.
     """
     # What a block returns may be a view; nobody changes it in place.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
-    mesh = mesh or init_device_mesh(next(model.parameters()).device.type, (group.size,))
+    mesh = mesh or init_device_mesh(group.broadcast(next(model.parameters()).device.type), (group.size,))
+    sharding = _Sharding(group, mesh, _copied(model, {}, {}))
     share = _Share(
-        skeleton=_copied(model, {}, {}),
-        parameters={name: _parted(p.detach(), mesh) for name, p in model.named_parameters()},
-        buffers={name: b.detach().to(mesh.device_type, copy=True) for name, b in model.named_buffers()},
-        masks={name: _parted(mask, mesh) for name, mask in surgery.masks(model).items()},
+        skeleton=sharding.skeleton,
+        parameters={name: sharding.parted(p) for name, p in model.named_parameters()},
+        buffers={name: sharding.same(b) for name, b in model.named_buffers()},
+        masks={name: sharding.parted(mask) for name, mask in surgery.masks(model).items()},
         groups=None,
         moments={},
     )
-    sharded = _assembled(share, _Sharding(group, mesh, share.skeleton))
-    return sharded.train(model.training)
+    return _assembled(share, sharding).train(model.training)
 
 
 def without_values(model: nn.Module) -> nn.Module:
@@ -101,27 +115,51 @@ def apply_plan(model: nn.Module, optimizer: Optimizer | None, plan: Plan) -> nn.
 def plan(method: Method, model: nn.Module, context: CheckContext) -> Plan:
     """What ``method`` decides in the main process, in all of them; its memory and random state go round too.
 
-    The method reads a plain copy of the whole model on the main process's CPU, where its statistics are too. The
-    layers' inputs come from forward passes of the sharded model, in which all processes take part, all with the same
-    rows. Where the method fails, the others raise ElsewhereError.
+    The method reads a plain model on the main process's CPU, where its statistics are too. In memory are the parameters
+    of a state space layer, or another module's, from when they are looked at until those of another one are: never more
+    of the model than that, beside its buffers and masks. The layers' inputs come from forward passes of the sharded
+    model, in which all processes take part, all with the same rows; meanwhile a statistic may look at its own layer
+    alone. Where the method fails, the others raise ElsewhereError.
     """
-    group = _sharding(model).group
-    whole = _on_main_cpu(model)
+    group, share = _sharding(model).group, _taken(model, None)
+    masks = {name: collected(mask, group) for name, mask in share.masks.items()}
+    in_passes = False
 
     def calibrate(statistics: Mapping[str, Statistic], batches: int) -> None:
+        nonlocal in_passes
         group.broadcast(batches)
-        context.calibrate({name: OnCpu(statistic) for name, statistic in statistics.items()}, batches)
+        in_passes = True
+        try:
+            context.calibrate({name: OnCpu(statistic) for name, statistic in statistics.items()}, batches)
+        finally:
+            in_passes = False
+
+    def fetch(names: list[str]) -> dict[str, Tensor]:
+        """To the main process's CPU; from all of them, unless the pass under way has just gathered them here."""
+        here = {name: _now(model, name) for name in names}
+        if not any(isinstance(p, DTensor) for p in here.values()):
+            return {name: p.detach().cpu().clone() for name, p in here.items()}
+        if in_passes:
+            raise RuntimeError(f"{names[0]} is looked at while the inputs of another layer are shown")
+        group.broadcast(names)
+        return gather(names)
+
+    def gather(names: list[str]) -> dict[str, Tensor]:
+        return {name: collected(share.parameters[name], group) for name in names}
 
     def decide() -> Plan:
-        assert whole is not None
+        plain = _copied(share.skeleton, {}, {name: b.cpu() for name, b in share.buffers.items()})
+        surgery.restore_constraints(plain, {}, surgery.frozen(share.skeleton))
+        surgery.masks(plain).update(masks)
+        Reader(plain.train(model.training), fetch)
         try:
-            return method.plan(whole, replace(context, calibrate=calibrate))
+            return method.plan(plain, replace(context, calibrate=calibrate))
         finally:
-            group.broadcast(0)
+            group.broadcast(None)
 
     if not group.is_main:
-        while batches := group.broadcast(0):
-            context.calibrate({}, batches)
+        while (asked := group.broadcast(None)) is not None:
+            context.calibrate({}, asked) if isinstance(asked, int) else gather(asked)
     decided = group.from_main(decide)
     method.load_state_dict(group.broadcast(method.state_dict()))
     context.generator.set_state(group.broadcast(context.generator.get_state()))
@@ -139,13 +177,13 @@ def gather_state(model: nn.Module, optimizer: Optimizer | None) -> dict[str, Any
     group = _sharding(model).group
     saved = None if optimizer is None else optimizer.state_dict()
     state = {
-        "weights": {name: _collected(value, group) for name, value in model.state_dict().items()},
-        "masks": {name: _collected(mask, group) for name, mask in share.masks.items()},
+        "weights": {name: collected(value, group) for name, value in model.state_dict().items()},
+        "masks": {name: collected(mask, group) for name, mask in share.masks.items()},
         "frozen": surgery.frozen(share.skeleton),
         "optimizer": saved
         and {
             "state": {
-                i: {key: _collected(value, group) for key, value in values.items()}
+                i: {key: collected(value, group) for key, value in values.items()}
                 for i, values in saved["state"].items()
             },
             "param_groups": copy.deepcopy(saved["param_groups"]),
@@ -162,16 +200,19 @@ def scatter_state(model: nn.Module, optimizer: Optimizer, state: dict[str, Any] 
     """
     sharding = _sharding(model)
     given = state or {}
-    outline: dict[str, Any] = sharding.group.broadcast(tree_map_only(Tensor, _outlined, given))
+    outline: dict[str, Any] = sharding.group.broadcast(outlined(given))
     skeleton, shadow = _plain(_taken(model, optimizer), [])
     surgery.resize(skeleton, shadow, outline["weights"])
     surgery.restore_constraints(skeleton, {}, outline["frozen"])
-    tensors = [name for name, _ in (*skeleton.named_parameters(), *skeleton.named_buffers())]
+    tensors = [name for name, _ in skeleton.named_parameters()]
     weights = _received({name: outline["weights"][name] for name in tensors}, given.get("weights"), sharding)
     share = _Share(
         skeleton=_copied(skeleton, {}, {}),
-        parameters={name: weights[name] for name, _ in skeleton.named_parameters()},
-        buffers={name: _full(weights[name]) for name, _ in skeleton.named_buffers()},
+        parameters=weights,
+        buffers={
+            name: sharding.same(given["weights"][name] if given else outline["weights"][name])
+            for name, _ in skeleton.named_buffers()
+        },
         masks=_received(outline["masks"], given.get("masks"), sharding),
         groups=_names_of_groups(skeleton, shadow),
         moments={},
@@ -200,25 +241,8 @@ def _sharding(model: nn.Module) -> _Sharding:
     return sharding
 
 
-def _parted(full: Tensor, mesh: DeviceMesh) -> DTensor:
-    """This process's part of the main one's tensor, as FSDP2 parts it: along the first axis."""
-    return distribute_tensor(full.contiguous(), mesh, [Shard(0)])
-
-
 def _full(value: Tensor) -> Tensor:
     return agreement.gathered(value.detach())
-
-
-def _collected(value: Any, group: Group) -> Any:
-    """The full tensor on the CPU in the main process, which alone keeps it."""
-    if not isinstance(value, Tensor):
-        return value
-    full = _full(value)
-    return full.cpu().clone() if group.is_main else None
-
-
-def _outlined(value: Tensor) -> Tensor:
-    return value.to("meta") if value.ndim else value
 
 
 def _received(outline: dict[Any, Tensor], values: Any, sharding: _Sharding) -> dict[Any, Any]:
@@ -228,10 +252,17 @@ def _received(outline: dict[Any, Tensor], values: Any, sharding: _Sharding) -> d
     def received(key: Any, like: Tensor) -> Tensor:
         if not like.ndim:
             return like.to(device, copy=True)
-        full = values[key] if sharding.group.is_main else torch.empty_like(like, device=device)
-        return _parted(full, sharding.mesh)
+        return sharding.parted(values[key] if sharding.group.is_main else like)
 
     return {key: received(key, like) for key, like in outline.items()}
+
+
+def _now(model: nn.Module, name: str) -> Tensor:
+    """A parameter as it is in the model now: this process's part of it, or all of it, gathered for a pass."""
+    place, _, leaf = name.rpartition(".")
+    value = model.get_submodule(place)._parameters[leaf]
+    assert value is not None
+    return value
 
 
 def _reshard(model: nn.Module) -> None:
@@ -272,19 +303,6 @@ def _follow_main(buffers: Iterable[Tensor]) -> None:
         dist.broadcast(buffer, src=0)
 
 
-@torch.no_grad()
-def _on_main_cpu(model: nn.Module) -> nn.Module | None:
-    """A plain copy of the whole model in the main process; None in the others."""
-    share, group = _taken(model, None), _sharding(model).group
-    values = {name: _collected(p, group) for name, p in share.parameters.items()}
-    masks = {name: _collected(mask, group) for name, mask in share.masks.items()}
-    if not group.is_main:
-        return None
-    plain = _copied(share.skeleton, values, {name: b.cpu() for name, b in share.buffers.items()})
-    surgery.restore_constraints(plain, masks, surgery.frozen(share.skeleton))
-    return plain.train(model.training)
-
-
 # ---- edits -------------------------------------------------------------------------------------------------
 
 
@@ -298,7 +316,7 @@ def _edited(share: _Share, edit: Edit, sharding: _Sharding) -> _Share:
         failure = str(error)
     if failures := [told for told in sharding.group.gather(failure) if told is not None]:
         raise ValueError(failures[0])
-    return _shared_out(plain, shadow, share, sharding.mesh)
+    return _shared_out(plain, shadow, share, sharding)
 
 
 def _touched(share: _Share, edit: Edit) -> list[str]:
@@ -330,11 +348,11 @@ def _plain(share: _Share, names: list[str]) -> tuple[nn.Module, Optimizer | None
     return plain, shadow
 
 
-def _shared_out(plain: nn.Module, shadow: Optimizer | None, share: _Share, mesh: DeviceMesh) -> _Share:
+def _shared_out(plain: nn.Module, shadow: Optimizer | None, share: _Share, sharding: _Sharding) -> _Share:
     """The share of a plain model: parts of the tensors it has values of, and as before of the others."""
 
     def parted(value: Tensor, before: Tensor) -> Tensor:
-        return _parted(value, mesh) if value.ndim else value.to(before.device)
+        return sharding.parted(value) if value.ndim else value.to(before.device)
 
     parameters, moments = {}, {}
     for name, p in plain.named_parameters():
@@ -342,7 +360,7 @@ def _shared_out(plain: nn.Module, shadow: Optimizer | None, share: _Share, mesh:
         if p.is_meta:
             parameters[name], state = share.parameters[name], before
         else:
-            parameters[name] = _parted(p.detach(), mesh)
+            parameters[name] = sharding.parted(p)
             found = {} if shadow is None else shadow.state.get(p, {})
             state = {key: parted(value, before[key]) for key, value in found.items()}
         if state:
@@ -350,9 +368,9 @@ def _shared_out(plain: nn.Module, shadow: Optimizer | None, share: _Share, mesh:
     return _Share(
         skeleton=_copied(plain, {}, {}),
         parameters=parameters,
-        buffers={name: b.to(mesh.device_type) for name, b in plain.named_buffers()},
+        buffers={name: b.to(sharding.mesh.device_type) for name, b in plain.named_buffers()},
         masks={
-            name: share.masks[name] if mask.is_meta else _parted(mask, mesh)
+            name: share.masks[name] if mask.is_meta else sharding.parted(mask)
             for name, mask in surgery.masks(plain).items()
         },
         groups=_names_of_groups(plain, shadow),

@@ -28,7 +28,7 @@ from compressm_cli.training.loop import DivergedError, Trainer
 from compressm_cli.training.oneshot import require_same_shape
 from compressm_cli.training.origins import beginnings, load, now
 from compressm_cli.training.precision import require_compiler, resolve_device
-from compressm_cli.training.resuming import newest_checkpoint
+from compressm_cli.training.resuming import newest_checkpoint, outline_of
 from compressm_cli.training.signals import Stop, StoppedError, listening
 from compressm_cli.training.threads import threads_to_begin, threads_to_go_on, using
 from compressm_cli.training.trackers import require_trackers
@@ -220,7 +220,7 @@ def _go_on(
             )
         return info, False, checkpoint
 
-    info, done, checkpoint = group.from_main(prepare)
+    info, done, checkpoint = group.from_main(prepare, sent=lambda found: (*found[:2], outline_of(found[2])))
     if done:
         return
     data = dataset()
@@ -238,13 +238,14 @@ def _go_on(
             return threads_to_begin(recipe, data.spec, group.size)
         return threads_to_go_on(recipe, checkpoint, view)
 
+    def take_over() -> Trainer:
+        nonlocal checkpoint
+        trainer = Trainer(recipe, recipe.seeds[0], data, run, view, resume=checkpoint, stop=stop, group=group)
+        checkpoint = None  # it would take its memory for as long as the run goes on
+        return trainer
+
     with _status(run, info), _threads(run, info, threads):
-        _train(
-            lambda: Trainer(
-                recipe, recipe.seeds[0], data, run, view, resume=checkpoint, stop=stop, group=group
-            ),
-            group,
-        )
+        _train(take_over, group)
 
 
 def continue_or_start(

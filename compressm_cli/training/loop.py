@@ -37,7 +37,7 @@ from compressm_cli.training.load_watch import LoadWatch
 from compressm_cli.training.optimizer import build_optimizer, learning_rate, set_learning_rate
 from compressm_cli.training.placement import Held, placement
 from compressm_cli.training.precision import bfloat16_is_slow, prepare, resolve_device
-from compressm_cli.training.resuming import newest_checkpoint
+from compressm_cli.training.resuming import newest_checkpoint, outline_of
 from compressm_cli.training.signals import EXIT_CODES, Stop, StoppedError
 from compressm_cli.training.step import training_step
 from compressm_cli.training.trackers import Trackers
@@ -97,8 +97,11 @@ class Trainer:
         self.window = LossWindow(self.group, self.clock, self.device)
         torch.manual_seed(seed)
         known = resume or initial
-        model = build_model(recipe.model, dataset.spec) if known is None else known.build_model()
         self.placement = placement(self.config.parallel, self.group, self.device)
+        if known is None:
+            model = self.placement.fresh(lambda: build_model(recipe.model, dataset.spec))
+        else:
+            model = known.build_model()
         self.model = self.placement.place(model)
         self.forward: nn.Module = self.model
         if not self.group.is_main:  # the dropout of its own rows
@@ -417,7 +420,7 @@ class Trainer:
 
     def _last_good(self, error: DivergedError) -> Checkpoint:
         try:
-            checkpoint = self.group.from_main(lambda: newest_checkpoint(self.run, self.view))
+            checkpoint = self.group.from_main(lambda: newest_checkpoint(self.run, self.view), sent=outline_of)
         except BadInputError as unreadable:
             raise RunFailedError(f"{error}; there is nothing to go back to: {unreadable}") from error
         if checkpoint is None:

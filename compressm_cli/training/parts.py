@@ -1,5 +1,9 @@
 """Processes that each hold a part of the run's model."""
 
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.optim import Optimizer
@@ -19,6 +23,11 @@ class Parts(Copies):
     def rows(self) -> Group:
         # Every process must take part in every pass, as often as the others.
         return Group()
+
+    def fresh(self, make: Callable[[], nn.Module]) -> nn.Module:
+        # The others get their parts of the main process's.
+        with nullcontext() if self.group.is_main else torch.device("meta"):
+            return make()
 
     def place(self, model: nn.Module) -> nn.Module:
         pool_statistics(model, self.group.size)

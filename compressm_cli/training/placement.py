@@ -1,11 +1,13 @@
 """How the processes of a run hold its model: each a copy of it, or (``parts.py``) each a part."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from compressm_cli.checkpoint.skeleton import with_memory
 from compressm_cli.compression import surgery
 from compressm_cli.compression.method import CheckContext, Method, Plan
 from compressm_cli.distributed.agreement import agreed, confirm, synchronize
@@ -15,7 +17,10 @@ from compressm_cli.models import pool_statistics
 from compressm_cli.training import state
 
 Held = dict[str, Any]
-"""Weights, masks, names of frozen parameters and optimizer state, as plain data and tensors."""
+"""Weights, masks, names of frozen parameters and optimizer state, as plain data and tensors.
+
+The main process has the values. What others have of it has shapes and types alone.
+"""
 
 
 class Copies:
@@ -32,10 +37,15 @@ class Copies:
         """The processes that share out the rows of an evaluation."""
         return self.group
 
+    def fresh(self, make: Callable[[], nn.Module]) -> nn.Module:
+        """A model of random weights, to be placed."""
+        return make()
+
     def place(self, model: nn.Module) -> nn.Module:
-        """A fresh model on the CPU, to be trained."""
+        """A model on the CPU, to be trained; or one without memory, whose values are to be restored."""
         pool_statistics(model, self.group.size)
-        return model.to(self.device)
+        without_memory = any(p.is_meta for p in model.parameters())
+        return with_memory(model, self.device) if without_memory else model.to(self.device)
 
     def forward(self, model: nn.Module) -> nn.Module:
         """What to call in training; to be asked anew after each change of shapes."""
@@ -62,12 +72,14 @@ class Copies:
         return model
 
     def capture(self, model: nn.Module, optimizer: Optimizer) -> Held:
-        """Copies to go back to, kept where the model is."""
-        return state.capture(model, optimizer)
+        """Copies to go back to, kept by the main process where the model is; the others keep the shapes."""
+        return state.capture(model, optimizer) if self.group.is_main else state.outline(model, optimizer)
 
     def restore(self, model: nn.Module, optimizer: Optimizer, held: Held) -> nn.Module:
-        """Put everything back, shapes included."""
-        state.restore(model, optimizer, held)
+        """Put everything back, shapes included, from what the main process holds."""
+        put_back = state.restore if self.group.is_main else state.reshape
+        put_back(model, optimizer, held)
+        synchronize(model, optimizer, self.group)
         return model
 
     def whole(self, model: nn.Module, optimizer: Optimizer | None = None) -> Held | None:

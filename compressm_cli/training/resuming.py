@@ -6,6 +6,11 @@ from compressm_cli.run import Run
 from compressm_cli.training.view import View
 
 
+def outline_of(checkpoint: Checkpoint | None) -> Checkpoint | None:
+    """What the processes beside the main one need of a checkpoint: they get the tensors where they take them over."""
+    return None if checkpoint is None else checkpoint.outline()
+
+
 def newest_checkpoint(run: Run, view: View) -> Checkpoint | None:
     """The newest checkpoint that a run can go on from, with a warning for each newer one that is unusable.
 

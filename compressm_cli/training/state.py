@@ -4,9 +4,11 @@ import copy
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_map_only
 
+from compressm_cli.checkpoint.skeleton import outlined
 from compressm_cli.compression import surgery
 from compressm_cli.distributed.group import Group
 from compressm_cli.training.batches import derived_generator
@@ -28,6 +30,16 @@ def capture(
         "frozen": surgery.frozen(model),
         "optimizer": None if optimizer is None else copy.deepcopy(optimizer.state_dict()),
     }
+
+
+def outline(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
+    """What ``capture`` gives, without the values: shapes and types, on the meta device."""
+    state = {
+        "weights": model.state_dict(),
+        "masks": surgery.masks(model),
+        "optimizer": optimizer.state_dict(),
+    }
+    return {**outlined(state), "frozen": surgery.frozen(model)}
 
 
 def random_state() -> dict[str, Any]:
@@ -65,6 +77,19 @@ def restore_random(saved: dict[str, Any]) -> None:
     torch.set_rng_state(saved["cpu"])
     if torch.cuda.is_available() and saved["cuda"]:
         torch.cuda.set_rng_state_all(saved["cuda"])
+
+
+def reshape(model: nn.Module, optimizer: Optimizer, saved: dict[str, Any]) -> None:
+    """Make room for what was captured, of which ``saved`` is the outline; values of any content, where the model is."""
+    device = next(model.parameters()).device
+
+    def room(saved: Any) -> Any:
+        return tree_map_only(Tensor, lambda t: torch.empty_like(t, device=device) if t.is_meta else t, saved)
+
+    surgery.resize(model, optimizer, saved["weights"])
+    surgery.restore_constraints(model, room(saved["masks"]), saved["frozen"])
+    optimizer.load_state_dict(room(saved["optimizer"]))
+    optimizer.zero_grad(set_to_none=True)
 
 
 def restore(model: nn.Module, optimizer: Optimizer, saved: dict[str, Any]) -> None:

@@ -140,30 +140,102 @@ def held(model: nn.Module, optimizer: AdamW) -> tuple[int, int]:
     return sum(t.to_local().untyped_storage().nbytes() // 4 for t in tensors), sum(t.numel() for t in tensors)
 
 
-class GatheredAtOnce:
-    """The most bytes of gathered tensors that were alive at one time, while installed."""
+class AliveAtOnce:
+    """The most bytes of tensors that were alive at one time, while installed."""
 
     def __init__(self) -> None:
         self.now = self.most = 0
-        self.full_tensor = DTensor.full_tensor
 
-    def __enter__(self) -> "GatheredAtOnce":
-        def full_tensor(tensor: DTensor, **options: Any) -> Tensor:
-            full = self.full_tensor(tensor, **options)
-            size = full.untyped_storage().nbytes()
-            weakref.finalize(full.untyped_storage(), self.add, -size)
-            self.add(size)
-            return full
-
-        DTensor.full_tensor = full_tensor
-        return self
+    def watch(self, tensor: Tensor) -> None:
+        size = tensor.untyped_storage().nbytes()
+        weakref.finalize(tensor.untyped_storage(), self.add, -size)
+        self.add(size)
 
     def add(self, size: int) -> None:
         self.now += size
         self.most = max(self.most, self.now)
 
+
+class GatheredAtOnce(AliveAtOnce):
+    """Of tensors that were gathered in this process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.full_tensor = DTensor.full_tensor
+
+    def __enter__(self) -> "GatheredAtOnce":
+        def full_tensor(tensor: DTensor, **options: Any) -> Tensor:
+            full = self.full_tensor(tensor, **options)
+            self.watch(full)
+            return full
+
+        DTensor.full_tensor = full_tensor
+        return self
+
     def __exit__(self, *_: object) -> None:
         DTensor.full_tensor = self.full_tensor
+
+
+class CollectedAtOnce(AliveAtOnce):
+    """Of tensors that were collected from all processes in the main one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.collected = sharded.collected
+
+    def __enter__(self) -> "CollectedAtOnce":
+        def collected(value: Any, group: Group) -> Any:
+            whole = self.collected(value, group)
+            if isinstance(whole, Tensor):
+                self.watch(whole)
+            return whole
+
+        sharded.collected = collected
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sharded.collected = self.collected
+
+
+class OfALayer(Statistic):
+    """What a layer, which may be another one than that whose inputs are shown, gives for them."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer, self.total = layer, 0.0
+
+    def update(self, u: Tensor, lengths: Tensor | None) -> None:
+        self.total += float(self.layer(u).square().sum())
+
+    def result(self) -> float:
+        return self.total
+
+
+class Reading(Method):
+    """Reads everything that a method could, in several ways, and tells it."""
+
+    def plan(self, model: nn.Module, context: CheckContext) -> Plan:
+        found: dict[str, Any] = {
+            "named": {name: p.detach().clone() for name, p in model.named_parameters()},
+            "orders": surgery.orders(model),
+            "masks": surgery.masks(model),
+        }
+        for name, layer in reversed(state_space_layers(model).items()):
+            twin = copy.deepcopy(layer)
+            found[name] = {leaf: value.clone() for leaf, value in layer.state_dict().items()}
+            assert all(torch.equal(a, b) for a, b in zip(twin.parameters(), layer.parameters(), strict=True))
+            with torch.no_grad():
+                found[f"{name} output"] = torch.func.functional_call(
+                    layer, dict(twin.named_parameters()), (torch.ones(1, 3, WIDTH),)
+                )
+        found["frozen"] = surgery.frozen(model)
+        layers = state_space_layers(model)
+        statistics = {name: OfALayer(layer) for name, layer in layers.items()}
+        context.calibrate(statistics, 2)
+        found["shown"] = [s.result() for s in statistics.values()]
+        with pytest.raises(RuntimeError, match="is looked at while the inputs of another layer are shown"):
+            context.calibrate({SECOND: OfALayer(layers[FIRST])}, 1)
+        context.calibrate({FIRST: OfALayer(layers[FIRST])}, 1)
+        return Plan(records=[found])  # type: ignore[list-item]
 
 
 class Work:
@@ -293,27 +365,38 @@ def run_tied(group: Group) -> dict[str, Any]:
     return work.found
 
 
-def run_deep(group: Group) -> dict[str, Any]:
-    """What is gathered at once while every layer of a deeper model is cut; and training in bfloat16."""
+def deep_model() -> nn.Module:
     torch.manual_seed(0)
     config = ModelConfig(layer={"kind": "lru", "state_dim": 8}, model_dim=WIDTH, depth=6)
-    plain = build_model(config, DATA)
+    return build_model(config, DATA)
+
+
+def run_deep(group: Group) -> dict[str, Any]:
+    """What is gathered at once while every layer of a deeper model is cut; and training in bfloat16."""
+    plain = deep_model()
     largest = max(sum(p.nbytes for p in layer.parameters()) for layer in state_space_layers(plain).values())
     work = Work(plain, group)
     work.train(range(1))
-    decided = sharded.plan(hankel(), work.model, work.context())
+    with CollectedAtOnce() as collected:
+        decided = sharded.plan(hankel(), work.model, work.context())
     with GatheredAtOnce() as gathered:
         work.apply(decided)
     masks = []
-    for keep in (torch.arange(4) > 0, torch.tensor(True)):
-        work.apply(Plan([Mask(f"{SECOND}.theta", keep)]))
-        masks.append(list(surgery.masks(work.model)))
+    work.apply(Plan([Mask(f"{SECOND}.theta", torch.arange(4) > 0)]))
+    masks.append(list(surgery.masks(work.model)))
+    read = sharded.plan(Reading(METHODS["none"].Config(method="none")), work.model, work.context()).records
+    values = sharded.gather_state(work.model, None)
+    work.apply(Plan([Mask(f"{SECOND}.theta", torch.tensor(True))]))
+    masks.append(list(surgery.masks(work.model)))
     with torch.autocast("cpu", torch.bfloat16):
         losses = work.train(range(2))
     types = {p.dtype for p in work.model.parameters()}
     return {
         "cuts": len(decided.edits),
         "gathered": (gathered.most, largest),
+        "collected": (collected.most, largest),
+        "read": read,
+        "values": values,
         "masks": masks,
         "bfloat16": (losses, types),
     }
@@ -571,6 +654,31 @@ def test_one_layer_at_a_time_is_gathered_for_a_cut(found: list[dict[str, Any]]) 
         most, largest = process["deep"]["gathered"]
         # Parameters and two moments of each.
         assert largest < most <= 3 * largest
+
+
+def test_one_layer_at_a_time_is_read_for_a_plan(found: list[dict[str, Any]]) -> None:
+    most, largest = found[0]["deep"]["collected"]
+    assert 0 < most <= largest
+    assert found[1]["deep"]["collected"][0] == 0
+
+
+def test_what_a_method_reads_is_the_model(found: list[dict[str, Any]]) -> None:
+    (read,), held = found[0]["deep"]["read"], found[0]["deep"]["values"]
+    assert read["named"].keys() == set(held["weights"])
+    assert all(torch.equal(value, held["weights"][name]) for name, value in read["named"].items())
+    assert set(read["orders"].values()) == {4}
+    assert list(read["masks"]) == [f"{SECOND}.theta"]
+    assert read["masks"][f"{SECOND}.theta"].tolist() == [False, True, True, True]
+    assert read["frozen"] == held["frozen"] == []
+    for name in read["orders"]:
+        assert all(torch.equal(v, held["weights"][f"{name}.{leaf}"]) for leaf, v in read[name].items())
+        assert read[f"{name} output"].any()
+    plain = deep_model()
+    surgery.resize(plain, None, held["weights"])
+    plain.load_state_dict(held["weights"])
+    statistics = {name: OfALayer(layer) for name, layer in state_space_layers(plain).items()}
+    calibrate(plain, statistics, [batch_of(100 + i) for i in range(2)], ROWS_AT_ONCE)
+    assert read["shown"] == pytest.approx([s.result() for s in statistics.values()], rel=1e-5)
 
 
 def test_a_mask_is_lifted(found: list[dict[str, Any]]) -> None:

@@ -14,6 +14,7 @@ from compressm_cli.compression import surgery
 from compressm_cli.compression.calibration import Statistic
 from compressm_cli.compression.method import Freeze, Mask, Plan
 from compressm_cli.data.interface import DataSpec, Split
+from compressm_cli.distributed.agreement import checksum, state_tensors
 from compressm_cli.errors import BadInputError
 from compressm_cli.layers import LAYERS
 from compressm_cli.models import build_model
@@ -270,6 +271,39 @@ def test_restore_puts_everything_back() -> None:
     state.restore_random(random)
     step()
     assert all(torch.equal(a, b) for a, b in zip(everything(), again, strict=True))
+
+
+def test_an_outline_makes_room_for_everything() -> None:
+    """Copied into it tensor by tensor, as the main process's are sent, all comes over."""
+    model = small_model()
+    optimizer = build_optimizer(model, TrainConfig(steps=10, learning_rate=0.1))
+    nn.functional.cross_entropy(model(torch.randn(3, 12, 2)), torch.arange(3)).backward()
+    optimizer.step()
+    surgery.resize(
+        model, optimizer, small_model(orders={"blocks.0.layer": 2, "blocks.1.layer": 4}).state_dict()
+    )
+    mask = Mask("head.weight", torch.tensor([[True], [False], [True]]))
+    surgery.apply_plan(model, optimizer, Plan(edits=[mask, Freeze(["encoder.bias"], active=False)]))
+    outline = state.outline(model, optimizer)
+    assert all(t.is_meta for t in outline["weights"].values() if t.ndim)
+
+    other = small_model()
+    others_optimizer = build_optimizer(other, TrainConfig(steps=10, learning_rate=0.1))
+    state.reshape(other, others_optimizer, outline)
+    pairs = zip(
+        (*state_tensors(model, optimizer), *surgery.masks(model).items()),
+        (*state_tensors(other, others_optimizer), *surgery.masks(other).items()),
+        strict=True,
+    )
+    for (name, sent), (others_name, received) in pairs:
+        assert (name, sent.shape, sent.dtype) == (others_name, received.shape, received.dtype)
+        with torch.no_grad():
+            received.copy_(sent)
+    assert surgery.orders(other) == {"blocks.0.layer": 2, "blocks.1.layer": 4}
+    assert surgery.frozen(other) == ["encoder.bias"]
+    assert list(surgery.masks(other)) == ["head.weight"]
+    assert checksum(other, others_optimizer) == checksum(model, optimizer)
+    assert others_optimizer.state_dict()["param_groups"] == optimizer.state_dict()["param_groups"]
 
 
 # ---- the device ---------------------------------------------------------------------------------------
