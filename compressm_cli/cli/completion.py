@@ -105,7 +105,7 @@ def answer(group: Any) -> int:
     try:
         words, incomplete = split(os.environ.get(LINE, ""))
         lines = list(_lines(group, words[1:], incomplete))
-        print(*lines, sep="\n", flush=True)
+        print("".join(f"{line}\n" for line in lines), end="")
     except Exception:  # an error would be shown in the middle of the line that is being typed
         return 1
     return 0
