@@ -30,7 +30,7 @@ class Command(TyperCommand):
         self.help, self.epilog = _joined(self.help), _joined(self.epilog)
 
     def get_params(self, ctx: Any) -> list[Any]:
-        return _without_types(super().get_params(ctx))
+        return _lean(super().get_params(ctx))
 
     def get_short_help_str(self, limit: int = WHOLE) -> str:
         return super().get_short_help_str(limit)
@@ -57,7 +57,7 @@ class Group(TyperGroup):
         self.help, self.epilog = _joined(self.help), _joined(self.epilog)
 
     def get_params(self, ctx: Any) -> list[Any]:
-        return _without_types(super().get_params(ctx))
+        return _lean(super().get_params(ctx))
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         self.rich_markup_mode = "rich" if _has_room() else None
@@ -105,11 +105,15 @@ def _write_text(text: str | None, formatter: Any) -> None:
             formatter.write_text("\n\n".join(paragraphs))
 
 
-def _without_types(parameters: list[Any]) -> list[Any]:
-    """Typer shows a type beside flags, too (``--json <bool>``), and beside arguments (``KEY=VALUE <list[str]>``)."""
+def _lean(parameters: list[Any]) -> list[Any]:
+    """Typer shows a type beside flags, too (``--json <bool>``), and beside arguments (``KEY=VALUE <list[str]>``), and
+    imports pydantic to learn that ``--help``, whose default is None, is not given."""
     for parameter in parameters:
-        if parameter.param_type_name == "argument" or parameter.is_flag:
+        is_flag = parameter.param_type_name == "option" and parameter.is_flag
+        if is_flag or parameter.param_type_name == "argument":
             parameter.display_type_rich = lambda ctx: None
+        if is_flag and parameter.default is None:
+            parameter.default = False
     return parameters
 
 
