@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from compressm_cli.checkpoint.archive import ArchiveError, check_archive, read_archive
-from compressm_cli.checkpoint.skeleton import outlined, skeleton, with_weights
+from compressm_cli.checkpoint.skeleton import skeleton, with_weights
 from compressm_cli.checkpoint.training_state import require_training
 from compressm_cli.checkpoint.validation import (
     LATEST,
@@ -86,7 +86,12 @@ class Checkpoint:
             if trial is not None:
                 trial = {**trial, "saved": _outlined(trial["saved"])}
             training = {**_outlined(training), "trial": trial}
-        return replace(self, weights=outlined(self.weights), masks=outlined(self.masks), training=training)
+        return replace(
+            self,
+            weights=surgery.outlined(self.weights),
+            masks=surgery.outlined(self.masks),
+            training=training,
+        )
 
     def save(self, path: Path) -> int:
         """Write the file atomically; returns its size in bytes."""
@@ -168,7 +173,7 @@ class Checkpoint:
 def _outlined(saved: dict[str, Any]) -> dict[str, Any]:
     """A state without the values of what has the size of the model."""
     return {
-        key: outlined(value) if key in ("weights", "masks", "optimizer") else value
+        key: surgery.outlined(value) if key in ("weights", "masks", "optimizer") else value
         for key, value in saved.items()
     }
 

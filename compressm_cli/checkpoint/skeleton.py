@@ -2,18 +2,15 @@
 
 import copy
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
 from compressm_cli.data.interface import DataSpec
 from compressm_cli.layers.interface import StateSpaceLayer, state_space_layers
 from compressm_cli.models import build_model
 from compressm_cli.recipe import Recipe
-
-T = TypeVar("T")
 
 MAPS = ("B_map", "C_map", "B_proj", "C_proj")
 """Of a cut selective layer: (channels or groups, order, length of B and C before it)."""
@@ -42,11 +39,6 @@ def skeleton(
         for (name, part), order in zip(state_space_layers(model).items(), orders.values(), strict=True):
             part.set_state_parameters(_added(part, name, order, weights))
     return model
-
-
-def outlined(value: T) -> T:
-    """Plain data without the values of its tensors, which are on the meta device; those of one number are copies."""
-    return tree_map_only(Tensor, lambda t: t.to("meta") if t.ndim else t.clone(), value)
 
 
 def with_memory(model: nn.Module, device: torch.device) -> nn.Module:

@@ -1,11 +1,12 @@
 """The only code that changes shapes, masks, ``requires_grad`` or optimizer state."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_map_only
 
 from compressm_cli.compression.balanced import one_torch_thread
 from compressm_cli.compression.method import Freeze, Mask, Plan, Truncate
@@ -16,6 +17,8 @@ from compressm_cli.layers.interface import (
     role_of,
     state_space_layers,
 )
+
+T = TypeVar("T")
 
 _MASKS = "_compression_masks"
 
@@ -78,6 +81,11 @@ def resize(model: nn.Module, optimizer: Optimizer | None, weights: dict[str, Ten
                 values[name] = None if wanted is None else torch.zeros_like(wanted, device=device)
         _replace(layer, optimizer, values, {})
     _put_in_order(model, optimizer)
+
+
+def outlined(state: T) -> T:
+    """A state of a model or an optimizer without its values: tensors on the meta device, single numbers as copies."""
+    return tree_map_only(Tensor, lambda t: t.to("meta") if t.ndim else t.clone(), state)
 
 
 def restore_constraints(model: nn.Module, saved_masks: dict[str, Tensor], frozen_names: list[str]) -> None:

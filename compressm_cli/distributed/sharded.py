@@ -21,7 +21,6 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from compressm_cli.checkpoint.skeleton import outlined
 from compressm_cli.compression import surgery
 from compressm_cli.compression.calibration import OnCpu, Statistic
 from compressm_cli.compression.method import CheckContext, Edit, Freeze, Mask, Method, Plan
@@ -200,7 +199,7 @@ def scatter_state(model: nn.Module, optimizer: Optimizer, state: dict[str, Any] 
     """
     sharding = _sharding(model)
     given = state or {}
-    outline: dict[str, Any] = sharding.group.broadcast(outlined(given))
+    outline: dict[str, Any] = sharding.group.broadcast(surgery.outlined(given))
     skeleton, shadow = _plain(_taken(model, optimizer), [])
     surgery.resize(skeleton, shadow, outline["weights"])
     surgery.restore_constraints(skeleton, {}, outline["frozen"])

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
-from compressm_cli.checkpoint.skeleton import outlined
 from compressm_cli.compression import surgery
 from compressm_cli.distributed.group import Group
 from compressm_cli.training.batches import derived_generator
@@ -39,7 +38,7 @@ def outline(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
         "masks": surgery.masks(model),
         "optimizer": optimizer.state_dict(),
     }
-    return {**outlined(state), "frozen": surgery.frozen(model)}
+    return {**surgery.outlined(state), "frozen": surgery.frozen(model)}
 
 
 def random_state() -> dict[str, Any]:

@@ -204,7 +204,7 @@ class OfALayer(Statistic):
         self.layer, self.total = layer, 0.0
 
     def update(self, u: Tensor, lengths: Tensor | None) -> None:
-        self.total += float(self.layer(u).square().sum())
+        self.total += float(self.layer.forward(u).square().sum())
 
     def result(self) -> float:
         return self.total
