@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from compressm_cli.accounting.probe import on_copy, training_step
+from compressm_cli.accounting.probe import inference, on_copy, training_step
 from compressm_cli.data.interface import Split
 
 
@@ -62,24 +62,63 @@ def largest(peaks: list[dict[str, Any]]) -> dict[str, Any]:
     return peak if len(peaks) == 1 else {**peak, "kind": f"{peak['kind']}, the largest of {len(peaks)}"}
 
 
+def held_bytes(model: nn.Module) -> int:
+    """Of parameters and buffers."""
+    return sum(_size(t) for t in [*model.parameters(), *model.buffers()])
+
+
+def trained_bytes(model: nn.Module) -> int:
+    """Of the parameters that are trained: as much as their gradients, and half as much as AdamW's moments, take."""
+    return sum(_size(p) for p in model.parameters() if p.requires_grad)
+
+
+def batch_bytes(batch: Split) -> int:
+    """Of inputs, labels and lengths."""
+    return sum(_size(t) for t in (batch.inputs, batch.labels, batch.lengths) if t is not None)
+
+
 def estimate_training_bytes(model: nn.Module, batch: Split) -> int:
-    """Bytes of tensors that one training step with AdamW holds at its peak.
+    """Bytes of tensors that one training step with AdamW holds at its peak, in one process and in one pass.
 
-    Parameters, buffers, two moments for every trained parameter, and the peak of all tensors that exist at
-    once between the first operator of the forward and the last of the backward (gradients among them), in
-    the precision of the parameters. Not included: short-lived buffers inside operators and the optimizer, the
-    allocator's reserve, the data set, and PyTorch itself (some 300 MB of resident memory, more with CUDA).
+    Parameters, buffers, two moments for every trained parameter, and ``step_bytes``.
     """
-    parameters = list(model.parameters())
-    moments = 2 * sum(_size(p) for p in parameters if p.requires_grad)
-    held = sum(_size(t) for t in [*parameters, *model.buffers()])
-    return held + moments + on_copy(model, batch, _peak_of_step)
+    return held_bytes(model) + 2 * trained_bytes(model) + step_bytes(model, batch)
 
 
-def _peak_of_step(model: nn.Module, batch: Split) -> int:
+def step_bytes(model: nn.Module, batch: Split, passes: int = 1, gradients: bool = True) -> int:
+    """Peak of all tensors that exist at once between the first operator of a step and the last of its backward.
+
+    ``passes`` of ``batch`` one after the other add up their gradients, which count where ``gradients`` says so; the
+    model and the batch do not. All is in the precision of the parameters. Not included: short-lived buffers inside
+    operators and the optimizer, the allocator's reserve, the data set, and PyTorch itself (some 300 MB of resident
+    memory, more with CUDA).
+    """
+
+    def steps(copy: nn.Module, part: Split) -> None:
+        if not gradients:
+            for p in copy.parameters():
+                if p.requires_grad:
+                    p.register_post_accumulate_grad_hook(_without_gradient)
+        # From the second pass on all gradients are there.
+        for _ in range(min(2, passes)):
+            training_step(copy, part)
+
+    return on_copy(model, batch, lambda copy, part: _peak(copy, part, steps))
+
+
+def inference_bytes(model: nn.Module, batch: Split) -> int:
+    """Peak of all tensors that exist at once in a forward pass without gradients, beside the model and the batch."""
+    return on_copy(model, batch, lambda copy, part: _peak(copy, part, inference))
+
+
+def _without_gradient(parameter: Tensor) -> None:
+    parameter.grad = None
+
+
+def _peak(model: nn.Module, batch: Split, work: Callable[[nn.Module, Split], None]) -> int:
     given = [t for t in (batch.inputs, batch.labels, batch.lengths) if t is not None]
     with _LiveTensors([*model.parameters(), *model.buffers(), *given]) as live:
-        training_step(model, batch)
+        work(model, batch)
     return live.peak
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from compressm_cli.distributed.group import Group
     from compressm_cli.recipe import Recipe
     from compressm_cli.run import Run
-    from compressm_cli.training.experiment import Forecast
+    from compressm_cli.training.forecast import Forecast, MemoryForecast
     from compressm_cli.training.view import View
 
 GOING_ON = "Going on with a run"
@@ -176,7 +176,7 @@ def draw_plots(run: "Run") -> None:
 
 def _dry_run(recipe: "Recipe", group: "Group") -> None:
     from compressm_cli.recipe import recipe_to_yaml
-    from compressm_cli.training.experiment import forecast
+    from compressm_cli.training.forecast import forecast
 
     typer.echo(recipe_to_yaml(recipe).rstrip())
     console.stdout().print(_forecast_table(recipe, forecast(recipe, group)))
@@ -197,12 +197,23 @@ def _forecast_table(recipe: "Recipe", known: "Forecast") -> object:
     table.add_row("FLOPs a training step", f"{known.training_step_flops:,}")
     table.add_row("FLOPs a sequence (inference)", f"{known.inference_flops_per_sequence:,}")
     table.add_row("FLOPs of the run, uncut", f"{known.training_step_flops * recipe.train.steps:,}")
-    table.add_row(
-        "memory of a training step", f"{known.training_bytes / 2**20:,.1f} MiB, beside data and PyTorch"
-    )
+    table.add_row("memory", _memory_in_words(known.memory))
     table.add_row("compression checks after steps", ", ".join(map(str, known.check_steps)) or "none")
     table.add_row("what a FLOP is", known.flop_convention)
     return table
+
+
+def _memory_in_words(known: "MemoryForecast") -> str:
+    most, when = known.largest
+    whose = ""
+    if known.processes > 1:
+        part = ", which has a part of the model" if known.sharded else ""
+        whose = f", in each of {known.processes} processes{part}"
+    rows = "1 row" if known.rows == 1 else f"{known.rows} rows"
+    return (
+        f"{most / 2**20:,.1f} MiB at most, {when}; {known.step / 2**20:,.1f} MiB in training steps, of {rows} at once"
+        f"{whose}; beside data and PyTorch"
+    )
 
 
 def command_line() -> str:

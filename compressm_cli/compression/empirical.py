@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from compressm_cli.compression.calibration import Statistic, real_steps, without_padding
-from compressm_cli.layers.time_invariant import StateProjection
+from compressm_cli.layers.time_invariant import StateProjection, TimeInvariantLayer
 from compressm_cli.lti import Realization
 from compressm_cli.ops import diagonal_scan
 
@@ -129,6 +129,18 @@ class JointMoments(Statistic):
         _require_steps(self._steps)
         parts = zip(self._covariances, self._cross, self._reduced, strict=True)
         return [SecondMoments(P * (self._steps / 2), cross, reduced) for P, cross, reduced in parts]
+
+
+def moments_bytes(layer: TimeInvariantLayer, rows: int, length: int) -> tuple[int, int]:
+    """What stays of a layer's statistics, and what the second one takes while it sees so many rows of a length.
+
+    Some matrices of the size of a Gramian stay of each system: sums, and the factors of its balancing. In passing
+    there are the inputs of one system, its states, and the reduced states and what drives them.
+    """
+    n = layer.state_dim
+    seen = layer.system_inputs(torch.empty(1, 1, layer.model_dim, device="meta"))
+    matrices = 8 * len(seen) * (2 * n) ** 2
+    return 8 * matrices, 8 * rows * length * (seen[0].shape[-1] + 3 * 2 * n)
 
 
 def _zeros(system: Realization, rows: int, columns: int) -> Tensor:

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from compressm_cli.compression.calibration import Statistic
+from compressm_cli.compression.empirical import moments_bytes
 from compressm_cli.compression.hankel_config import TARGETS, HankelConfig
 from compressm_cli.compression.linear import LinearReduction
 from compressm_cli.compression.method import CheckContext, LayerRecord, Method, Plan, Truncate
 from compressm_cli.compression.reduction import Reduction
 from compressm_cli.compression.schedule import AdaptiveSchedule, SettlingOrders
 from compressm_cli.compression.selective import selective_reduction
+from compressm_cli.compression.selective.moments import selective_bytes
 from compressm_cli.layers.interface import StateSpaceLayer, state_space_layers
 from compressm_cli.layers.time_invariant import TimeInvariantLayer
 
@@ -127,6 +129,15 @@ class Hankel(Method):
         plan.records += [c.record for c in candidates]
         plan.records.sort(key=lambda record: list(layers).index(record.layer))
         return plan
+
+    def calibration_bytes(self, model: nn.Module, rows: int, length: int) -> tuple[int, int]:
+        found = [(0, 0)]
+        for layer in state_space_layers(model).values():
+            if not isinstance(layer, TimeInvariantLayer):
+                found.append(selective_bytes(layer, rows, length))
+            elif self.config.gramian == "empirical":
+                found.append(moments_bytes(layer, rows, length))
+        return sum(kept for kept, _ in found), max(at_once for _, at_once in found)
 
     def accepted(self, plan: Plan) -> None:
         if self.settling:

@@ -159,6 +159,13 @@ class Method(ABC):
     def plan(self, model: nn.Module, context: CheckContext) -> Plan:
         """Read the model, decide, and say why; changes nothing."""
 
+    def calibration_bytes(self, model: nn.Module, rows: int, length: int) -> tuple[int, int]:
+        """About what ``plan`` holds, for the forecast of a run that passes so many rows of a length at once.
+
+        What stays for all layers together, and the most that it takes in passing, while it looks at one of them.
+        """
+        return 0, 0
+
     def accepted(self, plan: Plan) -> None:
         """The loop kept the plan."""
 

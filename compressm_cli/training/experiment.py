@@ -4,23 +4,16 @@ import os
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from compressm_cli.accounting.flops import CONVENTION
-from compressm_cli.accounting.memory import estimate_training_bytes
-from compressm_cli.accounting.probe import example_batch
 from compressm_cli.checkpoint import Checkpoint
-from compressm_cli.compression import METHODS, surgery
-from compressm_cli.data.interface import Dataset, DataSpec
+from compressm_cli.data.interface import Dataset
 from compressm_cli.distributed.group import Group
 from compressm_cli.errors import BadInputError, CompressmError, ElsewhereError
-from compressm_cli.models import build_model
 from compressm_cli.recipe import Recipe, load_recipe, recipe_to_mapping, recipe_to_yaml
-from compressm_cli.recipe.bounds import least_parameters
 from compressm_cli.run import Run
 from compressm_cli.training.failures import explained
 from compressm_cli.training.follower import Follower
@@ -33,25 +26,6 @@ from compressm_cli.training.signals import Stop, StoppedError, listening
 from compressm_cli.training.threads import threads_to_begin, threads_to_go_on, using
 from compressm_cli.training.trackers import require_trackers
 from compressm_cli.training.view import View
-from compressm_cli.training.workload import Workload
-
-LARGE_MODEL = 100_000_000
-"""Parameters from which on a model is not made to forecast its run."""
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """What a recipe will do, known without training."""
-
-    data: DataSpec
-    device: str
-    orders: dict[str, int]
-    parameters: int
-    training_step_flops: int
-    inference_flops_per_sequence: int
-    training_bytes: int
-    check_steps: list[int]
-    flop_convention: str = CONVENTION
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -77,32 +51,6 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.train.compile:
         require_compiler(device)
     require_trackers(recipe.output.trackers)
-
-
-def forecast(recipe: Recipe, group: Group | None = None) -> Forecast:
-    """Shapes, FLOPs, memory and check steps of a recipe; the data are loaded only if their shape is not known.
-
-    FLOPs are those that a run by these processes on this machine counts, before its first cut.
-    """
-    check_recipe(recipe)
-    spec = recipe.data.spec()
-    # Of a large one shapes are enough; the memory of a small one is counted exactly.
-    with torch.device("meta" if least_parameters(recipe) > LARGE_MODEL else "cpu"):
-        model = build_model(recipe.model, spec)
-    batch_size = min(recipe.train.batch_size, spec.rows[0] or recipe.train.batch_size)
-    work = Workload(recipe.train, spec, batch_size, group or Group())
-    counted = work.measures(model, model, work.costs_here(model, resolve_device(recipe.device)))
-    method = METHODS[recipe.compression.method](recipe.compression)
-    return Forecast(
-        data=spec,
-        device=str(resolve_device(recipe.device)),
-        orders=surgery.orders(model),
-        parameters=counted["parameters"],
-        training_step_flops=counted["step"],
-        inference_flops_per_sequence=counted["inference"],
-        training_bytes=estimate_training_bytes(model, example_batch(spec, batch_size)),
-        check_steps=method.check_steps(recipe.train.steps),
-    )
 
 
 def load_data(recipe: Recipe) -> Dataset:

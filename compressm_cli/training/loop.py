@@ -45,8 +45,6 @@ from compressm_cli.training.view import View
 from compressm_cli.training.window import LossWindow
 from compressm_cli.training.workload import Workload
 
-EVALUATION_BATCH = 4
-"""Rows of an evaluation batch, in training batches: no gradients are kept."""
 VIEW_SECONDS = 0.2
 
 
@@ -295,7 +293,7 @@ class Trainer:
                 self._save_model(self.run.best_checkpoint)
 
     def _evaluation(self, split: Split) -> Evaluation:
-        rows = EVALUATION_BATCH * self.work.rows
+        rows = self.work.evaluation_rows
         return evaluate(self.model, split, rows, self.config.precision, self.placement.rows)
 
     # ---- compression ---------------------------------------------------------------------------------------

@@ -16,6 +16,9 @@ from compressm_cli.ops.scan import load_kernels
 from compressm_cli.recipe.schema import TrainConfig
 from compressm_cli.training.forms import choose_forms, costs_here, forget_forms
 
+EVALUATION_BATCH = 4
+"""Rows of an evaluation batch, in those that training takes at once: no gradients are kept."""
+
 
 class Workload:
     """The sizes of a run's batches; BadInputError where a part of one would have no rows."""
@@ -49,6 +52,11 @@ class Workload:
     def rows(self) -> int:
         """Rows that one process passes through the model at once, in training."""
         return self._config.rows(self._batch_size, self._group.size)
+
+    @property
+    def evaluation_rows(self) -> int:
+        """Rows that one process passes through the model at once in evaluations."""
+        return EVALUATION_BATCH * self.rows
 
     def costs(self, model: nn.Module, device: torch.device) -> CostModel | None:
         """The main process's: on every machine the recurrences take the same forms. Collective."""

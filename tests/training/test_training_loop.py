@@ -20,6 +20,7 @@ from compressm_cli.ops import recurrent
 from compressm_cli.recipe import Recipe, load_recipe
 from compressm_cli.run import Run
 from compressm_cli.training import experiment, loop
+from compressm_cli.training.forecast import forecast
 from compressm_cli.training.view import SilentView
 
 Maker = Callable[..., Recipe]
@@ -242,12 +243,12 @@ def test_the_written_recipe_trains_the_same_again(tiny: Maker, train: Trainer, s
 @pytest.mark.parametrize("form", ["auto", "convolution", "recurrent"])
 def test_a_forecast_is_what_the_run_then_finds(tiny: Maker, train: Trainer, form: str) -> None:
     recipe = tiny(compression=CUTS, train={"form": form})
-    forecast, summary = experiment.forecast(recipe), train(recipe).read_summary()
-    assert forecast.orders == summary["orders"]["start"]
-    assert forecast.parameters == summary["parameters"]["start"]
-    assert forecast.training_step_flops == summary["flops"]["training_start_per_step"]
-    assert forecast.inference_flops_per_sequence == summary["flops"]["inference_start_per_sequence"]
-    assert forecast.check_steps == [7, 14]
+    known, summary = forecast(recipe), train(recipe).read_summary()
+    assert known.orders == summary["orders"]["start"]
+    assert known.parameters == summary["parameters"]["start"]
+    assert known.training_step_flops == summary["flops"]["training_start_per_step"]
+    assert known.inference_flops_per_sequence == summary["flops"]["inference_start_per_sequence"]
+    assert known.check_steps == [7, 14]
 
 
 # ---- gradient clipping, precision, compilation --------------------------------------------------------

@@ -1,8 +1,8 @@
 """The rows of the calibration batches that a selective layer is measured on."""
 
+from itertools import accumulate
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from compressm_cli.compression.calibration import Statistic
@@ -35,14 +35,14 @@ class Excerpt(Statistic):
     def update(self, u: Tensor, lengths: Tensor | None) -> None:
         if self._full:
             return
-        each = torch.full((len(u),), u.shape[1]) if lengths is None else lengths.cpu()
-        fitting = int((each.cumsum(0) <= self._left).sum())
+        each = [u.shape[1]] * len(u) if lengths is None else lengths.tolist()
+        fitting = sum(steps <= self._left for steps in accumulate(each))
         self._full = fitting < len(u)
         taken = fitting if fitting or self._rows else 1
         if taken:
             # A copy: a part of a tensor would keep all of it.
             self._rows.append(Rows(u[:taken].clone(), None if lengths is None else lengths[:taken].clone()))
-        self._left -= int(each[:taken].sum())
+        self._left -= sum(each[:taken])
 
     def result(self) -> list[Rows]:
         if not self._rows:

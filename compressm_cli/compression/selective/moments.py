@@ -7,11 +7,25 @@ import torch
 from torch import Tensor
 
 from compressm_cli.compression.empirical import products
+from compressm_cli.compression.selective.excerpt import MOST_STEPS
+from compressm_cli.layers.interface import StateSpaceLayer
 from compressm_cli.layers.selective import ChannelTrace, HeadTrace, VectorTrace
 from compressm_cli.ops import gla_state_moments, ssd_state_moments
 from compressm_cli.ops.states import scaled_states
 
 _PIECE_ENTRIES = 2**22
+
+
+def selective_bytes(layer: StateSpaceLayer, rows: int, length: int) -> tuple[int, int]:
+    """About what is kept of a layer's inputs, and what its reduction takes, where so many rows are passed at once.
+
+    A reduction takes the traces in float64, and for each step of some rows the states, old and new.
+    """
+    steps = max(MOST_STEPS, length)
+    sizes = [p.numel() for name, p in layer.named_parameters() if name in layer.recurrent_parameters]
+    states = max(sizes, default=0)
+    piece = min(_PIECE_ENTRIES, min(rows * length, steps) * 2 * states)
+    return 4 * layer.model_dim * steps, 8 * (piece + 8 * layer.model_dim * steps)
 
 
 def channel_moments(
