@@ -9,6 +9,7 @@
     checkpoints/       last-<step>.pt, best.pt, final.pt
     lock               which process trains this run now; empty when none does
     plots/
+    summary-<step>.json, checkpoints/final-<step>.pt, plots-<step>/   of earlier ends of a run that was trained longer
 <root>/<recipe name>/latest -> v0001
 """
 
@@ -18,6 +19,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -221,6 +223,22 @@ class Run:
         """Delete what writes that a dying process did not finish have left; only who holds the lock may."""
         for folder in (self.folder, self.checkpoints):
             remove_temporaries(folder)
+
+    def set_aside(self, step: int) -> None:
+        """Keep what tells of the run's end after ``step`` steps under names of their own: it is trained longer.
+
+        May be repeated where it did not come to its end.
+        """
+        number = f"-{step:09d}"
+        # The summary first: without it the run counts as not done, and can go on in any case.
+        for path in (self.folder / "summary.json", self.final_checkpoint):
+            if path.exists():
+                os.replace(path, path.with_name(f"{path.stem}{number}{path.suffix}"))
+        if self.plots.is_dir() and any(self.plots.iterdir()):
+            kept = self.plots.with_name(f"{self.plots.name}{number}")
+            shutil.rmtree(kept, ignore_errors=True)
+            os.replace(self.plots, kept)
+        self.plots.mkdir(exist_ok=True)
 
     @property
     def is_done(self) -> bool:

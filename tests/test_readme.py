@@ -70,8 +70,11 @@ def test_the_commands_in_the_readme_work(tmp_path: Path) -> None:
         training = words[0] == "train" and "--resume" not in words
         # An override in the README comes first and must not undo the shortening.
         extra = SHORT if training else []
+        longer = "--resume" in words and "train.steps=6000" in words
+        if longer:
+            words = [word.replace("train.steps=6000", "train.steps=10") for word in words]
         done = compressm([*words, *extra], tmp_path)
-        if "--resume" in words:
+        if "--resume" in words and not longer:
             assert done.returncode == 2
             assert "this run is done" in done.stderr
         else:

@@ -19,6 +19,7 @@ from compressm_cli.checkpoint.validation import (
     described,
     is_count,
     part,
+    read_fingerprint,
     read_orders,
     read_recipe,
     read_spec,
@@ -29,7 +30,7 @@ from compressm_cli.checkpoint.validation import (
     require_orders_kept,
 )
 from compressm_cli.compression import surgery
-from compressm_cli.data.interface import DataSpec
+from compressm_cli.data.interface import DataSpec, Fingerprint
 from compressm_cli.errors import BadInputError
 from compressm_cli.files import write_atomically
 from compressm_cli.recipe import Recipe, recipe_to_mapping
@@ -51,6 +52,8 @@ class Checkpoint:
     step: int = 0
     training: dict[str, Any] | None = None
     """Optimizer, scheduler, random state, method and clocks; None in a finished model."""
+    fingerprint: Fingerprint | None = None
+    """Of the data that the recipe names, as they were; None where it is not known."""
 
     @classmethod
     def of(
@@ -60,6 +63,7 @@ class Checkpoint:
         data: DataSpec,
         step: int,
         training: dict[str, Any] | None = None,
+        fingerprint: Fingerprint | None = None,
     ) -> "Checkpoint":
         """A snapshot of a model; the tensors are copies."""
         return cls(
@@ -71,6 +75,7 @@ class Checkpoint:
             frozen=surgery.frozen(model),
             step=step,
             training=training,
+            fingerprint=fingerprint,
         )
 
     @property
@@ -105,6 +110,7 @@ class Checkpoint:
             "frozen": self.frozen,
             "step": self.step,
             "training": self.training,
+            "fingerprint": None if self.fingerprint is None else asdict(self.fingerprint),
         }
         buffer = io.BytesIO()
         torch.save(content, buffer)
@@ -137,6 +143,7 @@ class Checkpoint:
         try:
             recipe = read_recipe(content, str(path))
             data, orders = read_spec(content, recipe), read_orders(content)
+            fingerprint = read_fingerprint(content)
             weights, masks = read_tensors(content, "weights"), read_tensors(content, "masks")
             frozen = part(content, "frozen", list)
             step = part(content, "step", int)
@@ -149,7 +156,7 @@ class Checkpoint:
                 require_training(content["training"], model, recipe, data)
         except DamagedError as error:
             raise BadInputError(f"{path}: damaged checkpoint: {error}") from error
-        return cls(recipe, data, orders, weights, masks, frozen, step, content["training"])
+        return cls(recipe, data, orders, weights, masks, frozen, step, content["training"], fingerprint)
 
     def build_model(self) -> nn.Module:
         """The model, of the shapes it had when saved, with its weights; on the CPU, in training mode.

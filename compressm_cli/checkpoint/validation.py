@@ -1,6 +1,7 @@
 """What a checkpoint's content must be, before a model is built of it. Everything wrong is one clause with its place."""
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compressm_cli.data.interface import DataSpec
+from compressm_cli.data.interface import CLASSES, MOST_NAMES, SPLITS, DataSpec, Fingerprint
 from compressm_cli.layers.interface import state_space_layers
 from compressm_cli.recipe import Recipe, RecipeError, recipe_from_mapping
 from compressm_cli.recipe.bounds import known_spec
@@ -116,29 +117,59 @@ def _require_small(mapping: dict[str, Any]) -> None:
 
 def read_spec(content: Mapping[str, Any], recipe: Recipe) -> DataSpec:
     """The description of the data that the model is for, which must be that of the recipe's task where it is known."""
-    given = part(content, "data", dict)
+    spec = _spec(part(content, "data", dict), "data")
+    _require_task(spec, recipe)
+    return spec
+
+
+def _spec(given: dict[str, Any], where: str) -> DataSpec:
     names = [field.name for field in fields(DataSpec)]
     require(
-        sorted(map(str, given)) == sorted(names), "data", f"a mapping with the keys {', '.join(names)}", given
+        sorted(map(str, given)) == sorted(names), where, f"a mapping with the keys {', '.join(names)}", given
     )
     rows = given["rows"]
-    require(is_count(given["classes"], 1), "data.classes", "a positive whole number", given["classes"])
-    require(is_count(given["length"], 1, LONGEST), "data.length", f"from 1 to {LONGEST}", given["length"])
+    require(is_count(given["classes"], 1), f"{where}.classes", "a positive whole number", given["classes"])
+    require(is_count(given["length"], 1, LONGEST), f"{where}.length", f"from 1 to {LONGEST}", given["length"])
     require(
         (given["features"] is None) != (given["vocabulary"] is None),
-        "data",
+        where,
         "features or a vocabulary",
         given,
     )
     for name in ("features", "vocabulary"):
         value = given[name]
-        require(value is None or is_count(value, 1), f"data.{name}", "null or a positive whole number", value)
+        right = value is None or is_count(value, 1)
+        require(right, f"{where}.{name}", "null or a positive whole number", value)
     right = isinstance(rows, (list, tuple)) and len(rows) == 3 and all(map(is_count, rows))
-    require(right, "data.rows", "three whole numbers", rows)
-    require(type(given["per_step"]) is bool, "data.per_step", "true or false", given["per_step"])
-    spec = DataSpec(**{**given, "rows": tuple(rows)})
-    _require_task(spec, recipe)
-    return spec
+    require(right, f"{where}.rows", "three whole numbers", rows)
+    require(type(given["per_step"]) is bool, f"{where}.per_step", "true or false", given["per_step"])
+    return DataSpec(**{**given, "rows": tuple(rows)})
+
+
+def read_fingerprint(content: Mapping[str, Any]) -> Fingerprint | None:
+    """What the data are known again by, of a checkpoint or of ``run.json``; None where an older version wrote it."""
+    if content.get("fingerprint") is None:
+        return None
+    where = "fingerprint"
+    given = part(content, where, dict)
+    keys = [field.name for field in fields(Fingerprint)]
+    require(
+        sorted(map(str, given)) == sorted(keys), where, f"a mapping with the keys {', '.join(keys)}", given
+    )
+    spec = _spec(part(given, "spec", dict, where), f"{where}.spec")
+    hexadecimal = "a checksum in hexadecimal"
+    sums = mapping_of(given, "checksums", _is_checksum, hexadecimal, where)
+    right = set(SPLITS) <= set(sums) <= {*SPLITS, CLASSES}
+    require(right, f"{where}.checksums", f"of {', '.join(SPLITS)} and perhaps {CLASSES}", sums)
+    names = given["class_names"]
+    right = names is None or (CLASSES in sums and type(names) is list and len(names) <= MOST_NAMES)
+    right = right and all(type(name) is str and len(name) <= MOST_NAMES for name in names or [])
+    require(right, f"{where}.class_names", f"null, or at most {MOST_NAMES} short texts", names)
+    return Fingerprint(spec, sums, names)
+
+
+def _is_checksum(value: object) -> bool:
+    return type(value) is str and re.fullmatch(r"[0-9a-f]{32}", value) is not None
 
 
 def _require_task(spec: DataSpec, recipe: Recipe) -> None:

@@ -160,12 +160,14 @@ def _compressed(
 
     from compressm_cli import reports
     from compressm_cli.training import experiment, oneshot
+    from compressm_cli.training.same_data import names_data
 
     checkpoint, chosen = reports.open_model(path)
     recipe = oneshot.asked(checkpoint.recipe, compression, f"{path}: recipe", overrides)
     with console.stderr().status("compressing"):
         dataset = experiment.load_data(recipe)
-        done = oneshot.compress(replace(checkpoint, recipe=recipe), recipe.compression, dataset, evaluated)
+        known = replace(checkpoint, recipe=recipe.located())
+        done = oneshot.compress(known, recipe.compression, dataset, evaluated, names_data(overrides))
     return chosen, done
 
 
@@ -183,10 +185,13 @@ def _recover(checkpoint: "Checkpoint", source: str) -> None:
     from compressm_cli.cli.train import command_line, draw_plots
     from compressm_cli.recipe import load_recipe
     from compressm_cli.training import experiment
+    from compressm_cli.training.same_data import relation
     from compressm_cli.training.view import make_view
 
     recipe = load_recipe(source).model_copy(update={"model": checkpoint.recipe.model})
     dataset = experiment.load_data(recipe)
+    told = relation(checkpoint, dataset, recipe.located().data, wanted=True)
+    typer.echo(f"training on: {told}", err=True)
     for seed in recipe.seeds:
         run = experiment.start(
             recipe, seed, dataset, make_view(sys.stderr), command_line(), initial=checkpoint
@@ -202,6 +207,7 @@ def _as_json(model: Path, output: Path, size: int, done: "OneShot") -> dict[str,
         "model": str(model),
         "output": str(output),
         "bytes": size,
+        "data": done.data,
         "layers": [asdict(record) for record in done.records],
         "parameters": {"before": done.parameters_before, "after": done.parameters_after},
         "validation": {
@@ -241,6 +247,7 @@ def _show(chosen: str, done: "OneShot", output: Path, size: int) -> None:
             order += f" [mamba-ssm's kernels: {r.kernel_order}]"
         table.add_row(*map(console.escape, (r.layer, order, variant, *map(percent, found), r.reason)))
     out.print(table)
+    out.print(f"data: {done.data}", markup=False, soft_wrap=True)
     before, after = done.before, done.after
     if before is not None and after is not None:
         out.print(

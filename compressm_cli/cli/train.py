@@ -35,6 +35,7 @@ app = typer.Typer(add_completion=False)
         "compressm train quickstart/compressed",
         "compressm train my.yaml train.steps=500 output.root=runs --seeds 0,1,2",
         "compressm train --resume outputs/my-run",
+        "compressm train --resume outputs/my-run train.steps=6000",
     ),
 )
 def train(
@@ -78,14 +79,17 @@ def train(
 ) -> None:
     """Train the model of RECIPE, compressing it meanwhile.
 
-    The run folder is the last line on standard output.
+    The run folder is the last line on standard output. With --resume and a larger train.steps a run is trained
+    longer, also one that is done.
     """
     if resume is not None:
-        if recipe is not None or dry_run or seeds or auto_resume:
+        changes = [*([] if recipe is None else [recipe]), *(overrides or [])]
+        if dry_run or seeds or auto_resume or any("=" not in change for change in changes):
             raise BadInputError(
-                "--resume takes the recipe from the run folder; give no recipe, seeds, --dry-run or --auto-resume"
+                "--resume takes the recipe from the run folder; give no recipe, seeds, --dry-run or --auto-resume, but "
+                "changes such as train.steps=6000"
             )
-        _resume(resume, quiet)
+        _resume(resume, changes, quiet)
         return
     if recipe is None:
         raise BadInputError(
@@ -110,7 +114,7 @@ def train(
 def _train(recipe: "Recipe", quiet: bool, group: "Group") -> None:
     from compressm_cli.training import experiment
 
-    dataset = group.main_first(lambda: experiment.load_data(recipe))
+    dataset = experiment.load_shared(recipe, group)
     for seed in recipe.seeds:
         run = experiment.start(recipe, seed, dataset, _view(quiet, group), command_line(), group=group)
         _done(run, group)
@@ -121,7 +125,7 @@ def _continue(recipe: "Recipe", quiet: bool, group: "Group", own_launcher: bool)
 
     @cache
     def dataset() -> "Dataset":
-        return group.main_first(lambda: experiment.load_data(recipe))
+        return experiment.load_shared(recipe, group)
 
     def tell(text: str) -> None:
         if group.is_main:
@@ -135,7 +139,7 @@ def _continue(recipe: "Recipe", quiet: bool, group: "Group", own_launcher: bool)
         _done(run, group)
 
 
-def _resume(folder: Path, quiet: bool) -> None:
+def _resume(folder: Path, changes: list[str], quiet: bool) -> None:
     from compressm_cli.distributed.group import joined
     from compressm_cli.recipe import load_recipe
     from compressm_cli.run import Run
@@ -144,7 +148,7 @@ def _resume(folder: Path, quiet: bool) -> None:
     with joined() as group:
         run = group.from_main(lambda: Run.newest(folder))
         recipe = group.from_main(lambda: load_recipe(run.recipe_path))
-        run = experiment.resume(run, recipe, _view(quiet, group), command_line(), group)
+        run = experiment.resume(run, recipe, _view(quiet, group), command_line(), group, changes)
         _done(run, group)
 
 

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -34,6 +34,8 @@ class Files(TaskConfig):
     stand. A text is a sequence of its UTF-8 bytes. An image is a sequence of its pixels, row by row, of
     one feature (grey) or three (colour) scaled to -1..1. Paths start at the current folder.
     """
+
+    paths: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
 
     task: Literal["files"] = "files"
     format: Literal["csv", "json", "jsonl", "parquet", "text_folder", "image_folder"]
@@ -72,7 +74,7 @@ class Files(TaskConfig):
         repeated = [name for name in inputs if inputs.count(name) > 1 or name == self.label_column]
         if repeated:
             raise ValueError(f"column {repeated[0]!r} is used twice; name each input once, and not the label")
-        places = [self.train, *(p for p in (self.validation, self.test) if isinstance(p, str))]
+        places = [Path.cwd() / place for place in self.places().values()]
         if len(set(places)) != len(places):
             raise ValueError(
                 "train, validation and test must be different; write a share such as 0.1 to split one"
@@ -106,7 +108,7 @@ class Files(TaskConfig):
         shares = {key: share for key, share in places.items() if not isinstance(share, str)}
         splits |= self._held_out(splits["train"], shares)
         counts = (len(splits["train"]), len(splits["validation"]), len(splits["test"]))
-        return Dataset(read["train"].spec(len(classes), length, counts), **splits)
+        return Dataset(read["train"].spec(len(classes), length, counts), **splits, class_names=classes)
 
     def _held_out(self, rows: Split, shares: dict[str, float]) -> dict[str, Split]:
         """The training rows, less those that become the splits named in ``shares``."""

@@ -1,15 +1,25 @@
 """What a task gives to the training loop: tensors, decoded once, and a description of them."""
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from compressm_cli.config import Config
+from compressm_cli.data.checksum import checksum, text_checksum
 
 IGNORE = -100
 """Label of a step that is not scored; what cross-entropy leaves out by default."""
+SPLITS = ("train", "validation", "test")
+CLASSES = "classes"
+"""Under which the checksum of the names of the classes is kept, beside those of the splits."""
+MOST_NAMES = 100
+"""Names of classes that a fingerprint tells, and characters of each; of all there is the checksum."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +73,54 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Fingerprint:
+    """What a data set is known again by."""
+
+    spec: DataSpec
+    checksums: dict[str, str]
+    """Of each split: of its inputs, labels and lengths; where the classes have names, of these."""
+    class_names: list[str] | None = None
+    """In order; None where the task gives them none, or too many to be told."""
+
+    def differences(self, now: "Fingerprint") -> list[str]:
+        """What is other in the data that there are now, a clause each; empty where they are the same."""
+        found = self._other_classes(now)
+        for name in (one.name for one in fields(DataSpec) if one.name not in ("classes", "rows")):
+            before, after = getattr(self.spec, name), getattr(now.spec, name)
+            found += [f"{name} {after} instead of {before}"] if before != after else []
+        for name, before, after in zip(SPLITS, self.spec.rows, now.spec.rows, strict=True):
+            if before != after:
+                found.append(f"{name}: {after:,} rows instead of {before:,}")
+            elif self.checksums[name] != now.checksums[name]:
+                found.append(f"{name}: other values in the {after:,} rows")
+        return found
+
+    def _other_classes(self, now: "Fingerprint") -> list[str]:
+        found = []
+        before, after = self.spec.classes, now.spec.classes
+        if before != after:
+            found.append(f"{after:,} classes instead of {before:,}")
+        if self.checksums.get(CLASSES) != now.checksums.get(CLASSES):
+            known, names = self.class_names or [], now.class_names or []
+            if known and names:
+                found += _listed("new", [name for name in names if name not in known])
+                found += _listed("gone", [name for name in known if name not in names])
+            if not found:
+                found.append("the classes have other names")
+        return found
+
+
+def _listed(what: str, names: list[str]) -> list[str]:
+    """Which classes are new, or gone: at most three by their name."""
+    shown = ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return (
+        [f"the class{'es' if len(names) > 1 else ''} {shown} {'are' if len(names) > 1 else 'is'} {what}"]
+        if names
+        else []
+    )
+
+
+@dataclass(frozen=True)
 class Dataset:
     """Three splits, fixed by the task's own ``split_seed``, whatever the seed of the run."""
 
@@ -70,12 +128,39 @@ class Dataset:
     train: Split
     validation: Split
     test: Split
+    class_names: Sequence[str] | None = field(default=None, kw_only=True)
+    """What the labels 0, 1, ... are called in the data; None where they are numbers."""
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        """Of these tensors, and so the same wherever and whenever they are decoded; made once."""
+        splits = (self.train, self.validation, self.test)
+        sums = {n: checksum(s.inputs, s.labels, s.lengths) for n, s in zip(SPLITS, splits, strict=True)}
+        names = self.class_names
+        if names is None:
+            return Fingerprint(self.spec, sums)
+        told = len(names) <= MOST_NAMES and all(len(name) <= MOST_NAMES for name in names)
+        sums[CLASSES] = text_checksum(names)
+        return Fingerprint(self.spec, sums, list(names) if told else None)
 
 
 class TaskConfig(Config):
     """A task of a recipe (``data:``); each task is one subclass in one file, named in ``data.TASKS``."""
 
+    paths: ClassVar[tuple[str, ...]] = ("path",)
+    """The keys that are paths, where they are texts at all."""
+
     task: str
+
+    def places(self) -> dict[str, str]:
+        """The user's files and folders that are read, by key."""
+        values = ((key, getattr(self, key, None)) for key in self.paths)
+        return {key: value for key, value in values if isinstance(value, str)}
+
+    def located(self, folder: Path) -> Self:
+        """The same with relative paths made absolute: they start at ``folder``."""
+        places = {key: str(folder / place) for key, place in self.places().items()}
+        return self.model_copy(update=places) if places != self.places() else self
 
     @abstractmethod
     def load(self) -> Dataset:

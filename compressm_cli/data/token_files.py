@@ -1,7 +1,7 @@
 """Language modelling with any vocabulary: tokens of the user's, or drawn at random."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -28,6 +28,8 @@ class TokenFiles(TaskConfig):
     timing, and for calibration where there is no text; there is nothing to learn from them, so no model is judged on
     them.
     """
+
+    paths: ClassVar[tuple[str, ...]] = ("path", "tokenizer")
 
     task: Literal["tokens"] = "tokens"
     vocabulary: Annotated[int, Field(ge=1, le=10_000_000)]

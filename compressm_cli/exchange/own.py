@@ -16,7 +16,7 @@ from compressm_cli.exchange.tensors import read_safetensors
 from compressm_cli.recipe import recipe_to_mapping
 
 KEY = "compressm"
-"""Of the metadata: JSON of format, recipe, data, orders, frozen and step."""
+"""Of the metadata: JSON of format, recipe, data, orders, frozen, step and fingerprint (of the data)."""
 FORMAT = 1
 MASKS = "masks:"
 
@@ -30,6 +30,7 @@ def metadata_of(checkpoint: Checkpoint) -> dict[str, str]:
         "orders": checkpoint.orders,
         "frozen": checkpoint.frozen,
         "step": checkpoint.step,
+        "fingerprint": None if checkpoint.fingerprint is None else asdict(checkpoint.fingerprint),
     }
     return {KEY: json.dumps(content, allow_nan=False)}
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         load_recipe,
         recipe_from_mapping,
         recipe_schema,
+        recipe_settings,
         recipe_to_mapping,
         recipe_to_yaml,
     )
@@ -24,6 +25,7 @@ __all__ = [
     "load_recipe",
     "recipe_from_mapping",
     "recipe_schema",
+    "recipe_settings",
     "recipe_to_mapping",
     "recipe_to_yaml",
 ]

@@ -47,6 +47,21 @@ def recipe_to_mapping(recipe: Recipe) -> dict[str, Any]:
     return recipe.model_dump(mode="json")
 
 
+def recipe_settings(recipe: Recipe) -> dict[str, Any]:
+    """Every setting by its key path, such as ``train.steps``; lists are one setting."""
+    return _flat(recipe_to_mapping(recipe), "")
+
+
+def _flat(mapping: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
 def recipe_to_yaml(recipe: Recipe) -> str:
     """The recipe as YAML, with every default written out; ``load_recipe`` reads it back to an equal one."""
     return dump_yaml(recipe_to_mapping(recipe))

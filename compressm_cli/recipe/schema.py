@@ -2,6 +2,7 @@
 
 from functools import reduce
 from operator import or_
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -9,7 +10,9 @@ from pydantic import Field, field_validator, model_validator
 from compressm_cli.compression import METHODS
 from compressm_cli.config import Config
 from compressm_cli.data import TASKS
+from compressm_cli.errors import BadInputError
 from compressm_cli.layers import LAYERS
+from compressm_cli.recipe.problems import is_control
 
 if TYPE_CHECKING:
     AnyLayer = Any
@@ -158,7 +161,7 @@ class OutputConfig(Config):
     root: Annotated[str, Field(min_length=1)] = "outputs"
     """A folder; relative ones start at the current folder."""
     keep_last: PositiveInt = 1
-    """How many of the checkpoints written during the run are kept, beside the best and the final one."""
+    """How many checkpoints with the state of training are kept, the newest, beside the best and the final model."""
     trackers: list[Literal["tensorboard", "wandb"]] = []
     """Experiment trackers that are told the progress as well; they need ``pip install 'compressm[tracking]'``."""
 
@@ -189,6 +192,20 @@ class Recipe(Config):
     """What is done to the model while it trains."""
     output: OutputConfig = OutputConfig()
     """Where the results go."""
+
+    def located(self) -> "Recipe":
+        """The same with the paths of its data made absolute: relative ones start at the current folder.
+
+        Raises BadInputError where that folder is called what no recipe may hold.
+        """
+        data = self.data.located(Path.cwd())
+        strange = [place for place in data.places().values() if any(map(is_control, place))]
+        if strange and data != self.data:
+            raise BadInputError(
+                f"{strange[0]}: the folder has a control character in its name, which the run's recipe cannot hold; "
+                "rename it, or start from another folder and write the whole path of the data"
+            )
+        return self.model_copy(update={"data": data})
 
     @field_validator("seeds", mode="before")
     @classmethod

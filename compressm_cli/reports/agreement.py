@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from compressm_cli.data.interface import IGNORE, DataSpec, Split
+from compressm_cli.data.interface import IGNORE, Fingerprint, Split
 from compressm_cli.errors import BadInputError
+from compressm_cli.reports.differences import other_data
 from compressm_cli.reports.estimates import Estimate, mean
 from compressm_cli.reports.sides import Member, Side, common_seeds
 from compressm_cli.training.oneshot import require_same_shape
@@ -36,7 +37,7 @@ def _agreement(predictor: "_Predictor", baseline: Side, other: Side) -> Agreemen
     if not seeds:
         return Agreement(None, {}, "no seed in common")
     pairs = {seed: (baseline.by_seed[seed], other.by_seed[seed]) for seed in seeds}
-    if any(one.recipe.data != two.recipe.data for one, two in pairs.values()):
+    if any(other_data(one, two) for one, two in pairs.values()):
         return Agreement(None, {}, "the two were trained on different data")
     if unjudged := next((one.recipe.data.unjudged() for one, _ in pairs.values()), None):
         return Agreement(None, {}, unjudged)
@@ -55,7 +56,7 @@ class _Predictor:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._tests: dict[str, tuple[DataSpec, Split]] = {}
+        self._tests: dict[str, tuple[Fingerprint, Split]] = {}
         self._predictions: dict[int, Tensor] = {}
 
     def __call__(self, member: Member) -> Tensor:
@@ -65,12 +66,15 @@ class _Predictor:
         return self._predictions[id(member)]
 
     def _test_rows(self, member: Member) -> Split:
-        key = member.recipe.data.model_dump_json()
+        task = member.recipe.data
+        key = task.model_dump_json()
         if key not in self._tests:
-            dataset = member.recipe.data.load()
-            self._tests[key] = dataset.spec, dataset.test.to(self._device)
-        spec, rows = self._tests[key]
-        require_same_shape(member.checkpoint, spec)
+            dataset = task.load()
+            self._tests[key] = dataset.fingerprint, dataset.test.to(self._device)
+        now, rows = self._tests[key]
+        if member.fingerprint is not None and (found := member.fingerprint.differences(now)):
+            raise BadInputError(f"the data are no longer those of {member.path}: {'; '.join(found)}")
+        require_same_shape(member.checkpoint, now.spec)
         return rows
 
 

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from compressm_cli.recipe import recipe_to_mapping
+from compressm_cli.recipe import recipe_settings
 from compressm_cli.reports.sides import Member, Side, common_seeds
 
-EXPECTED = ("name", "seeds", "output", "device", "compression")
-"""Parts of a recipe that may differ: names, places, and the compression that is compared."""
+EXPECTED = ("name", "seeds", "output", "device", "compression", "data")
+"""Parts of a recipe that may differ: names, places, and the compression that is compared. Data have their own rule."""
 
 
 def warnings(sides: list[Side]) -> list[str]:
@@ -20,12 +20,37 @@ def warnings(sides: list[Side]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def apart(baseline: Side, other: Side) -> str | None:
+    """How the data of two sides differ, so that nothing measured on them can be compared; None where they do not."""
+    reference = baseline.members[0]
+    members = [*baseline.members[1:], *other.members]
+    return next((found for member in members if (found := other_data(reference, member))), None)
+
+
+def other_data(ours: Member, theirs: Member) -> str | None:
+    """How their data differ from ours; None where they are the same, as far as that is known.
+
+    What the models know their data by decides where both do, else the settings: the same file may have another name,
+    and another file the same.
+    """
+    settings = [key for key in _changed(ours, theirs, expected=()) if key.startswith("data.")]
+    if ours.fingerprint is None or theirs.fingerprint is None:
+        return "; ".join(settings) or None
+    found = ours.fingerprint.differences(theirs.fingerprint)
+    return "; ".join([*settings, *found]) if found else None
+
+
 def _within(side: Side) -> list[str]:
     """Whether the runs of one side are the same experiment."""
     first = side.members[0]
     found = []
     for member in side.members[1:]:
-        keys = _changed(first, member, expected=("seeds", "output"))
+        keys = _changed(first, member, expected=("seeds", "output", "data"))
+        if data := other_data(first, member):
+            found.append(
+                f"{side.label}: seeds {first.seed} and {member.seed} have different data, so their accuracies make no "
+                f"mean: {data}"
+            )
         if keys:
             found.append(
                 f"{side.label}: seeds {first.seed} and {member.seed} have other recipes: {'; '.join(keys)}"
@@ -37,12 +62,9 @@ def _between(baseline: Side, other: Side) -> list[str]:
     ours, theirs = baseline.members[0], other.members[0]
     names = f"{other.label} and {baseline.label}"
     found = []
-    keys = _changed(ours, theirs, EXPECTED)
-    if data := [key for key in keys if key.startswith("data.")]:
-        found.append(
-            f"{names} have different data, so their accuracies cannot be compared: {'; '.join(data)}"
-        )
-    if rest := [key for key in keys if not key.startswith("data.")]:
+    if data := apart(baseline, other):
+        found.append(f"{names} have different data, so their accuracies cannot be compared: {data}")
+    if rest := _changed(ours, theirs, EXPECTED):
         found.append(f"{names} differ in more than compression: {'; '.join(rest)}")
     if len(baseline.members) + len(other.members) > 2:
         found += _seeds(baseline, other)
@@ -96,7 +118,7 @@ def _listed(values: set[str]) -> str:
 
 def _changed(ours: Member, theirs: Member, expected: tuple[str, ...]) -> list[str]:
     """``key: theirs against ours`` for every setting that differs, but for the expected ones."""
-    one, two = (_flat(recipe_to_mapping(m.recipe)) for m in (ours, theirs))
+    one, two = (recipe_settings(m.recipe) for m in (ours, theirs))
     keys = [key for key in {**one, **two} if key.partition(".")[0] not in expected]
     missing = "absent"
     return [
@@ -104,13 +126,3 @@ def _changed(ours: Member, theirs: Member, expected: tuple[str, ...]) -> list[st
         for key in keys
         if one.get(key, missing) != two.get(key, missing)
     ]
-
-
-def _flat(mapping: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in mapping.items():
-        if isinstance(value, dict):
-            flat.update(_flat(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value
-    return flat

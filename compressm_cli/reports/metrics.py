@@ -27,6 +27,8 @@ class Metric:
     """Measured in separate runs, so small differences mean nothing; otherwise counted exactly."""
     timed: bool = False
     """Depends on what else the machine had to do meanwhile."""
+    of_data: bool = False
+    """Found on the rows of a data set, so that it says nothing beside what was found on others."""
 
 
 def _recorded(key: str, reason: str | None = None) -> Callable[[Member], Reading]:
@@ -79,15 +81,23 @@ def _judged(key: str) -> Callable[[Member], Reading]:
 
 
 METRICS = (
-    Metric("test_accuracy", "test accuracy", "share", _judged("test.accuracy"), higher_is_better=True),
+    Metric(
+        "test_accuracy",
+        "test accuracy",
+        "share",
+        _judged("test.accuracy"),
+        higher_is_better=True,
+        of_data=True,
+    ),
     Metric(
         "validation_accuracy",
         "validation accuracy",
         "share",
         _judged("validation.accuracy"),
         higher_is_better=True,
+        of_data=True,
     ),
-    Metric("test_loss", "test loss", "nats", _judged("test.loss"), measured=True),
+    Metric("test_loss", "test loss", "nats", _judged("test.loss"), measured=True, of_data=True),
     Metric("total_order", "states, all layers", "order", _total_order),
     Metric("parameters", "parameters", "count", _parameters),
     Metric("checkpoint_bytes", "checkpoint", "bytes", _checkpoint_bytes),

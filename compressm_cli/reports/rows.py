@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from compressm_cli.reports.differences import apart
 from compressm_cli.reports.estimates import Estimate, difference, mean
 from compressm_cli.reports.formats import Unit
 from compressm_cli.reports.metrics import Metric
@@ -42,7 +43,9 @@ class Row:
     measured: bool
     values: list[Value]
     changes: list[Change | None]
-    """None for the baseline, and where a value is missing."""
+    """None for the baseline, where a value is missing, and where the two cannot be compared."""
+    apart: list[str | None]
+    """Why a side cannot be compared with the baseline; None for the others."""
 
 
 def make_row(metric: Metric, sides: list[Side]) -> Row:
@@ -52,11 +55,15 @@ def make_row(metric: Metric, sides: list[Side]) -> Row:
     for side, members in zip(readings, (s.members for s in sides), strict=True):
         numbers = [value for value, _ in side]
         known = [v for v in numbers if v is not None]
-        reasons = list(dict.fromkeys(reason for _, reason in side if reason))
+        missing = list(dict.fromkeys(reason for _, reason in side if reason))
         whole = mean(known) if len(known) == len(numbers) else None
         note = _hindered(members) if metric.timed and whole is not None else None
-        values.append(Value(whole, numbers, "; ".join(reasons) or None, note))
-    changes = [_change(metric, sides[0], sides[i], values[0], values[i]) for i in range(1, len(sides))]
+        values.append(Value(whole, numbers, "; ".join(missing) or None, note))
+    reasons = [apart(sides[0], side) if metric.of_data else None for side in sides[1:]]
+    changes = [
+        None if reason else _change(metric, sides[0], side, values[0], value)
+        for side, value, reason in zip(sides[1:], values[1:], reasons, strict=True)
+    ]
     return Row(
         metric.key,
         metric.title,
@@ -65,6 +72,7 @@ def make_row(metric: Metric, sides: list[Side]) -> Row:
         metric.measured,
         values,
         [None, *changes],
+        [None, *(reason and f"trained on other data: {reason}" for reason in reasons)],
     )
 
 

@@ -8,9 +8,11 @@ from typing import Any
 
 from compressm_cli.accounting.clock import STARVED
 from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.data.interface import Fingerprint
 from compressm_cli.errors import BadInputError, command
 from compressm_cli.recipe import Recipe, load_recipe
 from compressm_cli.run import Run
+from compressm_cli.training.same_data import recorded
 
 SUMMARY_FORMAT = 1
 
@@ -40,6 +42,11 @@ class Member:
         if not cpu or wall is None or wall < STARVED * cpu:
             return None
         return float(wall / cpu)
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint | None:
+        """Of the data that it was trained and judged on; None where that is not known."""
+        return self.checkpoint.fingerprint if self.run is None else recorded(self.run, self.info)
 
     def recorded(self, key: str) -> Any:
         """An entry of summary.json by its dotted key; BadInputError where it is missing."""

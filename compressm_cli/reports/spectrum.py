@@ -25,6 +25,7 @@ from compressm_cli.reports.timing import time_steps
 from compressm_cli.run import Run
 from compressm_cli.training.oneshot import Outlook, asked, needs_data, outlook
 from compressm_cli.training.precision import require_compiler, resolve_device
+from compressm_cli.training.same_data import names_data, relation
 from compressm_cli.training.threads import choose_threads, using
 from compressm_cli.training.trainee import Setting
 
@@ -134,6 +135,8 @@ class SpectrumReport:
     """The model at the orders of each threshold."""
     batch_size: int
     flop_convention: str
+    data: str | None = None
+    """Whose batches the spectra of selective layers are of; None where no data were needed."""
     timing: StepTiming | None = None
     step_seconds_reason: str | None = "not measured: steps are timed only when asked for (--time)"
     """Why there is no ``step_seconds``; None where there is."""
@@ -153,18 +156,18 @@ def analyze(
     ``overrides`` change its settings and those of the data, ``realization`` that one. Orders are those that
     ``compress`` comes to. With ``timed``, a training step at each of the orders found is timed on this machine,
     which takes some seconds. Raises BadInputError where there is no checkpoint, the calibration data are not at
-    hand, or a layer is no stable finite system.
+    hand, or are others than the model was trained on and no override names them, or a layer is no stable finite system.
     """
     _check_thresholds(thresholds)
     checkpoint, file, chosen, run = _opened(path)
     settings = {"energy_threshold": 1.0, **({"realization": realization} if realization else {})}
-    recipe = asked(checkpoint.recipe, settings, f"{path}: recipe", overrides)
+    recipe = asked(checkpoint.recipe, settings, f"{path}: recipe", overrides).located()
     _check_overrides(recipe)
     shares = sorted(set(thresholds))
     checkpoint = replace(checkpoint, recipe=recipe)
-    found, data = _outlook(checkpoint, recipe.compression, shares)
+    found, spec, data = _outlook(checkpoint, recipe.compression, shares, names_data(overrides))
     layers = _spectra(checkpoint, found, shares)
-    sizes = Sizes(checkpoint, data)
+    sizes = Sizes(checkpoint, spec)
     now = sizes.of(checkpoint.orders)
     predicted = [
         replace(
@@ -190,8 +193,9 @@ def analyze(
         predicted=predicted,
         batch_size=sizes.batch_size,
         flop_convention=CONVENTION,
+        data=data,
     )
-    return _timed(report, checkpoint, data) if timed else report
+    return _timed(report, checkpoint, spec) if timed else report
 
 
 def open_model(path: Path) -> tuple[Checkpoint, str]:
@@ -250,18 +254,23 @@ def _check_overrides(recipe: Recipe) -> None:
 
 def layer_spectra(checkpoint: Checkpoint, config: HankelConfig) -> list[LayerSpectrum]:
     """Every layer's spectrum, measured as ``config`` says; BadInputError as in ``analyze``."""
-    found, _ = _outlook(checkpoint, config, [])
+    found, _, _ = _outlook(checkpoint, config, [])
     return _spectra(checkpoint, found, [])
 
 
 def _outlook(
-    checkpoint: Checkpoint, config: HankelConfig, thresholds: list[float]
-) -> tuple[Outlook, DataSpec]:
-    """What is found of every layer, and the description of the data that it was found on."""
-    model = checkpoint.build_model()
-    calibrated = needs_data(model, config)
+    checkpoint: Checkpoint, config: HankelConfig, thresholds: list[float], wanted: bool = False
+) -> tuple[Outlook, DataSpec, str | None]:
+    """What is found of every layer, the description of the data that it was found on, and which these are, if any.
+
+    OtherDataError where they are not those that the model was trained on, unless they are ``wanted``.
+    """
+    model, task = checkpoint.build_model(), checkpoint.recipe.data
+    dataset, told = None, None
     try:
-        dataset = checkpoint.recipe.data.load() if calibrated else None
+        if needs_data(model, config):
+            dataset = task.load()
+            told = relation(checkpoint, dataset, task, wanted)
     except BadInputError as error:
         if needs_data(model, config.model_copy(update={"gramian": "analytic"})):
             raise
@@ -269,7 +278,7 @@ def _outlook(
             f"{error}; Gramians of white inputs need no data: compression.gramian=analytic"
         ) from error
     data = checkpoint.data if dataset is None else dataset.spec
-    return outlook(checkpoint, model, config, thresholds, dataset), data
+    return outlook(checkpoint, model, config, thresholds, dataset), data, told
 
 
 def _spectra(checkpoint: Checkpoint, found: Outlook, thresholds: list[float]) -> list[LayerSpectrum]:

@@ -174,8 +174,9 @@ def _columns(headings: list[str]) -> list[str]:
 
 def _cells(row: Row, notes: _Footnotes) -> list[str]:
     cells = [row.title, _value(row.values[0], row.unit, notes)]
-    for value, change in zip(row.values[1:], row.changes[1:], strict=True):
-        cells += [_value(value, row.unit, notes), _change(change, in_words=len(row.values) == 2)]
+    for value, change, apart in zip(row.values[1:], row.changes[1:], row.apart[1:], strict=True):
+        told = f"not comparable {notes.mark(apart)}" if apart else _change(change, len(row.values) == 2)
+        cells += [_value(value, row.unit, notes), told]
     return cells
 
 
@@ -278,6 +279,8 @@ def _layer_table(report: SpectrumReport) -> Table:
             f"{'training batches' if real else 'batches of random tokens'}, "
             f"those of the {variant} reduction's surrogate; its poles depend on the input."
         )
+    if report.data is not None:
+        notes.append(f"Batches of {report.data}.")
     if any(layer.systems > 1 for layer in report.layers):
         notes.append("Layers of several systems: spectra are means over them, poles are those of all.")
     return Table("Layers", columns, rows, notes)

@@ -24,7 +24,7 @@ class ToleranceResult:
     allowed: str
     found: str
     holds: bool
-    """Also false where the quantity was not measured: then nothing shows that it holds."""
+    """Also false where the quantity was not measured, or on other data: then nothing shows that it holds."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,15 @@ class Tolerances:
         found = []
         for i, label in enumerate(labels[1:], 1):
             if self.points is not None:
-                found.append(_points_result(label, self.points, by_key["test_accuracy"].changes[i]))
+                found.append(_points_result(label, self.points, by_key["test_accuracy"], i))
             for name, most in self.at_most.items():
                 ratio = (
                     _speed_ratio(name, speed, i) if name in SPEED_METRICS else _ratio(by_key[name].changes[i])
                 )
                 allowed = f"{name} at most {most:g}x the baseline's"
                 known = f"{ratio:.3g}x" if ratio is not None else "not known"
+                if name not in SPEED_METRICS and by_key[name].apart[i]:
+                    known = "not comparable"
                 found.append(ToleranceResult(label, allowed, known, ratio is not None and ratio <= most))
         return found
 
@@ -97,6 +99,8 @@ def sentences(
 def _accuracy(rows: list[Row], side: int) -> str:
     row = next(r for r in rows if r.key == "test_accuracy")
     change, ours, theirs = row.changes[side], row.values[side].mean, row.values[0].mean
+    if row.apart[side]:
+        return f"accuracies not comparable: {row.apart[side]}"
     if change is None or change.difference is None or ours is None or theirs is None:
         return f"test accuracy not known ({row.values[side].reason or row.values[0].reason})"
     found = change.difference
@@ -116,7 +120,7 @@ def _balance(rows: list[Row], speed: SpeedReport | None, side: int) -> list[str]
     """Lines ``Won: ...``, ``Lost: ...``, ``No clear change: ...``, ``Not known: ...``."""
     parts: dict[str, list[str]] = {"Won": [], "Lost": [], "No clear change": [], "Not known": []}
     for row in rows:
-        if row.unit != "share":
+        if row.unit != "share" and not row.apart[side]:
             doubtful = row.values[0].note or row.values[side].note
             ratio = None if doubtful else _ratio(row.changes[side])
             noise = NOISE if row.measured else 0.0
@@ -156,10 +160,11 @@ def _speed_ratio(name: str, speed: SpeedReport | None, side: int) -> float | Non
     return None if estimate is None else estimate.value
 
 
-def _points_result(side: str, allowed: float, change: Change | None) -> ToleranceResult:
+def _points_result(side: str, allowed: float, row: Row, index: int) -> ToleranceResult:
+    change = row.changes[index]
     text = f"test accuracy may fall by at most {allowed:g} {'point' if allowed == 1 else 'points'}"
     if change is None or change.difference is None:
-        return ToleranceResult(side, text, "not known", False)
+        return ToleranceResult(side, text, "not comparable" if row.apart[index] else "not known", False)
     value = change.difference.value
     # Accuracies are counts over rows: a fall of exactly the tolerance is kept, whatever the rounding.
     return ToleranceResult(side, text, formats.points(value), -100 * value <= allowed + 1e-9)

@@ -2,8 +2,9 @@
 
 import os
 import platform
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,24 @@ from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.data.interface import Dataset
 from compressm_cli.distributed.group import Group
 from compressm_cli.errors import BadInputError, CompressmError, ElsewhereError
-from compressm_cli.recipe import Recipe, load_recipe, recipe_to_mapping, recipe_to_yaml
+from compressm_cli.recipe import Recipe, load_recipe, recipe_to_yaml
 from compressm_cli.run import Run
+from compressm_cli.training.changes import changed_recipe, identity
 from compressm_cli.training.failures import explained
 from compressm_cli.training.follower import Follower
 from compressm_cli.training.loop import DivergedError, Trainer
 from compressm_cli.training.oneshot import require_same_shape
-from compressm_cli.training.origins import beginnings, load, now
+from compressm_cli.training.origins import beginnings, now
 from compressm_cli.training.precision import require_compiler, resolve_device
-from compressm_cli.training.resuming import newest_checkpoint, outline_of
+from compressm_cli.training.resuming import (
+    Departure,
+    departure,
+    is_over,
+    record,
+    require_open,
+    set_out,
+)
+from compressm_cli.training.same_data import require_same, require_shared
 from compressm_cli.training.signals import Stop, StoppedError, listening
 from compressm_cli.training.threads import threads_to_begin, threads_to_go_on, using
 from compressm_cli.training.trackers import require_trackers
@@ -80,6 +90,8 @@ def start(
     if initial is not None:
         require_same_shape(initial, dataset.spec)
 
+    recipe = group.from_main(recipe.located)
+
     def create() -> Run:
         run = Run.create(Path(recipe.output.root), recipe.name)
         with _writing(run):
@@ -90,6 +102,7 @@ def start(
     info = {
         **beginnings(recipe, seed, command, group.size, launcher()),
         "from_checkpoint": initial is not None,
+        "fingerprint": asdict(dataset.fingerprint),
     }
 
     def threads() -> int:
@@ -107,17 +120,40 @@ def start(
     return run
 
 
-def resume(run: Run, recipe: Recipe, view: View, command: str, group: Group | None = None) -> Run:
+def load_shared(recipe: Recipe, group: Group) -> Dataset:
+    """``load_data`` in every process; BadInputError where not all have the same data. Collective."""
+    dataset = group.main_first(lambda: load_data(recipe))
+    require_shared(dataset, group)
+    return dataset
+
+
+def resume(
+    run: Run,
+    recipe: Recipe,
+    view: View,
+    command: str,
+    group: Group | None = None,
+    overrides: Sequence[str] = (),
+) -> Run:
     """Go on with a run from its newest readable checkpoint; starts again where it has none yet.
 
-    Raises RunLockedError where another process is training it, and BadInputError where it is done, or where
-    it has checkpoints and none can be used.
+    ``overrides`` are changes such as ``train.steps=6000``, which make a run that is done a longer one. Raises
+    RunLockedError where another process is training it, OtherDataError where its data are not those that it was
+    trained on, and BadInputError where it is done, where it has checkpoints and none can be used, or where a change
+    would make another run of it.
     """
     group = group or Group()
     run = _followed(run, group)
+
+    def changed() -> Recipe:
+        wanted = (changed_recipe(run, overrides) if overrides else recipe).located()
+        require_open(run, wanted)
+        return wanted
+
     with listening() as stop, group.held_by_main(run.lock()):
-        group.from_main(lambda: _require_open(run))
-        _go_on(run, recipe, lambda: group.main_first(lambda: load_data(recipe)), view, command, stop, group)
+        wanted = group.from_main(changed)
+        found = _departure(run, wanted, view, group)
+        _go_on(run, wanted, found, lambda: load_shared(wanted, group), view, command, stop, group)
     return run
 
 
@@ -126,70 +162,44 @@ def _followed(run: Run, group: Group) -> Run:
     return run if group.is_main else Follower(run.folder)
 
 
-def _require_open(run: Run) -> None:
-    if is_over(run):
-        raise BadInputError(f"{run.folder}: this run is done; there is nothing to resume")
-
-
-def is_over(run: Run) -> bool:
-    """Whether a run is done and says so; one killed between its last two files does not say so."""
-    return run.is_done and run.read_info().get("status") == "done"
-
-
 def _go_on(
     run: Run,
     recipe: Recipe,
+    found: Departure | None,
     dataset: Callable[[], Dataset],
     view: View,
     command: str,
     stop: Stop,
     group: Group,
+    keep_recipe: bool = False,
 ) -> None:
-    """Bring a run to its end; its lock is held."""
-
-    def prepare() -> tuple[dict[str, Any], bool, Checkpoint | None]:
-        info = run.read_info()
-        if run.is_done:
-            run.write_info({**info, "status": "done", "finished": now(), "error": None, "signal": None})
-            return info, True, None
-        run.remove_leftovers()
-        checkpoint = newest_checkpoint(run, view)
-        if checkpoint is None:
-            if info.get("from_checkpoint"):
-                raise BadInputError(
-                    f"{run.folder}: this run began from another model and ended before its first checkpoint; "
-                    "give the command that began it once more"
-                )
-            run.forget_after(0)
-        elif _identity(checkpoint.recipe) != _identity(recipe):
-            raise BadInputError(
-                f"{run.checkpoints}: the newest checkpoint is one of another recipe than {run.recipe_path}; "
-                "put the run's own in its place"
-            )
-        return info, False, checkpoint
-
-    info, done, checkpoint = group.from_main(prepare, sent=lambda found: (*found[:2], outline_of(found[2])))
-    if done:
+    """Bring a run to its end, from where ``departure`` says; its lock is held."""
+    if found is None:
+        ended = {"status": "done", "finished": now(), "error": None, "signal": None}
+        group.from_main(lambda: run.write_info({**run.read_info(), **ended}))
         return
     data = dataset()
-    resumed = {
-        "command": command,
-        "at": now(),
-        "step": checkpoint.step if checkpoint else 0,
-        "processes": group.size,
-        "load": load(),
-    }
-    info.update({"resumed": [*info.get("resumed", []), resumed], "launcher": launcher()})
+
+    def begin() -> None:
+        if found.fingerprint is not None:
+            require_same(run, found.fingerprint, data, recipe.data)
+        with _writing(run):
+            set_out(run, recipe, found, view, keep_recipe)
+
+    group.from_main(begin)
+    resumed = [*found.info.get("resumed", []), record(found, command, group.size)]
+    info = {**found.info, "resumed": resumed, "launcher": launcher(), "fingerprint": asdict(data.fingerprint)}
 
     def threads() -> int:
-        if checkpoint is None:
+        if found.checkpoint is None:
             return threads_to_begin(recipe, data.spec, group.size)
-        return threads_to_go_on(recipe, checkpoint, view)
+        return threads_to_go_on(recipe, found.checkpoint, view)
 
     def take_over() -> Trainer:
-        nonlocal checkpoint
-        trainer = Trainer(recipe, recipe.seeds[0], data, run, view, resume=checkpoint, stop=stop, group=group)
-        checkpoint = None  # it would take its memory for as long as the run goes on
+        trainer = Trainer(
+            recipe, recipe.seeds[0], data, run, view, resume=found.checkpoint, stop=stop, group=group
+        )
+        found.checkpoint = None  # it would take its memory for as long as the run goes on
         return trainer
 
     with _status(run, info), _threads(run, info, threads):
@@ -209,10 +219,11 @@ def continue_or_start(
     """The run of this recipe and seed, done: as it is, or gone on with, or begun; ``tell`` is told which.
 
     Gone on with is the newest that is not done, that no other process trains, and that can be gone on with;
-    with ``own_launcher`` only of those that processes of the same launcher began.
+    with ``own_launcher`` only of those that processes of the same launcher began. Raises OtherDataError where its
+    data are not those that it was trained on.
     """
     group = group or Group()
-    own = recipe.model_copy(update={"seeds": [seed]})
+    own = group.from_main(lambda: recipe.model_copy(update={"seeds": [seed]}).located())
 
     def earlier() -> list[Run]:
         return [
@@ -223,18 +234,31 @@ def continue_or_start(
         if group.from_main(lambda run=run: is_over(run)):  # type: ignore[misc]
             tell(f"seed {seed}: {run.folder} is done")
             return run
-        try:
-            with listening() as stop, group.held_by_main(run.lock()):
+        with listening() as stop, ExitStack() as held:
+            try:
+                held.enter_context(group.held_by_main(run.lock()))
                 tell(f"seed {seed}: going on with {run.folder}")
-                _go_on(run, own, dataset, view, command, stop, group)
-                return run
-        except BadInputError as error:
-            tell(f"seed {seed}: passed over: {error}")
-        except ElsewhereError as error:
-            if error.exit_code != BadInputError.exit_code:
-                raise
+                found = _departure(run, own, view, group)
+            except BadInputError as error:
+                tell(f"seed {seed}: passed over: {error}")
+                continue
+            except ElsewhereError as error:
+                if error.exit_code != BadInputError.exit_code:
+                    raise
+                continue
+            _go_on(run, own, found, dataset, view, command, stop, group, keep_recipe=True)
+            return run
     tell(f"seed {seed}: starting a new run")
     return start(recipe, seed, dataset(), view, command, group=group)
+
+
+def _departure(run: Run, recipe: Recipe, view: View, group: Group) -> Departure | None:
+    """``departure`` of the main process, and what the others need of it."""
+
+    def sent(found: Departure | None) -> Departure | None:
+        return None if found is None else found.outline()
+
+    return group.from_main(lambda: departure(run, recipe, view), sent)
 
 
 def _earlier_runs(recipe: Recipe) -> Iterator[Run]:
@@ -247,16 +271,11 @@ def _earlier_runs(recipe: Recipe) -> Iterator[Run]:
     for run in reversed(runs):
         try:
             known = load_recipe(run.recipe_path)
-            same = _identity(known) == _identity(recipe) and not run.read_info().get("from_checkpoint")
+            same = identity(known) == identity(recipe) and not run.read_info().get("from_checkpoint")
         except CompressmError:  # of another version of this tool
             continue
         if same:
             yield run
-
-
-def _identity(recipe: Recipe) -> dict[str, Any]:
-    mapping = recipe_to_mapping(recipe)
-    return {key: value for key, value in mapping.items() if key not in ("device", "output")}
 
 
 @contextmanager

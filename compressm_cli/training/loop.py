@@ -85,7 +85,7 @@ class Trainer:
         self.meter = JouleMeter(self.device, packages=self.group.local_rank == 0)
         self.earlier_joules: list[Joules] = []
         self.memory = PeakMemory(self.device)
-        self.data_spec = dataset.spec
+        self.data_spec, self.fingerprint = dataset.spec, dataset.fingerprint
         self.splits = [s.to(self.device) for s in (dataset.train, dataset.validation, dataset.test)]
         self.batches = Batches(self.splits[0], self.config.batch_size, seed)
         self.work = Workload(self.config, dataset.spec, self.batches.batch_size, self.group)
@@ -330,15 +330,21 @@ class Trainer:
             self.method.accepted(plan)
             self._record(plan, True)
         else:
-            self._begin_trial(plan, safety.trial_steps, saved=saved, before=asdict(before), windows=windows)
+            self._begin_trial(plan, saved=saved, before=asdict(before), windows=windows)
         self._evaluate(after_cut=True)
         self.window.begin(self.step)
         if self.trial is not None and self.step == self.trial["until"]:  # no step is left to try it
             self._verdict()
 
-    def _begin_trial(self, plan: Plan, steps: int, **to_go_back_to: Any) -> None:
-        self.trial = {"plan": plan, "until": min(self.step + steps, self.config.steps), **to_go_back_to}
+    def _begin_trial(self, plan: Plan, **to_go_back_to: Any) -> None:
+        self.trial = {"plan": plan, "until": self._end_of_trial(self.step), **to_go_back_to}
         self.view.compression(self.step, plan.records, "trial")
+
+    def _end_of_trial(self, begun: int) -> int:
+        """The step of the verdict on a cut; not what was said before the run was made longer."""
+        safety = self.recipe.compression.safety
+        assert safety is not None
+        return int(min(begun + safety.trial_steps, self.config.steps))
 
     def _capture(self) -> dict[str, Any]:
         """What ``_restore`` goes back to."""
@@ -423,6 +429,11 @@ class Trainer:
             raise RunFailedError(f"{error}; there is nothing to go back to: {unreadable}") from error
         if checkpoint is None:
             raise RunFailedError(f"{error}; there is nothing to go back to: {self.run.checkpoints} is empty")
+        if checkpoint.fingerprint not in (None, self.fingerprint):
+            raise RunFailedError(
+                f"{error}; there is nothing to go back to: the newest checkpoint in {self.run.checkpoints} is of "
+                "other data than this run"
+            )
         return checkpoint
 
     def _forget_later_lines(self, undecided: int | None = None) -> None:
@@ -525,7 +536,15 @@ class Trainer:
         recipe = self.recipe.model_copy(update={"seeds": [self.seed]})
         model = {key: whole[key] for key in ("weights", "masks", "frozen")}
         orders = surgery.orders(self.model)
-        return Checkpoint(recipe, self.data_spec, orders, **model, step=self.step, training=training)
+        return Checkpoint(
+            recipe,
+            self.data_spec,
+            orders,
+            **model,
+            step=self.step,
+            training=training,
+            fingerprint=self.fingerprint,
+        )
 
     def _process_state(self) -> dict[str, Any]:
         """What the processes of a run do not have in common."""
@@ -590,6 +609,7 @@ class Trainer:
         if self.trial is not None:
             self.trial["plan"] = Plan(records=[LayerRecord(**r) for r in self.trial["plan"]])
             self.trial["saved"]["random"] = own["trial_random"]
+            self.trial["until"] = self._end_of_trial(self.trial["saved"]["step"])
         undecided = None if self.trial is None else self.trial["saved"]["step"]
         self._forget_later_lines(undecided)
         self.method.load_state_dict(saved["method"])
@@ -609,6 +629,9 @@ class Trainer:
         self._stop_if_asked(self.vote.now)
         with self.clock.phase("checkpoint"):
             size = self._save_model(self.run.final_checkpoint)
+        # The state from which the run can be trained longer; all that was spent until here is in it.
+        if self.saved_step != self.step:
+            self.save_checkpoint()
         summary = self._summary(validation, test, size)
         self.group.from_main(lambda: self.run.write_summary(summary))
         self.trackers.finish(summary)

@@ -19,6 +19,7 @@ from compressm_cli.layers.interface import state_space_layers
 from compressm_cli.recipe import Recipe, recipe_from_mapping, recipe_to_mapping
 from compressm_cli.training.batches import Batches, derived_generator
 from compressm_cli.training.evaluation import Evaluation, calibrate, evaluate
+from compressm_cli.training.same_data import relation
 
 ONCE = ListedSchedule(kind="listed", at_steps=[1])
 LARGEST_BATCH = 16
@@ -36,6 +37,8 @@ class OneShot:
     after: Evaluation | None
     parameters_before: int
     parameters_after: int
+    data: str
+    """Which data were used, and whether the model was trained on them."""
 
 
 @dataclass(frozen=True)
@@ -89,13 +92,20 @@ def outlook(
 
 
 def compress(
-    checkpoint: Checkpoint, config: HankelConfig, dataset: Dataset, evaluated: bool = True
+    checkpoint: Checkpoint,
+    config: HankelConfig,
+    dataset: Dataset,
+    evaluated: bool = True,
+    wanted: bool = False,
 ) -> OneShot:
     """Cut the model of a checkpoint once, on the CPU, as ``config`` says; its schedule and safety are not used.
 
-    ``dataset`` gives the calibration batches and, where ``evaluated`` and the data judge a model, the validation split.
-    Raises BadInputError for data of another shape than the model's, and RunFailedError where nothing was cut.
+    ``dataset``, that of the checkpoint's recipe, gives the calibration batches and, where ``evaluated`` and the data
+    judge a model, the validation split. Raises BadInputError for data of another shape than the model's,
+    OtherDataError for others than it was trained on, unless they are ``wanted``, and RunFailedError where nothing
+    was cut.
     """
+    told = relation(checkpoint, dataset, checkpoint.recipe.data, wanted)
     evaluated = evaluated and checkpoint.recipe.data.unjudged() is None
     require_same_shape(checkpoint, dataset.spec)
     model = checkpoint.build_model()
@@ -111,8 +121,10 @@ def compress(
     except ValueError as error:
         raise RunFailedError(f"nothing was cut: {error}") from error
     after = evaluate(model, dataset.validation, rows) if evaluated else None
-    small = Checkpoint.of(model, checkpoint.recipe, checkpoint.data, checkpoint.step)
-    return OneShot(small, plan.records, before, after, whole, _parameters(model))
+    small = Checkpoint.of(
+        model, checkpoint.recipe, checkpoint.data, checkpoint.step, fingerprint=dataset.fingerprint
+    )
+    return OneShot(small, plan.records, before, after, whole, _parameters(model), told)
 
 
 def _method(config: HankelConfig) -> Hankel:

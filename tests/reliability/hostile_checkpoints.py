@@ -39,7 +39,8 @@ RECIPE = {
 
 def make_run(folder: Path) -> Path:
     """A folder with an unfinished run whose checkpoint is within the trial of a cut, and a good checkpoint."""
-    recipe = recipe_from_mapping({**RECIPE, "output": {"root": str(folder / "outputs")}}, "test")
+    output = {"root": str(folder / "outputs"), "keep_last": 2}
+    recipe = recipe_from_mapping({**RECIPE, "output": output}, "test")
     made = experiment.start(recipe, 0, experiment.load_data(recipe), SilentView(), "test")
     run = Run(folder / "run")
     shutil.move(made.folder, run.folder)
@@ -47,7 +48,8 @@ def make_run(folder: Path) -> Path:
     (run.folder / "summary.json").unlink()
     run.final_checkpoint.rename(folder / "final.pt")
     run.write_info({**run.read_info(), "status": "interrupted"})
-    (last,) = run.last_checkpoints()
+    last, end = run.last_checkpoints()
+    end.unlink()
     assert torch.load(last, weights_only=True)["training"]["trial"] is not None
     shutil.copy(last, folder / "good.pt")
     return folder

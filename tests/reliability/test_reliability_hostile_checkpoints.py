@@ -233,6 +233,48 @@ def test_nonsense_in_the_training_state(
     assert told in refused(tmp_path, saved(content))
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        ([], [1], "fingerprint must be a mapping, found a list"),
+        (["spec", "classes"], 0, "fingerprint.spec.classes must be a positive whole number"),
+        (["spec", "rows"], [1, 2], "fingerprint.spec.rows must be three whole numbers"),
+        (["checksums", "train"], "f" * 31, "fingerprint.checksums['train'] must be a checksum in hexadecimal"),
+        (["checksums", "test"], b"f" * 32, "fingerprint.checksums['test'] must be a checksum in hexadecimal"),
+        (["checksums"], {"train": "f" * 32}, "fingerprint.checksums must be of train, validation, test"),
+        (["checksums", "other"], "f" * 32, "fingerprint.checksums must be of train, validation, test"),
+        (["class_names"], ["a"], "fingerprint.class_names must be null, or at most 100 short texts"),
+        (["surprise"], 1, "fingerprint must be a mapping with the keys spec, checksums, class_names"),
+    ],
+)  # fmt: skip
+def test_nonsense_in_what_the_data_are_known_by(
+    tmp_path: Path, content: dict[str, Any], path: list[Any], value: Any, told: str
+) -> None:
+    container, keys = content, ["fingerprint", *path]
+    for key in keys[:-1]:
+        container = container[key]
+    container[keys[-1]] = value
+    assert told in refused(tmp_path, saved(content))
+
+
+@pytest.mark.parametrize("names", [["a"] * 101, ["a" * 101], [1]])
+def test_names_of_classes_are_few_and_short(
+    tmp_path: Path, content: dict[str, Any], names: list[Any]
+) -> None:
+    content["fingerprint"]["checksums"]["classes"] = "f" * 32
+    content["fingerprint"]["class_names"] = names
+    assert "fingerprint.class_names must be null, or at most 100" in refused(tmp_path, saved(content))
+
+
+def test_a_checkpoint_of_an_older_version_does_not_know_its_data(
+    tmp_path: Path, content: dict[str, Any]
+) -> None:
+    del content["fingerprint"]
+    path = tmp_path / "model.pt"
+    path.write_bytes(saved(content))
+    assert Checkpoint.load(path).fingerprint is None
+
+
 def test_keys_of_the_training_state_that_are_not_known_are_left_alone(
     tmp_path: Path, content: dict[str, Any]
 ) -> None:

@@ -210,6 +210,49 @@ def test_parts_are_not_compiled() -> None:
     assert load_recipe("quickstart/baseline", overrides[:1]).train.parallel == "fsdp"
 
 
+def in_own_folder(folder: Path, rank: int, count: int, port: int, arguments: tuple[str, ...]) -> None:
+    """A process whose files are its own, as on machines that share none."""
+    os.chdir(folder / str(rank))
+    os.dup2(os.open(folder / f"told-{rank}", os.O_WRONLY | os.O_CREAT), 2)
+    processes._member(rank, count, port, arguments)
+
+
+@pytest.mark.slow
+def test_all_processes_must_have_the_same_data(tmp_path: Path) -> None:
+    data = {"task": "text_lm", "path": "text.txt", "length": 16}
+    path = processes.write_recipe(tmp_path, "lru", data=data)
+    text = "abcdefgh" * 100
+    for rank, own in enumerate((text, f"{text[:-30]}x{text[-29:]}")):
+        (tmp_path / str(rank)).mkdir()
+        (tmp_path / str(rank) / "text.txt").write_text(own)
+
+    def codes(*arguments: str) -> list[int]:
+        port = processes.free_port()
+        found: list[BaseProcess] = [
+            reliability.PROCESSES.Process(target=in_own_folder, args=(tmp_path, rank, 2, port, arguments))
+            for rank in range(2)
+        ]
+        for member in found:
+            member.start()
+        return processes.ended(found)
+
+    assert codes("train", str(path), "--quiet") == [2, 2]
+    told = [(tmp_path / f"told-{rank}").read_text() for rank in range(2)]
+    assert told[0] == ""
+    assert "error: process 1 of 2 has other data than process 0: test: other values in the 2 rows" in told[1]
+    assert not (tmp_path / "kill").exists()
+    (tmp_path / "1" / "text.txt").write_text(text)
+    assert codes("train", str(path), "--quiet", "train.steps=20") == [0, 0]
+    run = Run.open(tmp_path / "kill" / "v0001")
+    assert load_recipe(run.recipe_path).data.places() == {"path": str(tmp_path / "0" / "text.txt")}
+
+    assert codes("train", "--resume", str(run.folder), "--quiet", "train.steps=25") == [0, 0]
+    assert run.read_summary()["steps"] == 25
+    (tmp_path / "0" / "text.txt").write_text(text[::-1])
+    assert codes("train", "--resume", str(run.folder), "--quiet", "train.steps=30") == [2, 2]
+    assert "these are not the data that this run was trained on" in (tmp_path / "told-0").read_text()
+
+
 @pytest.mark.slow
 def test_bad_input_is_told_once(tmp_path: Path) -> None:
     path = processes.write_recipe(tmp_path, "lru", train={"batch_size": 1})
