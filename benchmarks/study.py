@@ -252,16 +252,19 @@ def main() -> None:
     parser.add_argument("action", choices=["run", "report"])
     parser.add_argument("task", choices=["mnist1d", "digits", "digits256"])
     parser.add_argument("--seeds", default="0,1,2,3,4")
-    parser.add_argument("--arms", default=",".join(ARMS), help="or: ablations, rates")
+    parser.add_argument(
+        "--arms", help="or: ablations, rates [default: all of the first study; with --rates, rates]"
+    )
     parser.add_argument("--rates", help="learning rates to train every arm with; else the recipe's alone")
     parser.add_argument("--root", type=Path, default=Path("outputs/study"))
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     seeds = [int(s) for s in options.seeds.split(",")]
-    arms = GROUPS.get(options.arms) or options.arms.split(",")
     rates = options.rates.split(",") if options.rates else None
+    wanted = options.arms or ("rates" if rates else ",".join(ARMS))
+    arms = GROUPS.get(wanted) or wanted.split(",")
     if options.action == "report" and rates:
-        report_rates(options.root, options.task, seeds, GROUPS["rates"], rates)
+        report_rates(options.root, options.task, seeds, arms, rates)
     elif options.action == "report":
         report(options.root, options.task, seeds)
     else:
