@@ -9,6 +9,7 @@ from compressm_cli.data.interface import IGNORE, DataSpec, Split
 from compressm_cli.errors import BadInputError
 from compressm_cli.reports.estimates import Estimate, mean
 from compressm_cli.reports.sides import Member, Side, common_seeds
+from compressm_cli.training.evaluation import in_evaluation_mode
 from compressm_cli.training.oneshot import require_same_shape
 
 BATCH = 256
@@ -67,7 +68,7 @@ class _Predictor:
     def _test_rows(self, member: Member) -> Split:
         key = member.recipe.data.model_dump_json()
         if key not in self._tests:
-            dataset = member.recipe.data.load()
+            dataset = member.recipe.data.dataset()
             self._tests[key] = dataset.spec, dataset.test.to(self._device)
         spec, rows = self._tests[key]
         require_same_shape(member.checkpoint, spec)
@@ -76,9 +77,9 @@ class _Predictor:
 
 @torch.inference_mode()
 def _predict(model: nn.Module, rows: Split) -> Tensor:
-    model.eval()
     index = torch.arange(len(rows), device=rows.labels.device)
     batches = (rows.rows(part) for part in index.split(BATCH))
-    return torch.cat(
-        [model(batch.inputs, batch.lengths).argmax(dim=-1)[batch.labels != IGNORE] for batch in batches]
-    )
+    with in_evaluation_mode(model):
+        return torch.cat(
+            [model(batch.inputs, batch.lengths).argmax(dim=-1)[batch.labels != IGNORE] for batch in batches]
+        )
