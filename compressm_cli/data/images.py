@@ -12,6 +12,7 @@ from torch import Tensor
 from compressm_cli.data import hub
 from compressm_cli.data.interface import Dataset, DataSpec, Split, TaskConfig
 from compressm_cli.data.labels import class_names, class_numbers
+from compressm_cli.data.reading import reading
 from compressm_cli.data.splits import Seed, hold_out
 from compressm_cli.data.tables import read_columns, read_image_folder
 from compressm_cli.errors import BadInputError
@@ -50,12 +51,9 @@ def decode_images(cells: Sequence[Any], source: str, channels: int | None = None
 def _decoded(cell: dict[str, Any], place: str, channels: int | None) -> np.ndarray:
     from PIL import Image
 
-    try:
-        with Image.open(cell["path"] if cell["bytes"] is None else BytesIO(cell["bytes"])) as image:
-            converted = image.convert(_mode(image, place, channels))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise BadInputError(f"{place}: not a readable image: {error}; remove or replace it") from error
-    array = np.asarray(converted)
+    source = cell["path"] if cell["bytes"] is None else BytesIO(cell["bytes"])
+    with reading(place, "not a readable image", "remove or replace it"), Image.open(source) as image:
+        array = np.asarray(image.convert(_mode(image, place, channels)))
     return array if array.ndim == 3 else array[:, :, None]
 
 

@@ -1,5 +1,6 @@
 """What a task gives to the training loop: tensors, decoded once, and a description of them."""
 
+import errno
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from compressm_cli.config import Config
 from compressm_cli.data.checksum import checksum, text_checksum
+from compressm_cli.errors import BadInputError
 
 IGNORE = -100
 """Label of a step that is not scored; what cross-entropy leaves out by default."""
@@ -173,6 +175,39 @@ class TaskConfig(Config):
         """Why a loss or an accuracy on these data says nothing of a model, and what would; None where they do."""
         return None
 
+    def dataset(self) -> Dataset:
+        """What ``load`` gives, where it can be trained and evaluated on.
+
+        Raises BadInputError for a split without rows, one of whose labels none is scored, and, in training, for a row
+        without a scored label: a batch of such rows has no loss.
+        """
+        try:
+            loaded = self.load()
+        except OSError as error:
+            if error.errno == errno.ENOMEM:
+                raise
+            place = error.filename or f"data: task '{self.task}'"
+            raise BadInputError(
+                f"{place}: cannot be read: {error.strerror or error}; mend that, or give other data"
+            ) from error
+        for name in ("train", "validation", "test"):
+            split: Split = getattr(loaded, name)
+            if len(split) == 0:
+                raise BadInputError(f"data: the {name} split of task '{self.task}' has no rows")
+            scored = (split.labels != IGNORE).reshape(len(split), -1).any(1)
+            if not bool(scored.any()):
+                raise BadInputError(
+                    f"data: of the {name} split of task '{self.task}' no label is scored: all are {IGNORE}, "
+                    "which is left out; label a step of each row with its class"
+                )
+            if name == "train" and not bool(scored.all()):
+                row = int(scored.int().argmin()) + 1
+                raise BadInputError(
+                    f"data: of row {row} of the train split of task '{self.task}' no label is scored: all are "
+                    f"{IGNORE}, which is left out; label a step of it with its class, or leave out the row"
+                )
+        return loaded
+
     def spec(self) -> DataSpec:
         """The description of the data set; loads it unless the task knows better."""
-        return self.load().spec
+        return self.dataset().spec

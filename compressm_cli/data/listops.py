@@ -6,7 +6,6 @@ import os
 import sys
 import tempfile
 import time
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -146,7 +145,9 @@ def _read(path: Path) -> Expressions | None:
             return Expressions(stored["tokens"], stored["lengths"], stored["values"])
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a damaged file makes of NumPy
         print(f"listops: {path} cannot be read ({error}); generating its rows anew", file=sys.stderr)
         return None
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from compressm_cli.data.reading import reading
 from compressm_cli.errors import BadInputError
 
 BATCH = 1000
@@ -35,7 +36,7 @@ class Column:
             raise self._error(0, f"{self.values[0]} is not a number")
         try:
             numbers = self.values.astype(np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise self._first_without_number() from None
         with np.errstate(over="ignore"):
             singles = numbers.astype(np.float32)
@@ -76,6 +77,8 @@ class Column:
         for row, value in enumerate(self.values):
             try:
                 float(value)
+            except OverflowError:
+                return self._error(row, "the number is too large for single precision")
             except (TypeError, ValueError):
                 empty = value is None or (isinstance(value, str) and not value)
                 return self._error(row, "the cell is empty" if empty else f"{value!r} is not a number")
@@ -107,7 +110,8 @@ def read_columns(builder: str, files: Sequence[Path], columns: Sequence[str]) ->
         for name in columns:
             if name not in table.column_names:
                 raise _missing_column(source, name, table.column_names)
-            parts[name].append(table[name].to_numpy())
+            with reading(f"{source}, column {name!r}", "cannot be read", "write numbers or texts there"):
+                parts[name].append(table[name].to_numpy())
     if not sum(len(part) for part in parts[columns[0]]):
         raise BadInputError(f"{source}: there are no rows in it; it needs at least one")
     return {name: Column(source, name, np.concatenate(values)) for name, values in parts.items()}
@@ -122,7 +126,8 @@ def read_image_folder(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
     for table in _tables("imagefolder", str(folder), [], options):
         if "image" not in table.column_names:
             raise BadInputError(f"{folder}: holds other things than images; keep only images in it")
-        images.extend(table["image"].to_pylist())
+        with reading(folder, "cannot be read as images", "keep only images in it"):
+            images.extend(table["image"].to_pylist())
     if not images:
         raise BadInputError(f"{folder}: no images in it; put some into its folders, one a class")
     # The library takes the innermost folder for the class; here it is the outermost.
@@ -145,15 +150,12 @@ def _tables(builder: str, source: str, columns: Sequence[str], options: dict[str
         if builder == "csv":
             # Read as text: a type guessed from the first rows would not fit a later one.
             options["features"] = Features({name: Value("string") for name in columns})
-        try:
+        with reading(source, f"cannot be read as {builder}", "correct or replace it"):
             stream = load_dataset(builder, split="train", streaming=True, cache_dir=cache, **options)
             if builder == "parquet" and set(columns) <= set(stream.column_names):
                 options["columns"] = list(columns)
                 stream = load_dataset(builder, split="train", streaming=True, cache_dir=cache, **options)
             yield from stream.with_format("arrow").iter(BATCH)
-        except Exception as error:
-            detail = (str(error) or type(error).__name__).splitlines()[0]
-            raise BadInputError(f"{source}: cannot be read as {builder}: {detail}") from error
 
 
 @contextmanager
@@ -177,7 +179,10 @@ def _check_csv(file: Path, columns: Sequence[str]) -> None:
     """Find what the parser would pass over in silence: a repeated column, a row of another width."""
     limit = csv.field_size_limit(sys.maxsize)
     try:
-        with file.open(newline="", encoding="utf-8-sig") as lines:
+        with (
+            reading(file, "cannot be read as csv", "save it as UTF-8 text"),
+            file.open(newline="", encoding="utf-8-sig") as lines,
+        ):
             reader = csv.reader(lines)
             header = next(reader, [])
             for name in columns:
@@ -191,8 +196,6 @@ def _check_csv(file: Path, columns: Sequence[str]) -> None:
                         f"{file}, line {reader.line_num}: {len(row)} cells, but the header has {len(header)}"
                         "; separate cells by commas, and put quotes around a cell with a comma in it"
                     )
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise BadInputError(f"{file}: cannot be read as csv: {error}; save it as UTF-8 text") from error
     finally:
         csv.field_size_limit(limit)
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from compressm_cli.data.reading import reading
 from compressm_cli.data.tables import check_class_folders
 from compressm_cli.errors import BadInputError
 
@@ -17,7 +18,8 @@ def read_text_folder(folder: Path, classes: list[str] | None = None) -> tuple[li
     labels: list[str] = []
     for name in names:
         for file in sorted((folder / name).rglob("*.txt")):
-            text = file.read_bytes()
+            with reading(file, "cannot be read", "make it readable, or remove it"):
+                text = file.read_bytes()
             if not text:
                 raise BadInputError(f"{file}: the file is empty; write a text into it, or remove it")
             texts.append(text)

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field, model_validator
 
 from compressm_cli.data.interface import Dataset, DataSpec, Split, TaskConfig
+from compressm_cli.data.reading import reading
 from compressm_cli.data.splits import Rows
 from compressm_cli.data.text_lm import Share
 from compressm_cli.data.windows import NAMES, stretch_sizes, window_count, windows
@@ -138,14 +139,12 @@ class TokenFiles(TaskConfig):
 
 
 def _numbers(path: Path) -> np.ndarray:
-    try:
-        tokens: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError as error:
-        raise BadInputError(f"{path}: no such file; correct data.path") from error
-    except (OSError, ValueError, EOFError) as error:
-        raise BadInputError(
-            f"{path}: not a readable .npy file of integers ({error}); correct data.path"
-        ) from error
+    if not path.exists():
+        raise BadInputError(f"{path}: no such file; correct data.path")
+    with reading(path, "not a readable .npy file of integers", "correct data.path"):
+        tokens = np.load(path, mmap_mode="r", allow_pickle=False)
+    if not isinstance(tokens, np.ndarray):
+        raise BadInputError(f"{path}: several arrays; write one, of integers in one dimension")
     if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
         raise BadInputError(
             f"{path}: an array of {tokens.dtype} and shape {tokens.shape}; write integers in one dimension"
@@ -169,8 +168,7 @@ def _encoded(path: Path, tokenizer: Path) -> np.ndarray:
             raise BadInputError(f"{file}: cannot be read ({error.strerror}); correct the path") from error
         except UnicodeDecodeError as error:
             raise BadInputError(f"{file}: not a UTF-8 text ({error})") from error
-    try:
+    with reading(tokenizer, "not a tokenizer.json", "correct data.tokenizer"):
         known = Tokenizer.from_str(texts[1])
-    except Exception as error:  # the package raises nothing more precise
-        raise BadInputError(f"{tokenizer}: not a tokenizer.json: {error}") from error
-    return np.array(known.encode(texts[0], add_special_tokens=False).ids, dtype=np.int64)
+    with reading(path, f"{tokenizer} cannot make tokens of it", "correct data.path or data.tokenizer"):
+        return np.array(known.encode(texts[0], add_special_tokens=False).ids, dtype=np.int64)

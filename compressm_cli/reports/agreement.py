@@ -10,6 +10,7 @@ from compressm_cli.errors import BadInputError
 from compressm_cli.reports.differences import other_data
 from compressm_cli.reports.estimates import Estimate, mean
 from compressm_cli.reports.sides import Member, Side, common_seeds
+from compressm_cli.training.evaluation import in_evaluation_mode
 from compressm_cli.training.oneshot import require_same_shape
 
 BATCH = 256
@@ -69,7 +70,7 @@ class _Predictor:
         task = member.recipe.data
         key = task.model_dump_json()
         if key not in self._tests:
-            dataset = task.load()
+            dataset = task.dataset()
             self._tests[key] = dataset.fingerprint, dataset.test.to(self._device)
         now, rows = self._tests[key]
         if member.fingerprint is not None and (found := member.fingerprint.differences(now)):
@@ -80,9 +81,9 @@ class _Predictor:
 
 @torch.inference_mode()
 def _predict(model: nn.Module, rows: Split) -> Tensor:
-    model.eval()
     index = torch.arange(len(rows), device=rows.labels.device)
     batches = (rows.rows(part) for part in index.split(BATCH))
-    return torch.cat(
-        [model(batch.inputs, batch.lengths).argmax(dim=-1)[batch.labels != IGNORE] for batch in batches]
-    )
+    with in_evaluation_mode(model):
+        return torch.cat(
+            [model(batch.inputs, batch.lengths).argmax(dim=-1)[batch.labels != IGNORE] for batch in batches]
+        )

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from compressm_cli.data.interface import DataSpec
 from compressm_cli.errors import BadInputError
 from compressm_cli.ops.machine import is_busy
 from compressm_cli.reports.estimates import Estimate, median
+from compressm_cli.training.evaluation import in_evaluation_mode
 from compressm_cli.training.trainee import random_batch
 
 ROUNDS = 21
@@ -51,11 +53,12 @@ def inference_speed(models: Sequence[nn.Module], data: DataSpec, device: torch.d
     paired by round. Batches of 1 and of up to 64 sequences.
     """
     busy = is_busy()
-    for model in models:
-        model.to(device).eval()
-    batches = [_measure(models, data, device, 1)]
-    if (large := _affordable_batch(batches[0].seconds)) > 1:
-        batches.append(_measure(models, data, device, large))
+    with ExitStack() as stack:
+        for model in models:
+            stack.enter_context(in_evaluation_mode(model.to(device)))
+        batches = [_measure(models, data, device, 1)]
+        if (large := _affordable_batch(batches[0].seconds)) > 1:
+            batches.append(_measure(models, data, device, large))
     return SpeedReport(str(device), torch.get_num_threads(), data.length, ROUNDS, batches, busy)
 
 

@@ -269,7 +269,7 @@ def _outlook(
     dataset, told = None, None
     try:
         if needs_data(model, config):
-            dataset = task.load()
+            dataset = task.dataset()
             told = relation(checkpoint, dataset, task, wanted)
     except BadInputError as error:
         if needs_data(model, config.model_copy(update={"gramian": "analytic"})):

@@ -13,6 +13,7 @@ from compressm_cli.compression.calibration import Statistic
 from compressm_cli.data.interface import IGNORE, Split
 from compressm_cli.data.objective import cross_entropy
 from compressm_cli.distributed.group import Group
+from compressm_cli.errors import BadInputError
 from compressm_cli.training.precision import autocast
 
 
@@ -31,7 +32,10 @@ class Evaluation:
 def evaluate(
     model: nn.Module, split: Split, batch_size: int, precision: str = "fp32", group: Group | None = None
 ) -> Evaluation:
-    """Evaluate in evaluation mode, each process of the group its part; leaves the model in the mode it was in."""
+    """Evaluate in evaluation mode, each process of the group its part; leaves the model in the mode it was in.
+
+    Raises BadInputError for a split of which no label is scored.
+    """
     group = group or Group()
     device = split.labels.device
     loss = torch.zeros((), dtype=torch.float64, device=device)
@@ -47,6 +51,10 @@ def evaluate(
             labels += (batch.labels != IGNORE).sum()
     group.sum(loss, correct, labels)
     scored = int(labels)
+    if scored == 0:
+        raise BadInputError(
+            "no label of the split is scored, so there is nothing to evaluate on; give other data"
+        )
     return Evaluation(float(correct) / scored, float(loss) / scored, len(split), scored)
 
 

@@ -64,12 +64,9 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def load_data(recipe: Recipe) -> Dataset:
-    """The recipe's data set; BadInputError where a split is empty."""
+    """The recipe's data set; BadInputError where a split is empty, or has nothing that is scored."""
     check_recipe(recipe)
-    dataset: Dataset = recipe.data.load()
-    for name in ("train", "validation", "test"):
-        if len(getattr(dataset, name)) == 0:
-            raise BadInputError(f"data: the {name} split of task '{recipe.data.task}' has no rows")
+    dataset: Dataset = recipe.data.dataset()
     return dataset
 
 

@@ -1,0 +1,25 @@
+"""Reading files of others: whatever a library makes of their content, the message names the file."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from compressm_cli.errors import BadInputError, CompressmError
+
+
+@contextmanager
+def reading(place: object, problem: str, advice: str) -> Iterator[None]:
+    """Within, a file is read; any failure becomes ``place: problem: what the library says; advice``, a BadInputError.
+
+    Libraries raise nearly anything for content that is damaged, or larger than they like. What is told already passes,
+    and so does want of memory, which is no fault of the file.
+    """
+    try:
+        yield
+    except (CompressmError, MemoryError, GeneratorExit, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a library in Rust that gives up raises no Exception
+        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+            raise
+        told = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+        raise BadInputError(f"{place}: {problem}: {told.splitlines()[0]}; {advice}") from error
