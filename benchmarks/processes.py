@@ -1,11 +1,13 @@
 """Train the runs of reliability.py with several processes, and compare them with runs of one process.
 
     python benchmarks/processes.py --processes 2,4 --losses 4 [--parallel fsdp]
+    python benchmarks/processes.py --processes 2 --losses 100 --cases lru --moments compression,construction,evaluation
 
 Every run has cuts. With several processes the orders must be those of the run of one, the checksums of weights and
 optimizer state the same in all processes after every change of shape (a run in which they differ fails), and the
 losses equal to rounding. Then, ``--losses`` times a case, torchrun loses one process, drawn by lot, at a random
-moment (SIGKILL), starts all anew and goes on: the run must end bit-identical to an undisturbed one of as many.
+moment or at those of ``--moments`` in turn (SIGKILL), starts all anew and goes on: the run must end bit-identical to
+an undisturbed one of as many.
 """
 
 import argparse
@@ -16,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,18 @@ from compressm_cli.cli import main
 from compressm_cli.run import Run
 
 LIMIT_SECONDS = 600.0
+PLACES = {
+    "data": ("compressm_cli.training.experiment:load_data", 1),
+    "construction": ("compressm_cli.training.loop:build_optimizer", 1),
+    "step": ("compressm_cli.training.loop:training_step", reliability.STEPS),
+    "evaluation": ("compressm_cli.training.loop:evaluate", 8),
+    "cut": ("compressm_cli.compression.surgery:apply_plan", 2),
+    "saving": ("compressm_cli.training.loop:Trainer._process_state", 10),
+}
+"""Moments within a process: name -> a function whose call is the moment, and of how many calls one is drawn."""
+MOMENTS = ["random", *reliability.KINDS, *PLACES]
+SHOWN = 4000
+"""Characters shown of what torchrun and its processes said last, where that went wrong."""
 
 
 def free_port() -> int:
@@ -67,14 +81,16 @@ def begun(count: int, work: Callable[..., None], *arguments: Any) -> list[BasePr
     return found
 
 
-def ended(found: list[BaseProcess]) -> list[int]:
-    """Wait for processes; their exit codes, by rank. One that takes too long is killed."""
+def ended(found: list[BaseProcess], late: Callable[[], bool] = lambda: False) -> list[int]:
+    """Wait for processes; their exit codes, by rank. Those that take too long, or are ``late``, are killed."""
     until = time.monotonic() + LIMIT_SECONDS
+    while any(member.is_alive() for member in found):
+        time.sleep(0.01)
+        if late() or time.monotonic() > until:
+            for member in found:
+                member.kill()
     for member in found:
-        member.join(max(0.0, until - time.monotonic()))
-        if member.is_alive():
-            member.kill()
-            member.join()
+        member.join()
     return [-1 if member.exitcode is None else member.exitcode for member in found]
 
 
@@ -99,10 +115,16 @@ def train(folder: Path, case: str, count: int, **changes: dict[str, Any]) -> Run
     return Run.open(folder / "kill" / "v0001")
 
 
-def torchrun(recipe: Path, count: int, restarts: int = 0) -> subprocess.Popen[str]:
-    """Train a recipe in so many processes that torchrun starts, and starts anew where one is lost."""
+def torchrun(
+    recipe: Path, count: int, restarts: int = 0, losing: Sequence[str] = ()
+) -> subprocess.Popen[str]:
+    """Train a recipe in so many processes that torchrun starts, and starts anew where one is lost.
+
+    ``losing`` is what losing.py is told.
+    """
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count)]
-    command += ["--master-port", str(free_port()), "--max-restarts", str(restarts), "-m", "compressm_cli"]
+    command += ["--master-port", str(free_port()), "--max-restarts", str(restarts)]
+    command += [str(Path(__file__).with_name("losing.py")), *losing] if losing else ["-m", "compressm_cli"]
     command += ["train", str(recipe), "--quiet"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
@@ -148,26 +170,50 @@ def lost(
     chance: random.Random,
     whole: Run,
     seconds: float,
+    moment: str = "random",
     **changes: dict[str, Any],
 ) -> tuple[str, list[str]]:
-    """Lose one process at a random moment; what was lost when, and in what the run then differs."""
-    launcher = torchrun(write_recipe(folder, case, **changes), count, restarts=1)
-    run = folder / "kill" / "v0001"
-    name, has_come = reliability.moment(chance, run, seconds)
-    killed, victim = False, chance.randrange(count)
-    while launcher.poll() is None and not killed:
+    """Lose one process at a moment; what was lost when, and in what the run then differs."""
+    run, recipe, victim = folder / "kill" / "v0001", write_recipe(folder, case, **changes), None
+    if moment in PLACES:
+        place, calls = PLACES[moment]
+        victim, call = chance.randrange(count), chance.randint(1, calls)
+        name = f"{moment}, call {call}"
+        launcher = torchrun(recipe, count, restarts=1, losing=("SIGKILL", str(victim), place, str(call)))
+    else:
+        launcher = torchrun(recipe, count, restarts=1)
+        kind = None if moment == "random" else moment
+        name, has_come = reliability.moment(chance, run, seconds, kind)
+        victim = _killed(launcher, run, has_come, count, chance.randrange(count))
+    errors = _said(launcher)
+    what = f"nothing ({name})" if victim is None else f"process {victim} of {count}, {name}"
+    if launcher.returncode != 0:
+        return what, [f"torchrun ended with exit code {launcher.returncode}: {errors[-SHOWN:]}"]
+    return what, list(reliability.differences(whole, Run.open(run)))
+
+
+def _killed(
+    launcher: subprocess.Popen[str], run: Path, has_come: Callable[[], bool], count: int, victim: int
+) -> int | None:
+    """Kill a process of a torchrun when the moment has come; None where all had ended before."""
+    while launcher.poll() is None:
         if (run / "run.json").is_file() and has_come():
             found = workers(launcher.pid)
             if len(found) == count:
                 os.kill(found[victim], 9)
-                killed = True
+                return victim
         time.sleep(reliability.POLL_SECONDS)
-    _, errors = launcher.communicate(timeout=LIMIT_SECONDS)
-    if launcher.returncode != 0:
-        told = " | ".join(line for line in errors.splitlines() if line.startswith("error"))
-        return name, [f"torchrun ended with exit code {launcher.returncode}: {told}"]
-    what = f"process {victim} of {count}, {name}" if killed else f"nothing ({name})"
-    return what, list(reliability.differences(whole, Run.open(run)))
+    return None
+
+
+def _said(launcher: subprocess.Popen[str]) -> str:
+    """What a torchrun and its processes say until they end. Those that take too long are killed."""
+    try:
+        return launcher.communicate(timeout=LIMIT_SECONDS)[1]
+    except subprocess.TimeoutExpired:
+        for number in [launcher.pid, *workers(launcher.pid)]:
+            os.kill(number, 9)
+        return launcher.communicate()[1]
 
 
 def main_program() -> int:
@@ -176,13 +222,16 @@ def main_program() -> int:
     )
     parser.add_argument("--processes", default="2,4", help="numbers of processes")
     parser.add_argument("--losses", type=int, default=4, help="how often a process is lost, a case")
+    parser.add_argument("--cases", default=",".join(reliability.CASES))
+    parser.add_argument("--moments", default="random", help=f"in turn, of {', '.join(MOMENTS)}")
     parser.add_argument("--parallel", choices=["ddp", "fsdp"], default="ddp", help="train.parallel")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     counts, bad, chance = [int(n) for n in given.processes.split(",")], 0, random.Random(given.seed)
-    held = {"parallel": given.parallel}
+    losses, identical = 0, 0
+    held, moments = {"parallel": given.parallel}, given.moments.split(",")
     with tempfile.TemporaryDirectory() as temporary:
-        for case in reliability.CASES:
+        for case in given.cases.split(","):
             one = train(Path(temporary) / f"{case}-1", case, 1)
             for count in counts:
                 began = time.monotonic()
@@ -198,10 +247,12 @@ def main_program() -> int:
                 print(f"{case}, {count} processes: {told}; losses differ by {difference:.1e}", flush=True)
             for number in range(given.losses):
                 folder = Path(temporary) / f"{case}-lost{number}"
-                what, found = lost(folder, case, count, chance, run, seconds, train=held)
-                bad += bool(found)
+                moment = moments[number % len(moments)]
+                what, found = lost(folder, case, count, chance, run, seconds, moment, train=held)
+                losses, identical = losses + 1, identical + (not found)
                 print(f"{case}: lost {what}: {'; '.join(found) or 'bit-identical'}", flush=True)
-    return int(bad > 0)
+    print(f"{identical} of {losses} runs that lost a process ended bit-identical", flush=True)
+    return int(bad > 0 or identical < losses)
 
 
 if __name__ == "__main__":

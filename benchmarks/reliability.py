@@ -28,6 +28,8 @@ from compressm_cli.run import LOGS, Run
 
 STEPS = 60
 POLL_SECONDS = 0.001
+KINDS = ["metrics", "compression", "checkpoint", "writing", "best", "final", "time"]
+"""Moments that are seen from outside: a file has grown, or was written, or is being written; or some time is over."""
 TIMES = {"seconds", "step_seconds", "joules", "peak_memory", "checkpoint_bytes"}
 
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -114,9 +116,11 @@ def undisturbed(folder: Path, case: str) -> tuple[Run, float]:
     return Run.open(folder / "kill" / "v0001"), time.monotonic() - began
 
 
-def moment(chance: random.Random, run: Path, seconds: float) -> tuple[str, Callable[[], bool]]:
+def moment(
+    chance: random.Random, run: Path, seconds: float, kind: str | None = None
+) -> tuple[str, Callable[[], bool]]:
     """A moment to kill at: its name, and whether it has come. Counted from now, so also in a resumed run."""
-    kind = chance.choice(["metrics", "compression", "checkpoint", "writing", "best", "final", "time"])
+    kind = kind or chance.choice(KINDS)
     began, checkpoints = time.monotonic(), run / "checkpoints"
     if kind in ("metrics", "compression"):
         path, more = run / f"{kind}.jsonl", chance.randint(1, 25 if kind == "metrics" else 2)

@@ -24,9 +24,21 @@ class RunFailedError(CompressmError):
 class ElsewhereError(CompressmError):
     """Another process of the run failed, and says why; this one ends with the same exit code and says nothing."""
 
-    def __init__(self, rank: int, exit_code: int) -> None:
-        super().__init__(f"process {rank} of this run failed; see its message")
+    def __init__(self, rank: int, exit_code: int, told: str | None = None) -> None:
+        super().__init__(told or f"process {rank} of this run failed; see its message")
         self.exit_code = exit_code
+
+
+class GroupEndedError(BaseException):
+    """The processes of a run cannot go on together: one of them failed where the others could not know of it.
+
+    No Exception: what recovers from an error that all of them have must not take this for one. ``error`` is what
+    this process ends with: its own error, or an ElsewhereError.
+    """
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 def command(*words: object) -> str:

@@ -100,7 +100,7 @@ def train(
     from compressm_cli.training.experiment import was_restarted
 
     extra = [f"seeds=[{seeds}]"] if seeds else []
-    with joined() as group:
+    with joined(console.report_error) as group:
         resolved = group.from_main(lambda: load_recipe(recipe, [*(overrides or []), *extra]))
         if dry_run:
             if group.is_main:
@@ -145,7 +145,7 @@ def _resume(folder: Path, changes: list[str], quiet: bool) -> None:
     from compressm_cli.run import Run
     from compressm_cli.training import experiment
 
-    with joined() as group:
+    with joined(console.report_error) as group:
         run = group.from_main(lambda: Run.newest(folder))
         recipe = group.from_main(lambda: load_recipe(run.recipe_path))
         run = experiment.resume(run, recipe, _view(quiet, group), command_line(), group, changes)

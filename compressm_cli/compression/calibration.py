@@ -34,10 +34,16 @@ class OnCpu(Statistic):
 
     def __init__(self, inner: Statistic) -> None:
         self._inner = inner
+        self.failure: Exception | None = None
+        """What the other one raised."""
 
     def update(self, u: Tensor, lengths: Tensor | None) -> None:
         started = time.perf_counter()
-        self._inner.update(u.cpu(), None if lengths is None else lengths.cpu())
+        try:
+            self._inner.update(u.cpu(), None if lengths is None else lengths.cpu())
+        except Exception as error:
+            self.failure = error
+            raise
         self._inner.seconds += time.perf_counter() - started
 
     def end_batch(self) -> None:

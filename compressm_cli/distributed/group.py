@@ -1,10 +1,15 @@
 """The processes of one run, as torchrun starts them, and what they tell each other."""
 
+import atexit
 import io
 import os
+import signal
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -12,7 +17,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from compressm_cli.errors import BadInputError, CompressmError, ElsewhereError, RunFailedError
+from compressm_cli.distributed.notices import Notice, Notices
+from compressm_cli.errors import (
+    BadInputError,
+    CompressmError,
+    ElsewhereError,
+    GroupEndedError,
+    RunFailedError,
+)
 
 T = TypeVar("T")
 
@@ -24,6 +36,12 @@ LOST = (
     *("Socket Timeout", "NCCL error", "ncclRemoteError", "Connection refused", "failed to recv"),
 )
 """What PyTorch's messages contain when another process is gone."""
+LOST_SECONDS = 2.0
+"""How long to wait, after such a message, for word of who is gone, and why."""
+LONGEST_NOTICE = 4000
+"""Characters of what the others are told of a failure."""
+LONGEST_PAUSE = 0.02
+"""Seconds between two looks at whether the others have come."""
 
 LAUNCH = "start several processes with torchrun, which sets them, or unset WORLD_SIZE to train in one process"
 """What to do about environment variables that do not say how many processes there are."""
@@ -33,13 +51,15 @@ LAUNCH = "start several processes with torchrun, which sets them, or unset WORLD
 class Group:
     """The processes of a run; by default it has one. Process 0, the main one, decides and writes.
 
-    All methods but the properties are collective: every process must call them, in the same order.
+    All that passes values, or holds something, is collective: every process must call it, in the same order.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     """Number of this process on its machine."""
+    notices: Notices | None = field(default=None, compare=False, repr=False)
+    """How the others are told of a failure; None where nobody is to be told."""
 
     @property
     def is_main(self) -> bool:
@@ -57,6 +77,7 @@ class Group:
         if self.is_main:
             torch.save(value, buffer)
         carried = [buffer.getvalue()]
+        _await(dist.broadcast(torch.zeros(1), src=0, async_op=True))
         dist.broadcast_object_list(carried, src=0)
         if self.is_main:
             return value
@@ -68,6 +89,7 @@ class Group:
         found: list[Any] = [value]
         if not self.is_alone:
             found = [None] * self.size
+            _await(dist.all_reduce(torch.zeros(1), async_op=True))
             dist.all_gather_object(found, value)
         return found
 
@@ -102,19 +124,10 @@ class Group:
         return value if self.is_main else carried
 
     def together(self, work: Callable[[], T]) -> T:
-        """Everybody's own result; where ``work`` fails, the first raises its error and the others ElsewhereError."""
-        value: Any = None
-        failure: CompressmError | None = None
-        try:
+        """Everybody's own result, as soon as all have theirs; where ``work`` fails in one process, all end."""
+        with self.watched():
             value = work()
-        except CompressmError as error:
-            failure = error
-        codes = self.gather(None if failure is None else failure.exit_code)
-        failed = next((rank for rank, code in enumerate(codes) if code is not None), None)
-        if failure is not None and failed == self.rank:
-            raise failure
-        if failed is not None:
-            raise ElsewhereError(failed, codes[failed] or 1)
+            self.gather(None)
         return value
 
     def main_first(self, work: Callable[[], T]) -> T:
@@ -137,16 +150,92 @@ class Group:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Turn what PyTorch raises when another process is gone into RunFailedError."""
+        """Within, a failure of one process ends all of them, by GroupEndedError; alone, an error is raised as it is.
+
+        An error that all processes have been told of (ElsewhereError) ends this one alone.
+        """
         try:
             yield
-        except RuntimeError as error:
-            if self.is_alone or not any(sign in str(error) for sign in LOST):
+        except GroupEndedError:
+            raise
+        except BaseException as error:
+            if self.is_alone:
                 raise
-            raise RunFailedError(
+            raise GroupEndedError(self._told(error)) from error
+
+    @contextmanager
+    def watched_run(
+        self, explained: Callable[[Exception], Exception], last_words: Callable[[BaseException], None]
+    ) -> Iterator[None]:
+        """``watched``, for all of a run. ``explained`` makes of an error of this process the one that is told.
+
+        ``last_words`` is called where another one's failure ends this one in the middle of something.
+        """
+        notices = self.notices
+        if notices is None:
+            with self.watched():
+                yield
+            return
+        notices.explained = explained
+        notices.last_words = lambda notice: last_words(self._of_another(notice))
+        try:
+            with self.watched():
+                yield
+        finally:
+            notices.explained = notices.last_words = None
+
+    def _told(self, error: BaseException) -> BaseException:
+        """What this process ends with after an error, of which the others know then."""
+        if isinstance(error, ElsewhereError):
+            return error
+        lost = isinstance(error, RuntimeError) and any(sign in str(error) for sign in LOST)
+        if lost:
+            error = RunFailedError(
                 f"process {self.rank} of {self.size} lost contact with the others, one of which has ended; "
                 "see its message"
-            ) from error
+            )
+        if self.notices is None:
+            return error
+        notice = self.notices.wait(LOST_SECONDS if lost else 0.0)
+        if notice is None:
+            if isinstance(error, Exception) and self.notices.explained is not None:
+                error = self.notices.explained(error)
+            notice = self.notices.post(error, self._described(error), _exit_code(error))
+        return (self.notices.own or error) if notice.rank == self.rank else self._of_another(notice)
+
+    def _of_another(self, notice: Notice) -> CompressmError:
+        """What this process ends with where another one has failed."""
+        if notice.is_told_by(self.rank):
+            return RunFailedError(notice.error)
+        return ElsewhereError(notice.rank, notice.exit_code, notice.error)
+
+    def leave(self) -> None:
+        """End in good order; GroupEndedError where another process has failed meanwhile."""
+        if self.notices is not None:
+            if (notice := self.notices.first) is not None:
+                raise GroupEndedError(self._of_another(notice))
+            self.notices.leave()
+
+    def _described(self, error: BaseException) -> str:
+        text = " ".join(str(error).split())
+        kind = type(error).__name__
+        described = f"process {self.rank} of {self.size}: {f'{kind}: {text}' if text else kind}"
+        return described[:LONGEST_NOTICE]
+
+
+def _await(arrival: dist.Work) -> None:
+    """Wait for others, perhaps for long, in a way that Ctrl-C can end: PyTorch's own waiting hears no signal."""
+    pause = 1e-4
+    while not arrival.is_completed():
+        time.sleep(pause)
+        pause = min(1.2 * pause, LONGEST_PAUSE)
+    arrival.wait()
+
+
+def _exit_code(error: BaseException) -> int:
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    return error.exit_code if isinstance(error, CompressmError) else 1
 
 
 def _here(storage: Any, location: str) -> Any:
@@ -154,20 +243,54 @@ def _here(storage: Any, location: str) -> Any:
 
 
 @contextmanager
-def joined() -> Iterator[Group]:
+def joined(tell: Callable[[str], None] | None = None) -> Iterator[Group]:
     """Join the processes that torchrun has started, by its environment variables; alone without them.
 
-    Gloo carries what is on CPUs, NCCL what is on GPUs. Raises BadInputError where they cannot meet.
+    Gloo carries what is on CPUs, NCCL what is on GPUs. Raises BadInputError where they cannot meet. An error within
+    ends all of them, and is raised in the process that had it; the others raise ElsewhereError, or are ended with
+    its exit code where they are. ``tell`` is given what a process has to say that is ended so.
     """
     size = _environment("WORLD_SIZE", "1")
     if size <= 1 or not dist.is_available():
         yield Group()
         return
-    group = Group(_environment("RANK"), size, _environment("LOCAL_RANK", "0"))
-    if group.rank >= size:
-        raise BadInputError(
-            f"RANK={group.rank} in the environment: must be below WORLD_SIZE={size}; {LAUNCH}"
-        )
+    rank, local_rank = _environment("RANK"), _environment("LOCAL_RANK", "0")
+    if rank >= size:
+        raise BadInputError(f"RANK={rank} in the environment: must be below WORLD_SIZE={size}; {LAUNCH}")
+    notices = Notices(rank, size, tell or (lambda _: None))
+    group = Group(rank, size, local_rank, notices)
+    try:
+        with group.watched():
+            _meet(group, notices)
+            yield group
+            group.leave()
+    except GroupEndedError as ended:
+        if isinstance(ended.error, ElsewhereError) and notices.first is None:
+            notices.leave()
+        notices.stop()
+        if dist.is_initialized():
+            _prepare_to_end(_exit_code(ended.error))
+        raise ended.error from ended.__cause__
+    # Only in good order: the others may be gone, and NCCL would wait for them.
+    dist.destroy_process_group()
+
+
+def _prepare_to_end(exit_code: int) -> None:
+    """Have a process that has failed tell of it, and then end at once."""
+
+    def end() -> None:
+        with suppress(OSError):
+            sys.stdout.flush()
+        os._exit(exit_code)
+
+    # The end of the interpreter would wait for what gloo has yet to do with processes that have failed, too.
+    atexit.register(end)
+    if threading.current_thread() is threading.main_thread():
+        # torchrun ends all as soon as one has ended; this one has yet to tell why.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _meet(group: Group, notices: Notices) -> None:
     backend = "gloo"
     if torch.cuda.is_available() and group.local_rank < torch.cuda.device_count():
         torch.cuda.set_device(group.local_rank)
@@ -176,13 +299,12 @@ def joined() -> Iterator[Group]:
         store, rank, _ = next(dist.rendezvous("env://", timeout=TIMEOUT))
         # torchrun may keep its store when it starts lost processes anew: the addresses of those are still in it.
         fresh = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT') or 0}", store)
-        dist.init_process_group(backend, store=fresh, rank=rank, world_size=size, timeout=TIMEOUT)
-    except (RuntimeError, ValueError) as error:
-        raise BadInputError(f"process {group.rank} of {size} cannot meet the others: {error}") from error
-    with group.watched():
-        yield group
-    # Only in good order: the others may be gone, and NCCL would wait for them.
-    dist.destroy_process_group()
+        notices.begin(fresh, os.environ["MASTER_ADDR"])
+        dist.init_process_group(backend, store=fresh, rank=rank, world_size=group.size, timeout=TIMEOUT)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise BadInputError(
+            f"process {group.rank} of {group.size} cannot meet the others: {error}"
+        ) from error
 
 
 def _environment(name: str, default: str | None = None) -> int:

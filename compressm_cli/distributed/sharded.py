@@ -127,9 +127,14 @@ def plan(method: Method, model: nn.Module, context: CheckContext) -> Plan:
     def calibrate(statistics: Mapping[str, Statistic], batches: int) -> None:
         nonlocal in_passes
         group.broadcast(batches)
-        in_passes = True
+        shown, in_passes = {name: OnCpu(statistic) for name, statistic in statistics.items()}, True
         try:
-            context.calibrate({name: OnCpu(statistic) for name, statistic in statistics.items()}, batches)
+            context.calibrate(shown, batches)
+        except Exception as error:
+            if any(error is statistic.failure for statistic in shown.values()):
+                raise  # when all passes were through
+            with group.watched():  # the others are in the middle of one
+                raise
         finally:
             in_passes = False
 
@@ -152,9 +157,12 @@ def plan(method: Method, model: nn.Module, context: CheckContext) -> Plan:
         surgery.masks(plain).update(masks)
         Reader(plain.train(model.training), fetch)
         try:
-            return method.plan(plain, replace(context, calibrate=calibrate))
-        finally:
+            decided = method.plan(plain, replace(context, calibrate=calibrate))
+        except Exception:
             group.broadcast(None)
+            raise
+        group.broadcast(None)
+        return decided
 
     if not group.is_main:
         while (asked := group.broadcast(None)) is not None:

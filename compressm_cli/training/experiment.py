@@ -13,7 +13,7 @@ import torch
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.data.interface import Dataset
 from compressm_cli.distributed.group import Group
-from compressm_cli.errors import BadInputError, CompressmError, ElsewhereError
+from compressm_cli.errors import BadInputError, CompressmError, ElsewhereError, GroupEndedError
 from compressm_cli.recipe import Recipe, load_recipe, recipe_to_yaml
 from compressm_cli.run import Run
 from compressm_cli.training.changes import changed_recipe, identity
@@ -32,7 +32,7 @@ from compressm_cli.training.resuming import (
     set_out,
 )
 from compressm_cli.training.same_data import require_same, require_shared
-from compressm_cli.training.signals import Stop, StoppedError, listening
+from compressm_cli.training.signals import EXIT_CODES, Stop, StoppedError, listening
 from compressm_cli.training.threads import threads_to_begin, threads_to_go_on, using
 from compressm_cli.training.trackers import require_trackers
 from compressm_cli.training.view import View
@@ -108,7 +108,7 @@ def start(
     with (
         listening() as stop,
         group.held_by_main(run.lock()),
-        _status(run, info),
+        _status(run, info, group, view),
         _threads(run, info, threads),
     ):
         _train(
@@ -199,7 +199,7 @@ def _go_on(
         found.checkpoint = None  # it would take its memory for as long as the run goes on
         return trainer
 
-    with _status(run, info), _threads(run, info, threads):
+    with _status(run, info, group, view), _threads(run, info, threads):
         _train(take_over, group)
 
 
@@ -286,10 +286,9 @@ def _threads(run: Run, info: dict[str, Any], threads: Callable[[], int]) -> Iter
 
 
 def _train(make: Callable[[], Trainer], group: Group) -> None:
-    trainer = group.together(make)
+    trainer = make()
     try:
-        with group.watched():
-            trainer.train()
+        trainer.train()
     except (DivergedError, StoppedError) as error:  # which all of them raise
         if group.is_main:
             raise
@@ -310,27 +309,51 @@ def _writing(run: Run) -> Iterator[None]:
 
 
 @contextmanager
-def _status(run: Run, info: dict[str, Any]) -> Iterator[None]:
-    """Keep ``run.json`` telling what became of the run, however it ends."""
+def _status(run: Run, info: dict[str, Any], group: Group, view: View) -> Iterator[None]:
+    """Keep ``run.json`` telling what became of the run, however it ends; where one process fails, all end."""
     info.update({"status": "running", "finished": None, "error": None, "signal": None})
+
+    def ended(error: BaseException) -> None:
+        run.write_info({**info, "finished": now(), **_outcome(error)})
+
+    def ended_there(error: BaseException) -> None:
+        try:
+            ended(error)
+        finally:
+            view.close()
+
     with _writing(run):
         try:
             run.write_info(info)
-            yield
+            with group.watched_run(lambda error: explained(error, run), ended_there):
+                yield
             run.write_info({**info, "status": "done", "finished": now()})
         except (KeyboardInterrupt, StoppedError) as stopped:
-            name = stopped.signal if isinstance(stopped, StoppedError) else "SIGINT"
-            run.write_info({**info, "status": "interrupted", "finished": now(), "signal": name})
+            ended(stopped)
             raise
-        except Exception as error:
-            told = explained(error, run)
-            failure = f"{type(told).__name__}: {told}"
+        except (Exception, GroupEndedError) as error:
+            told = explained(error, run) if isinstance(error, Exception) else error
             # A full disk, or memory, may be what failed.
             with suppress(OSError, MemoryError):
-                run.write_info({**info, "status": "failed", "finished": now(), "error": failure})
+                ended(told)
             if told is error:
                 raise
             raise told from error
+
+
+def _outcome(error: BaseException) -> dict[str, Any]:
+    """What ``run.json`` says of a run that an error ended."""
+    if isinstance(error, GroupEndedError):
+        return _outcome(error.error)
+    if isinstance(error, StoppedError):
+        return {"status": "interrupted", "signal": error.signal}
+    if isinstance(error, KeyboardInterrupt):
+        return {"status": "interrupted", "signal": "SIGINT"}
+    if isinstance(error, ElsewhereError):
+        signals = {code: name for name, code in EXIT_CODES.items()}
+        name = signals.get(error.exit_code)
+        return {"status": "interrupted" if name else "failed", "signal": name, "error": str(error)}
+    return {"status": "failed", "error": f"{type(error).__name__}: {error}"}
 
 
 def launcher() -> dict[str, Any] | None:

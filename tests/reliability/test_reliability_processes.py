@@ -19,7 +19,7 @@ from compressm_cli.data.interface import IGNORE, Split
 from compressm_cli.data.objective import cross_entropy
 from compressm_cli.distributed.agreement import checksum
 from compressm_cli.distributed.group import Group, joined
-from compressm_cli.errors import BadInputError, RunFailedError
+from compressm_cli.errors import BadInputError, GroupEndedError, RunFailedError
 from compressm_cli.recipe import load_recipe
 from compressm_cli.recipe.problems import RecipeError
 from compressm_cli.recipe.schema import TrainConfig
@@ -115,10 +115,12 @@ def test_an_environment_that_does_not_say_how_many_there_are(
 
 
 def test_the_loss_of_another_process_is_one_line() -> None:
-    with pytest.raises(RunFailedError, match=r"process 1 of 2 lost contact"), Group(1, 2).watched():
+    with pytest.raises(GroupEndedError, match=r"process 1 of 2 lost contact") as found, Group(1, 2).watched():
         raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:4711")
-    with pytest.raises(RuntimeError, match="shape"), Group(1, 2).watched():
+    assert isinstance(found.value.error, RunFailedError)
+    with pytest.raises(GroupEndedError, match="shape") as found, Group(1, 2).watched():
         raise RuntimeError("shape mismatch")
+    assert isinstance(found.value.error, RuntimeError)
 
 
 def test_the_checksum_sees_every_bit() -> None:
