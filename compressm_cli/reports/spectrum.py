@@ -136,7 +136,7 @@ class SpectrumReport:
     batch_size: int
     flop_convention: str
     data: str | None = None
-    """Whose batches the spectra of selective layers are of; None where no data were needed."""
+    """Which data the batches are of, and whether the model was trained on them; None where none were used."""
     timing: StepTiming | None = None
     step_seconds_reason: str | None = "not measured: steps are timed only when asked for (--time)"
     """Why there is no ``step_seconds``; None where there is."""

@@ -240,7 +240,7 @@ def test_nonsense_in_the_training_state(
         (["spec", "classes"], 0, "fingerprint.spec.classes must be a positive whole number"),
         (["spec", "rows"], [1, 2], "fingerprint.spec.rows must be three whole numbers"),
         (["checksums", "train"], "f" * 31, "fingerprint.checksums['train'] must be a checksum in hexadecimal"),
-        (["checksums", "test"], b"f" * 32, "fingerprint.checksums['test'] must be a checksum in hexadecimal"),
+        (["checksums", "test"], 7, "fingerprint.checksums['test'] must be a checksum in hexadecimal"),
         (["checksums"], {"train": "f" * 32}, "fingerprint.checksums must be of train, validation, test"),
         (["checksums", "other"], "f" * 32, "fingerprint.checksums must be of train, validation, test"),
         (["class_names"], ["a"], "fingerprint.class_names must be null, or at most 100 short texts"),

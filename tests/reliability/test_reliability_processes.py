@@ -212,11 +212,12 @@ def test_parts_are_not_compiled() -> None:
     assert load_recipe("quickstart/baseline", overrides[:1]).train.parallel == "fsdp"
 
 
-def in_own_folder(folder: Path, rank: int, count: int, port: int, arguments: tuple[str, ...]) -> None:
+def in_own_folder(folder: Path, *arguments: str) -> None:
     """A process whose files are its own, as on machines that share none."""
-    os.chdir(folder / str(rank))
+    rank = os.environ["RANK"]
+    os.chdir(folder / rank)
     os.dup2(os.open(folder / f"told-{rank}", os.O_WRONLY | os.O_CREAT), 2)
-    processes._member(rank, count, port, arguments)
+    processes._command(*arguments)
 
 
 @pytest.mark.slow
@@ -229,14 +230,7 @@ def test_all_processes_must_have_the_same_data(tmp_path: Path) -> None:
         (tmp_path / str(rank) / "text.txt").write_text(own)
 
     def codes(*arguments: str) -> list[int]:
-        port = processes.free_port()
-        found: list[BaseProcess] = [
-            reliability.PROCESSES.Process(target=in_own_folder, args=(tmp_path, rank, 2, port, arguments))
-            for rank in range(2)
-        ]
-        for member in found:
-            member.start()
-        return processes.ended(found)
+        return processes.ended(processes.begun(2, in_own_folder, tmp_path, *arguments))
 
     assert codes("train", str(path), "--quiet") == [2, 2]
     told = [(tmp_path / f"told-{rank}").read_text() for rank in range(2)]
