@@ -60,8 +60,11 @@ def test_steps_are_those_of_training_but_move_nothing() -> None:
     state = trainee.optimizer.state_dict()
     assert {float(entry["step"]) for entry in state["state"].values()} == {2.0}
     assert len(state["param_groups"]) == 3
+    modes = []
+    hook = trainee.model.register_forward_pre_hook(lambda model, _: modes.append(model.training))
     trainee.infer(1)
-    assert not trainee.model.training
+    hook.remove()
+    assert (modes, trainee.model.training) == ([False], True)
 
 
 def test_inference_is_of_a_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
