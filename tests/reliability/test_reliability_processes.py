@@ -20,6 +20,7 @@ from compressm_cli.data.objective import cross_entropy
 from compressm_cli.distributed.agreement import checksum
 from compressm_cli.distributed.group import Group, joined
 from compressm_cli.errors import BadInputError, GroupEndedError, RunFailedError
+from compressm_cli.models.stack import SequenceNorm
 from compressm_cli.recipe import load_recipe
 from compressm_cli.recipe.problems import RecipeError
 from compressm_cli.recipe.schema import TrainConfig
@@ -124,17 +125,21 @@ def test_the_loss_of_another_process_is_one_line() -> None:
 
 
 def test_the_checksum_sees_every_bit() -> None:
-    model = nn.Linear(2, 2)
+    linear, norm = nn.Linear(2, 2), SequenceNorm(2)
+    model = nn.Sequential(linear, norm)
     optimizer = torch.optim.AdamW(model.parameters())
-    model(torch.ones(1, 2)).sum().backward()
+    model(torch.tensor([[[1.0, 2.0], [3.0, 5.0]]])).square().sum().backward()
     optimizer.step()
     before = checksum(model, optimizer)
     assert checksum(model, optimizer) == before
     with torch.no_grad():
-        model.bias[1] = torch.nextafter(model.bias[1], torch.tensor(9.0))
+        linear.bias[1] = torch.nextafter(linear.bias[1], torch.tensor(9.0))
     after_weight = checksum(model, optimizer)
-    optimizer.state[model.weight]["exp_avg_sq"][0, 0] *= 2
-    assert len({before, after_weight, checksum(model, optimizer)}) == 3
+    optimizer.state[linear.weight]["exp_avg_sq"][0, 0] += 1
+    after_moment = checksum(model, optimizer)
+    mean = norm.norm.get_buffer("running_mean")
+    mean[1] = torch.nextafter(mean[1], torch.tensor(9.0))
+    assert len({before, after_weight, after_moment, checksum(model, optimizer)}) == 4
 
 
 def stop_at(run: Run, step: int, found: list[BaseProcess]) -> None:
