@@ -146,7 +146,7 @@ def test_train(container: Container, run: Run) -> None:
 @pytest.mark.slow
 def test_resume(container: Container, run: Run, tmp_path: Path) -> None:
     whole = Run(Path(shutil.copytree(run.folder, tmp_path / "whole")))
-    for path in (run.folder / "summary.json", run.final_checkpoint):
+    for path in (run.folder / "summary.json", run.final_checkpoint, run.last_checkpoints()[-1]):
         path.unlink()
     (run.folder / "run.json").write_text(json.dumps({**run.read_info(), "status": "interrupted"}))
     assert ran(container, "train", "--resume", "outputs/tiny/v0001", "--quiet").endswith("tiny/v0001\n")
