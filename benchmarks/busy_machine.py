@@ -37,10 +37,10 @@ with using(choose_threads(recipe, data)):
 LOAD = "while True: pass"
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 CONTENDERS = {
-    "one thread": ("1", "passive"),
-    f"{CORES} threads, as OpenMP waits": (str(CORES), None),
-    f"{CORES} threads": (str(CORES), "passive"),
-    "auto": ("auto", "passive"),
+    "one thread": ("1", None),
+    f"{CORES} threads": (str(CORES), None),
+    f"{CORES} threads, not spinning": (str(CORES), "passive"),
+    "auto": ("auto", None),
 }
 
 

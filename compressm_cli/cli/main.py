@@ -129,8 +129,6 @@ def _run(words: list[str]) -> int:
 
 def main() -> NoReturn:
     """The console script."""
-    # Read when PyTorch is loaded. A thread that waits by spinning keeps the others of a busy machine from their work.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     sys.exit(run())
 
 

@@ -29,7 +29,11 @@ class LoadWatch:
         if ratio < STARVED:
             return None
         self._said = True
-        advice = "; train.threads: 1 suffers least from it" if torch.get_num_threads() > 1 else ""
+        advice = (
+            "; train.threads: 1, or OMP_WAIT_POLICY=passive in the environment, suffers less from it"
+            if torch.get_num_threads() > 1
+            else ""
+        )
         return (
             f"warning: training takes {ratio:.1f} times its processor time: this machine is busy with other work, so "
             f"the times of this run say little{advice}"

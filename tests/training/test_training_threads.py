@@ -1,8 +1,6 @@
 """How many CPU threads a run takes."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -159,19 +157,6 @@ def test_a_run_that_does_not_get_its_processor_says_so_once() -> None:
     assert "4.0 times its processor time" in str(watch.warning())
     times.wall += 100
     assert watch.warning() is None
-
-
-def test_threads_wait_without_spinning_unless_the_user_says_otherwise() -> None:
-    code = (
-        "import os; from compressm_cli.cli import main; "
-        "main.run = lambda: print(os.environ['OMP_WAIT_POLICY']) or 0; main.main()"
-    )
-    for given, expected in (({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")):
-        environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | given
-        done = subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-        )
-        assert done.stdout.strip() == expected
 
 
 def test_real_timings_choose_one(tiny: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
