@@ -71,10 +71,12 @@ def _software() -> list[Finding]:
 
 
 def _processor() -> list[Finding]:
+    from compressm_cli.ops.machine import processor_name
+
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return [
         Finding("machine", "system", None, platform.platform()),
-        Finding("machine", "processor", None, f"{_processor_name()}, {usable} cores usable"),
+        Finding("machine", "processor", None, f"{processor_name()}, {usable} cores usable"),
         Finding("machine", "memory", None, _memory()),
         _bfloat16(),
     ]
@@ -90,15 +92,6 @@ def _bfloat16() -> Finding:
         "no instructions for it: precision bf16 is far slower than fp32 on the CPU" if slow else "on the CPU"
     )
     return Finding("machine", "bfloat16", not slow, detail)
-
-
-def _processor_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _memory() -> str:
