@@ -1,93 +1,85 @@
 """Calibration within a run: what memory it takes, and that padding is not looked at."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
+from compressm_cli.accounting.memory import _LiveTensors
+from compressm_cli.compression.hankel import Hankel
+from compressm_cli.compression.method import CheckContext, Plan
+from compressm_cli.compression.selective import moments
 from compressm_cli.data.interface import Dataset, Split
-from compressm_cli.recipe import Recipe, recipe_to_yaml
-from compressm_cli.run import Run
+from compressm_cli.recipe import Recipe
 from compressm_cli.training import experiment
 from compressm_cli.training.view import SilentView
 
 Maker = Callable[..., Recipe]
 
-LIMITED = """
-import resource, sys
-from pathlib import Path
-import torch
-from compressm_cli.cli import main, train as command
-from compressm_cli.compression.selective import moments
-from compressm_cli.training import loop, workload
+CASES = {"lru": 128, "mamba": 8}
+"""States."""
+ROWS, PARTS = 512, 32
 
-def limited(trainer):
-    # What is loaded and compiled at the first step and the first check takes memory for itself.
-    trainer.step = 1
-    trainer._update()
-    trainer.step = 0
-    whole, trainer.batches.batch_size = trainer.batches.batch_size, 4
-    trainer.method.plan(trainer.model, trainer._context())
-    trainer.batches.batch_size = whole
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    most = pages * resource.getpagesize() + int(sys.argv[2])
-    resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
-    return train(trainer)
 
-torch.set_num_threads(1)
-workload.training_step_flops = workload.inference_flops = lambda *_: 1
-moments._PIECE_ENTRIES = 2**18  # some 64 MiB otherwise, whatever the batch
-command.draw_plots = lambda run: None
-train, loop.Trainer.train = loop.Trainer.train, limited
-sys.exit(main.run(["train", sys.argv[1], "--quiet"]))
-"""
-"""A process of its own: this one may have memory left over from other tests."""
+def most_of_a_cut(monkeypatch: pytest.MonkeyPatch, recipe: Recipe) -> int:
+    """Bytes of tensors alive at once while the run decides on its cut, beside the data, the model and what is kept."""
+    found: list[int] = []
+    dataset = experiment.load_data(recipe)
+    plan = Hankel.plan
 
-CASES: dict[str, tuple[int, dict[str, int], int]] = {
-    "lru": (128, {"batch_size": 512, "accumulate": 32}, 48),
-    "mamba": (8, {"batch_size": 1024, "accumulate": 64}, 96),
-}
-"""States, rows, and what a cut may take in MiB."""
+    def watched(method: Hankel, model: nn.Module, context: CheckContext) -> Plan:
+        with _LiveTensors([*model.parameters(), dataset.train.inputs]) as live:
+            result = plan(method, model, context)
+        found.append(live.peak)
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Hankel, "plan", watched)
+        patch.setattr(moments, "_PIECE_ENTRIES", 2**18)  # some 64 MiB otherwise, whatever the batch
+        run = experiment.start(recipe, 0, dataset, SilentView(), "test")
+    assert all(line["order_after"] < line["order_before"] for line in run.read_compression())
+    (most,) = found
+    return most
 
 
 @pytest.mark.usefixtures("rough_flops")
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the size of a process is read from /proc")
 @pytest.mark.parametrize("kind", CASES)
-def test_a_cut_passes_no_more_rows_at_once_than_training(tiny: Maker, tmp_path: Path, kind: str) -> None:
-    """All rows of a batch at once are 8 MiB or more in each tensor, the rows that training takes a quarter of one."""
-    states, rows, limit = CASES[kind]
-    recipe = tiny(
-        steps=2,
-        model={
-            "layer": {"kind": kind, "state_dim": states},
-            "model_dim": 64,
-            "depth": 4,
-            "dropout": 0.0,
-            "norm": "layer",
-        },
-        train={**rows, "form": "recurrent", "eval_every": 2},
-        compression={
-            "method": "hankel",
-            "keep_fraction": 0.5,
-            "schedule": {"kind": "listed", "at_steps": [1]},
-            "calibration_batches": 1,
-        },
-    )
-    path = tmp_path / "recipe.yaml"
-    path.write_text(recipe_to_yaml(recipe))
-    command = [sys.executable, "-c", LIMITED, str(path), str(limit * 2**20)]
-    # Large tensors are given back to the system, and asked for again.
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**20)}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
-    assert done.returncode == 0, done.stderr
-    (run,) = Run.find(Path(recipe.output.root) / recipe.name)
-    assert all(line["order_after"] < states for line in run.read_compression())
+def test_a_cut_passes_no_more_rows_at_once_than_training(
+    tiny: Maker, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """A batch in parts takes at a cut what as many batches of one part's rows take, and its own inputs."""
+
+    def made(batch_size: int, accumulate: int, calibration_batches: int) -> Recipe:
+        return tiny(
+            steps=2,
+            model={
+                "layer": {"kind": kind, "state_dim": CASES[kind]},
+                "model_dim": 64,
+                "depth": 4,
+                "dropout": 0.0,
+                "norm": "layer",
+            },
+            train={
+                "batch_size": batch_size,
+                "accumulate": accumulate,
+                "form": "recurrent",
+                "eval_every": 2,
+            },
+            compression={
+                "method": "hankel",
+                "keep_fraction": 0.5,
+                "schedule": {"kind": "listed", "at_steps": [1]},
+                "calibration_batches": calibration_batches,
+            },
+        )
+
+    few = most_of_a_cut(monkeypatch, made(ROWS // PARTS, 1, PARTS))
+    many = most_of_a_cut(monkeypatch, made(ROWS, PARTS, 1))
+    one_tensor = ROWS * 64 * 64 * 4
+    assert many - few < one_tensor / 8
 
 
 def with_padding_of(split: Split, token: int) -> Split:
