@@ -24,8 +24,8 @@ STEP = """
 import json, sys
 import torch
 from compressm_cli.recipe import load_recipe
-from compressm_cli.training.threads import choose_threads, using
-from compressm_cli.training.trainee import Setting, Trainee
+from compressm_cli.engine.threads import choose_threads, using
+from compressm_cli.engine.trainee import Setting, Trainee
 recipe = load_recipe(sys.argv[1], ["device=cpu", f"train.threads={sys.argv[2]}"])
 data = recipe.data.spec()
 with using(choose_threads(recipe, data)):

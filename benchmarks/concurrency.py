@@ -22,7 +22,7 @@ import torch
 import yaml
 
 from compressm_cli.cli import main, train
-from compressm_cli.run import Run
+from compressm_cli.runs.folder import Run
 
 NAME = "kill"
 """What benchmarks/reliability.py calls its runs."""
@@ -32,7 +32,7 @@ START_SECONDS = 600.0
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload(
     # PyTorch imports the last one when FLOPs are counted, which takes longer than the run.
-    ["compressm_cli.cli.train", "compressm_cli.training.experiment", "compressm_cli.reports", "torch._dynamo"]
+    ["compressm_cli.cli.train", "compressm_cli.engine.experiment", "compressm_cli.reports", "torch._dynamo"]
 )
 
 

@@ -12,12 +12,12 @@ import time
 
 import torch
 
-from compressm_cli.compression import surgery
-from compressm_cli.compression.hankel import Hankel, HankelConfig
-from compressm_cli.compression.method import CheckContext
-from compressm_cli.compression.schedule import ListedSchedule
+from compressm_cli.engine.precision import prepare
 from compressm_cli.layers.lru import LRU, LRUConfig
-from compressm_cli.training.precision import prepare
+from compressm_cli.methods.hankel.method import Hankel, HankelConfig
+from compressm_cli.methods.method import CheckContext
+from compressm_cli.methods.schedule import ListedSchedule
+from compressm_cli.structure import surgery
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ import yaml
 
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.cli import main
-from compressm_cli.run import LOGS, Run
+from compressm_cli.runs.folder import LOGS, Run
 
 STEPS = 60
 POLL_SECONDS = 0.001
@@ -34,7 +34,7 @@ TIMES = {"seconds", "step_seconds", "joules", "peak_memory", "checkpoint_bytes"}
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
-    ["compressm_cli.cli.train", "compressm_cli.training.experiment", "compressm_cli.reports"]
+    ["compressm_cli.cli.train", "compressm_cli.engine.experiment", "compressm_cli.reports"]
 )
 
 

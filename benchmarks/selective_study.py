@@ -106,11 +106,11 @@ def cuts(task: str, run: Path) -> None:
     import torch
 
     from compressm_cli.checkpoint import Checkpoint
-    from compressm_cli.compression.hankel import HankelConfig
-    from compressm_cli.errors import RunFailedError
-    from compressm_cli.training.evaluation import evaluate
-    from compressm_cli.training.oneshot import compress
-    from compressm_cli.training.precision import prepare
+    from compressm_cli.core.errors import RunFailedError
+    from compressm_cli.engine.evaluation import evaluate
+    from compressm_cli.engine.oneshot import compress
+    from compressm_cli.engine.precision import prepare
+    from compressm_cli.methods.hankel.method import HankelConfig
 
     prepare(torch.device("cpu"), "fp32")
     checkpoint = Checkpoint.load(run / "checkpoints" / "final.pt")

@@ -31,11 +31,11 @@ class Ours:
         import torch
 
         from compressm_cli.data.interface import DataSpec
+        from compressm_cli.engine.optimizer import build_optimizer
+        from compressm_cli.engine.precision import prepare
         from compressm_cli.models import build_model
         from compressm_cli.ops.scan import load_kernels
         from compressm_cli.recipe import load_recipe
-        from compressm_cli.training.optimizer import build_optimizer
-        from compressm_cli.training.precision import prepare
 
         self.shape = shape
         recipe = load_recipe(
@@ -63,8 +63,8 @@ class Ours:
         """What ``training.loop`` does in a step; returns the loss, so that it is computed."""
         from torch.nn import functional
 
-        from compressm_cli.compression import surgery
-        from compressm_cli.training.optimizer import learning_rate, set_learning_rate
+        from compressm_cli.engine.optimizer import learning_rate, set_learning_rate
+        from compressm_cli.structure import surgery
 
         self.taken += 1
         set_learning_rate(self.optimizer, learning_rate(self.config, self.taken))
@@ -79,10 +79,10 @@ class Ours:
         """The reference's truncation: complex, analytic Gramians of all time, Adam's moments cut by index."""
         import torch
 
-        from compressm_cli.compression import surgery
-        from compressm_cli.compression.hankel import Hankel, HankelConfig
-        from compressm_cli.compression.method import CheckContext
-        from compressm_cli.compression.schedule import ListedSchedule
+        from compressm_cli.methods.hankel.method import Hankel, HankelConfig
+        from compressm_cli.methods.method import CheckContext
+        from compressm_cli.methods.schedule import ListedSchedule
+        from compressm_cli.structure import surgery
 
         config = HankelConfig(
             method="hankel",
@@ -97,7 +97,7 @@ class Ours:
         surgery.apply_plan(self.model, self.optimizer, Hankel(config).plan(self.model, context))
 
     def orders(self) -> list[int]:
-        from compressm_cli.compression import surgery
+        from compressm_cli.structure import surgery
 
         return list(surgery.orders(self.model).values())
 

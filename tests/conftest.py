@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from compressm_cli.engine import forms as training_forms
 from compressm_cli.ops.forms import DEFAULT
-from compressm_cli.training import forms as training_forms
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,10 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compressm_cli.compression.calibration import Statistic
-from compressm_cli.compression.hankel_config import HankelConfig
-from compressm_cli.compression.method import CheckContext
-from compressm_cli.compression.selective import selective_reduction
 from compressm_cli.layers import LAYERS
 from compressm_cli.layers.selective import (
     ChannelProjection,
@@ -19,6 +15,10 @@ from compressm_cli.layers.selective import (
     HeadProjection,
     SelectiveProjection,
 )
+from compressm_cli.methods.calibration import Statistic
+from compressm_cli.methods.hankel.config import HankelConfig
+from compressm_cli.methods.hankel.selective import selective_reduction
+from compressm_cli.methods.method import CheckContext
 
 WIDTH, ORDER = 8, 6
 

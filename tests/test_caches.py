@@ -13,9 +13,9 @@ from typing import Any
 import numba
 import pytest
 
-from compressm_cli import caches, kernels
-from compressm_cli.caches import cache_place, obstacle, settle_libraries
-from compressm_cli.kernels import kernel_place
+from compressm_cli.core import caches, kernels
+from compressm_cli.core.caches import cache_place, obstacle, settle_libraries
+from compressm_cli.core.kernels import kernel_place
 from compressm_cli.ops import calibration
 
 VARIABLES = (
@@ -188,7 +188,7 @@ def test_data_sets_in_a_home_that_is_only_read_are_still_found(
 # ---- compiled functions --------------------------------------------------------------------------------
 
 MODULE = """
-from compressm_cli.kernels import compiled
+from compressm_cli.core.kernels import compiled
 
 @compiled()
 def double(x):

@@ -12,18 +12,19 @@ from layer_kinds import SMALL
 from torch import Tensor, nn
 
 from compressm_cli.checkpoint import Checkpoint
-from compressm_cli.compression import surgery
-from compressm_cli.compression.hankel import Hankel, HankelConfig
-from compressm_cli.compression.hankel_config import Variant
-from compressm_cli.compression.method import CheckContext, Freeze, Mask, Plan
-from compressm_cli.compression.schedule import ListedSchedule
+from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.interface import Split
-from compressm_cli.errors import BadInputError
+from compressm_cli.engine.evaluation import calibrate
 from compressm_cli.layers import LAYERS
 from compressm_cli.layers.interface import state_space_layers
+from compressm_cli.methods.hankel.config import Variant
+from compressm_cli.methods.hankel.method import Hankel, HankelConfig
+from compressm_cli.methods.method import CheckContext
+from compressm_cli.methods.schedule import ListedSchedule
 from compressm_cli.models import build_model
 from compressm_cli.recipe import Recipe, recipe_from_mapping
-from compressm_cli.training.evaluation import calibrate
+from compressm_cli.structure import surgery
+from compressm_cli.structure.edits import Freeze, Mask, Plan
 
 WIDTH, ORDER, LENGTH = 6, 12, 64
 
@@ -337,7 +338,7 @@ def test_an_existing_checkpoint_survives_a_failed_write(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("compressm_cli.run.os.fsync", fail)
+        patch.setattr("compressm_cli.runs.folder.os.fsync", fail)
         with pytest.raises(OSError, match="No space left"):
             checkpoint("s5").save(path)
     assert path.read_bytes() == before

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import yaml
 
-from compressm_cli.compression import METHODS
-from compressm_cli.compression.method import SafetyConfig
-from compressm_cli.compression.schedule import AdaptiveSchedule, EquidistantSchedule, ListedSchedule
-from compressm_cli.config import Config
+from compressm_cli.core.config import Config
 from compressm_cli.data import TASKS
 from compressm_cli.layers import LAYERS
+from compressm_cli.methods import METHODS
+from compressm_cli.methods.method import SafetyConfig
+from compressm_cli.methods.schedule import AdaptiveSchedule, EquidistantSchedule, ListedSchedule
 from compressm_cli.recipe import load_recipe, recipe_schema
 from compressm_cli.recipe.keys import SCHEMA
 from compressm_cli.recipe.schema import (

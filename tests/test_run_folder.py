@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from compressm_cli.errors import BadInputError, RunFailedError
-from compressm_cli.files import write_atomically
-from compressm_cli.run import Run
+from compressm_cli.core.errors import BadInputError, RunFailedError
+from compressm_cli.core.files import write_atomically
+from compressm_cli.runs.folder import Run
 
 
 def create(root: Path) -> str:
@@ -114,7 +114,7 @@ def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("compressm_cli.run.os.fsync", fail)
+        patch.setattr("compressm_cli.runs.folder.os.fsync", fail)
         with pytest.raises(OSError, match="No space left"):
             write_atomically(path, b"new")
     assert path.read_bytes() == b"old"

@@ -29,11 +29,11 @@ from compressm_cli.checkpoint.validation import (
     require_fit,
     require_orders_kept,
 )
-from compressm_cli.compression import surgery
+from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.files import write_atomically
 from compressm_cli.data.interface import DataSpec, Fingerprint
-from compressm_cli.errors import BadInputError
-from compressm_cli.files import write_atomically
 from compressm_cli.recipe import Recipe, recipe_to_mapping
+from compressm_cli.structure import surgery
 
 FORMAT = 2
 

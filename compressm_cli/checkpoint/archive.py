@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from compressm_cli.recipe.problems import shorten
+from compressm_cli.core.text import shorten
 
 MAX_ENTRIES = 200_000
 MAX_DESCRIPTION = 64 * 2**20

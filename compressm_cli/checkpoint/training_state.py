@@ -24,11 +24,11 @@ from compressm_cli.checkpoint.validation import (
     require_finite,
     require_fit,
 )
+from compressm_cli.core.text import shorten
 from compressm_cli.data.interface import DataSpec
 from compressm_cli.layers.interface import ROLES, parameter_groups, state_space_layers
 from compressm_cli.ops.forms import FORMS, Problem, terms
 from compressm_cli.recipe import Recipe
-from compressm_cli.recipe.problems import shorten
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 

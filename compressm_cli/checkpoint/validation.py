@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from compressm_cli.core.text import found, shorten
 from compressm_cli.data.interface import CLASSES, MOST_NAMES, SPLITS, DataSpec, Fingerprint
 from compressm_cli.layers.interface import state_space_layers
 from compressm_cli.recipe import Recipe, RecipeError, recipe_from_mapping
 from compressm_cli.recipe.bounds import known_spec
-from compressm_cli.recipe.problems import found, shorten
 
 MISFIT = "weights do not fit the shapes in the checkpoint"
 LARGEST = 2**31

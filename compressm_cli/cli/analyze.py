@@ -9,7 +9,7 @@ import typer
 from compressm_cli.cli import candidates, console
 from compressm_cli.cli.commands import Command, examples
 from compressm_cli.cli.parameters import Json, Model, Overrides
-from compressm_cli.errors import BadInputError
+from compressm_cli.core.errors import BadInputError
 
 if TYPE_CHECKING:
     from compressm_cli.reports import SpectrumReport
@@ -103,10 +103,10 @@ def _parsed(text: str) -> tuple[float, ...]:
 
 def _draw(report: "SpectrumReport", folder: Path | None) -> list[Path]:
     """Write the figures; where that is not possible, say so and go on."""
-    from compressm_cli.reports.drawing import save
-    from compressm_cli.reports.plots import run_figures, spectrum_figure
-    from compressm_cli.run import Run
-    from compressm_cli.training.failures import reason
+    from compressm_cli.engine.failures import reason
+    from compressm_cli.render.drawing import save
+    from compressm_cli.render.plots import run_figures, spectrum_figure
+    from compressm_cli.runs.folder import Run
 
     checkpoint = Path(report.checkpoint)
     try:
@@ -122,8 +122,8 @@ def _draw(report: "SpectrumReport", folder: Path | None) -> list[Path]:
 
 
 def _show(report: "SpectrumReport", written: list[Path]) -> None:
-    from compressm_cli.reports.chart import log_chart
-    from compressm_cli.reports.tables import spectrum_tables
+    from compressm_cli.render.chart import log_chart
+    from compressm_cli.render.tables import spectrum_tables
 
     out = console.stdout()
     seeds = ", ".join(map(str, report.seeds))

@@ -8,7 +8,7 @@ import typer
 from compressm_cli.cli import console
 from compressm_cli.cli.commands import Command, examples
 from compressm_cli.cli.parameters import Device, Json, Overrides, Recipe
-from compressm_cli.errors import BadInputError
+from compressm_cli.core.errors import BadInputError
 
 if TYPE_CHECKING:
     from compressm_cli.reports.bench import BenchReport
@@ -87,7 +87,7 @@ def _parsed(text: str) -> list[int]:
 
 
 def _show(report: "BenchReport") -> None:
-    from compressm_cli.reports.tables import bench_table
+    from compressm_cli.render.tables import bench_table
 
     out = console.stdout()
     table = bench_table(report)

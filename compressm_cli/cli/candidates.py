@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from compressm_cli.errors import CompressmError
+from compressm_cli.core.errors import CompressmError
 
 Candidates = list[tuple[str, str]]
 
@@ -79,7 +79,7 @@ def _recipe(source: object, overrides: list[str]) -> Any:
     from compressm_cli.recipe.problems import Place
     from compressm_cli.recipe.shipped import find_recipe
     from compressm_cli.recipe.yaml_text import parse_yaml
-    from compressm_cli.run import Run
+    from compressm_cli.runs.folder import Run
 
     with suppress(CompressmError, OSError, ValueError):
         path = Path(str(source))

@@ -9,7 +9,7 @@ import typer
 from compressm_cli.cli import candidates, console
 from compressm_cli.cli.commands import Command, examples
 from compressm_cli.cli.parameters import Device
-from compressm_cli.errors import BadInputError
+from compressm_cli.core.errors import BadInputError
 
 if TYPE_CHECKING:
     from compressm_cli.reports import ComparisonReport
@@ -106,7 +106,7 @@ def compare(
             baseline, compressed, speed=not no_speed, device=device, tolerances=tolerances
         )
         if html is not None:
-            from compressm_cli.reports.html import write_html
+            from compressm_cli.render.html import write_html
 
             write_html(report, html, console.warn)
     _print(report, as_json, markdown)
@@ -134,7 +134,7 @@ def _print(report: "ComparisonReport", as_json: bool, markdown: bool) -> None:
 
         typer.echo(json.dumps({**asdict(report), "broken": report.broken}, indent=2, allow_nan=False))
         return
-    from compressm_cli.reports.tables import comparison_markdown, comparison_tables
+    from compressm_cli.render.tables import comparison_markdown, comparison_tables
 
     if markdown:
         typer.echo(comparison_markdown(report))

@@ -9,11 +9,11 @@ import typer
 from compressm_cli.cli import candidates, console
 from compressm_cli.cli.commands import Command, examples
 from compressm_cli.cli.parameters import Json
-from compressm_cli.errors import BadInputError
+from compressm_cli.core.errors import BadInputError
 
 if TYPE_CHECKING:
     from compressm_cli.checkpoint import Checkpoint
-    from compressm_cli.training.oneshot import OneShot
+    from compressm_cli.engine.oneshot import OneShot
 
 TARGETS = {
     "order": "target_order",
@@ -159,8 +159,8 @@ def _compressed(
     from dataclasses import replace
 
     from compressm_cli import reports
-    from compressm_cli.training import experiment, oneshot
-    from compressm_cli.training.same_data import names_data
+    from compressm_cli.engine import experiment, oneshot
+    from compressm_cli.engine.same_data import names_data
 
     checkpoint, chosen = reports.open_model(path)
     recipe = oneshot.asked(checkpoint.recipe, compression, f"{path}: recipe", overrides)
@@ -183,10 +183,10 @@ def _recover(checkpoint: "Checkpoint", source: str) -> None:
     import sys
 
     from compressm_cli.cli.train import command_line, draw_plots
+    from compressm_cli.engine import experiment
+    from compressm_cli.engine.same_data import relation
     from compressm_cli.recipe import load_recipe
-    from compressm_cli.training import experiment
-    from compressm_cli.training.same_data import relation
-    from compressm_cli.training.view import make_view
+    from compressm_cli.render.plain_view import make_view
 
     recipe = load_recipe(source).model_copy(update={"model": checkpoint.recipe.model})
     dataset = experiment.load_data(recipe)

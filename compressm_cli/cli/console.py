@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from compressm_cli.cli.streams import shown_in
-from compressm_cli.recipe.problems import printable
+from compressm_cli.core.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

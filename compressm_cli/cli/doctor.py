@@ -11,10 +11,10 @@ from pathlib import Path
 import typer
 
 from compressm_cli import __version__
-from compressm_cli.caches import Place, obstacle
 from compressm_cli.cli.commands import Command
 from compressm_cli.cli.console import escape, stdout, table
 from compressm_cli.cli.parameters import Json
+from compressm_cli.core.caches import Place, obstacle
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def _processor() -> list[Finding]:
 def _bfloat16() -> Finding:
     import torch
 
-    from compressm_cli.training.precision import bfloat16_is_slow
+    from compressm_cli.engine.precision import bfloat16_is_slow
 
     slow = bfloat16_is_slow(torch.device("cpu"))
     detail = (
@@ -160,15 +160,15 @@ def _forms() -> list[Finding]:
 
 
 def _joules() -> list[Finding]:
-    from compressm_cli.accounting.joules import available_sources
+    from compressm_cli.measure.joules import available_sources
 
     return [Finding("joules", *source) for source in available_sources()]
 
 
 def _folders() -> list[Finding]:
     from compressm_cli import ops
-    from compressm_cli.caches import cache_place
-    from compressm_cli.kernels import kernel_place
+    from compressm_cli.core.caches import cache_place
+    from compressm_cli.core.kernels import kernel_place
 
     places = {"cache": cache_place(), "compiled kernels": kernel_place(Path(ops.__file__).parent)}
     return [

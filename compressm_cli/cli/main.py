@@ -17,13 +17,13 @@ import typer
 from typer.main import get_command
 
 from compressm_cli import __version__
-from compressm_cli.caches import settle_libraries
 from compressm_cli.cli.commands import Command, Group
 from compressm_cli.cli.console import report_error
 from compressm_cli.cli.streams import guarded
-from compressm_cli.errors import CompressmError, ElsewhereError
+from compressm_cli.core.caches import settle_libraries
+from compressm_cli.core.errors import CompressmError, ElsewhereError
+from compressm_cli.engine.failures import is_out_of_memory, out_of_memory
 from compressm_cli.recipe.problems import RecipeError
-from compressm_cli.training.failures import is_out_of_memory, out_of_memory
 
 MODELS, MACHINE, MORE = "Models and runs", "This machine", "More"
 COMMANDS = {

@@ -10,8 +10,9 @@ import typer
 from compressm_cli.cli import candidates
 from compressm_cli.cli.commands import Command, Group
 from compressm_cli.cli.console import escape, report_error, stdout, table
-from compressm_cli.errors import BadInputError
-from compressm_cli.recipe.problems import Place, RecipeError, printable
+from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.text import printable
+from compressm_cli.recipe.problems import Place, RecipeError
 from compressm_cli.recipe.shipped import find_recipe, read_header, shipped_recipes
 from compressm_cli.recipe.yaml_text import parse_yaml
 

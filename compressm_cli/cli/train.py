@@ -14,15 +14,15 @@ import typer
 from compressm_cli.cli import candidates, console
 from compressm_cli.cli.commands import Command, examples
 from compressm_cli.cli.parameters import Overrides
-from compressm_cli.errors import BadInputError
+from compressm_cli.core.errors import BadInputError
 
 if TYPE_CHECKING:
     from compressm_cli.data.interface import Dataset
-    from compressm_cli.distributed.group import Group
+    from compressm_cli.engine.distributed.group import Group
+    from compressm_cli.engine.forecast import Forecast, MemoryForecast
+    from compressm_cli.engine.view import View
     from compressm_cli.recipe import Recipe
-    from compressm_cli.run import Run
-    from compressm_cli.training.forecast import Forecast, MemoryForecast
-    from compressm_cli.training.view import View
+    from compressm_cli.runs.folder import Run
 
 GOING_ON = "Going on with a run"
 
@@ -95,9 +95,9 @@ def train(
         raise BadInputError(
             "which recipe? give a YAML file or a shipped recipe; see 'compressm recipes list'"
         )
-    from compressm_cli.distributed.group import joined
+    from compressm_cli.engine.distributed.group import joined
+    from compressm_cli.engine.experiment import was_restarted
     from compressm_cli.recipe import load_recipe
-    from compressm_cli.training.experiment import was_restarted
 
     extra = [f"seeds=[{seeds}]"] if seeds else []
     with joined(console.report_error) as group:
@@ -112,7 +112,7 @@ def train(
 
 
 def _train(recipe: "Recipe", quiet: bool, group: "Group") -> None:
-    from compressm_cli.training import experiment
+    from compressm_cli.engine import experiment
 
     dataset = experiment.load_shared(recipe, group)
     for seed in recipe.seeds:
@@ -121,7 +121,7 @@ def _train(recipe: "Recipe", quiet: bool, group: "Group") -> None:
 
 
 def _continue(recipe: "Recipe", quiet: bool, group: "Group", own_launcher: bool) -> None:
-    from compressm_cli.training import experiment
+    from compressm_cli.engine import experiment
 
     @cache
     def dataset() -> "Dataset":
@@ -140,10 +140,10 @@ def _continue(recipe: "Recipe", quiet: bool, group: "Group", own_launcher: bool)
 
 
 def _resume(folder: Path, changes: list[str], quiet: bool) -> None:
-    from compressm_cli.distributed.group import joined
+    from compressm_cli.engine import experiment
+    from compressm_cli.engine.distributed.group import joined
     from compressm_cli.recipe import load_recipe
-    from compressm_cli.run import Run
-    from compressm_cli.training import experiment
+    from compressm_cli.runs.folder import Run
 
     with joined(console.report_error) as group:
         run = group.from_main(lambda: Run.newest(folder))
@@ -153,7 +153,8 @@ def _resume(folder: Path, changes: list[str], quiet: bool) -> None:
 
 
 def _view(quiet: bool, group: "Group") -> "View":
-    from compressm_cli.training.view import SilentView, make_view
+    from compressm_cli.engine.view import SilentView
+    from compressm_cli.render.plain_view import make_view
 
     return SilentView() if quiet or not group.is_main else make_view(sys.stderr)
 
@@ -167,11 +168,11 @@ def _done(run: "Run", group: "Group") -> None:
 
 def draw_plots(run: "Run") -> None:
     """Draw the run's figures, where it has none yet; a finished training is not lost for want of a picture."""
-    from compressm_cli.training.failures import reason
+    from compressm_cli.engine.failures import reason
 
     try:
         if not any(run.plots.iterdir()):
-            from compressm_cli.reports import run_plots
+            from compressm_cli.render.plots import run_plots
 
             run_plots(run, console.warn)
     except Exception as error:
@@ -179,8 +180,8 @@ def draw_plots(run: "Run") -> None:
 
 
 def _dry_run(recipe: "Recipe", group: "Group") -> None:
+    from compressm_cli.engine.forecast import forecast
     from compressm_cli.recipe import recipe_to_yaml
-    from compressm_cli.training.forecast import forecast
 
     typer.echo(recipe_to_yaml(recipe).rstrip())
     console.stdout().print(_forecast_table(recipe, forecast(recipe, group)))

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.images import decode_images, pixel_sequences
 from compressm_cli.data.interface import Dataset, DataSpec, Split, TaskConfig
 from compressm_cli.data.labels import class_names, class_numbers
@@ -17,7 +18,6 @@ from compressm_cli.data.splits import Seed, hold_out
 from compressm_cli.data.tables import read_columns, read_image_folder
 from compressm_cli.data.text_folder import read_text_folder
 from compressm_cli.data.tokens import BYTE_VOCABULARY, byte_tokens
-from compressm_cli.errors import BadInputError
 
 Place = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(gt=0.0, lt=0.5)]

@@ -8,7 +8,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from compressm_cli.errors import BadInputError
+from compressm_cli.core.errors import BadInputError
 
 SPLITS = ("train", "test")
 HELD_OUT = 10

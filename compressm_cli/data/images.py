@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from compressm_cli.core.errors import BadInputError
 from compressm_cli.data import hub
 from compressm_cli.data.interface import Dataset, DataSpec, Split, TaskConfig
 from compressm_cli.data.labels import class_names, class_numbers
 from compressm_cli.data.reading import reading
 from compressm_cli.data.splits import Seed, hold_out
 from compressm_cli.data.tables import read_columns, read_image_folder
-from compressm_cli.errors import BadInputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from compressm_cli.core.errors import BadInputError
 from compressm_cli.data import hub
 from compressm_cli.data.interface import Dataset, DataSpec, Split, TaskConfig
 from compressm_cli.data.labels import class_names, class_numbers
@@ -11,7 +12,6 @@ from compressm_cli.data.splits import Seed, hold_out
 from compressm_cli.data.tables import read_columns
 from compressm_cli.data.text_folder import read_text_folder
 from compressm_cli.data.tokens import BYTE_VOCABULARY, byte_tokens
-from compressm_cli.errors import BadInputError
 
 REPOSITORY = "stanfordnlp/imdb"
 FOLDERS = ["neg", "pos"]

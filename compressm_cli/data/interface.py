@@ -11,9 +11,9 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from compressm_cli.config import Config
+from compressm_cli.core.config import Config
+from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.checksum import checksum, text_checksum
-from compressm_cli.errors import BadInputError
 
 IGNORE = -100
 """Label of a step that is not scored; what cross-entropy leaves out by default."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from compressm_cli.errors import BadInputError
+from compressm_cli.core.errors import BadInputError
 
 SHOWN = 10
 

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 
-from compressm_cli.caches import cache_folder
+from compressm_cli.core.caches import cache_folder
+from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.interface import Dataset, DataSpec, Split, TaskConfig
 from compressm_cli.data.splits import Rows, Seed
 from compressm_cli.data.tokens import padded
-from compressm_cli.errors import BadInputError
 
 VOCABULARY = 16
 """The padding, 10 digits, 4 operators with their bracket, and the closing bracket."""

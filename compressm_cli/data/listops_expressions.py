@@ -6,7 +6,7 @@ An expression is a digit, or an operator with 2 to 10 expressions and a closing 
 
 import numpy as np
 
-from compressm_cli.kernels import compiled
+from compressm_cli.core.kernels import compiled
 
 PADDING = 0
 FIRST_DIGIT = 1

@@ -4,7 +4,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from compressm_cli.errors import BadInputError, CompressmError
+from compressm_cli.core.errors import BadInputError, CompressmError
 
 
 @contextmanager

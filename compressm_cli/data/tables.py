@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.reading import reading
-from compressm_cli.errors import BadInputError
 
 BATCH = 1000
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.reading import reading
 from compressm_cli.data.tables import check_class_folders
-from compressm_cli.errors import BadInputError
 
 
 def read_text_folder(folder: Path, classes: list[str] | None = None) -> tuple[list[bytes], list[str]]:

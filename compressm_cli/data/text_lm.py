@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 
+from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.corpus import generated_text
 from compressm_cli.data.interface import Dataset, DataSpec, TaskConfig
 from compressm_cli.data.tokens import BYTE_VOCABULARY
 from compressm_cli.data.windows import NAMES, stretch_sizes, window_count, windows
-from compressm_cli.errors import BadInputError
 
 Share = Annotated[float, Field(gt=0.0, lt=0.5)]
 

@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 
+from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.interface import Dataset, DataSpec, Split, TaskConfig
 from compressm_cli.data.reading import reading
 from compressm_cli.data.splits import Rows
 from compressm_cli.data.text_lm import Share
 from compressm_cli.data.windows import NAMES, stretch_sizes, window_count, windows
-from compressm_cli.errors import BadInputError
 
 Place = Annotated[str, Field(min_length=1)]
 

@@ -7,7 +7,8 @@ from typing import Literal, get_args
 import torch
 
 from compressm_cli.checkpoint import Checkpoint
-from compressm_cli.errors import BadInputError, RunFailedError
+from compressm_cli.core.errors import BadInputError, RunFailedError
+from compressm_cli.core.files import write_atomically
 from compressm_cli.exchange import huggingface, mamba_ssm, own, ragged
 from compressm_cli.exchange.stock import stock_model
 from compressm_cli.exchange.tensors import (
@@ -17,7 +18,6 @@ from compressm_cli.exchange.tensors import (
     write_pickled,
     write_safetensors,
 )
-from compressm_cli.files import write_atomically
 
 Target = Literal["hf", "hf-ragged", "mamba-ssm", "safetensors"]
 TARGETS: tuple[str, ...] = get_args(Target)

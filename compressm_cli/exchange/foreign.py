@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from compressm_cli.checkpoint import Checkpoint
-from compressm_cli.compression import surgery
-from compressm_cli.errors import BadInputError
+from compressm_cli.core.errors import BadInputError
 from compressm_cli.exchange.names import ENCODER, HEAD, foreign_name, own_name
 from compressm_cli.models import build_model
 from compressm_cli.recipe import Recipe, RecipeError, recipe_from_mapping
+from compressm_cli.structure import surgery
 
 SUPPORTED = (
     "supported are transformers' model_type mamba and mamba2, and mamba-ssm's layers Mamba1 and Mamba2, "

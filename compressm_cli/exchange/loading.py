@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from compressm_cli.checkpoint import Checkpoint
-from compressm_cli.errors import BadInputError
+from compressm_cli.core.errors import BadInputError
 from compressm_cli.exchange import huggingface, mamba_ssm, own, ragged
 from compressm_cli.exchange.foreign import SUPPORTED
 from compressm_cli.exchange.tensors import CONFIG, SAFETENSORS, read_config

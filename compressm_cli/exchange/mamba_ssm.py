@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from compressm_cli.checkpoint import Checkpoint
-from compressm_cli.errors import BadInputError
+from compressm_cli.core.errors import BadInputError
 from compressm_cli.exchange.foreign import SUPPORTED, Settings, language_model, shown
 from compressm_cli.exchange.names import MAMBA_SSM
 from compressm_cli.exchange.stock import StockModel, add_convolution_biases

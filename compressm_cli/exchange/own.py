@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from compressm_cli.checkpoint import Checkpoint
-from compressm_cli.errors import BadInputError
+from compressm_cli.core.errors import BadInputError
 from compressm_cli.exchange.names import ENCODER, HEAD
 from compressm_cli.exchange.stock import cast
 from compressm_cli.exchange.tensors import read_safetensors

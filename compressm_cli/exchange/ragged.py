@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.checkpoint.skeleton import added_shapes
-from compressm_cli.errors import BadInputError
+from compressm_cli.core.errors import BadInputError
 from compressm_cli.exchange.foreign import Settings, language_model, shown
 from compressm_cli.exchange.names import HEAD, HUGGING_FACE, foreign_name
 from compressm_cli.exchange.stock import cast, require_language_model

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from compressm_cli.checkpoint import Checkpoint
-from compressm_cli.errors import BadInputError
+from compressm_cli.core.errors import BadInputError
 from compressm_cli.exchange.names import ENCODER, HEAD, foreign_name
 
 KINDS = ("mamba", "mamba2")

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from compressm_cli.checkpoint.archive import ArchiveError, read_archive, shorten_line
-from compressm_cli.errors import BadInputError
-from compressm_cli.files import write_atomically
+from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.files import write_atomically
 
 CONFIG = "config.json"
 SAFETENSORS = "model.safetensors"

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from compressm_cli.config import Config
+from compressm_cli.core.config import Config
 from compressm_cli.ops.forms import Form, Problem
 
 StateDim = Annotated[int, Field(ge=1, le=65536)]

@@ -13,11 +13,7 @@ import torch
 from torch import Tensor
 
 from compressm_cli.lti.arrays import Array, adjoint_times, to_numpy, to_tensor
-from compressm_cli.lti.gramian import (
-    controllability_factor,
-    observability_factor,
-    semidefinite_factor,
-)
+from compressm_cli.lti.gramian import controllability_factor, observability_factor, semidefinite_factor
 from compressm_cli.lti.real_form import real_factors
 from compressm_cli.lti.realization import Realization
 

@@ -10,7 +10,7 @@ import torch
 from scipy.optimize import nnls
 from torch import Tensor
 
-from compressm_cli.caches import remember, remembered
+from compressm_cli.core.caches import remember, remembered
 from compressm_cli.ops.forms import DEFAULT, FORMS, CostModel, Form, Problem, terms
 from compressm_cli.ops.machine import is_busy, processor_name
 from compressm_cli.ops.ssm import diagonal_ssm

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from compressm_cli.kernels import compiled
+from compressm_cli.core.kernels import compiled
 from compressm_cli.ops import reference
 from compressm_cli.ops.parallel import flat, last_contiguous, over_parts, parts_a_row
 from compressm_cli.ops.simd import LANES, load, same, sigmoid, store

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from compressm_cli.kernels import compiled
+from compressm_cli.core.kernels import compiled
 from compressm_cli.ops.parallel import over_parts
 
 

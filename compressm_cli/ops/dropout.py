@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compressm_cli.kernels import compiled
+from compressm_cli.core.kernels import compiled
 from compressm_cli.ops.parallel import over_parts
 
 BLOCK = 1 << 16

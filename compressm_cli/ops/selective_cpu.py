@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compressm_cli.kernels import compiled
+from compressm_cli.core.kernels import compiled
 from compressm_cli.ops.parallel import flat, last_contiguous, over_parts, parts_a_row
 from compressm_cli.ops.simd import (
     LANES,

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from compressm_cli.kernels import compiled
+from compressm_cli.core.kernels import compiled
 from compressm_cli.ops.parallel import over_parts, runs_eagerly_on_cpu
 
 _NEGLIGIBLE = 1e-30

@@ -3,8 +3,9 @@
 import re
 from collections.abc import Iterator
 
+from compressm_cli.core.text import is_control, shorten
 from compressm_cli.data.interface import DataSpec, TaskConfig
-from compressm_cli.recipe.problems import KeyPath, Problem, is_control, shorten
+from compressm_cli.recipe.problems import KeyPath, Problem
 from compressm_cli.recipe.schema import Recipe
 from compressm_cli.recipe.yaml_text import Node
 

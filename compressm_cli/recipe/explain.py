@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from compressm_cli.recipe.problems import KeyPath, Problem, found, key_path, shorten
+from compressm_cli.core.text import found, shorten
+from compressm_cli.recipe.problems import KeyPath, Problem, key_path
 from compressm_cli.recipe.yaml_text import Node
 
 Schema = dict[str, Any]

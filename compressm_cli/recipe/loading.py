@@ -7,10 +7,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from compressm_cli.core.text import found
 from compressm_cli.recipe.bounds import bound_problems, text_problems
 from compressm_cli.recipe.explain import explain
 from compressm_cli.recipe.overrides import apply_overrides
-from compressm_cli.recipe.problems import Place, Problem, RecipeError, found
+from compressm_cli.recipe.problems import Place, Problem, RecipeError
 from compressm_cli.recipe.schema import Recipe
 from compressm_cli.recipe.shipped import find_recipe
 from compressm_cli.recipe.yaml_text import MAX_BYTES, Node, dump_yaml, from_plain, parse_yaml

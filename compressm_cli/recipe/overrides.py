@@ -3,7 +3,8 @@
 import re
 from collections.abc import Sequence
 
-from compressm_cli.recipe.problems import Place, Problem, RecipeError, found, shorten
+from compressm_cli.core.text import found, shorten
+from compressm_cli.recipe.problems import Place, Problem, RecipeError
 from compressm_cli.recipe.yaml_text import MAX_DEPTH, Node, parse_yaml
 
 KEY = re.compile(r"[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*)*")

@@ -1,11 +1,11 @@
 """What is wrong with a recipe, and where: the one form in which all its errors are told."""
 
 import re
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from compressm_cli.errors import BadInputError
+from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.text import printable, shorten
 
 KeyPath = tuple[str | int, ...]
 
@@ -13,8 +13,6 @@ MAX_TOLD = 50
 """Problems told of one recipe."""
 MAX_LINE = 1000
 """Characters of one."""
-CONTROL = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-"""Categories of what a terminal obeys rather than shows: controls, directions of writing, halves of pairs."""
 
 
 @dataclass(frozen=True)
@@ -72,40 +70,3 @@ def key_path(path: KeyPath) -> str:
             name = item if re.fullmatch(r"[\w-]{1,60}", item) else shorten(item)
             text += f".{name}" if text else name
     return text
-
-
-def is_control(sign: str) -> bool:
-    """Whether a character is none that can be shown, but changes what is shown."""
-    return not sign.isprintable() and unicodedata.category(sign) in CONTROL
-
-
-def printable(text: str) -> str:
-    """The text with escapes, as Python writes them, for all that a terminal would obey; newlines stay."""
-    if text.isprintable():
-        return text
-    return "".join(ascii(sign)[1:-1] if sign != "\n" and is_control(sign) else sign for sign in text)
-
-
-def shorten(value: object, limit: int = 60) -> str:
-    """The value as Python would write it, on one line and not longer than ``limit`` characters."""
-    text = repr(value)
-    return (
-        text if len(text) <= limit else f"{text[: limit - 4]}...{text[0] if isinstance(value, str) else ''}"
-    )
-
-
-def found(value: object) -> str:
-    """A value as an error names it: ``the text 'x'``, ``the number 3``, ``a list``."""
-    if value is None:
-        return "nothing (null)"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (int, float)):
-        return f"the number {shorten(value)}"
-    if isinstance(value, str):
-        return f"the text {shorten(value)}"
-    if isinstance(value, dict):
-        return "a mapping"
-    if isinstance(value, (list, tuple)):
-        return "a list"
-    return f"a value of type {type(value).__name__}"

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from compressm_cli.compression import METHODS
-from compressm_cli.config import Config
+from compressm_cli.core.config import Config
+from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.text import is_control
 from compressm_cli.data import TASKS
-from compressm_cli.errors import BadInputError
 from compressm_cli.layers import LAYERS
-from compressm_cli.recipe.problems import is_control
+from compressm_cli.methods import METHODS
 
 if TYPE_CHECKING:
     AnyLayer = Any

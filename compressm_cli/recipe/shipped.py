@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from compressm_cli.recipe.problems import Place, Problem, RecipeError, shorten
+from compressm_cli.core.text import shorten
+from compressm_cli.recipe.problems import Place, Problem, RecipeError
 
 PACKAGE = Path(__file__).resolve().parents[1]
 HEADER_KEYS = ("Question", "Command", "Expected", "Source")

@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 
 import yaml
 
-from compressm_cli.recipe.problems import KeyPath, Place, Problem, RecipeError, found, is_control
+from compressm_cli.core.text import found, is_control
+from compressm_cli.recipe.problems import KeyPath, Place, Problem, RecipeError
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 50

@@ -1,7 +1,6 @@
-"""Reading run folders and checkpoints back: reports as data, and their tables, figures and pages."""
+"""Reading run folders and checkpoints back, as data."""
 
 from compressm_cli.reports.comparison import ComparisonReport, compare
-from compressm_cli.reports.plots import run_plots
 from compressm_cli.reports.spectrum import SpectrumReport, analyze, open_model
 from compressm_cli.reports.verdict import Tolerances
 
@@ -12,5 +11,4 @@ __all__ = [
     "analyze",
     "compare",
     "open_model",
-    "run_plots",
 ]

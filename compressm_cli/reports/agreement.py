@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.interface import IGNORE, Fingerprint, Split
-from compressm_cli.errors import BadInputError
+from compressm_cli.engine.evaluation import in_evaluation_mode
+from compressm_cli.engine.oneshot import require_same_shape
 from compressm_cli.reports.differences import other_data
 from compressm_cli.reports.estimates import Estimate, mean
 from compressm_cli.reports.sides import Member, Side, common_seeds
-from compressm_cli.training.evaluation import in_evaluation_mode
-from compressm_cli.training.oneshot import require_same_shape
 
 BATCH = 256
 

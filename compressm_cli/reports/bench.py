@@ -5,19 +5,19 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from compressm_cli.accounting.flops import CONVENTION, training_step_flops
-from compressm_cli.accounting.probe import example_batch
-from compressm_cli.accounting.roof import DEFINITION, Roof, measure_roof
-from compressm_cli.compression import surgery
+from compressm_cli.engine.experiment import check_recipe
+from compressm_cli.engine.threads import choose_threads, using
+from compressm_cli.engine.trainee import Setting
 from compressm_cli.layers.interface import state_space_layers
+from compressm_cli.measure.flops import CONVENTION, training_step_flops
+from compressm_cli.measure.probe import example_batch
+from compressm_cli.measure.roof import DEFINITION, Roof, measure_roof
 from compressm_cli.models import build_model
 from compressm_cli.ops.machine import is_busy
 from compressm_cli.recipe import Recipe
 from compressm_cli.reports.step_memory import StepMemory, step_memory
 from compressm_cli.reports.timing import StepTimes, time_steps
-from compressm_cli.training.experiment import check_recipe
-from compressm_cli.training.threads import choose_threads, using
-from compressm_cli.training.trainee import Setting
+from compressm_cli.structure import surgery
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from compressm_cli.accounting.flops import CONVENTION
-from compressm_cli.errors import BadInputError
+from compressm_cli.core.errors import BadInputError
+from compressm_cli.measure.flops import CONVENTION
 from compressm_cli.reports import differences, verdict
 from compressm_cli.reports.agreement import Agreement, prediction_agreement
 from compressm_cli.reports.inference import SpeedReport, inference_speed, resolve_device

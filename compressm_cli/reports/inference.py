@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from compressm_cli.accounting.clock import mean_seconds
+from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.interface import DataSpec
-from compressm_cli.errors import BadInputError
+from compressm_cli.engine.evaluation import in_evaluation_mode
+from compressm_cli.engine.trainee import random_batch
+from compressm_cli.measure.clock import mean_seconds
 from compressm_cli.ops.machine import is_busy
 from compressm_cli.reports.estimates import Estimate, median
-from compressm_cli.training.evaluation import in_evaluation_mode
-from compressm_cli.training.trainee import random_batch
 
 ROUNDS = 21
 LARGE_BATCH = 64

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from compressm_cli.accounting.flops import inference_flops
-from compressm_cli.accounting.probe import example_batch
+from compressm_cli.measure.flops import inference_flops
+from compressm_cli.measure.probe import example_batch
 from compressm_cli.reports.formats import Unit
 from compressm_cli.reports.sides import Member
 

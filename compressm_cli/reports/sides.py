@@ -6,13 +6,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from compressm_cli.accounting.clock import STARVED
 from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.core.errors import BadInputError, command
 from compressm_cli.data.interface import Fingerprint
-from compressm_cli.errors import BadInputError, command
+from compressm_cli.engine.same_data import recorded
+from compressm_cli.measure.clock import STARVED
 from compressm_cli.recipe import Recipe, load_recipe
-from compressm_cli.run import Run
-from compressm_cli.training.same_data import recorded
+from compressm_cli.runs.folder import Run
 
 SUMMARY_FORMAT = 1
 

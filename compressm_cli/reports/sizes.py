@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.data.interface import DataSpec
-from compressm_cli.distributed.group import Group
+from compressm_cli.engine.distributed.group import Group
+from compressm_cli.engine.precision import resolve_device
+from compressm_cli.engine.workload import Workload
 from compressm_cli.models import build_model
 from compressm_cli.ops.forms import CostModel
-from compressm_cli.training.precision import resolve_device
-from compressm_cli.training.workload import Workload
 
 
 @dataclass(frozen=True)

@@ -8,26 +8,26 @@ from typing import Literal
 import torch
 
 from compressm_cli import exchange
-from compressm_cli.accounting.flops import CONVENTION
 from compressm_cli.checkpoint import Checkpoint
-from compressm_cli.compression.hankel import REFUSED
-from compressm_cli.compression.hankel_config import HankelConfig
-from compressm_cli.compression.method import LayerRecord
-from compressm_cli.compression.reduction import Reduction
+from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.interface import DataSpec
-from compressm_cli.errors import BadInputError
+from compressm_cli.engine.oneshot import Outlook, asked, needs_data, outlook
+from compressm_cli.engine.precision import require_compiler, resolve_device
+from compressm_cli.engine.same_data import names_data, relation
+from compressm_cli.engine.threads import choose_threads, using
+from compressm_cli.engine.trainee import Setting
 from compressm_cli.layers.time_invariant import TimeInvariantLayer
 from compressm_cli.lti import order_for_energy
+from compressm_cli.measure.flops import CONVENTION
+from compressm_cli.methods.hankel.config import HankelConfig
+from compressm_cli.methods.hankel.method import REFUSED
+from compressm_cli.methods.hankel.reduction import Reduction
 from compressm_cli.ops.machine import is_busy
 from compressm_cli.recipe import Recipe
 from compressm_cli.reports.sizes import ModelSize, Sizes
 from compressm_cli.reports.timing import time_steps
-from compressm_cli.run import Run
-from compressm_cli.training.oneshot import Outlook, asked, needs_data, outlook
-from compressm_cli.training.precision import require_compiler, resolve_device
-from compressm_cli.training.same_data import names_data, relation
-from compressm_cli.training.threads import choose_threads, using
-from compressm_cli.training.trainee import Setting
+from compressm_cli.runs.folder import Run
+from compressm_cli.structure.edits import LayerRecord
 
 RealizationKind = Literal["real", "complex"]
 THRESHOLDS = (0.9, 0.95, 0.99, 0.999)

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from compressm_cli.accounting.memory import PeakMemory
-from compressm_cli.training.failures import reason
-from compressm_cli.training.precision import prepare
-from compressm_cli.training.trainee import Setting, Trainee
+from compressm_cli.engine.failures import reason
+from compressm_cli.engine.precision import prepare
+from compressm_cli.engine.trainee import Setting, Trainee
+from compressm_cli.measure.memory import PeakMemory
 
 STEPS = 3
 """From the second one on, the optimizer's moments are there too."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+from compressm_cli.engine.trainee import Setting, Trainee
 from compressm_cli.recipe import Recipe
-from compressm_cli.training.trainee import Setting, Trainee
 
 SECONDS = 10.0
 """Aim for all models together: slow ones are timed in fewer rounds."""

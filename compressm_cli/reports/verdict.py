@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from compressm_cli.errors import BadInputError
+from compressm_cli.core.errors import BadInputError
 from compressm_cli.reports import formats
 from compressm_cli.reports.agreement import Agreement
 from compressm_cli.reports.estimates import Estimate

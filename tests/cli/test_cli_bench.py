@@ -11,12 +11,14 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from compressm_cli.accounting.flops import training_step_flops
-from compressm_cli.accounting.probe import example_batch
-from compressm_cli.accounting.roof import Roof
 from compressm_cli.cli.bench import LARGEST_ORDER
 from compressm_cli.cli.main import run
+from compressm_cli.engine import trainee
+from compressm_cli.engine.forms import choose_forms
 from compressm_cli.layers.interface import StateDim
+from compressm_cli.measure.flops import training_step_flops
+from compressm_cli.measure.probe import example_batch
+from compressm_cli.measure.roof import Roof
 from compressm_cli.models import build_model
 from compressm_cli.ops.forms import DEFAULT
 from compressm_cli.recipe import load_recipe
@@ -24,8 +26,6 @@ from compressm_cli.reports import bench as bench_module
 from compressm_cli.reports.bench import BenchRow
 from compressm_cli.reports.step_memory import StepMemory
 from compressm_cli.reports.timing import StepTimes
-from compressm_cli.training import trainee
-from compressm_cli.training.forms import choose_forms
 
 Capture = pytest.CaptureFixture[str]
 

@@ -13,7 +13,7 @@ from typer.main import get_command
 
 from compressm_cli import __version__
 from compressm_cli.cli import main as main_module
-from compressm_cli.errors import BadInputError, RunFailedError
+from compressm_cli.core.errors import BadInputError, RunFailedError
 from compressm_cli.recipe.problems import Place, Problem, RecipeError
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import compressm_cli
-from compressm_cli.errors import command
+from compressm_cli.core.errors import command
 
 ROOT = Path(compressm_cli.__file__).parent
 

@@ -12,7 +12,7 @@ import pytest
 
 from compressm_cli.cli.main import run
 from compressm_cli.cli.streams import REPLACEMENTS, Stream, guarded, shown_in
-from compressm_cli.run import Run
+from compressm_cli.runs.folder import Run
 
 TINY = ["train.steps=8", "train.eval_every=4", "model.model_dim=4", "model.layer.state_dim=4", "device=cpu"]
 

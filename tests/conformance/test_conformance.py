@@ -18,14 +18,15 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from compressm_cli.checkpoint import Checkpoint
-from compressm_cli.compression import METHODS, surgery
-from compressm_cli.compression.method import CheckContext
+from compressm_cli.engine import experiment, loop, workload
+from compressm_cli.engine.evaluation import calibrate
+from compressm_cli.engine.view import SilentView
 from compressm_cli.layers import LAYERS
+from compressm_cli.methods import METHODS
+from compressm_cli.methods.method import CheckContext
 from compressm_cli.recipe import Recipe, recipe_from_mapping
-from compressm_cli.run import Run
-from compressm_cli.training import experiment, loop, workload
-from compressm_cli.training.evaluation import calibrate
-from compressm_cli.training.view import SilentView
+from compressm_cli.runs.folder import Run
+from compressm_cli.structure import surgery
 
 EXAMPLES: dict[str, dict[str, Any]] = {"hankel": {"keep_fraction": 0.6}}
 """Settings with which a method changes a model of six states within a few steps."""

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
+from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.files import Files
-from compressm_cli.errors import BadInputError
 
 COLUMNS = {"feature_columns": ["x", "y"], "label_column": "label"}
 TABLE = [{"x": i, "y": i / 2, "label": "ab"[i % 2], "text": "é" * (i + 1)} for i in range(20)]

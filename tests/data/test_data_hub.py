@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from compressm_cli.core.errors import BadInputError
 from compressm_cli.data import TASKS, hub
 from compressm_cli.data.imdb import Imdb
 from compressm_cli.data.scifar import SequentialCifar
 from compressm_cli.data.smnist import SequentialMnist
-from compressm_cli.errors import BadInputError
 
 COLUMNS = {"smnist": "image", "scifar": "img"}
 SHAPES = {"smnist": (28, 28), "scifar": (32, 32, 3)}

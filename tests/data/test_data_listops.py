@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
+from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.listops import ListOps
 from compressm_cli.data.listops_expressions import draw_expressions
-from compressm_cli.errors import BadInputError
 
 SHORT = {"min_length": 20, "max_length": 100, "train_rows": 8000, "validation_rows": 1000, "test_rows": 1000}
 WORDS = ["<pad>", *"0123456789", "[MIN", "[MAX", "[MED", "[SM", "]"]

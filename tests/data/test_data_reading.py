@@ -15,14 +15,14 @@ import torch
 from PIL import Image
 
 from compressm_cli.cli import main
+from compressm_cli.core.errors import BadInputError, RunFailedError
 from compressm_cli.data.digits import Digits
 from compressm_cli.data.files import Files
 from compressm_cli.data.interface import IGNORE, Dataset, Split
 from compressm_cli.data.mqar import Mqar
 from compressm_cli.data.reading import reading
 from compressm_cli.data.token_files import TokenFiles
-from compressm_cli.errors import BadInputError, RunFailedError
-from compressm_cli.training.evaluation import evaluate
+from compressm_cli.engine.evaluation import evaluate
 
 
 @pytest.fixture(autouse=True)

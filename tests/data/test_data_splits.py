@@ -3,11 +3,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.interface import Split
 from compressm_cli.data.labels import class_names, class_numbers
 from compressm_cli.data.splits import hold_out
 from compressm_cli.data.tokens import byte_tokens
-from compressm_cli.errors import BadInputError
 
 
 @given(st.lists(st.integers(0, 4), min_size=4, max_size=200), st.integers(0, 1000), st.data())

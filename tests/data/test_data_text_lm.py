@@ -6,10 +6,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.corpus import generated_text
 from compressm_cli.data.corpus_words import PREPOSITIONS
 from compressm_cli.data.text_lm import TextLm
-from compressm_cli.errors import BadInputError
 
 
 @pytest.fixture(scope="module")

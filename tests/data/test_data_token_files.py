@@ -6,8 +6,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.token_files import TokenFiles
-from compressm_cli.errors import BadInputError
 
 
 def splits(dataset: Any) -> tuple[Any, Any, Any]:

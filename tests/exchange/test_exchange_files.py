@@ -26,7 +26,7 @@ from exchange_models import (
 from compressm_cli import exchange
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.cli.main import run as command
-from compressm_cli.errors import BadInputError, RunFailedError
+from compressm_cli.core.errors import BadInputError, RunFailedError
 from compressm_cli.models import build_model
 from compressm_cli.recipe import recipe_from_mapping
 

@@ -22,7 +22,7 @@ from exchange_models import (
 )
 
 from compressm_cli import exchange
-from compressm_cli.errors import BadInputError
+from compressm_cli.core.errors import BadInputError
 
 transformers = pytest.importorskip("transformers")
 RELEASE = tuple(map(int, transformers.__version__.split(".")[:2]))

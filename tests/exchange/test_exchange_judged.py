@@ -10,12 +10,12 @@ from exchange_models import LAYERS, VOCABULARY, checkpoint
 
 from compressm_cli import exchange
 from compressm_cli.cli.main import run as command
+from compressm_cli.engine import experiment
+from compressm_cli.engine.view import SilentView
 from compressm_cli.recipe import recipe_from_mapping
 from compressm_cli.reports import analyze
 from compressm_cli.reports.agreement import prediction_agreement
 from compressm_cli.reports.sides import read_sides
-from compressm_cli.training import experiment
-from compressm_cli.training.view import SilentView
 
 SMALL = ["data.length=12"]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from compressm_cli import exchange
-from compressm_cli.errors import BadInputError
+from compressm_cli.core.errors import BadInputError
 
 WIDTH, DEPTH, EXPAND = 16, 2, 2
 CHANNELS = EXPAND * WIDTH

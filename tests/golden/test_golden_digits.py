@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from compressm_cli.engine import experiment
+from compressm_cli.engine.view import SilentView
 from compressm_cli.ops.forms import FORMS
 from compressm_cli.recipe import Recipe, recipe_from_mapping
-from compressm_cli.run import Run
-from compressm_cli.training import experiment
-from compressm_cli.training.view import SilentView
+from compressm_cli.runs.folder import Run
 
 GOLDEN = Path(__file__).with_name("digits_lru_hankel.txt")
 TOLERANCE = 1e-4

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from compressm_cli.errors import BadInputError
+from compressm_cli.core.errors import BadInputError
+from compressm_cli.engine.experiment import check_recipe
 from compressm_cli.layers import selective
 from compressm_cli.layers.mamba import Mamba, MambaConfig
 from compressm_cli.layers.mamba2 import Mamba2, Mamba2Config
 from compressm_cli.ops import mamba_ssm_kernels, reference, ssd
 from compressm_cli.recipe import recipe_from_mapping
-from compressm_cli.training.experiment import check_recipe
 
 CPU = torch.device("cpu")
 

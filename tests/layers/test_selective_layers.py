@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from compressm_cli.compression import surgery
 from compressm_cli.layers import gla as gla_module
 from compressm_cli.layers import mamba as mamba_module
 from compressm_cli.layers import mamba2 as mamba2_module
@@ -20,6 +19,7 @@ from compressm_cli.layers.selective import (
     balancing_rows,
     inverse_softplus,
 )
+from compressm_cli.structure import surgery
 
 LENGTH = 23
 

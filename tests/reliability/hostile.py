@@ -13,10 +13,10 @@ from pathlib import Path
 from random import Random
 
 from compressm_cli.cli import main
-from compressm_cli.errors import BadInputError
+from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.text import is_control
 from compressm_cli.recipe import Recipe, load_recipe
 from compressm_cli.recipe.bounds import known_spec, least_parameters
-from compressm_cli.recipe.problems import is_control
 
 LONGEST_OUTPUT = 60_000
 MEMORY_BYTES = 600 * 2**20

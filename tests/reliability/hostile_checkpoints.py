@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compressm_cli.engine import experiment
+from compressm_cli.engine.view import SilentView
 from compressm_cli.recipe import recipe_from_mapping
-from compressm_cli.run import Run
-from compressm_cli.training import experiment
-from compressm_cli.training.view import SilentView
+from compressm_cli.runs.folder import Run
 
 MARKER = "was-run"
 RECIPE = {

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from compressm_cli.cli import main
+from compressm_cli.engine import loop
 from compressm_cli.recipe import Recipe, recipe_to_yaml
-from compressm_cli.run import Run
-from compressm_cli.training import loop
+from compressm_cli.runs.folder import Run
 
 Maker = Callable[..., Recipe]
 

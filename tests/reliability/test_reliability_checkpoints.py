@@ -8,11 +8,11 @@ import pytest
 import reliability
 
 from compressm_cli.checkpoint import Checkpoint, verify
-from compressm_cli.errors import BadInputError, RunFailedError
+from compressm_cli.core.errors import BadInputError, RunFailedError
+from compressm_cli.engine import experiment, loop
+from compressm_cli.engine.view import SilentView
 from compressm_cli.recipe import Recipe, load_recipe
-from compressm_cli.run import Run
-from compressm_cli.training import experiment, loop
-from compressm_cli.training.view import SilentView
+from compressm_cli.runs.folder import Run
 
 Maker = Callable[..., Recipe]
 Trainer = Callable[..., Run]

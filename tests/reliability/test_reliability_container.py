@@ -14,7 +14,7 @@ import pytest
 import reliability
 
 import compressm_cli
-from compressm_cli.run import Run
+from compressm_cli.runs.folder import Run
 
 USER = 12345
 """Has no entry in the system's list of users."""

@@ -11,9 +11,9 @@ import torch
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.cli import main
 from compressm_cli.data.mnist1d import Mnist1D
+from compressm_cli.engine import loop
 from compressm_cli.recipe import Recipe, load_recipe, recipe_to_yaml
-from compressm_cli.run import Run
-from compressm_cli.training import loop
+from compressm_cli.runs.folder import Run
 
 Maker = Callable[..., Recipe]
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from compressm_cli.cli import main
-from compressm_cli.errors import BadInputError
+from compressm_cli.core.errors import BadInputError
 
 SECONDS = 10.0
 """How long all processes may take to end after one has failed."""
@@ -63,19 +63,19 @@ class Case:
         return f"{self.victim} of {self.count}: {self.failure} {where}"
 
 
-DATA = "compressm_cli.training.experiment:load_data"
-MODEL = "compressm_cli.training.loop:build_model"
-OPTIMIZER = "compressm_cli.training.loop:build_optimizer"
-COSTS = "compressm_cli.training.workload:costs_here"
-STEP = "compressm_cli.training.loop:training_step"
-EVALUATION = "compressm_cli.training.loop:evaluate"
-PLAN = "compressm_cli.compression.hankel:Hankel.plan"
-CALIBRATION = "compressm_cli.training.loop:calibrate"
-CUT = "compressm_cli.compression.surgery:apply_plan"
-STATE = "compressm_cli.training.loop:Trainer._process_state"
+DATA = "compressm_cli.engine.experiment:load_data"
+MODEL = "compressm_cli.engine.loop:build_model"
+OPTIMIZER = "compressm_cli.engine.loop:build_optimizer"
+COSTS = "compressm_cli.engine.workload:costs_here"
+STEP = "compressm_cli.engine.loop:training_step"
+EVALUATION = "compressm_cli.engine.loop:evaluate"
+PLAN = "compressm_cli.methods.hankel.method:Hankel.plan"
+CALIBRATION = "compressm_cli.engine.loop:calibrate"
+CUT = "compressm_cli.structure.surgery:apply_plan"
+STATE = "compressm_cli.engine.loop:Trainer._process_state"
 SAVE = "compressm_cli.checkpoint:Checkpoint.save"
-LOG = "compressm_cli.training.loop:Trainer._log"
-SUMMARY = "compressm_cli.run:Run.write_summary"
+LOG = "compressm_cli.engine.loop:Trainer._log"
+SUMMARY = "compressm_cli.runs.folder:Run.write_summary"
 PARTS = {"train": {"parallel": "fsdp"}}
 
 CASES = [

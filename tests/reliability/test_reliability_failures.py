@@ -25,17 +25,17 @@ from torch import Tensor
 from compressm_cli import reports
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.cli import main
-from compressm_cli.compression import empirical
-from compressm_cli.compression.method import LayerRecord
-from compressm_cli.compression.selective import channel, group, vector
+from compressm_cli.core.errors import RunFailedError
 from compressm_cli.data.interface import Dataset, Split
-from compressm_cli.errors import RunFailedError
+from compressm_cli.engine import experiment, loop
+from compressm_cli.engine.divergence import DivergedError
+from compressm_cli.engine.failures import is_out_of_memory
+from compressm_cli.engine.view import SilentView
+from compressm_cli.methods.hankel import empirical
+from compressm_cli.methods.hankel.selective import channel, group, vector
 from compressm_cli.recipe import Recipe, load_recipe, recipe_to_yaml
-from compressm_cli.run import Run
-from compressm_cli.training import experiment, loop
-from compressm_cli.training.divergence import DivergedError
-from compressm_cli.training.failures import is_out_of_memory
-from compressm_cli.training.view import SilentView
+from compressm_cli.runs.folder import Run
+from compressm_cli.structure.edits import LayerRecord
 
 Maker = Callable[..., Recipe]
 Trainer = Callable[..., Run]
@@ -552,7 +552,7 @@ import resource, sys
 from pathlib import Path
 import torch
 from compressm_cli.cli import main
-from compressm_cli.training import loop
+from compressm_cli.engine import loop
 
 def limited(trainer):
     # Loads the kernels: libraries that find too little memory while they are loaded may end the process.
@@ -755,9 +755,9 @@ def test_a_decomposition_that_does_not_converge_costs_the_cut_alone(
         raise torch.linalg.LinAlgError("the algorithm failed to converge")
 
     for module in (
-        "compressm_cli.compression.balanced.balance_real_form",
-        "compressm_cli.compression.balanced.balance",
-        "compressm_cli.compression.selective.channel.balance",
+        "compressm_cli.methods.hankel.balanced.balance_real_form",
+        "compressm_cli.methods.hankel.balanced.balance",
+        "compressm_cli.methods.hankel.selective.channel.balance",
     ):
         monkeypatch.setattr(module, diverges)
     assert refused(tiny, train, kind) == "nothing cut: refused: the algorithm failed to converge"

@@ -21,12 +21,12 @@ from hostile_checkpoints import CALLS, KINDS, archive_of, content_places, entrie
 
 from compressm_cli import exchange
 from compressm_cli.checkpoint import Checkpoint, training_state
-from compressm_cli.compression.method import LayerRecord
+from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.interface import DataSpec
-from compressm_cli.errors import BadInputError
+from compressm_cli.engine.evaluation import Evaluation
 from compressm_cli.models import build_model
 from compressm_cli.recipe import recipe_from_mapping
-from compressm_cli.training.evaluation import Evaluation
+from compressm_cli.structure.edits import LayerRecord
 
 EXAMPLES = 5
 """Of each kind of damage; the long form is benchmarks/hostile.py."""

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from rich.table import Table
 
 from compressm_cli.cli import console
-from compressm_cli.errors import BadInputError
+from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.text import is_control, printable
 from compressm_cli.recipe import RecipeError, load_recipe
-from compressm_cli.recipe.problems import MAX_TOLD, is_control, printable
+from compressm_cli.recipe.problems import MAX_TOLD
 from compressm_cli.recipe.yaml_text import Place, dump_yaml, parse_yaml
-from compressm_cli.run import Run
+from compressm_cli.runs.folder import Run
 
 
 @settings(derandomize=True, max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))

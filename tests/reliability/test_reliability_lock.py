@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from compressm_cli import run as run_module
 from compressm_cli.cli import main
+from compressm_cli.engine import experiment
 from compressm_cli.recipe import Recipe, recipe_to_yaml
-from compressm_cli.run import STALE_SECONDS, Run, RunLockedError
-from compressm_cli.training import experiment
+from compressm_cli.runs import lock
+from compressm_cli.runs.folder import Run
+from compressm_cli.runs.lock import STALE_SECONDS, RunLockedError
 
 Maker = Callable[..., Recipe]
 processes = multiprocessing.get_context("fork")
@@ -97,7 +98,7 @@ def test_a_lock_of_another_host_counts_until_it_is_old(
 ) -> None:
     """Also one of this host, where the file system has no locks."""
     if code is not None:
-        monkeypatch.setattr(run_module.fcntl, "flock", refusing(code))
+        monkeypatch.setattr(lock.fcntl, "flock", refusing(code))
     run = started(tmp_path)
     path = run.folder / "lock"
     host = "elsewhere" if code is None else platform.node()
@@ -112,7 +113,7 @@ def test_a_lock_of_another_host_counts_until_it_is_old(
 
 
 def test_a_held_lock_is_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 0.01)
     run = started(tmp_path)
     path = run.folder / "lock"
     with run.lock():
@@ -131,7 +132,7 @@ def test_a_held_lock_is_touched_where_times_cannot_be_set(
     descriptor = os.open(path, os.O_RDWR)
     os.utime(descriptor, (0, 0))
     monkeypatch.setattr(os, "utime", refusing(errno.EPERM))
-    run_module._beat(descriptor)
+    lock._beat(descriptor)
     assert os.fstat(descriptor).st_mtime > time.time() - 60
     os.close(descriptor)
     assert path.read_bytes() == text
@@ -140,7 +141,7 @@ def test_a_held_lock_is_touched_where_times_cannot_be_set(
 def test_a_mandatory_lock_is_one_that_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On SMB, what another process has locked answers EACCES, also to who would read in it who that is."""
     run = started(tmp_path)
-    monkeypatch.setattr(run_module.fcntl, "flock", refusing(errno.EACCES))
+    monkeypatch.setattr(lock.fcntl, "flock", refusing(errno.EACCES))
     monkeypatch.setattr(os, "pread", refusing(errno.EACCES))
     with (
         pytest.raises(RunLockedError, match="this run is live: process unknown on an unknown host"),
@@ -151,7 +152,7 @@ def test_a_mandatory_lock_is_one_that_is_held(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.EBADF])
 def test_a_lock_that_fails_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-    monkeypatch.setattr(run_module.fcntl, "flock", refusing(code))
+    monkeypatch.setattr(lock.fcntl, "flock", refusing(code))
     with pytest.raises(OSError, match=os.strerror(code)), started(tmp_path).lock():
         pass
 

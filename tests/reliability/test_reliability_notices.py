@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
-from compressm_cli.distributed import notices
-from compressm_cli.distributed.group import Group
-from compressm_cli.distributed.notices import Notice, Notices
-from compressm_cli.errors import BadInputError, ElsewhereError, GroupEndedError, RunFailedError
+from compressm_cli.core.errors import BadInputError, ElsewhereError, GroupEndedError, RunFailedError
+from compressm_cli.engine.distributed import notices
+from compressm_cli.engine.distributed.group import Group
+from compressm_cli.engine.distributed.notices import Notice, Notices
 
 COUNT = 3
 LOST = f"process 2 of {COUNT} was lost: it was killed, or its machine is gone"

@@ -10,13 +10,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from compressm_cli.distributed.group import joined
+from compressm_cli.engine import experiment
+from compressm_cli.engine.distributed.group import joined
+from compressm_cli.engine.divergence import DivergedError
+from compressm_cli.engine.loop import Trainer
+from compressm_cli.engine.view import SilentView
 from compressm_cli.recipe import Recipe, recipe_from_mapping
-from compressm_cli.run import Run
-from compressm_cli.training import experiment
-from compressm_cli.training.divergence import DivergedError
-from compressm_cli.training.loop import Trainer
-from compressm_cli.training.view import SilentView
+from compressm_cli.runs.folder import Run
 
 MEGABYTE = 1_000_000
 VOCABULARY, WIDTH = 40_000, 128
@@ -103,7 +103,7 @@ def go_on(root: Path, parallel: str) -> None:
         found["own random state"] = torch.get_rng_state()
 
     Trainer.train = train  # type: ignore[assignment, method-assign]
-    import compressm_cli.training.parts  # noqa: F401  # what it imports is not what is measured
+    import compressm_cli.engine.parts  # noqa: F401  # what it imports is not what is measured
 
     with joined() as group:
         pickled, before = Pickled(), megabytes("VmRSS")

@@ -20,26 +20,28 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import AdamW
 
-from compressm_cli.accounting.flops import training_step_flops
-from compressm_cli.accounting.probe import example_batch
 from compressm_cli.checkpoint import Checkpoint
-from compressm_cli.compression import METHODS, surgery
-from compressm_cli.compression.calibration import Statistic
-from compressm_cli.compression.method import CheckContext, Freeze, Mask, Method, Plan, Truncate
+from compressm_cli.core.errors import BadInputError, ElsewhereError
 from compressm_cli.data.interface import DataSpec, Split
-from compressm_cli.distributed import sharded
-from compressm_cli.distributed.agreement import checksum
-from compressm_cli.distributed.group import Group, joined
-from compressm_cli.errors import BadInputError, ElsewhereError
+from compressm_cli.engine import state
+from compressm_cli.engine.distributed import sharded
+from compressm_cli.engine.distributed.agreement import checksum
+from compressm_cli.engine.distributed.group import Group, joined
+from compressm_cli.engine.evaluation import calibrate, evaluate
+from compressm_cli.engine.optimizer import build_optimizer
 from compressm_cli.layers.interface import state_space_layers
 from compressm_cli.layers.selective import ChannelProjection
 from compressm_cli.layers.time_invariant import StateProjection
+from compressm_cli.measure.flops import training_step_flops
+from compressm_cli.measure.probe import example_batch
+from compressm_cli.methods import METHODS
+from compressm_cli.methods.calibration import Statistic
+from compressm_cli.methods.method import CheckContext, Method
 from compressm_cli.models import build_model
 from compressm_cli.recipe import recipe_from_mapping
 from compressm_cli.recipe.schema import ModelConfig, TrainConfig
-from compressm_cli.training import state
-from compressm_cli.training.evaluation import calibrate, evaluate
-from compressm_cli.training.optimizer import build_optimizer
+from compressm_cli.structure import surgery
+from compressm_cli.structure.edits import Freeze, Mask, Plan, Truncate
 
 PROCESSES, SECONDS = 2, 240
 KINDS = ["lru", "mamba"]

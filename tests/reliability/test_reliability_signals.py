@@ -12,11 +12,11 @@ import reliability
 
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.cli import main
+from compressm_cli.engine import experiment, loop
+from compressm_cli.engine.signals import EXIT_CODES, StoppedError, listening
+from compressm_cli.engine.view import SilentView
 from compressm_cli.recipe import Recipe, load_recipe, recipe_to_yaml
-from compressm_cli.run import Run
-from compressm_cli.training import experiment, loop
-from compressm_cli.training.signals import EXIT_CODES, StoppedError, listening
-from compressm_cli.training.view import SilentView
+from compressm_cli.runs.folder import Run
 
 Maker = Callable[..., Recipe]
 Trainer = Callable[..., Run]

@@ -13,18 +13,18 @@ import pytest
 import torch
 
 from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.interface import Dataset, DataSpec, Split
-from compressm_cli.distributed.group import Group, joined
-from compressm_cli.errors import BadInputError
+from compressm_cli.engine.distributed.group import Group, joined
+from compressm_cli.engine.evaluation import evaluate
+from compressm_cli.engine.experiment import load_data
+from compressm_cli.engine.follower import Follower
+from compressm_cli.engine.loop import Trainer
+from compressm_cli.engine.view import SilentView
+from compressm_cli.engine.workload import Workload
 from compressm_cli.recipe import Recipe, recipe_from_mapping
 from compressm_cli.recipe.schema import TrainConfig
-from compressm_cli.run import Run
-from compressm_cli.training.evaluation import evaluate
-from compressm_cli.training.experiment import load_data
-from compressm_cli.training.follower import Follower
-from compressm_cli.training.loop import Trainer
-from compressm_cli.training.view import SilentView
-from compressm_cli.training.workload import Workload
+from compressm_cli.runs.folder import Run
 
 STEPS = 12
 PADDED = {"task": "listops", "train_rows": 64, "validation_rows": 20, "test_rows": 20}

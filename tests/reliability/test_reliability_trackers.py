@@ -16,13 +16,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 
 from compressm_cli.cli import main
-from compressm_cli.errors import BadInputError
+from compressm_cli.core.errors import BadInputError
+from compressm_cli.engine import experiment, loop, trackers
+from compressm_cli.engine.trackers import TRACKERS, Tracker
+from compressm_cli.engine.view import SilentView, View
 from compressm_cli.recipe import Recipe, load_recipe, recipe_to_yaml
 from compressm_cli.recipe.schema import OutputConfig
-from compressm_cli.run import Run
-from compressm_cli.training import experiment, loop, trackers
-from compressm_cli.training.trackers import TRACKERS, Tracker
-from compressm_cli.training.view import SilentView, View
+from compressm_cli.runs.folder import Run
 
 Maker = Callable[..., Recipe]
 Trainer = Callable[..., Run]

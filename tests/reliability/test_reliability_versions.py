@@ -6,7 +6,7 @@ from pathlib import Path
 import concurrency
 import pytest
 
-from compressm_cli.run import Run
+from compressm_cli.runs.folder import Run
 
 PROCESSES = 6
 

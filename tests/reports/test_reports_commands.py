@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import MakeRun
+from made_runs import MakeRun
 
 from compressm_cli.cli.main import run as command
 from compressm_cli.reports import inference, spectrum, timing

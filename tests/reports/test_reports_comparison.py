@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import MakeRun, tiny_checkpoint, tiny_recipe
+from made_runs import MakeRun, tiny_checkpoint, tiny_recipe
 
 from compressm_cli.checkpoint import Checkpoint
-from compressm_cli.errors import BadInputError
+from compressm_cli.core.errors import BadInputError
+from compressm_cli.render.tables import comparison_tables
 from compressm_cli.reports import ComparisonReport, Tolerances, compare
-from compressm_cli.reports.tables import comparison_tables
 
 
 def quick(baseline: Path, *others: Path, tolerances: Tolerances | None = None) -> ComparisonReport:

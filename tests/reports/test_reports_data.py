@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import MakeRun, tiny_recipe
+from made_runs import MakeRun, tiny_recipe
 
 from compressm_cli import exchange
 from compressm_cli.checkpoint import Checkpoint
@@ -16,9 +16,9 @@ from compressm_cli.data.digits import Digits
 from compressm_cli.data.interface import Dataset, Fingerprint
 from compressm_cli.models import build_model
 from compressm_cli.recipe import Recipe, load_recipe, recipe_from_mapping, recipe_to_yaml
+from compressm_cli.render.tables import comparison_markdown
 from compressm_cli.reports import Tolerances, compare
-from compressm_cli.reports.tables import comparison_markdown
-from compressm_cli.run import Run
+from compressm_cli.runs.folder import Run
 
 # ---- compare -------------------------------------------------------------------------------------------------------
 

@@ -4,15 +4,15 @@ import time
 
 import pytest
 import torch
-from conftest import tiny_recipe
+from made_runs import tiny_recipe
 from torch import Tensor, nn
 
+from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.interface import DataSpec
-from compressm_cli.errors import BadInputError
+from compressm_cli.engine.trainee import random_batch
 from compressm_cli.models import build_model
 from compressm_cli.reports import inference
 from compressm_cli.reports.inference import inference_speed, resolve_device
-from compressm_cli.training.trainee import random_batch
 
 CPU = torch.device("cpu")
 

@@ -9,7 +9,7 @@ import torch
 
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.cli.main import run as command
-from compressm_cli.compression.hankel import share_out
+from compressm_cli.methods.hankel.method import share_out
 from compressm_cli.models import build_model
 from compressm_cli.recipe import recipe_from_mapping
 

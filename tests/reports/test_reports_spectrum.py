@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import MakeRun, tiny_checkpoint, tiny_recipe
+from made_runs import MakeRun, tiny_checkpoint, tiny_recipe
 
-from compressm_cli.errors import BadInputError
+from compressm_cli.core.errors import BadInputError
+from compressm_cli.engine.trainee import Setting
 from compressm_cli.layers.interface import state_space_layers
 from compressm_cli.lti import hankel_singular_values
 from compressm_cli.reports import analyze, spectrum
 from compressm_cli.reports.spectrum import LayerSpectrum, find_checkpoint
 from compressm_cli.reports.timing import StepTimes
-from compressm_cli.training.trainee import Setting
 
 WHITE = ("compression.gramian=analytic", "compression.horizon=infinite")
 """Gramians as in the paper, which need no data."""

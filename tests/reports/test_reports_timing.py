@@ -8,20 +8,20 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import tiny_recipe
+from made_runs import tiny_recipe
 
-from compressm_cli.accounting.memory import estimate_training_bytes
-from compressm_cli.accounting.probe import example_batch
 from compressm_cli.data.interface import DataSpec
+from compressm_cli.engine import trainee as trainee_module
+from compressm_cli.engine.trainee import Setting, Trainee, random_batch
 from compressm_cli.layers.interface import state_space_layers
+from compressm_cli.measure.memory import estimate_training_bytes
+from compressm_cli.measure.probe import example_batch
 from compressm_cli.ops.forms import DEFAULT, CostModel
 from compressm_cli.recipe import Recipe
 from compressm_cli.reports import step_memory as memory_module
 from compressm_cli.reports import timing
 from compressm_cli.reports.step_memory import KIND, step_memory
 from compressm_cli.reports.timing import StepTimes, time_steps
-from compressm_cli.training import trainee as trainee_module
-from compressm_cli.training.trainee import Setting, Trainee, random_batch
 
 LAYERS = ("blocks.0.layer", "blocks.1.layer")
 

@@ -1,0 +1,1 @@
+"""What all parts stand on: errors, configuration, files, caches."""

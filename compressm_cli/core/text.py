@@ -1,0 +1,43 @@
+"""Values and texts as messages show them: on one line, short, and with nothing that a terminal would obey."""
+
+import unicodedata
+
+CONTROL = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+"""Categories of what a terminal obeys rather than shows: controls, directions of writing, halves of pairs."""
+
+
+def is_control(sign: str) -> bool:
+    """Whether a character is none that can be shown, but changes what is shown."""
+    return not sign.isprintable() and unicodedata.category(sign) in CONTROL
+
+
+def printable(text: str) -> str:
+    """The text with escapes, as Python writes them, for all that a terminal would obey; newlines stay."""
+    if text.isprintable():
+        return text
+    return "".join(ascii(sign)[1:-1] if sign != "\n" and is_control(sign) else sign for sign in text)
+
+
+def shorten(value: object, limit: int = 60) -> str:
+    """The value as Python would write it, on one line and not longer than ``limit`` characters."""
+    text = repr(value)
+    return (
+        text if len(text) <= limit else f"{text[: limit - 4]}...{text[0] if isinstance(value, str) else ''}"
+    )
+
+
+def found(value: object) -> str:
+    """A value as an error names it: ``the text 'x'``, ``the number 3``, ``a list``."""
+    if value is None:
+        return "nothing (null)"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return f"the number {shorten(value)}"
+    if isinstance(value, str):
+        return f"the text {shorten(value)}"
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, (list, tuple)):
+        return "a list"
+    return f"a value of type {type(value).__name__}"

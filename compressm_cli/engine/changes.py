@@ -1,0 +1,90 @@
+"""What may be changed in a run that goes on: how long, how it is watched, and on what; nothing that it learns by."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from compressm_cli.core.errors import BadInputError, command
+from compressm_cli.engine.divergence import Rollbacks
+from compressm_cli.engine.optimizer import learning_rate
+from compressm_cli.methods import METHODS
+from compressm_cli.recipe import Recipe, load_recipe, recipe_settings
+from compressm_cli.recipe.schema import TrainConfig
+from compressm_cli.runs.folder import Run
+
+ALLOWED = (
+    "train.steps", "train.eval_every", "train.log_every", "train.checkpoint_every", "train.on_divergence",
+    "train.accumulate", "train.threads", "train.parallel", "train.compile", "device", "output.keep_last",
+    "output.trackers",
+)  # fmt: skip
+"""Settings, or mappings of settings; paths of the data too, where the data are known to be the same."""
+NOT_OF_THE_RUN = ("device", "output")
+"""What ``--auto-resume`` takes from the recipe at hand, whatever the run had."""
+
+
+def identity(recipe: Recipe) -> dict[str, Any]:
+    """The settings that make two recipes the same experiment for ``--auto-resume``."""
+    settings = recipe_settings(recipe.located())
+    return {key: value for key, value in settings.items() if key.partition(".")[0] not in NOT_OF_THE_RUN}
+
+
+def is_same_run(one: Recipe, other: Recipe) -> bool:
+    """Whether a run of one recipe can go on by the other: they differ in nothing but what may be changed."""
+    return all(
+        key.partition(".")[0] in NOT_OF_THE_RUN or _is_allowed(key, one) for key in changes(one, other)
+    )
+
+
+def changes(before: Recipe, after: Recipe) -> dict[str, dict[str, Any]]:
+    """Every setting that differs, ``from`` what and ``to`` what."""
+    one, two = recipe_settings(before.located()), recipe_settings(after.located())
+    return {
+        key: {"from": one.get(key), "to": two.get(key)}
+        for key in {**one, **two}
+        if one.get(key) != two.get(key) or (key in one) != (key in two)
+    }
+
+
+def changed_recipe(run: Run, overrides: Sequence[str]) -> Recipe:
+    """The recipe of a run with some settings changed.
+
+    Raises BadInputError where one of them is invalid, or would make another run of it.
+    """
+    before, after = load_recipe(run.recipe_path), load_recipe(run.recipe_path, overrides)
+    refused = [key for key in changes(before, after) if not _is_allowed(key, before)]
+    if refused:
+        places = [f"data.{key}" for key in before.data.paths if key in type(before.data).model_fields]
+        raise BadInputError(
+            f"{refused[0]}: a run that has begun goes on with its own; of a run can be changed: "
+            f"{', '.join([*ALLOWED, *places])}. For another {refused[0]} begin a new run: "
+            f"{command('train', run.recipe_path, f'{refused[0]}=VALUE')}"
+        )
+    return after
+
+
+def told(before: Recipe, after: Recipe, step: int, rollbacks: list[dict[str, Any]]) -> str | None:
+    """What another number of steps makes of the learning rate and the checks, in a line; None where it is the same.
+
+    ``rollbacks`` are those that a checkpoint holds: each has lowered the learning rate.
+    """
+    if before.train.steps == after.train.steps:
+        return None
+    rates = _rate(before.train, max(1, step), rollbacks), _rate(after.train, step + 1, rollbacks)
+    method = METHODS[after.compression.method](after.compression)
+    ahead = [str(check) for check in method.check_steps(after.train.steps) if check > step]
+    shown = ", ".join(ahead[:5]) + (f" and {len(ahead) - 5} more" if len(ahead) > 5 else "")
+    return (
+        f"train.steps {before.train.steps} -> {after.train.steps}, from step {step} on: the learning rate is that of a "
+        f"run of {after.train.steps} steps ({rates[0]:.3g} at step {step}, {rates[1]:.3g} at step {step + 1}); "
+        f"checks to come: {shown or 'none'}"
+    )
+
+
+def _rate(config: TrainConfig, step: int, rollbacks: list[dict[str, Any]]) -> float:
+    lowered = Rollbacks(config.on_divergence)
+    lowered.made = rollbacks
+    return learning_rate(config, step) * lowered.factor
+
+
+def _is_allowed(key: str, recipe: Recipe) -> bool:
+    allowed = (*ALLOWED, *(f"data.{place}" for place in recipe.data.paths))
+    return any(key == name or key.startswith(f"{name}.") for name in allowed)

@@ -1,0 +1,107 @@
+"""That all processes of a run have the same model: made so after each change of it, and confirmed by a checksum."""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from compressm_cli.core.errors import RunFailedError
+from compressm_cli.engine.distributed.group import Group
+from compressm_cli.structure import surgery
+
+
+def state_tensors(model: nn.Module, optimizer: Optimizer) -> Iterator[tuple[str, Tensor]]:
+    """Parameters, buffers and optimizer state with their names, in one order in every process."""
+    yield from model.state_dict().items()
+    for name, parameter in model.named_parameters():
+        for key, value in sorted(optimizer.state.get(parameter, {}).items()):
+            if isinstance(value, Tensor):
+                yield f"{name}: {key}", value
+
+
+@torch.no_grad()
+def synchronize(model: nn.Module, optimizer: Optimizer, group: Group) -> None:
+    """Give every process the main one's parameters, buffers, masks and optimizer state; their shapes must agree.
+
+    A cut is computed from the same plan everywhere, but processors differ in the last bits of a product.
+    """
+    if not group.is_alone:
+        for tensor in (*dict(state_tensors(model, optimizer)).values(), *surgery.masks(model).values()):
+            dist.broadcast(tensor, src=0)
+
+
+def is_part(tensor: Tensor) -> bool:
+    """Whether each process has a part of it: a DTensor, whose import takes long."""
+    return hasattr(tensor, "full_tensor")
+
+
+def gathered(tensor: Tensor) -> Tensor:
+    """All of a tensor of which each process has a part; another one as it is."""
+    return tensor.full_tensor() if is_part(tensor) else tensor  # type: ignore[attr-defined]
+
+
+@torch.no_grad()
+def checksum(model: nn.Module, optimizer: Optimizer) -> str:
+    """Of names, shapes, types and bits of parameters, buffers and optimizer state; collective for a sharded model."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in state_tensors(model, optimizer):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(gathered(tensor.detach()).cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def confirm(model: nn.Module, optimizer: Optimizer, group: Group, when: str) -> str:
+    """The checksum that all processes have; RunFailedError where they do not have the same."""
+    sums = group.gather(checksum(model, optimizer))
+    return str(_same(sums, f"the weights or the optimizer's state {when}"))
+
+
+def agreed(value: Any, group: Group, what: str) -> Any:
+    """A value that all processes must have come to; RunFailedError where they have not."""
+    return _same(group.gather(value), what)
+
+
+def _same(values: list[Any], what: str) -> Any:
+    other = next((rank for rank, value in enumerate(values) if value != values[0]), None)
+    if other is not None:
+        raise RunFailedError(
+            f"process {other} differs from process 0 in {what}; go on from the last checkpoint with "
+            "compressm train --resume RUN, with the same versions of everything on each machine"
+        )
+    return values[0]
+
+
+class Vote:
+    """Whether any process asks for something, told a step late so that none waits for the others."""
+
+    def __init__(self, group: Group) -> None:
+        self._group = group
+        self._pending: tuple[dist.Work, Tensor] | None = None
+
+    def __call__(self, asked: int) -> int:
+        """Ask with a number above zero; returns the largest that anybody asked with at the call before."""
+        if self._group.is_alone:
+            return asked
+        earlier = self._take()
+        flag = torch.tensor(asked)
+        work = dist.all_reduce(flag, dist.ReduceOp.MAX, async_op=True)
+        self._pending = (work, flag)
+        return earlier
+
+    def now(self, asked: int) -> int:
+        """The largest number that anybody asks with at this call; waits for the others."""
+        if self._group.is_alone:
+            return asked
+        return max(self._take(), *self._group.gather(asked))
+
+    def _take(self) -> int:
+        if self._pending is None:
+            return 0
+        work, flag = self._pending
+        work.wait()
+        self._pending = None
+        return int(flag)

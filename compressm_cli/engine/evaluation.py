@@ -1,0 +1,110 @@
+"""Accuracy and loss on a split, and what the layers see on calibration batches."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compressm_cli.core.errors import BadInputError
+from compressm_cli.data.interface import IGNORE, Split
+from compressm_cli.data.objective import cross_entropy
+from compressm_cli.engine.distributed.group import Group
+from compressm_cli.engine.precision import autocast
+from compressm_cli.methods.calibration import Statistic
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean over the labels of a split: one a row, or those of the scored steps."""
+
+    accuracy: float
+    loss: float
+    rows: int
+    labels: int
+    """How many labels were scored."""
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, split: Split, batch_size: int, precision: str = "fp32", group: Group | None = None
+) -> Evaluation:
+    """Evaluate in evaluation mode, each process of the group its part; leaves the model in the mode it was in.
+
+    Raises BadInputError for a split of which no label is scored.
+    """
+    group = group or Group()
+    device = split.labels.device
+    loss = torch.zeros((), dtype=torch.float64, device=device)
+    correct, labels = (torch.zeros((), dtype=torch.long, device=device) for _ in range(2))
+    own = torch.arange(len(split), device=device).tensor_split(group.size)[group.rank]
+    with in_evaluation_mode(model):
+        for index in own.split(batch_size) if len(own) else ():
+            batch = split.rows(index)
+            with autocast(device, precision):
+                logits = model(batch.inputs, batch.lengths)
+            loss += cross_entropy(logits, batch.labels, reduction="sum")
+            correct += (logits.argmax(dim=-1) == batch.labels).sum()
+            labels += (batch.labels != IGNORE).sum()
+    group.sum(loss, correct, labels)
+    scored = int(labels)
+    if scored == 0:
+        raise BadInputError(
+            "no label of the split is scored, so there is nothing to evaluate on; give other data"
+        )
+    return Evaluation(float(correct) / scored, float(loss) / scored, len(split), scored)
+
+
+@torch.no_grad()
+def calibrate(
+    model: nn.Module, statistics: Mapping[str, Statistic], batches: Iterable[Split], rows: int
+) -> None:
+    """Show each statistic the input of the layer that it is named after, in evaluation mode.
+
+    Each batch is passed through the model in parts of ``rows`` rows, of which nothing is kept. Where an update fails,
+    its error is raised when all batches are through, so that processes that share the passes stay together.
+    """
+    lengths: list[Tensor | None] = [None]
+    failures: list[Exception] = []
+
+    def seen_by(statistic: Statistic) -> Callable[[nn.Module, Any], None]:
+        def see(_: nn.Module, inputs: Any) -> None:
+            started = time.perf_counter()
+            try:
+                if not failures:
+                    statistic.update(inputs[0].detach(), lengths[0])
+            except Exception as error:
+                failures.append(error)
+            statistic.seconds += time.perf_counter() - started
+
+        return see
+
+    with ExitStack() as stack:
+        stack.enter_context(in_evaluation_mode(model))
+        for name, statistic in statistics.items():
+            hook = model.get_submodule(name).register_forward_pre_hook(seen_by(statistic))
+            stack.callback(hook.remove)
+        for batch in batches:
+            for index in torch.arange(len(batch), device=batch.labels.device).split(rows):
+                part = batch if len(index) == len(batch) else batch.rows(index)
+                lengths[0] = part.lengths
+                model(part.inputs, part.lengths)
+            for statistic in statistics.values():
+                statistic.end_batch()
+    if failures:
+        raise failures[0]
+
+
+@contextmanager
+def in_evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Within, the model is in evaluation mode; after it, however it ends, each part is in the mode it was in."""
+    modes = {part: part.training for part in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode

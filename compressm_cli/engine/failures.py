@@ -1,0 +1,83 @@
+"""What a run says that cannot write its files, or that needs more memory than there is: one line, with what to do."""
+
+import errno
+import traceback
+
+from compressm_cli.core.errors import RunFailedError, command
+from compressm_cli.runs.folder import Run
+
+WRITABLE = "make it writable"
+SPACE = "free some space"
+ADVICE = {
+    errno.ENOSPC: SPACE,
+    errno.EDQUOT: f"{SPACE}, or ask for a larger quota",
+    errno.EFBIG: "lift the limit on the size of files (ulimit -f)",
+    errno.EROFS: WRITABLE,
+    errno.EACCES: WRITABLE,
+    errno.EPERM: WRITABLE,
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.EIO: "see whether the disk is sound",
+}
+"""What to do, by the error that the system gave."""
+
+NO_MEMORY = (
+    *("can't allocate memory", "Cannot allocate memory", "not enough memory", "out of memory"),
+    *("bad allocation", "bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED"),
+    "failed to map segment from shared object",
+)
+"""What messages of PyTorch, and of the system that loads a library, contain when memory is what is missing."""
+SMALLER = (
+    "lower train.batch_size, model.model_dim, model.depth or model.layer.state_dim, or raise train.accumulate; "
+    "compressm train RECIPE --dry-run tells what a step needs"
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory, of the machine or of a GPU, is what was missing; knows the errors of torch without it."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError | ImportError) and any(sign in str(error) for sign in NO_MEMORY)
+
+
+def reason(error: BaseException) -> str:
+    """Why something failed that is done without, in one line."""
+    if isinstance(error, OSError):
+        told = error.strerror or str(error) or type(error).__name__
+        return f"{error.filename}: {told}" if error.filename else told
+    if isinstance(error, MemoryError) and not str(error):
+        return "out of memory"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def out_of_memory(error: BaseException) -> str:
+    """The line about it: what was asked for, as far as it is told, and what to lower."""
+    first = (str(error).splitlines() or [""])[0].strip()
+    detail = f" ({first})" if first else ""
+    return f"out of memory{detail}; {SMALLER}"
+
+
+def explained(error: Exception, run: Run) -> Exception:
+    """A failure to write or to get memory as RunFailedError, with how to go on; any other error as it is."""
+    if is_out_of_memory(error):
+        # What the failed step held is let go: to tell of it takes memory, too.
+        traceback.clear_frames(error.__traceback__)
+        return RunFailedError(f"{out_of_memory(error)}. {_way_on(run, 'where there is more memory')}")
+    # A pipe that nobody reads any more is none of the run's files.
+    if isinstance(error, OSError) and error.errno != errno.EPIPE:
+        where = error.filename or f"a log in {run.folder}"
+        advice = ADVICE.get(error.errno or 0, "mend that")
+        return RunFailedError(
+            f"{where}: cannot be written: {error.strerror or error}; {advice}. {_way_on(run, 'then')}"
+        )
+    return error
+
+
+def _way_on(run: Run, when: str) -> str:
+    if run.is_done:
+        return "The run is done; what it has written is whole"
+    if (run.folder / "run.json").is_file():
+        way_on = command("train", "--resume", run.folder)
+        return f"Nothing written is lost; go on {when} with: {way_on}"
+    return "Nothing was trained yet; give the same command again"

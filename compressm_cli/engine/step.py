@@ -1,0 +1,57 @@
+"""One step of training: forward, backward, update."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from compressm_cli.data.interface import Split
+from compressm_cli.data.objective import cross_entropy
+from compressm_cli.engine.batches import Share
+from compressm_cli.engine.distributed.replicas import without_exchange
+from compressm_cli.engine.precision import autocast
+from compressm_cli.recipe.schema import TrainConfig
+from compressm_cli.structure import surgery
+
+Forward = Callable[[Tensor, Tensor | None], Tensor]
+
+
+def training_step(
+    model: nn.Module,
+    optimizer: Optimizer,
+    share: Share,
+    config: TrainConfig,
+    forward: Forward | None = None,
+) -> Tensor:
+    """Update the model by the mean cross-entropy over a batch; the learning rate is the one that the optimizer has.
+
+    ``forward`` is the compiled or the replicated model, where it is one. Returns the loss, detached, on the
+    device; of several processes each has its own part, and their sum is the loss.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    called = model if forward is None else forward
+    *before, last = share.parts
+    losses = []
+    for part in before:
+        with without_exchange(called):
+            losses.append(_backward(part, share, config, called))
+    losses.append(_backward(last, share, config, called))
+    if config.clip_norm is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+    optimizer.step()
+    surgery.enforce_masks(model)
+    return sum(losses[1:], losses[0])
+
+
+def _backward(part: Split, share: Share, config: TrainConfig, forward: Forward) -> Tensor:
+    """Add the gradients of one part; returns what it contributes to the loss of the batch."""
+    with autocast(part.labels.device, config.precision):
+        logits = forward(part.inputs, part.lengths)
+    if share.labels is None:
+        loss = cross_entropy(logits, part.labels)
+        loss.backward()
+        return loss.detach()
+    loss = cross_entropy(logits, part.labels, reduction="sum") / share.labels
+    # The processes' gradients are averaged, and their losses add up.
+    (loss * share.processes).backward()
+    return loss.detach()

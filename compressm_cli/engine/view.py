@@ -1,0 +1,54 @@
+"""What a run tells whoever watches it."""
+
+from typing import Any, Literal, Protocol
+
+from compressm_cli.structure.edits import LayerRecord
+
+Verdict = Literal["applied", "nothing", "trial", "accepted", "rejected", "undone"]
+
+
+class View(Protocol):
+    """What the training loop tells; a view may be told of steps as often as there are any."""
+
+    def start(
+        self, recipe_name: str, seed: int, total_steps: int, orders: dict[str, int], device: str
+    ) -> None:
+        """A run begins, or goes on, with these orders by layer."""
+
+    def step(self, step: int, loss: float, learning_rate: float, step_seconds: float) -> None:
+        """A step was trained; counted from 1, and less than before where a cut was undone."""
+
+    def evaluation(self, step: int, loss: float, accuracy: float) -> None:
+        """The validation split was evaluated."""
+
+    def compression(self, step: int, records: list[LayerRecord], verdict: Verdict) -> None:
+        """The method looked at the model; or, with ``accepted`` or ``rejected``, a trial ended."""
+
+    def message(self, text: str) -> None:
+        """Anything else worth a line."""
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """The run is done; shows its summary and closes."""
+
+    def close(self) -> None:
+        """Give the terminal back, however the run ended; more than once does no harm."""
+
+
+class SilentView:
+    """Shows nothing."""
+
+    def start(
+        self, recipe_name: str, seed: int, total_steps: int, orders: dict[str, int], device: str
+    ) -> None: ...
+
+    def step(self, step: int, loss: float, learning_rate: float, step_seconds: float) -> None: ...
+
+    def evaluation(self, step: int, loss: float, accuracy: float) -> None: ...
+
+    def compression(self, step: int, records: list[LayerRecord], verdict: Verdict) -> None: ...
+
+    def message(self, text: str) -> None: ...
+
+    def finish(self, summary: dict[str, Any]) -> None: ...
+
+    def close(self) -> None: ...

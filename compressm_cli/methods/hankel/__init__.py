@@ -1,0 +1,1 @@
+"""Balanced truncation by Hankel singular values."""

@@ -1,0 +1,96 @@
+"""The interface of every in-training compression method: decide, plan, apply, record.
+
+A method only *reads* the model and returns a ``Plan``: edits as data. ``surgery.apply_plan`` alone
+changes shapes, masks, ``requires_grad`` and optimizer state; the training loop alone decides whether
+a tentative plan is kept.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from compressm_cli.core.config import Config
+from compressm_cli.methods.calibration import Statistic
+from compressm_cli.methods.schedule import EquidistantSchedule, ScheduleConfig
+from compressm_cli.structure.edits import Plan
+
+
+class SafetyConfig(Config):
+    """The way back: train on after a cut, evaluate, and restore everything if it hurt."""
+
+    trial_steps: Annotated[int, Field(ge=1)] = 50
+    """Steps trained with the cut model before the verdict."""
+    tolerance: Annotated[float, Field(ge=0.0, le=1.0)] = 0.02
+    """Largest fall of the validation accuracy (0.02 is two points) that is accepted."""
+    on_rejection: Literal["gentler", "stop"] = "gentler"
+    """``gentler``: next time remove half as many states; ``stop``: no further cut in this run."""
+
+
+class MethodConfig(Config):
+    """The part of a recipe that all methods share (``compression:``)."""
+
+    method: str
+    schedule: ScheduleConfig = EquidistantSchedule()
+    """When the method looks at the model."""
+    safety: SafetyConfig | None = None
+    """How a cut is tried before it is kept; omit it to accept every cut."""
+
+
+@dataclass
+class CheckContext:
+    """What a method may use at a check, beside the model."""
+
+    step: int
+    total_steps: int
+    length: int
+    """Steps of the longest sequence."""
+    generator: torch.Generator
+    """For random choices; its state is part of a checkpoint."""
+    calibrate: Callable[[Mapping[str, Statistic], int], None]
+    """``calibrate(statistics, batches)`` shows each statistic, by the name of its layer, what that layer sees on so
+    many batches of the training split, in evaluation mode; the order of the training data is not disturbed.
+
+    The batches, the same at each call of one check, are passed through the model in parts of as many rows as in
+    training: at once in memory are no more than the activations of a part and the statistics themselves."""
+
+
+class Method(ABC):
+    """One in-training compression method. To add one: subclass, declare ``Config``, name it in ``METHODS``."""
+
+    Config: ClassVar[type[MethodConfig]]
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def check_steps(self, total: int) -> list[int]:
+        """The steps at which ``plan`` is called in a run of ``total`` steps, ascending, counted from 1."""
+        return self.config.schedule.steps(total)
+
+    @abstractmethod
+    def plan(self, model: nn.Module, context: CheckContext) -> Plan:
+        """Read the model, decide, and say why; changes nothing."""
+
+    def calibration_bytes(self, model: nn.Module, rows: int, length: int) -> tuple[int, int]:
+        """About what ``plan`` holds, for the forecast of a run that passes so many rows of a length at once.
+
+        What stays for all layers together, and the most that it takes in passing, while it looks at one of them.
+        """
+        return 0, 0
+
+    def accepted(self, plan: Plan) -> None:
+        """The loop kept the plan."""
+
+    def rejected(self, plan: Plan) -> None:
+        """The loop undid the plan: be gentler, or stop, as the recipe says."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the method remembers between checks: plain data and tensors."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore ``state_dict``'s result."""

@@ -1,0 +1,1 @@
+"""Terminal, live view, figures, pages: how what reports found is shown."""

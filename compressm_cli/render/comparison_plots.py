@@ -1,0 +1,231 @@
+"""The figures of a comparison."""
+
+import math
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.core.errors import BadInputError
+from compressm_cli.engine.oneshot import asked
+from compressm_cli.methods.hankel.config import HankelConfig
+from compressm_cli.render.drawing import Painter
+from compressm_cli.render.plots import Line, drawable, index_label, order_histories
+from compressm_cli.render.style import BLUE, GREY, RED, colours, new_figure, percent, style, thousands
+from compressm_cli.reports import formats
+from compressm_cli.reports.comparison import ComparisonReport
+from compressm_cli.reports.spectrum import LayerSpectrum, layer_spectra
+from compressm_cli.reports.verdict import SPEED_TITLES
+from compressm_cli.runs.folder import Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+UNCHANGED = 0.005
+
+
+def comparison_figures(report: ComparisonReport) -> dict[str, Painter]:
+    """Title -> figure; one whose records are not at hand gives none."""
+
+    @cache
+    def runs() -> list[list[Run]]:
+        return [[Run.open(Path(p)) for p in side.paths if Path(p).is_dir()] for side in report.sides]
+
+    return {
+        "Against the baseline": lambda: _ratio_figure(report),
+        "Validation accuracy while training": lambda: _history_figure(
+            report, runs(), _draw_accuracy, "validation accuracy"
+        ),
+        "States while training": lambda: _history_figure(
+            report, runs(), _draw_orders, "order, sum over the layers"
+        ),
+        "Hankel spectra of the finished models": lambda: _spectra_figure(report),
+    }
+
+
+def _ratio_figure(report: ComparisonReport) -> "Figure | None":
+    """Every ratio to the baseline as a bar from 1, on a logarithmic scale."""
+    bars = _bars(report)
+    if not bars:
+        return None
+    several = len(report.sides) > 2
+    labels = list(dict.fromkeys(title for title, _, _ in bars))
+    shades = colours(len(report.sides))
+    with style():
+        figure, (axes,) = new_figure(8.0, 1.1 + 0.26 * len(bars) + 0.1 * len(labels))
+        width = 0.8 / (len(report.sides) - 1)
+        for title, side, ratio in bars:
+            colour = shades[side] if several else _judged_colour(ratio)
+            place = labels.index(title) + width * (side - 1 - (len(report.sides) - 2) / 2)
+            axes.barh(place, math.log10(ratio), height=0.85 * width, color=colour)
+            shift = 4 if ratio >= 1 else -4
+            axes.annotate(
+                formats.times(ratio),
+                (math.log10(ratio), place),
+                xytext=(shift, 0),
+                textcoords="offset points",
+                ha="left" if ratio >= 1 else "right",
+                va="center",
+                fontsize=8.5,
+            )
+        axes.axvline(0, color=GREY, lw=1)
+        axes.set_yticks(range(len(labels)), labels)
+        axes.invert_yaxis()
+        axes.grid(axis="y", visible=False)
+        _ratio_ticks(axes, [ratio for _, _, ratio in bars])
+        axes.set_xlabel(f"ratio to {report.sides[0].label} (logarithmic; left of 1x is less, so better)")
+        if several:
+            handles = [
+                axes.barh(0, 0, color=shades[i], label=s.label) for i, s in enumerate(report.sides) if i
+            ]
+            figure.legend(handles=handles, loc="outside upper right", ncols=len(handles))
+    return figure
+
+
+def _bars(report: ComparisonReport) -> list[tuple[str, int, float]]:
+    """Title, index of the side, and ratio, for everything that has one."""
+    found = []
+    for row in report.rows:
+        for i, change in enumerate(row.changes):
+            if change is not None and change.ratio:
+                found.append((row.title, i, change.ratio))
+    batches = report.speed.batches if report.speed else []
+    for title, batch in zip(SPEED_TITLES, batches, strict=False):
+        found += [(title, i, ratio.value) for i, ratio in enumerate(batch.ratios) if i]
+    return found
+
+
+def _judged_colour(ratio: float) -> str:
+    if abs(ratio - 1) < UNCHANGED:
+        return GREY
+    return BLUE if ratio < 1 else RED
+
+
+def _ratio_ticks(axes: "Axes", ratios: list[float]) -> None:
+    """Ticks at powers of two, and room for the labels beside the bars."""
+    low, high = min([*ratios, 0.9]), max([*ratios, 1.12])
+    step = 1 if high / low < 64 else 2
+    powers = range(math.floor(math.log2(low)), math.ceil(math.log2(high)) + 1, step)
+    ticks = [2.0**p for p in powers]
+    axes.set_xticks([math.log10(t) for t in ticks], [f"{t:g}x" if t >= 1 else f"1/{1 / t:g}x" for t in ticks])
+    room = 0.13 * math.log10(high / low)
+    axes.set_xlim(math.log10(low) - room, math.log10(high) + room)
+
+
+def _history_figure(
+    report: ComparisonReport,
+    runs: list[list[Run]],
+    draw: "Callable[[Axes, Run, object, str | None], bool]",
+    label: str,
+) -> "Figure | None":
+    """One curve a run over the training steps, one colour a side."""
+    with style():
+        figure, (axes,) = new_figure(8.0, 3.8)
+        drawn = False
+        for side, members, colour in zip(report.sides, runs, colours(len(runs)), strict=True):
+            name: str | None = side.label
+            for run in members:
+                if draw(axes, run, colour, name):
+                    drawn, name = True, None
+        axes.set_xlabel("training step")
+        axes.set_ylabel(label)
+        axes.set_xlim(left=0)
+        thousands(axes.xaxis)
+        if not drawn:
+            return None
+        figure.legend(loc="outside upper right", ncols=len(report.sides))
+    return figure
+
+
+def _draw_accuracy(axes: "Axes", run: Run, colour: object, label: str | None) -> bool:
+    lines = [m for m in run.read_metrics() if "validation_accuracy" in m]
+    axes.plot(
+        [m["step"] for m in lines],
+        [m["validation_accuracy"] for m in lines],
+        color=colour,
+        lw=1.4,
+        alpha=0.85,
+        label=label,
+    )
+    percent(axes.yaxis)
+    return bool(lines)
+
+
+def _draw_orders(axes: "Axes", run: Run, colour: object, label: str | None) -> bool:
+    metrics, checks = run.read_metrics(), run.read_compression()
+    steps, totals = total_order_history(run.read_summary()["orders"]["start"], metrics, checks)
+    axes.step(steps, totals, where="post", color=colour, lw=1.6, alpha=0.85, label=label)
+    axes.set_ylim(bottom=0)
+    thousands(axes.yaxis)
+    return True
+
+
+def total_order_history(
+    start: dict[str, int], metrics: list[Line], checks: list[Line]
+) -> tuple[list[int], list[int]]:
+    """Steps, and the sum of all orders from each on."""
+    last = max([m["step"] for m in metrics] + [c["step"] for c in checks] + [1])
+    steps = sorted({0, last} | {c["step"] for c in checks})
+    histories = order_histories(checks, last)
+    totals = []
+    for step in steps:
+        total = 0
+        for layer, first in start.items():
+            moments, orders = histories.get(layer, ([0], [first]))
+            total += [order for moment, order in zip(moments, orders, strict=True) if moment <= step][-1]
+        totals.append(total)
+    return steps, totals
+
+
+def _spectra_figure(report: ComparisonReport) -> "Figure | None":
+    """One panel a layer, one curve a side; None where a finished model or its data are missing."""
+    files = [Path(side.checkpoint) for side in report.sides]
+    if not all(file.is_file() for file in files):
+        return None
+    models = [Checkpoint.load(file) for file in files]
+    try:
+        measured = [layer_spectra(model, _measures(models)) for model in models]
+    except BadInputError:
+        return None
+    kinds = dict.fromkeys(
+        formats.gramians(layer.gramian, model.recipe.data.unjudged() is None)
+        for model, layers in zip(models, measured, strict=True)
+        for layer in layers
+    )
+    return _drawn(report, measured, " and ".join(kinds))
+
+
+def _measures(models: list[Checkpoint]) -> HankelConfig:
+    """How all of them are measured, to be compared: as the first one that was compressed says, else by default."""
+    compressed = [m for m in models if isinstance(m.recipe.compression, HankelConfig)]
+    source = (compressed or models)[0].recipe
+    config = asked(source, {"energy_threshold": 1.0}, "recipe", ()).compression
+    assert isinstance(config, HankelConfig)
+    return config
+
+
+def _drawn(report: ComparisonReport, measured: list[list[LayerSpectrum]], kinds: str) -> "Figure":
+    spectra = [{layer.layer: layer for layer in side} for side in measured]
+    layers = list(dict.fromkeys(name for side in spectra for name in side))
+    columns = min(len(layers), 3)
+    rows = math.ceil(len(layers) / columns)
+    shades = colours(len(spectra))
+    with style():
+        figure, panels = new_figure(8.0, 1.2 + 2.5 * rows, rows, columns)
+        for axes, name in zip(panels, layers, strict=False):
+            for side, spectrum, colour in zip(report.sides, spectra, shades, strict=True):
+                if name in spectrum:
+                    values = drawable(spectrum[name].hsv)
+                    axes.semilogy(range(1, len(values) + 1), values, color=colour, label=side.label)
+            axes.set_title(name)
+            axes.set_xlim(left=0)
+            thousands(axes.xaxis)
+        for axes in panels[len(layers) :]:
+            axes.remove()
+        figure.supxlabel(index_label(measured[0][0].realization), fontsize=10)
+        figure.supylabel(f"Hankel singular value ({kinds})", fontsize=10)
+        handles, names = panels[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside upper right", ncols=len(names))
+    return figure

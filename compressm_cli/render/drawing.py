@@ -1,0 +1,55 @@
+"""From figures to pictures in files and pages: what cannot be drawn is told in one line, and no number waits for it."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compressm_cli.engine.failures import reason
+from compressm_cli.render.style import as_png
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Painter = Callable[[], "Figure | None"]
+"""Draws a figure; None where there is nothing to draw it from."""
+Tell = Callable[[str], None]
+"""Takes a line for the user."""
+
+
+def draw(painters: Mapping[str, Painter], tell: Tell) -> dict[str, bytes]:
+    """Name -> PNG, without the figures that have nothing to show, and those that failed, whatever the reason.
+
+    Of the latter ``tell`` is told, once: which they are, and why.
+    """
+    pictures, failed = _drawn(painters)
+    _tell(failed, tell)
+    return pictures
+
+
+def save(folder: Path, painters: Mapping[str, Painter], tell: Tell) -> list[Path]:
+    """``draw`` into a folder, by file name; returns the files. OSError where they cannot be written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures, failed = _drawn(painters)
+    for name, picture in pictures.items():
+        (folder / name).write_bytes(picture)
+    _tell(failed, tell)
+    return [folder / name for name in pictures]
+
+
+def _drawn(painters: Mapping[str, Painter]) -> tuple[dict[str, bytes], dict[str, list[str]]]:
+    """Pictures by name, and by reason the names of those that failed."""
+    pictures: dict[str, bytes] = {}
+    failed: dict[str, list[str]] = {}
+    for name, paint in painters.items():
+        try:
+            figure = paint()
+            if figure is not None:
+                pictures[name] = as_png(figure)
+        except Exception as error:  # matplotlib, its fonts and its settings raise what they like
+            failed.setdefault(reason(error), []).append(name)
+    return pictures, failed
+
+
+def _tell(failed: Mapping[str, list[str]], tell: Tell) -> None:
+    if failed:
+        tell("no figures: " + "; ".join(f"{', '.join(names)} ({why})" for why, names in failed.items()))

@@ -1,0 +1,115 @@
+"""A comparison as one HTML file: styles and figures inside, nothing loaded from elsewhere."""
+
+import base64
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from compressm_cli import __version__
+from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.text import printable
+from compressm_cli.render.comparison_plots import comparison_figures
+from compressm_cli.render.drawing import Tell, draw
+from compressm_cli.render.tables import comparison_tables, seeds_text
+from compressm_cli.reports import formats
+from compressm_cli.reports.comparison import ComparisonReport
+from compressm_cli.reports.estimates import Estimate
+
+TILES = (
+    ("total_order", "states"),
+    ("parameters", "parameters"),
+    ("checkpoint_bytes", "checkpoint bytes"),
+    ("inference_flops", "inference FLOPs"),
+)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One number at the top of the page; ``kind`` is won, lost or even."""
+
+    number: str
+    caption: str
+    kind: str
+
+
+def write_html(report: ComparisonReport, path: Path, tell: Tell) -> None:
+    """Render the report into a file; BadInputError where it cannot be written."""
+    text = render_html(report, tell)
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise BadInputError(f"--html {path}: cannot be written: {error.strerror}") from error
+
+
+def render_html(report: ComparisonReport, tell: Tell) -> str:
+    """The page; every text in it is escaped. ``tell`` is told which figures it lacks."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        finalize=_shown,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    names = " and ".join(side.label for side in report.sides[1:])
+    baseline = report.sides[0].label
+    figures = [
+        {"title": title, "data": base64.b64encode(picture).decode("ascii")}
+        for title, picture in draw(comparison_figures(report), tell).items()
+    ]
+    return environment.get_template("comparison.html.j2").render(
+        title=f"{names} against {baseline}",
+        names=names,
+        baseline=baseline,
+        subtitle="; ".join(f"{side.label}: {seeds_text(side.seeds)}" for side in report.sides),
+        tiles=_tiles(report) if len(report.sides) == 2 else [],
+        tolerances=report.tolerances,
+        broken=report.broken,
+        warnings=report.warnings,
+        verdict=report.verdict,
+        tables=comparison_tables(report),
+        figures=figures,
+        sides=report.sides,
+        speed_reason=report.speed_reason,
+        flop_convention=report.flop_convention,
+        version=__version__,
+    )
+
+
+def _shown(value: object) -> object:
+    """A value as it goes into the page, where it is escaped; without what would turn or hide the text around it."""
+    return printable(value) if type(value) is str else value
+
+
+def _tiles(report: ComparisonReport) -> list[Tile]:
+    """The headline of a comparison of two."""
+    tiles = []
+    change = report.row("test_accuracy").changes[1]
+    if change is not None and change.difference is not None:
+        tiles.append(_accuracy_tile(change.difference, change.basis))
+    for key, caption in TILES:
+        ratio = getattr(report.row(key).changes[1], "ratio", None)
+        if ratio is not None:
+            tiles.append(_ratio_tile(ratio, caption))
+    if report.speed is not None:
+        found = report.speed.batches[-1].ratios[1]
+        clear = found.low is None or found.high is None or not found.low <= 1 <= found.high
+        tiles.append(_ratio_tile(found.value, "inference time", clear))
+    return tiles
+
+
+def _accuracy_tile(found: Estimate, basis: str) -> Tile:
+    """Coloured only where the interval leaves no change out."""
+    number = formats.points(found.value)
+    if found.low is None or found.high is None:
+        return Tile(number, f"test accuracy, {basis}", "even")
+    kind = "even" if found.low <= 0 <= found.high else "won" if found.value > 0 else "lost"
+    interval = formats.points(found.value, found.low, found.high).removeprefix(number).strip(" ()")
+    return Tile(number, f"test accuracy, {interval}, {basis}", kind)
+
+
+def _ratio_tile(ratio: float, caption: str, clear: bool = True) -> Tile:
+    number, _, words = formats.ratio(ratio).partition(" ")
+    kind = "even" if not clear or abs(ratio - 1) < 0.005 else "won" if ratio < 1 else "lost"
+    return Tile(number, f"{caption} {words}", kind)

@@ -1,0 +1,82 @@
+"""How a run shows its progress: on a terminal live, elsewhere as plain lines."""
+
+import time
+from typing import Any, TextIO
+
+from rich.console import Console
+
+from compressm_cli.core.text import printable
+from compressm_cli.engine.view import Verdict, View
+from compressm_cli.render.live_view import LiveView
+from compressm_cli.render.progress import VERDICTS, Progress, duration, reasons, short_time
+from compressm_cli.render.summary_table import summary_table
+from compressm_cli.structure.edits import LayerRecord
+
+LINE_SECONDS = 5.0
+"""Least time between two plain lines about steps."""
+
+
+class PlainView:
+    """ASCII lines for logs: one an event, and one about steps each few seconds."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._progress: Progress | None = None
+        self._last_line = 0.0
+
+    def start(
+        self, recipe_name: str, seed: int, total_steps: int, orders: dict[str, int], device: str
+    ) -> None:
+        self._progress = Progress(recipe_name, seed, total_steps, orders, device)
+        self._last_line = time.monotonic()
+        listed = ", ".join(f"{layer} {order}" for layer, order in orders.items())
+        self.message(f"{recipe_name}, seed {seed}: {total_steps:,} steps on {device}; orders: {listed}")
+
+    def step(self, step: int, loss: float, learning_rate: float, step_seconds: float) -> None:
+        progress = self._known()
+        progress.step(step, loss, learning_rate, step_seconds)
+        now = time.monotonic()
+        if now - self._last_line < LINE_SECONDS:
+            return
+        self._last_line = now
+        left = progress.seconds_left()
+        remaining = "" if left is None else f", {duration(left)} left"
+        self.message(
+            f"step {step:,}/{progress.total_steps:,}  loss {loss:.4f}, learning rate {learning_rate:.2e}, "
+            f"{short_time(step_seconds)} a step{remaining}"
+        )
+
+    def evaluation(self, step: int, loss: float, accuracy: float) -> None:
+        progress = self._known()
+        progress.evaluation(step, loss, accuracy)
+        self.message(
+            f"step {step:,}/{progress.total_steps:,}  validation loss {loss:.4f}, accuracy {accuracy:.1%}"
+        )
+
+    def compression(self, step: int, records: list[LayerRecord], verdict: Verdict) -> None:
+        progress = self._known()
+        progress.compression(step, records, verdict)
+        told = "; ".join(reasons(records))
+        self.message(f"step {step:,}/{progress.total_steps:,}  check: {VERDICTS[verdict]} ({told})")
+
+    def message(self, text: str) -> None:
+        print(printable(text), file=self._stream, flush=True)
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        Console(file=self._stream, highlight=False).print(summary_table(summary))
+
+    def close(self) -> None:
+        self._stream.flush()
+
+    def _known(self) -> Progress:
+        if self._progress is None:
+            raise RuntimeError("the view was not started")
+        return self._progress
+
+
+def make_view(stream: TextIO) -> View:
+    """Live where ``stream`` is a terminal that can redraw and show block characters, else plain lines."""
+    console = Console(file=stream, highlight=False)
+    if stream.isatty() and not console.is_dumb_terminal and not console.options.ascii_only:
+        return LiveView(console)
+    return PlainView(stream)

@@ -1,0 +1,224 @@
+"""The figures of analyses and runs."""
+
+import math
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compressm_cli.render.drawing import Painter, Tell, save
+from compressm_cli.render.style import (
+    GREY,
+    RED,
+    SERIES,
+    colours,
+    new_figure,
+    percent,
+    sequence,
+    style,
+    thousands,
+)
+from compressm_cli.reports.formats import gramians
+from compressm_cli.reports.spectrum import SpectrumReport
+from compressm_cli.runs.folder import Run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MARKERS = "osD^vPX*"
+FLOOR = 1e-8
+"""Values below this share of the largest are not drawn: they are round-off."""
+Line = dict[str, Any]
+
+
+def run_plots(run: Run, tell: Tell, folder: Path | None = None) -> list[Path]:
+    """Draw a run's records, by default into its ``plots`` folder: training, orders and spectra over time.
+
+    ``tell`` is told what could not be drawn. OSError where nothing can be written there.
+    """
+    return save(folder or run.plots, run_figures(run), tell)
+
+
+def run_figures(run: Run) -> dict[str, Painter]:
+    """The figures of a run, by file. What has no records (a baseline's orders, say) gives none."""
+
+    @cache
+    def records() -> tuple[list[Line], list[Line]]:
+        return run.read_metrics(), run.read_compression()
+
+    return {
+        "training.png": lambda: training_figure(*records()),
+        "orders.png": lambda: orders_figure(*records()),
+        "spectra-at-checks.png": lambda: check_spectra_figure(records()[1]),
+    }
+
+
+def spectrum_figure(report: SpectrumReport) -> "Figure":
+    """The Hankel singular values of all layers, logarithmic, with the cut of each threshold marked."""
+    with style():
+        from matplotlib.lines import Line2D
+
+        figure, (axes,) = new_figure(8.0, 4.6)
+        for layer, colour in zip(report.layers, colours(len(report.layers)), strict=True):
+            values = drawable(layer.hsv)
+            axes.semilogy(
+                range(1, len(values) + 1), values, color=colour, label=f"{layer.layer}  (order {layer.order})"
+            )
+            for at, marker in zip(layer.thresholds, _markers(len(layer.thresholds)), strict=True):
+                if at.values_needed <= len(values):
+                    axes.plot(
+                        at.values_needed,
+                        values[at.values_needed - 1],
+                        marker,
+                        color=colour,
+                        ms=6,
+                        mec="white",
+                        mew=0.8,
+                    )
+        kind = gramians(report.layers[0].gramian, report.unjudged is None)
+        axes.set_title(f"Hankel spectrum of {report.recipe}, step {report.step:,} ({kind})")
+        selective = report.layers[0].variant is not None
+        axes.set_xlabel(index_label(None if selective else report.realization))
+        axes.set_ylabel("Hankel singular value")
+        thousands(axes.xaxis)
+        axes.set_xlim(left=0)
+        thresholds = [at.energy_threshold for at in report.layers[0].thresholds]
+        marks = [
+            Line2D([], [], ls="", marker=m, color=GREY, ms=6, label=f"keeps {100 * t:g} % of the energy")
+            for t, m in zip(thresholds, _markers(len(thresholds)), strict=True)
+        ]
+        handles = axes.get_legend_handles_labels()[0]
+        figure.legend(handles=[*handles, *marks], loc="outside right upper")
+    return figure
+
+
+def training_figure(metrics: list[Line], checks: list[Line]) -> "Figure | None":
+    """Losses and validation accuracy over the steps, with the moments of cuts; None without records."""
+    trained = [m for m in metrics if "train_loss" in m]
+    evaluated = [m for m in metrics if "validation_loss" in m]
+    if not trained and not evaluated:
+        return None
+    with style():
+        figure, (losses, accuracy) = new_figure(8.0, 5.6, rows=2)
+        losses.plot(*_curve(trained, "train_loss"), color=SERIES[0], alpha=0.85, lw=1.2, label="training")
+        losses.plot(*_curve(evaluated, "validation_loss"), color=SERIES[1], label="validation")
+        accuracy.plot(*_curve(evaluated, "validation_accuracy"), color=SERIES[1], label="validation")
+        for axes in (losses, accuracy):
+            for i, step in enumerate(_cut_steps(checks)):
+                axes.axvline(step, color=GREY, lw=0.9, ls=":", label="cut" if i == 0 else None)
+            axes.set_xlim(left=0)
+            axes.legend(loc="best")
+            thousands(axes.xaxis)
+        losses.set_title("Loss")
+        losses.set_ylabel("cross-entropy (nats)")
+        values = [*_curve(trained, "train_loss")[1], *_curve(evaluated, "validation_loss")[1]]
+        if min(values) > 0 and max(values) > 5 * min(values):
+            losses.set_yscale("log")
+        accuracy.set_title("Accuracy")
+        accuracy.set_ylabel("rows classified correctly")
+        accuracy.set_xlabel("training step")
+        percent(accuracy.yaxis)
+    return figure
+
+
+def orders_figure(metrics: list[Line], checks: list[Line]) -> "Figure | None":
+    """The order of each layer over the steps; None where no check was made."""
+    if not checks:
+        return None
+    last = max([m["step"] for m in metrics] + [c["step"] for c in checks])
+    histories = order_histories(checks, last)
+    with style():
+        figure, (axes,) = new_figure(8.0, 4.2)
+        for (layer, (steps, orders)), colour in zip(histories.items(), colours(len(histories)), strict=True):
+            axes.step(
+                steps, orders, where="post", color=colour, label=f"{layer}  ({orders[0]} to {orders[-1]})"
+            )
+        rejected = [c for c in checks if c["accepted"] is False]
+        if rejected:
+            steps, wanted = [c["step"] for c in rejected], [c["order_after"] for c in rejected]
+            axes.plot(steps, wanted, "x", color=RED, ms=7, mew=1.8, label="rejected cut")
+        axes.set_title("Order of each layer")
+        axes.set_xlabel("training step")
+        axes.set_ylabel("order (states)")
+        axes.set_ylim(bottom=0)
+        axes.set_xlim(0, last)
+        thousands(axes.xaxis)
+        thousands(axes.yaxis)
+        figure.legend(loc="outside right upper")
+    return figure
+
+
+def order_histories(checks: list[Line], last: int) -> dict[str, tuple[list[int], list[int]]]:
+    """By layer: steps and the orders from then on, from step 0 to ``last``."""
+    histories: dict[str, tuple[list[int], list[int]]] = {}
+    for check in sorted(checks, key=lambda c: c["step"]):
+        steps, orders = histories.setdefault(check["layer"], ([0], [check["order_before"]]))
+        steps.append(check["step"])
+        orders.append(check["order_after"] if check["accepted"] else check["order_before"])
+    for steps, orders in histories.values():
+        steps.append(last)
+        orders.append(orders[-1])
+    return histories
+
+
+def check_spectra_figure(checks: list[Line]) -> "Figure | None":
+    """The spectrum of each layer at each check, before the cut; None where no check recorded one."""
+    found = [c for c in checks if c["hsv"]]
+    if not found:
+        return None
+    layers = list(dict.fromkeys(c["layer"] for c in found))
+    steps = [c["step"] for c in found]
+    columns = min(len(layers), 3)
+    rows = math.ceil(len(layers) / columns)
+    with style():
+        from matplotlib.cm import ScalarMappable
+        from matplotlib.colors import Normalize
+
+        figure, panels = new_figure(
+            1.2 + 3.2 * columns if columns > 1 else 6.4, 0.8 + 2.8 * rows, rows, columns
+        )
+        norm = Normalize(min(steps), max(max(steps), min(steps) + 1))
+        scale = sequence()
+        for axes, layer in zip(panels, layers, strict=False):
+            for check in (c for c in found if c["layer"] == layer):
+                values = drawable(check["hsv"])
+                axes.semilogy(range(1, len(values) + 1), values, color=scale(norm(check["step"])), lw=1.4)
+            axes.set_title(layer)
+            axes.set_xlim(left=0)
+            thousands(axes.xaxis)
+        for axes in panels[len(layers) :]:
+            axes.remove()
+        figure.supxlabel(index_label(found[0]["realization"]), fontsize=10)
+        figure.supylabel("Hankel singular value", fontsize=10)
+        if len(set(steps)) > 1:
+            mappable = ScalarMappable(norm, scale)
+            bar = figure.colorbar(
+                mappable, ax=panels[: len(layers)], label="training step of the check", aspect=30
+            )
+            bar.outline.set_visible(False)
+            thousands(bar.ax.yaxis)
+    return figure
+
+
+def drawable(values: list[float]) -> list[float]:
+    """The leading values that are not round-off."""
+    floor = FLOOR * values[0]
+    return [v for v in values if v > floor]
+
+
+def _curve(lines: list[Line], key: str) -> tuple[list[int], list[float]]:
+    return [m["step"] for m in lines], [m[key] for m in lines]
+
+
+def _cut_steps(checks: list[Line]) -> list[int]:
+    return sorted({c["step"] for c in checks if c["accepted"]})
+
+
+def _markers(count: int) -> list[str]:
+    return [MARKERS[i % len(MARKERS)] for i in range(count)]
+
+
+def index_label(realization: str | None) -> str:
+    """What an axis of a spectrum counts; ``realization`` None for selective layers."""
+    labels = {"real": "two make one complex state", "complex": "one a complex state", None: "one a state"}
+    each = labels[realization]
+    return f"index of the Hankel singular value ({each})"

@@ -1,0 +1,144 @@
+"""What a run has told its view so far, and the few numbers that follow from it."""
+
+import math
+import statistics
+import time
+from collections import deque
+from dataclasses import replace
+
+from compressm_cli.engine.view import Verdict
+from compressm_cli.structure.edits import LayerRecord
+
+VERDICTS: dict[Verdict, str] = {
+    "applied": "cut",
+    "nothing": "nothing cut",
+    "trial": "cut, on trial",
+    "accepted": "trial passed",
+    "rejected": "trial failed, cut undone",
+    "undone": "rolled back, cut undone",
+}
+
+
+class Progress:
+    """The state of a run as its view knows it; storing is all that happens at a step."""
+
+    def __init__(
+        self, recipe_name: str, seed: int, total_steps: int, orders: dict[str, int], device: str
+    ) -> None:
+        self.recipe_name, self.seed, self.device = recipe_name, seed, device
+        self.total_steps = total_steps
+        self.step_number = 0
+        self.loss: float | None = None
+        self.learning_rate: float | None = None
+        self.losses: deque[float] = deque(maxlen=60)
+        self.accuracy: float | None = None
+        self.best_accuracy: tuple[float, int] | None = None
+        """Accuracy and step."""
+        self.start_orders, self.orders = dict(orders), dict(orders)
+        self.spectra: dict[str, LayerRecord] = {}
+        """The newest record with a spectrum of each layer."""
+        self.last_check: tuple[int, list[LayerRecord], Verdict] | None = None
+        self.on_trial = False
+        """Whether the orders may yet be undone."""
+        self._pace: deque[tuple[float, int]] = deque(maxlen=64)
+        self._first_seconds: deque[float] = deque(maxlen=64)
+        self._recent_seconds: deque[float] = deque(maxlen=9)
+
+    def step(self, step: int, loss: float, learning_rate: float, step_seconds: float) -> None:
+        if step < self.step_number:  # a rejected cut was undone
+            self._pace.clear()
+        self.step_number, self.loss, self.learning_rate = step, loss, learning_rate
+        self.losses.append(loss)
+        self._pace.append((time.monotonic(), step))
+        self._recent_seconds.append(step_seconds)
+        if self.orders == self.start_orders:
+            self._first_seconds.append(step_seconds)
+
+    def evaluation(self, step: int, loss: float, accuracy: float) -> None:
+        self.accuracy = accuracy
+        if self.best_accuracy is None or accuracy > self.best_accuracy[0]:
+            self.best_accuracy = (accuracy, step)
+
+    def compression(self, step: int, records: list[LayerRecord], verdict: Verdict) -> None:
+        self.last_check = (step, records, verdict)
+        for record in records:
+            stands = replace(record, order_after=record.order_before) if verdict == "rejected" else record
+            self.orders[record.layer] = stands.order_after
+            if record.hsv:
+                self.spectra[record.layer] = stands
+        if verdict != "nothing":
+            self.on_trial = verdict == "trial"
+            # A step costs something else from here on.
+            self._pace.clear()
+            self._recent_seconds.clear()
+
+    def steps_per_second(self) -> float | None:
+        """Lately, evaluations and checkpoints included."""
+        if len(self._pace) < 2:
+            return None
+        (began, first), (now, last) = self._pace[0], self._pace[-1]
+        return (last - first) / (now - began) if now > began and last > first else None
+
+    def seconds_left(self) -> float | None:
+        pace = self.steps_per_second()
+        return None if pace is None else (self.total_steps - self.step_number) / pace
+
+    def step_seconds(self) -> float | None:
+        """Median of the latest ones, since the last change of shape."""
+        return statistics.median(self._recent_seconds) if self._recent_seconds else None
+
+    def first_step_seconds(self) -> float | None:
+        """Median before the first cut; None as long as there was none, when there is nothing to compare."""
+        if self.orders == self.start_orders or not self._first_seconds:
+            return None
+        return statistics.median(self._first_seconds)
+
+
+def kept_values(record: LayerRecord) -> int:
+    """How many of ``record.hsv`` are kept.
+
+    A real realization has twice as many values as the layer has states, and a state may take one or two of
+    them: the discarded share tells which; where it does not (several systems, another selection), all
+    states count alike.
+    """
+    if record.order_after >= record.order_before:
+        return len(record.hsv)
+    alike = max(1, round(len(record.hsv) * record.order_after / record.order_before))
+    if record.tail is None:
+        return alike
+    total, rest, matches = sum(record.hsv), sum(record.hsv), []
+    for kept, value in enumerate(record.hsv, start=1):
+        rest -= value
+        if math.isclose(rest / total, record.tail, abs_tol=1e-9):
+            matches.append(kept)
+    return min(matches, key=lambda kept: abs(kept - alike), default=alike)
+
+
+def reasons(records: list[LayerRecord]) -> list[str]:
+    """``layer: reason``, layers with the same reason together."""
+    layers: dict[str, list[str]] = {}
+    for record in records:
+        layers.setdefault(record.reason, []).append(record.layer)
+    return [f"{', '.join(names)}: {reason}" for reason, names in layers.items()]
+
+
+def duration(seconds: float) -> str:
+    """``75`` -> ``1:15``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def short_time(seconds: float) -> str:
+    """``0.0121`` -> ``12.1 ms``."""
+    if seconds >= 1:
+        return f"{seconds:.2f} s"
+    milliseconds = seconds * 1e3
+    return f"{milliseconds:.1f} ms" if milliseconds >= 0.1 else f"{milliseconds * 1e3:.0f} us"
+
+
+def speed_change(before: float, now: float) -> str:
+    """``1.66x faster``."""
+    if before >= now:
+        return f"{before / now:.2f}x faster"
+    return f"{now / before:.2f}x slower"

@@ -1,0 +1,87 @@
+"""The few lines that stay on the terminal when a run is done."""
+
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from compressm_cli.render.progress import duration, short_time, speed_change
+
+MOST_LAYERS = 6
+"""With more layers than this, one line tells their orders together."""
+
+
+def summary_table(summary: dict[str, Any]) -> Table:
+    """A run's ``summary.json`` as a table: what it was at the start, what it is now."""
+    name = f"{summary['recipe']}, seed {summary['seed']}, {summary['steps']:,} steps on {summary['device']}"
+    table = Table(title=Text(name, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    for heading in ("start", "final", "change"):
+        table.add_column(heading, justify="right")
+    for row in [*_accuracies(summary), *_orders(summary["orders"]), *_costs(summary), *_once(summary)]:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def _accuracies(summary: dict[str, Any]) -> list[tuple[str, ...]]:
+    test, validation = summary["test"], summary["validation"]
+    return [
+        ("test accuracy", "", f"{test['accuracy']:.1%}"),
+        (
+            "validation accuracy",
+            "",
+            f"{validation['accuracy']:.1%}",
+            f"best {validation['best_accuracy']:.1%}",
+        ),
+    ]
+
+
+def _orders(orders: dict[str, dict[str, int]]) -> list[tuple[str, ...]]:
+    start, final = orders["start"], orders["final"]
+    if len(final) > MOST_LAYERS:
+        return [_row(f"orders of {len(final)} layers, summed", sum(start.values()), sum(final.values()))]
+    return [_row(f"order of {layer}", start[layer], order) for layer, order in final.items()]
+
+
+def _costs(summary: dict[str, Any]) -> list[tuple[str, ...]]:
+    flops, seconds = summary["flops"], summary["step_seconds"]
+    step = "training_start_per_step", "training_final_per_step"
+    sequence = "inference_start_per_sequence", "inference_final_per_sequence"
+    rows = [
+        _row("parameters", summary["parameters"]["start"], summary["parameters"]["final"]),
+        _row("FLOPs a training step", *(flops[key] for key in step)),
+        _row("FLOPs a sequence", *(flops[key] for key in sequence)),
+    ]
+    start, final = seconds["start"], seconds["final"]
+    if start is not None and final is not None:
+        change = "" if start == final else speed_change(start, final)
+        rows.append(("time of a step", short_time(start), short_time(final), change))
+    return rows
+
+
+def _once(summary: dict[str, Any]) -> list[tuple[str, ...]]:
+    """What has no start to compare with."""
+    joules, checks = summary["joules"], summary["checks"]
+    electrical = "not measured" if joules["value"] is None else f"{joules['value']:,.0f} J"
+    rows: list[tuple[str, ...]] = [
+        ("wall time", "", duration(summary["seconds"]["total"])),
+        ("joules", "", electrical),
+        ("peak memory", "", f"{summary['peak_memory']['bytes'] / 2**20:,.0f} MiB"),
+    ]
+    if checks["made"]:
+        undone = f", {checks['rejected']} undone" if checks["rejected"] else ""
+        rows.append(("checks", "", f"{checks['made']}", f"{checks['cut']} cut{undone}"))
+    return rows
+
+
+def _row(name: str, start: int, final: int) -> tuple[str, ...]:
+    change = f"{final / start:.2f}x" if start and start != final else ""
+    return name, _number(start), _number(final), change
+
+
+def _number(value: int) -> str:
+    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if value >= size:
+            return f"{value / size:.2f} {prefix}"
+    return f"{value:,}"

@@ -1,0 +1,305 @@
+"""One output folder and the files in it. No other module knows these names.
+
+<root>/<recipe name>/v0001/
+    recipe.yaml        the resolved recipe, with the one seed of this run; reloadable
+    run.json           status, command, seed, versions, device, git commit, times
+    metrics.jsonl      one line a logged step or evaluation
+    compression.jsonl  one line a layer and check, also when nothing was cut
+    summary.json       what ``compare`` reads
+    checkpoints/       last-<step>.pt, best.pt, final.pt
+    lock               which process trains this run now; empty when none does
+    plots/
+    summary-<step>.json, checkpoints/final-<step>.pt, plots-<step>/   of earlier ends of a run that was trained longer
+<root>/<recipe name>/latest -> v0001
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from compressm_cli.core.errors import BadInputError, RunFailedError
+from compressm_cli.core.files import bring_to_disk, remove_temporaries, write_atomically
+from compressm_cli.runs.lock import held
+
+VERSION = re.compile(r"^v(\d{4,})$")
+LOGS = ("metrics.jsonl", "compression.jsonl")
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, allow_nan=False)
+
+
+class Run:
+    """The folder of one run; use ``Run.create``, ``Run.open``, ``Run.newest`` or ``Run.find``."""
+
+    def __init__(self, folder: Path, given: Path | None = None) -> None:
+        self.folder = folder
+        self._given = given or folder
+
+    @classmethod
+    def create(cls, root: Path, name: str) -> "Run":
+        """Take the next free version below ``root/name``; two processes never take the same.
+
+        Raises BadInputError where ``root/name`` is a link: runs are written below ``root`` and nowhere else.
+        """
+        parent = root / name
+        if parent.is_symlink():
+            raise BadInputError(
+                f"{parent}: is a link to {parent.resolve()}, and runs are not written through links; choose another "
+                "name, or another place with output.root=DIR"
+            )
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            number = max((int(v.group(1)) for v in _versions(parent)), default=0) + 1
+            while True:
+                folder = parent / f"v{number:04d}"
+                try:
+                    folder.mkdir()
+                    break
+                except FileExistsError:
+                    number += 1
+            (folder / "checkpoints").mkdir()
+            (folder / "plots").mkdir()
+        except OSError as error:
+            raise RunFailedError(
+                f"cannot write to {parent}: {error.strerror}; choose another place with output.root=DIR"
+            ) from error
+        run = cls(folder)
+        run._point_latest()
+        return run
+
+    @classmethod
+    def open(cls, folder: Path) -> "Run":
+        """An existing run's folder; BadInputError where it is none."""
+        given, folder = folder, folder.resolve()
+        if not (folder / "run.json").is_file():
+            raise BadInputError(f"{folder}: not a run folder (it has no run.json)")
+        return cls(folder, given)
+
+    @classmethod
+    def find(cls, path: Path) -> list["Run"]:
+        """The runs that a path means: a run folder, or a recipe's folder with all its versions."""
+        if not path.exists():
+            raise BadInputError(
+                f"{path}: no such file or folder; give a run folder such as outputs/NAME/v0001"
+            )
+        if (path / "run.json").is_file():
+            return [cls.open(path)]
+        found = sorted(_versions(path), key=lambda v: int(v.group(1))) if path.is_dir() else []
+        runs = [cls.open(path / v.group(0)) for v in found if (path / v.group(0) / "run.json").is_file()]
+        if not runs:
+            raise BadInputError(f"{path}: neither a run folder nor a folder of runs (v0001, v0002, ...)")
+        return runs
+
+    @classmethod
+    def newest(cls, path: Path) -> "Run":
+        """The run that a path means: a run folder, or the newest version in a recipe's folder."""
+        return cls.find(path)[-1]
+
+    def _point_latest(self) -> None:
+        link = self.folder.parent / "latest"
+        temporary = self.folder.parent / f".latest.{os.getpid()}"
+        shown = ""
+        try:
+            # Until it holds: another process may have made a newer version, or put an older one here, meanwhile.
+            while shown != (newest := self._newest()):
+                temporary.symlink_to(newest)
+                os.replace(temporary, link)
+                shown = newest
+        except OSError:  # a file system without links; versions remain usable
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+    def _newest(self) -> str:
+        return max(_versions(self.folder.parent), key=lambda v: int(v.group(1))).group(0)
+
+    @property
+    def recipe_path(self) -> Path:
+        return self.folder / "recipe.yaml"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def plots(self) -> Path:
+        return self.folder / "plots"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Event files, where the recipe asks for them."""
+        return self.folder / "tensorboard"
+
+    @property
+    def final_checkpoint(self) -> Path:
+        """The finished model alone, without the state of training."""
+        return self.checkpoints / "final.pt"
+
+    @property
+    def best_checkpoint(self) -> Path:
+        """The model alone, at its best validation accuracy (perhaps before a cut)."""
+        return self.checkpoints / "best.pt"
+
+    def last_checkpoint(self, step: int) -> Path:
+        """Model and state of training after ``step`` steps, from which a run resumes."""
+        return self.checkpoints / f"last-{step:09d}.pt"
+
+    def last_checkpoints(self) -> list[Path]:
+        """The checkpoints to resume from, oldest first."""
+        return sorted(self.checkpoints.glob("last-*.pt"))
+
+    def keep_checkpoints(self, newest: Path, count: int) -> None:
+        """Delete all but the ``count`` checkpoints up to ``newest``; later ones are those of an undone trial."""
+        saved = self.last_checkpoints()
+        kept = saved[: saved.index(newest) + 1][-count:]
+        for old in set(saved) - set(kept):
+            old.unlink()
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Be the one process that trains this run; RunLockedError where another one is.
+
+        The kernel's lock on the open file decides, and ends with its process however that dies. A file system
+        may not share it between hosts, or not have it: there the lock counts as held until its last touch is
+        STALE_SECONDS old. What is in the file is for people, and for that case.
+
+        Raises BadInputError where a link in the folder, or the folder itself, would have writes go elsewhere.
+        """
+        self._require_no_links()
+        with held(self.folder / "lock"):
+            yield
+
+    def _require_no_links(self) -> None:
+        # ``latest`` is a link to a folder beside it.
+        if self._given.is_symlink() and self._given.parent.resolve() != self.folder.parent:
+            raise BadInputError(
+                f"{self._given}: is a link to {self.folder}; to train there, give that folder itself"
+            )
+        for path in (*self.folder.iterdir(), *self.checkpoints.glob("*"), *self.plots.glob("*")):
+            if path.is_symlink():
+                raise BadInputError(
+                    f"{path}: is a link to {path.resolve()}, and runs are not written through links; put what it "
+                    "links to in its place"
+                )
+
+    def remove_leftovers(self) -> None:
+        """Delete what writes that a dying process did not finish have left; only who holds the lock may."""
+        for folder in (self.folder, self.checkpoints):
+            remove_temporaries(folder)
+
+    def set_aside(self, step: int) -> None:
+        """Keep what tells of the run's end after ``step`` steps under names of their own: it is trained longer.
+
+        May be repeated where it did not come to its end.
+        """
+        number = f"-{step:09d}"
+        # The summary first: without it the run counts as not done, and can go on in any case.
+        for path in (self.folder / "summary.json", self.final_checkpoint):
+            if path.exists():
+                os.replace(path, path.with_name(f"{path.stem}{number}{path.suffix}"))
+        if self.plots.is_dir() and any(self.plots.iterdir()):
+            kept = self.plots.with_name(f"{self.plots.name}{number}")
+            shutil.rmtree(kept, ignore_errors=True)
+            os.replace(self.plots, kept)
+        self.plots.mkdir(exist_ok=True)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the run came to its end, also where ``run.json`` could not be told any more."""
+        return (self.folder / "summary.json").is_file()
+
+    def write_recipe(self, text: str) -> None:
+        write_atomically(self.recipe_path, text.encode())
+
+    def write_info(self, info: dict[str, Any]) -> None:
+        """run.json: status, command, seed, versions, device, commit, times."""
+        write_atomically(self.folder / "run.json", (json.dumps(info, indent=2) + "\n").encode())
+
+    def read_info(self) -> dict[str, Any]:
+        return self._read("run.json")
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """summary.json, written once, when the run is done."""
+        text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
+        write_atomically(self.folder / "summary.json", text.encode())
+
+    def read_summary(self) -> dict[str, Any]:
+        """BadInputError where the run has not finished."""
+        if not self.is_done:
+            raise BadInputError(f"{self.folder}: the run has no summary.json yet; it has not finished")
+        return self._read("summary.json")
+
+    def append_metrics(self, line: dict[str, Any]) -> None:
+        self._append("metrics.jsonl", line)
+
+    def append_compression(self, line: dict[str, Any]) -> None:
+        self._append("compression.jsonl", line)
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        return list(self._lines("metrics.jsonl"))
+
+    def read_compression(self) -> list[dict[str, Any]]:
+        return list(self._lines("compression.jsonl"))
+
+    def forget_after(self, step: int, undecided: int | None = None) -> None:
+        """Drop logged lines of later steps, before a resumed run writes them again.
+
+        The verdict on a cut is logged under the step of the cut: where that of step ``undecided`` is still
+        to come, its lines are dropped too.
+        """
+        for name in LOGS:
+            if (self.folder / name).is_file():
+                decided = name != "compression.jsonl" or undecided is None
+                kept = [
+                    n for n in self._lines(name) if n["step"] <= step and (decided or n["step"] != undecided)
+                ]
+                write_atomically(self.folder / name, "".join(f"{_json(n)}\n" for n in kept).encode())
+
+    def sync_logs(self) -> None:
+        """Wait until the logs are on the disk: before a checkpoint, which is later than these lines."""
+        for name in LOGS:
+            if (self.folder / name).is_file():
+                # To append: some systems bring no file to the disk that was opened to be read.
+                with (self.folder / name).open("ab") as file:
+                    bring_to_disk(file.fileno())
+
+    def _append(self, name: str, line: dict[str, Any]) -> None:
+        # As bytes, which reach the system in one call: a killed process leaves a whole line or none.
+        data = f"{_json(line)}\n".encode()
+        path = self.folder / name
+        try:
+            with path.open("ab") as file:
+                file.write(data)
+        except OSError as error:  # of a full disk, which names no file
+            error.filename = str(path)
+            raise
+
+    def _lines(self, name: str) -> Iterator[dict[str, Any]]:
+        path = self.folder / name
+        if not path.is_file():
+            return
+        for text in path.read_text(encoding="utf-8").splitlines():
+            try:
+                yield json.loads(text)
+            except (json.JSONDecodeError, RecursionError):
+                # A torn last line of a killed run, or none of ours.
+                return
+
+    def _read(self, name: str) -> dict[str, Any]:
+        path = self.folder / name
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise BadInputError(f"{path}: cannot be read: {error}") from error
+        if not isinstance(value, dict):
+            raise BadInputError(f"{path}: expected a mapping, found {type(value).__name__}")
+        return value
+
+
+def _versions(parent: Path) -> list[re.Match[str]]:
+    return [m for entry in os.listdir(parent) if (m := VERSION.match(entry))]

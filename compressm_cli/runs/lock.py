@@ -1,0 +1,111 @@
+"""Who may write to a run folder: the one process that holds its lock."""
+
+import errno
+import fcntl
+import json
+import os
+import platform
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from compressm_cli.core.errors import BadInputError, RunFailedError
+from compressm_cli.core.files import NOT_OFFERED
+
+HEARTBEAT_SECONDS = 15.0
+"""How often the process that holds a run's lock touches it."""
+STALE_SECONDS = 120.0
+"""Since its last touch, a lock of another host is that of a dead process."""
+HELD = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES}
+"""What ``flock`` answers where another process holds the lock; EACCES is SMB's."""
+
+
+class RunLockedError(BadInputError):
+    """Another process is training this run."""
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Hold the lock file of a run; RunLockedError where another process does, RunFailedError where it cannot be had."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        raise RunFailedError(f"{path}: cannot be written: {error.strerror}") from error
+    try:
+        _take(path, descriptor)
+        stop = threading.Event()
+        heartbeat = threading.Thread(target=_touch, args=(descriptor, stop), name="run-lock", daemon=True)
+        heartbeat.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            heartbeat.join()
+            # Not removed: who waits for a file that is gone, and who makes a new one, would both hold a lock.
+            os.ftruncate(descriptor, 0)
+    finally:
+        os.close(descriptor)
+
+
+def _take(path: Path, descriptor: int) -> None:
+    shared = True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in HELD:
+            holder = _holder(descriptor, patience=1.0)
+            raise _locked(path, holder, "wait for it to end, or stop it") from error
+        if error.errno not in NOT_OFFERED | {errno.ENOLCK}:
+            raise
+        shared = False  # a file system without locks
+    holder, age = _holder(descriptor), time.time() - os.fstat(descriptor).st_mtime
+    if holder and age < STALE_SECONDS and (holder.get("host") != platform.node() or not shared):
+        raise _locked(
+            path,
+            holder,
+            f"its lock was touched {max(age, 0):.0f} s ago; if that process is dead, try again when it is "
+            f"{STALE_SECONDS:.0f} s old",
+        )
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    mine = {"pid": os.getpid(), "host": platform.node(), "started": now}
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{json.dumps(mine)}\n".encode(), 0)
+
+
+def _locked(path: Path, holder: dict[str, Any], advice: str) -> RunLockedError:
+    who = f"process {holder.get('pid', 'unknown')} on {holder.get('host', 'an unknown host')}"
+    return RunLockedError(
+        f"{path.parent}: this run is live: {who} trains it since {holder.get('started', 'just now')}; {advice}"
+    )
+
+
+def _holder(descriptor: int, patience: float = 0.0) -> dict[str, Any]:
+    """What the lock says of its holder, who perhaps is just writing it; empty where nobody holds it."""
+    until = time.monotonic() + patience
+    while True:
+        try:
+            found = json.loads(os.pread(descriptor, 4096, 0))
+        except (ValueError, OSError):  # where locks are mandatory (SMB), a locked file cannot be read either
+            found = None
+        if isinstance(found, dict):
+            return found
+        if time.monotonic() >= until:
+            return {}
+        time.sleep(0.05)
+
+
+def _touch(descriptor: int, stop: threading.Event) -> None:
+    while not stop.wait(HEARTBEAT_SECONDS):
+        with suppress(OSError):  # one missed beat of many
+            _beat(descriptor)
+
+
+def _beat(descriptor: int) -> None:
+    try:
+        os.utime(descriptor)
+    except OSError:  # a file system where times cannot be set: writing sets them
+        os.pwrite(descriptor, os.pread(descriptor, 1, 0), 0)

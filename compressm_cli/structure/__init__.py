@@ -1,0 +1,1 @@
+"""The only code that changes shapes, masks, what is trained, and optimizer state."""

@@ -1,0 +1,86 @@
+"""Runs small enough to be trained many times over."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.engine import experiment, workload
+from compressm_cli.engine.view import SilentView, View
+from compressm_cli.recipe import Recipe, recipe_from_mapping
+from compressm_cli.runs.folder import Run
+
+Maker = Callable[..., Recipe]
+Trainer = Callable[..., Run]
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Maker:
+    """A recipe for some 30 steps on the digits; arguments replace or extend its parts."""
+
+    def make(steps: int = 30, compression: dict[str, Any] | None = None, **parts: dict[str, Any]) -> Recipe:
+        mapping: dict[str, Any] = {
+            "name": "tiny",
+            "device": "cpu",
+            "data": {"task": "digits"},
+            "model": {
+                "layer": {"kind": "lru", "state_dim": 8},
+                "model_dim": 8,
+                "dropout": 0.1,
+                "norm": "batch",
+            },
+            "train": {
+                "steps": steps,
+                "batch_size": 16,
+                "learning_rate": 1e-2,
+                "log_every": 1,
+                "eval_every": 10,
+            },
+            "compression": compression or {"method": "none"},
+            "output": {"root": str(tmp_path / "outputs")},
+        }
+        for part, changes in parts.items():
+            mapping[part] = {**mapping[part], **changes}
+        return recipe_from_mapping(mapping, "test")
+
+    return make
+
+
+@pytest.fixture
+def train() -> Trainer:
+    """Train a recipe; returns its run."""
+
+    def start(recipe: Recipe, seed: int = 0, view: View | None = None) -> Run:
+        return experiment.start(recipe, seed, experiment.load_data(recipe), view or SilentView(), "test")
+
+    return start
+
+
+def weights(run: Run) -> dict[str, Tensor]:
+    return Checkpoint.load(run.final_checkpoint).weights
+
+
+@pytest.fixture
+def same_weights() -> Callable[[Run, Run], bool]:
+    """Whether two finished runs ended with bit-equal models."""
+
+    def compare(one: Run, other: Run) -> bool:
+        a, b = weights(one), weights(other)
+        return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+    return compare
+
+
+@pytest.fixture
+def rough_flops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counting FLOPs takes longer than training such a model; here any number that goes with the shapes will do."""
+
+    def parameters(model: torch.nn.Module, _: Any) -> int:
+        return sum(p.numel() for p in model.parameters())
+
+    monkeypatch.setattr(workload, "training_step_flops", parameters)
+    monkeypatch.setattr(workload, "inference_flops", parameters)
