@@ -1,0 +1,111 @@
+"""Axes: dimensions that several tensors share, whose units can be removed one by one, and only as a whole."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Kind = Literal[
+    "state", "head", "kv_group", "query", "neuron", "channel", "expert", "rank", "width", "sublayer"
+]
+Role = Literal["in", "out", "own"]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where the units of an axis lie in one tensor: ``block`` entries along ``dim`` each, ``repeat`` times over.
+
+    Unit 0 begins at ``offset``, the next one ``stride`` further. ``repeat`` copies of the whole axis, ``span`` apart,
+    lie along the dimension: a query of every KV group, a head dimension of every head.
+    """
+
+    tensor: str
+    """Qualified name of a parameter or buffer."""
+    dim: int
+    block: int = 1
+    offset: int = 0
+    stride: int | None = None
+    """Distance between the beginnings of two units; ``block`` where they lie side by side."""
+    role: Role = "own"
+    """``out``: zeros here make the unit silent."""
+    repeat: int = 1
+    span: int = 0
+    """Distance between two copies of the axis."""
+
+    def entries(self, units: Tensor) -> Tensor:
+        """Positions along ``dim`` of some units (n,), ascending; (n * block * repeat,) long."""
+        step = self.block if self.stride is None else self.stride
+        copies = torch.arange(self.repeat)[:, None, None] * self.span
+        found = self.offset + copies + units[:, None] * step + torch.arange(self.block)
+        return found.flatten().sort().values
+
+    def within(self, prefix: str) -> "Slot":
+        """The same of a module that is at ``prefix`` in a larger one."""
+        return replace(self, tensor=f"{prefix}.{self.tensor}" if prefix else self.tensor)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A dimension that several tensors share: its units can be removed one by one, and only as a whole."""
+
+    name: str
+    """``blocks.0.attention:heads``: the module, and what it calls the axis."""
+    kind: Kind
+    size: int
+    slots: tuple[Slot, ...]
+    module: str
+    """Qualified name of the module that declares it."""
+    tied_to: tuple[str, ...] = ()
+    """Axes that keep the same units, such as channels that residual adds join."""
+    minimum: int = 1
+    multiple_of: int = 1
+
+    def __post_init__(self) -> None:
+        if self.size < 0 or self.minimum < 0 or self.multiple_of < 1:
+            raise ValueError(
+                f"{self.name}: size {self.size}, minimum {self.minimum}, multiple of {self.multiple_of}"
+            )
+
+    def kept(self, units: Sequence[int] | Tensor) -> Tensor:
+        """The units to keep as an ascending tensor of indices (n,) int64.
+
+        Raises ValueError where one is not there, is given twice, or their number is not allowed.
+        """
+        index = torch.as_tensor(units, dtype=torch.int64).flatten()
+        ordered = index.sort().values
+        if len(ordered) and not (int(ordered[0]) >= 0 and int(ordered[-1]) < self.size):
+            raise ValueError(f"{self.name}: has the units 0 to {self.size - 1}, got {_listed(ordered)}")
+        if len(ordered.unique()) != len(ordered):
+            raise ValueError(f"{self.name}: the same unit is given twice: {_listed(ordered)}")
+        if len(ordered) < self.minimum:
+            raise ValueError(f"{self.name}: keeps at least {self.minimum} of its units, not {len(ordered)}")
+        if len(ordered) % self.multiple_of and len(ordered) != self.size:
+            raise ValueError(f"{self.name}: keeps a multiple of {self.multiple_of}, not {len(ordered)} units")
+        return ordered
+
+    def within(self, prefix: str) -> "Axis":
+        """The same of a module that is at ``prefix`` in a larger one."""
+        if not prefix:
+            return self
+        return replace(
+            self,
+            name=f"{prefix}{self.name}" if self.name.startswith(":") else f"{prefix}.{self.name}",
+            module=f"{prefix}.{self.module}" if self.module else prefix,
+            slots=tuple(slot.within(prefix) for slot in self.slots),
+            tied_to=tuple(f"{prefix}{n}" if n.startswith(":") else f"{prefix}.{n}" for n in self.tied_to),
+        )
+
+
+def _listed(index: Tensor) -> str:
+    shown = ", ".join(str(int(i)) for i in index[:8])
+    return shown + (", ..." if len(index) > 8 else "")
+
+
+def declared(module: torch.nn.Module) -> Iterator[Axis]:
+    """The axes that the parts of a model declare with a method ``axes()``, by their place in the model."""
+    for name, part in module.named_modules():
+        own = getattr(part, "axes", None)
+        if callable(own):
+            yield from (axis.within(name) for axis in own())
