@@ -64,7 +64,7 @@ class Ours:
         from torch.nn import functional
 
         from compressm_cli.engine.optimizer import learning_rate, set_learning_rate
-        from compressm_cli.structure import surgery
+        from compressm_cli.structure.masks import enforce_masks
 
         self.taken += 1
         set_learning_rate(self.optimizer, learning_rate(self.config, self.taken))
@@ -72,7 +72,7 @@ class Ours:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
-        surgery.enforce_masks(self.model)
+        enforce_masks(self.model)
         return float(loss.detach())
 
     def cut(self, order: int) -> None:

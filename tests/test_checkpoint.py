@@ -24,7 +24,9 @@ from compressm_cli.methods.schedule import ListedSchedule
 from compressm_cli.models import build_model
 from compressm_cli.recipe import Recipe, recipe_from_mapping
 from compressm_cli.structure import surgery
-from compressm_cli.structure.edits import Freeze, Mask, Plan
+from compressm_cli.structure.edits import MaskEntries, Train
+from compressm_cli.structure.masks import masks_of
+from compressm_cli.structure.plan import Plan
 
 WIDTH, ORDER, LENGTH = 6, 12, 64
 
@@ -118,7 +120,7 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     cut(model, 4)
     name = "blocks.1.layer.B_re"
     keep = torch.arange(surgery.orders(model)["blocks.1.layer"])[:, None] < 2
-    edits = [Mask(name, keep), Freeze(["head.bias"], active=False)]
+    edits = [MaskEntries(name, keep), Train(["head.bias"], active=False)]
     surgery.apply_plan(model, None, Plan(edits=edits))
     saved = Checkpoint.of(model, a_recipe, a_recipe.data.spec(), 7)
     size = saved.save(tmp_path / "model.pt")
@@ -131,7 +133,7 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     assert loaded.training is None
     rebuilt = loaded.build_model()
     assert surgery.frozen(rebuilt) == ["head.bias"]
-    assert torch.equal(surgery.masks(rebuilt)[name], surgery.masks(model)[name])
+    assert torch.equal(masks_of(rebuilt)[name], masks_of(model)[name])
     weights = model.state_dict()
     assert all(torch.equal(value, weights[n]) for n, value in rebuilt.state_dict().items())
 

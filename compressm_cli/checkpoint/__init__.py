@@ -34,6 +34,7 @@ from compressm_cli.core.files import write_atomically
 from compressm_cli.data.interface import DataSpec, Fingerprint
 from compressm_cli.recipe import Recipe, recipe_to_mapping
 from compressm_cli.structure import surgery
+from compressm_cli.structure.masks import masks_of
 
 FORMAT = 2
 
@@ -71,7 +72,7 @@ class Checkpoint:
             data=data,
             orders=surgery.orders(model),
             weights={name: value.detach().cpu().clone() for name, value in model.state_dict().items()},
-            masks={name: mask.cpu().clone() for name, mask in surgery.masks(model).items()},
+            masks={name: mask.cpu().clone() for name, mask in masks_of(model).items()},
             frozen=surgery.frozen(model),
             step=step,
             training=training,

@@ -45,7 +45,7 @@ from compressm_cli.ops.forms import CostModel
 from compressm_cli.recipe import Recipe
 from compressm_cli.runs.folder import Run
 from compressm_cli.structure import surgery
-from compressm_cli.structure.edits import LayerRecord, Plan
+from compressm_cli.structure.plan import LayerRecord, Plan
 
 VIEW_SECONDS = 0.2
 

@@ -20,7 +20,7 @@ from compressm_cli.methods.method import CheckContext
 from compressm_cli.methods.schedule import ListedSchedule
 from compressm_cli.recipe import Recipe, recipe_from_mapping, recipe_to_mapping
 from compressm_cli.structure import surgery
-from compressm_cli.structure.edits import LayerRecord, Plan
+from compressm_cli.structure.plan import LayerRecord, Plan
 
 ONCE = ListedSchedule(kind="listed", at_steps=[1])
 LARGEST_BATCH = 16

@@ -14,7 +14,7 @@ from compressm_cli.engine.distributed.group import Group
 from compressm_cli.engine.placement import Copies, Held
 from compressm_cli.methods.method import CheckContext, Method
 from compressm_cli.models import pool_statistics
-from compressm_cli.structure.edits import Plan
+from compressm_cli.structure.plan import Plan
 
 
 class Parts(Copies):

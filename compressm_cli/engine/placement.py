@@ -15,7 +15,7 @@ from compressm_cli.engine.distributed.replicas import replicated
 from compressm_cli.methods.method import CheckContext, Method
 from compressm_cli.models import pool_statistics
 from compressm_cli.structure import surgery
-from compressm_cli.structure.edits import Plan
+from compressm_cli.structure.plan import Plan
 
 Held = dict[str, Any]
 """Weights, masks, names of frozen parameters and optimizer state, as plain data and tensors.

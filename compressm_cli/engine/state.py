@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_map_only
 from compressm_cli.engine.batches import derived_generator
 from compressm_cli.engine.distributed.group import Group
 from compressm_cli.structure import surgery
+from compressm_cli.structure.masks import masks_of
 
 
 def capture(
@@ -25,7 +26,7 @@ def capture(
     """
     return {
         "weights": {name: value.detach().to(device, copy=True) for name, value in model.state_dict().items()},
-        "masks": {name: mask.to(device, copy=True) for name, mask in surgery.masks(model).items()},
+        "masks": {name: mask.to(device, copy=True) for name, mask in masks_of(model).items()},
         "frozen": surgery.frozen(model),
         "optimizer": None if optimizer is None else copy.deepcopy(optimizer.state_dict()),
     }
@@ -35,7 +36,7 @@ def outline(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
     """What ``capture`` gives, without the values: shapes and types, on the meta device."""
     state = {
         "weights": model.state_dict(),
-        "masks": surgery.masks(model),
+        "masks": masks_of(model),
         "optimizer": optimizer.state_dict(),
     }
     return {**surgery.outlined(state), "frozen": surgery.frozen(model)}

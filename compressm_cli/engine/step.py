@@ -11,7 +11,7 @@ from compressm_cli.engine.batches import Share
 from compressm_cli.engine.distributed.replicas import without_exchange
 from compressm_cli.engine.precision import autocast
 from compressm_cli.recipe.schema import TrainConfig
-from compressm_cli.structure import surgery
+from compressm_cli.structure.masks import enforce_masks, mask_gradients
 
 Forward = Callable[[Tensor, Tensor | None], Tensor]
 
@@ -36,10 +36,11 @@ def training_step(
         with without_exchange(called):
             losses.append(_backward(part, share, config, called))
     losses.append(_backward(last, share, config, called))
+    mask_gradients(model)
     if config.clip_norm is not None:
         nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
     optimizer.step()
-    surgery.enforce_masks(model)
+    enforce_masks(model)
     return sum(losses[1:], losses[0])
 
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.recipe import Recipe, recipe_to_mapping
 from compressm_cli.runs.folder import Run
-from compressm_cli.structure.edits import LayerRecord
+from compressm_cli.structure.plan import LayerRecord
 
 CLOSE_SECONDS = 60.0
 """How long a tracker may take to end: one that uploads may wait for a network that is gone."""

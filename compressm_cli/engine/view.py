@@ -2,7 +2,7 @@
 
 from typing import Any, Literal, Protocol
 
-from compressm_cli.structure.edits import LayerRecord
+from compressm_cli.structure.plan import LayerRecord
 
 Verdict = Literal["applied", "nothing", "trial", "accepted", "rejected", "undone"]
 

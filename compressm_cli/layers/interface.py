@@ -7,6 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from compressm_cli.core.axes import Axis, Slot
 from compressm_cli.core.config import Config
 from compressm_cli.ops.forms import Form, Problem
 
@@ -19,6 +20,15 @@ embeddings, also one that is the head's weight at the same time."""
 ROLES: tuple[Role, ...] = ("recurrent", "matrix", "other")
 NO_MATRICES = (nn.Embedding, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 """Modules whose parameters are none, whatever their shape."""
+
+
+STATES = ":states"
+"""What every layer calls the axis of its states."""
+
+
+def state_axis(layer: str) -> str:
+    """The name of the axis of a layer's states, in the model that the layer is in."""
+    return f"{layer}{STATES}"
 
 
 class LayerConfig(Config):
@@ -80,6 +90,14 @@ class StateSpaceLayer(nn.Module, ABC):
     @abstractmethod
     def state_dim(self) -> int:
         """The order N now."""
+
+    def axes(self) -> list[Axis]:
+        """What can be cut of the layer: its states, and whatever else its kind has."""
+        return [Axis(STATES, "state", self.state_dim, self.state_slots(), "")]
+
+    def state_slots(self) -> tuple[Slot, ...]:
+        """Where single states lie in the parameters; none where states can only be cut by a projection."""
+        return ()
 
     @abstractmethod
     def forward(self, u: Tensor) -> Tensor:

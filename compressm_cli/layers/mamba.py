@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from compressm_cli.core.axes import Axis, Slot
 from compressm_cli.layers.interface import StateDim
 from compressm_cli.layers.selective import (
     ChannelProjection,
@@ -81,6 +82,33 @@ class Mamba(SelectiveLayer):
     @property
     def state_dim(self) -> int:
         return self.A_log.shape[1]
+
+    def state_slots(self) -> tuple[Slot, ...]:
+        own = Slot("A_log", 1)
+        if self.kept is not None:  # counts each channel's first states
+            return ()
+        if self.B_map is not None:
+            return own, Slot("B_map", 1), Slot("C_map", 1, role="out")
+        states = self.state_dim
+        return (
+            own,
+            Slot("x_proj.weight", 0, offset=self.rank),
+            Slot("x_proj.weight", 0, offset=self.rank + states, role="out"),
+        )
+
+    def axes(self) -> list[Axis]:
+        """Its states, and the channels of the recurrence."""
+        channels = self.D.shape[0]
+        slots = [
+            Slot("in_proj.weight", 0),
+            Slot("in_proj.weight", 0, offset=channels),
+            Slot("x_proj.weight", 1),
+            Slot("out_proj.weight", 1, role="out"),
+        ]
+        rows = ("conv1d.weight", "conv1d.bias", "dt_proj.weight", "dt_proj.bias", "A_log", "D")
+        slots += [Slot(name, 0) for name in rows]
+        slots += [Slot(name, 0) for name in ("B_map", "C_map", "kept") if getattr(self, name) is not None]
+        return [*super().axes(), Axis(":channels", "channel", channels, tuple(slots), "")]
 
     def forward(self, u: Tensor) -> Tensor:
         x, z, raw, B, C = self._selected(u)

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from compressm_cli.core.axes import Role, Slot
 from compressm_cli.layers.interface import StateDim
 from compressm_cli.layers.selective import (
     GroupProjection,
@@ -112,6 +113,23 @@ class Mamba2(SelectiveLayer):
     @property
     def state_dim(self) -> int:
         return self._inner_dim if self.B_proj is None else self.B_proj.shape[1]
+
+    def state_slots(self) -> tuple[Slot, ...]:
+        if self.B_proj is not None:
+            return Slot("B_proj", 1), Slot("C_proj", 1, role="out")
+        states, groups = self.state_dim, self.groups
+
+        def of(name: str, offset: int, role: Role = "own") -> Slot:
+            return Slot(name, 0, offset=offset, role=role, repeat=groups, span=states)
+
+        found: list[Slot] = []
+        for name, first in (
+            ("in_proj.weight", 2 * self.channels),
+            ("conv1d.weight", self.channels),
+            ("conv1d.bias", self.channels),
+        ):
+            found += [of(name, first), of(name, first + groups * states, "out")]
+        return tuple(found)
 
     @property
     def _inner_dim(self) -> int:

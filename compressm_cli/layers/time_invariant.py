@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from compressm_cli.core.axes import Slot
 from compressm_cli.layers.interface import StateSpaceLayer
 from compressm_cli.lti import Realization
 from compressm_cli.ops.forms import FORMS, Form
@@ -102,6 +103,12 @@ class TimeInvariantLayer(StateSpaceLayer):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         cls.state_parameters = frozenset(cls.state_axes)
+
+    def state_slots(self) -> tuple[Slot, ...]:
+        outputs = ("C_re", "C_im")
+        return tuple(
+            Slot(name, dim, role="out" if name in outputs else "own") for name, dim in self.state_axes.items()
+        )
 
     @abstractmethod
     def systems(self) -> list[Realization]:

@@ -17,7 +17,7 @@ from torch import nn
 from compressm_cli.core.config import Config
 from compressm_cli.methods.calibration import Statistic
 from compressm_cli.methods.schedule import EquidistantSchedule, ScheduleConfig
-from compressm_cli.structure.edits import Plan
+from compressm_cli.structure.plan import Plan
 
 
 class SafetyConfig(Config):

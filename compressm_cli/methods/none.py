@@ -5,7 +5,7 @@ from typing import Literal
 from torch import nn
 
 from compressm_cli.methods.method import CheckContext, Method, MethodConfig
-from compressm_cli.structure.edits import Plan
+from compressm_cli.structure.plan import Plan
 
 
 class NoCompressionConfig(MethodConfig):

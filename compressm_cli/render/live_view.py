@@ -24,7 +24,7 @@ from compressm_cli.render.progress import (
     speed_change,
 )
 from compressm_cli.render.summary_table import summary_table
-from compressm_cli.structure.edits import LayerRecord
+from compressm_cli.structure.plan import LayerRecord
 
 REDRAWS_PER_SECOND = 4
 WIDEST = 110

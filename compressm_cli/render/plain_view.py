@@ -10,7 +10,7 @@ from compressm_cli.engine.view import Verdict, View
 from compressm_cli.render.live_view import LiveView
 from compressm_cli.render.progress import VERDICTS, Progress, duration, reasons, short_time
 from compressm_cli.render.summary_table import summary_table
-from compressm_cli.structure.edits import LayerRecord
+from compressm_cli.structure.plan import LayerRecord
 
 LINE_SECONDS = 5.0
 """Least time between two plain lines about steps."""

@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import replace
 
 from compressm_cli.engine.view import Verdict
-from compressm_cli.structure.edits import LayerRecord
+from compressm_cli.structure.plan import LayerRecord
 
 VERDICTS: dict[Verdict, str] = {
     "applied": "cut",

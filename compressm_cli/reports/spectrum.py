@@ -27,7 +27,7 @@ from compressm_cli.recipe import Recipe
 from compressm_cli.reports.sizes import ModelSize, Sizes
 from compressm_cli.reports.timing import time_steps
 from compressm_cli.runs.folder import Run
-from compressm_cli.structure.edits import LayerRecord
+from compressm_cli.structure.plan import LayerRecord
 
 RealizationKind = Literal["real", "complex"]
 THRESHOLDS = (0.9, 0.95, 0.99, 0.999)

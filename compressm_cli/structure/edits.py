@@ -1,30 +1,268 @@
-"""Plans: what is to be changed at one moment, as data - edits, and a record of each look, with its reason."""
+"""Edits: what is to be changed of a model, as data. Each prepares all of itself in a draft, where it may be refused."""
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import Tensor
+
+from compressm_cli.core.axes import Axis
+from compressm_cli.layers.interface import StateSpaceLayer, laid_out
+from compressm_cli.lti.threads import one_torch_thread
+from compressm_cli.structure.store import ParkedAxis, Shadow, full_numbers
+
+if TYPE_CHECKING:
+    from compressm_cli.structure.draft import Draft, State
 
 Moments = Literal["reset", "transport", "slice"]
 
+LINEAR = ("exp_avg", "momentum_buffer", "grad_avg")
+"""What optimizers keep that is a mean of gradients: it moves as they do."""
+SQUARED = ("exp_avg_sq", "square_avg", "max_exp_avg_sq")
+"""What they keep that is a mean of squared gradients."""
+
+
+class Edit(ABC):
+    """One change. It may not meet another one of its plan in an entry of a tensor."""
+
+    @abstractmethod
+    def prepare(self, draft: "Draft") -> None:
+        """Work out all of it in the draft; ValueError, in one line, where it cannot be made."""
+
+    @abstractmethod
+    def touched(self, draft: "Draft") -> list[str]:
+        """Names of the tensors whose entries it reads or changes."""
+
 
 @dataclass(frozen=True)
-class Truncate:
-    """Give the states of ``layer`` new coordinates and keep ``order`` of them."""
+class Keep(Edit):
+    """Keep some units of an axis, and of the axes tied to it; all tensors that they share lose the others for good.
 
-    layer: str
+    The optimizer's state of a parameter is cut as the parameter is, whatever optimizer it is.
+    """
+
+    axis: str
+    units: Sequence[int] | Tensor
+
+    def prepare(self, draft: "Draft") -> None:
+        for axis in draft.structure.together(self.axis):
+            if axis.name in draft.parked.axes:
+                raise ValueError(
+                    f"{axis.name}: some of its units are parked; wake them before others are cut"
+                )
+            draft.cut(axis, _others(axis, axis.kept(self.units)), str(self))
+
+    def touched(self, draft: "Draft") -> list[str]:
+        return _tensors(draft.structure.together(self.axis))
+
+    def __str__(self) -> str:
+        return f"Keep({self.axis})"
+
+
+@dataclass(frozen=True)
+class Project(Edit):
+    """Give the states of a layer new coordinates and keep ``order`` of them."""
+
+    axis: str
+    """The layer's states: ``blocks.0.layer:states``."""
     order: int
     projections: Any
     """What the layer's ``reduced_parameters`` takes: ``StateProjection`` a system, or a ``SelectiveProjection``."""
     moments: Moments = "reset"
-    """What becomes of Adam's moments of the cut parameters."""
+    """What becomes of the optimizer's state of the cut parameters."""
     values: dict[str, Tensor] | None = None
     """The new state parameters, where they are not what ``reduced_parameters`` makes of the projections."""
 
+    @property
+    def layer(self) -> str:
+        """Name of the layer."""
+        return self.axis.rpartition(":")[0]
+
+    def prepare(self, draft: "Draft") -> None:
+        layer = self._layer(draft)
+        values = self._values(layer)
+        bad = [name for name, value in values.items() if not torch.isfinite(value).all()]
+        if bad:
+            raise ValueError(f"{self.layer}: not finite after the truncation: {', '.join(bad)}")
+        states = self._states(draft, layer, values)
+        for name, value in values.items():
+            draft.put(self._full(name), value, states.get(name, {}), str(self))
+
+    def touched(self, draft: "Draft") -> list[str]:
+        inside = f"{self.layer}." if self.layer else ""
+        return [name for name in draft.tensors if name.startswith(inside)]
+
+    def _layer(self, draft: "Draft") -> StateSpaceLayer:
+        draft.structure[self.axis]
+        layer = draft.model.get_submodule(self.layer)
+        if not isinstance(layer, StateSpaceLayer):
+            raise ValueError(f"{self.axis}: only the states of a state space layer can be projected")
+        return layer
+
+    @one_torch_thread()
+    def _values(self, layer: StateSpaceLayer) -> dict[str, Tensor]:
+        return layer.reduced_parameters(self.projections) if self.values is None else self.values
+
+    def _full(self, name: str) -> str:
+        return f"{self.layer}.{name}" if self.layer else name
+
+    def _states(
+        self, draft: "Draft", layer: StateSpaceLayer, values: dict[str, Tensor]
+    ) -> dict[str, "State"]:
+        """Optimizer state by parameter name; what is left out starts anew, with its step count."""
+        if draft.optimizer is None or self.moments == "reset":
+            return {}
+        names = [n for n in values if n in layer.state_parameters and self._full(n) in draft.tensors]
+        before = {n: draft.piece(self._full(n)).state for n in names}
+        keys = {k for state in before.values() for k, v in state.items() if _of_entries(v)}
+        unknown = sorted(keys - set(LINEAR) - set(SQUARED)) if self.moments == "transport" else []
+        if unknown:
+            raise ValueError(
+                f"{self.layer}: nothing is known of how {unknown[0]!r} of {type(draft.optimizer).__name__} follows a "
+                "projection; write moments: slice or moments: reset"
+            )
+        moved = self._moved(draft, layer, before, keys)
+        return {n: _new_state(before[n], new) for n, new in moved.items() if before[n]}
+
+    def _moved(
+        self, draft: "Draft", layer: StateSpaceLayer, before: dict[str, "State"], keys: set[str]
+    ) -> dict[str, dict[str, Tensor]]:
+        """For each parameter what was kept for its entries, by key, for those of the new parameters."""
+
+        def of(key: str | None) -> dict[str, Tensor]:
+            like = {n: draft.tensors[self._full(n)] for n in before}
+            found = {} if key is None else {n: s[key] for n, s in before.items() if key in s}
+            return {n: found[n] if n in found else torch.zeros_like(like[n]) for n in before}
+
+        result: dict[str, dict[str, Tensor]] = {n: {} for n in before}
+
+        def take(key: str, found: dict[str, Tensor]) -> None:
+            for name, value in found.items():
+                result[name][key] = value
+
+        if self.moments == "slice":
+            for key in keys:
+                take(key, layer.sliced_moments(self.order, of(key)))
+            return result
+        # A layer moves both kinds at once; where an optimizer has one of them, zeros stand for the other.
+        linear, squared = ([k for k in kinds if k in keys] for kinds in (LINEAR, SQUARED))
+        for i in range(max(len(linear), len(squared))):
+            first = linear[i] if i < len(linear) else None
+            second = squared[i] if i < len(squared) else None
+            found = layer.transported_moments(self.projections, of(first), of(second))
+            for kind, values in zip((first, second), found, strict=True):
+                if kind is not None:
+                    take(kind, values)
+        return result
+
+    def __str__(self) -> str:
+        return f"Project({self.axis})"
+
 
 @dataclass(frozen=True)
-class Mask:
-    """Hold the entries of ``parameter`` outside ``keep`` at zero; ``keep`` broadcasts to its shape.
+class Park(Edit):
+    """Cut units of an axis, and of those tied to it, out of the live tensors, and keep them and their moments apart."""
+
+    axis: str
+    units: Sequence[int] | Tensor
+    """By their numbers among the live units."""
+
+    def prepare(self, draft: "Draft") -> None:
+        for axis in draft.structure.together(self.axis):
+            parked = _others(axis, axis.kept(_others(axis, _listed(axis, self.units))))
+            self._remember(draft, axis, parked)
+            draft.cut(axis, parked, str(self), parking=True)
+
+    def _remember(self, draft: "Draft", axis: Axis, parked: Tensor) -> None:
+        store = draft.parked
+        known = store.axes.get(axis.name, ParkedAxis(axis.size, ()))
+        numbers = full_numbers(store, axis.name, axis.size, parked.tolist())
+        places = dict(known.places)
+        for (name, dim), slots in draft.places(axis).items():
+            piece = draft.piece(name)
+            if piece.mask is not None:
+                raise ValueError(f"{self}: {name} has a mask; lift it first")
+            assert piece.value is not None
+            shadow = (store.shadows.get(name) or Shadow.of(piece.value, piece.state)).refreshed(
+                piece.value, piece.state
+            )
+            places[name, dim] = here = dict(places.get((name, dim), {}))
+            gone = torch.zeros(len(shadow.live[dim]), dtype=torch.bool)
+            for unit, number in zip(parked, numbers, strict=True):
+                entries = torch.cat([slot.entries(unit[None]) for slot in slots])
+                now = torch.isin(piece.original_at(dim), entries)
+                here[number] = shadow.live[dim][now]
+                gone |= now
+            store.shadows[name] = shadow.with_live(dim, shadow.live[dim][~gone])
+        units = tuple(sorted({*known.units, *numbers}))
+        store.axes[axis.name] = replace(known, units=units, places=places)
+
+    def touched(self, draft: "Draft") -> list[str]:
+        return _tensors(draft.structure.together(self.axis))
+
+    def __str__(self) -> str:
+        return f"Park({self.axis})"
+
+
+@dataclass(frozen=True)
+class Wake(Edit):
+    """Put parked units of an axis, and of those tied to it, back in their places, with the moments that they had."""
+
+    axis: str
+    units: Sequence[int]
+    """By their numbers among live and parked units, as ``parked`` tells them."""
+
+    def prepare(self, draft: "Draft") -> None:
+        for axis in draft.structure.together(self.axis):
+            self._wake(draft, axis)
+
+    def _wake(self, draft: "Draft", axis: Axis) -> None:
+        store = draft.parked
+        known = store.axes.get(axis.name)
+        missing = sorted(set(map(int, self.units)) - set(known.units if known else ()))
+        if known is None or missing:
+            told = ", ".join(map(str, known.units)) if known else "none"
+            raise ValueError(
+                f"{self}: unit {missing[0] if missing else '?'} is not parked; parked are: {told}"
+            )
+        woken = {int(u) for u in self.units}
+        for (name, dim), at in known.places.items():
+            draft.claim(name, str(self))
+            piece = draft.piece(name)
+            if piece.mask is not None:
+                raise ValueError(f"{self}: {name} has a mask; lift it first")
+            assert piece.value is not None
+            shadow = store.shadows[name].refreshed(piece.value, piece.state)
+            back = torch.cat([shadow.live[dim], *(at[u] for u in sorted(woken))]).sort().values
+            shadow = shadow.with_live(dim, back)
+            value, entries = shadow.seen()
+            rest = {k: v for k, v in piece.state.items() if k not in entries}
+            piece.value, piece.state = value, {**rest, **entries}
+            if shadow.is_awake:
+                del store.shadows[name]
+            else:
+                store.shadows[name] = shadow
+        left = tuple(u for u in known.units if u not in woken)
+        places = {p: {u: e for u, e in at.items() if u not in woken} for p, at in known.places.items()}
+        if left:
+            store.axes[axis.name] = replace(known, units=left, places=places)
+        else:
+            del store.axes[axis.name]
+
+    def touched(self, draft: "Draft") -> list[str]:
+        return _tensors(draft.structure.together(self.axis))
+
+    def __str__(self) -> str:
+        return f"Wake({self.axis})"
+
+
+@dataclass(frozen=True)
+class MaskEntries(Edit):
+    """Hold the entries of ``parameter`` outside ``keep`` at zero, and forget their moments; ``keep`` broadcasts.
 
     All-true entries lift an earlier mask, so a method can reactivate what it switched off.
     """
@@ -32,60 +270,78 @@ class Mask:
     parameter: str
     keep: Tensor
 
+    def prepare(self, draft: "Draft") -> None:
+        parameter = draft.parameter(self.parameter)
+        try:
+            keep = torch.broadcast_to(self.keep.to(parameter.device, torch.bool), parameter.shape).clone()
+        except RuntimeError as error:
+            shapes = f"{tuple(self.keep.shape)} for {tuple(parameter.shape)}"
+            raise ValueError(f"{self}: the mask has the shape {shapes}") from error
+        draft.claim(self.parameter, str(self))
+        draft.new_masks[draft.canonical(self.parameter)] = None if keep.all() else keep
+
+    def touched(self, draft: "Draft") -> list[str]:
+        return [self.parameter]
+
+    def __str__(self) -> str:
+        return f"MaskEntries({self.parameter})"
+
 
 @dataclass(frozen=True)
-class Freeze:
-    """Stop (``active=False``) or resume (``active=True``) the training of some parameters."""
+class Train(Edit):
+    """Stop (``active=False``) or resume (``active=True``) the training of the parameters that some patterns name.
 
-    parameters: list[str]
+    No gradient is computed of what is not trained.
+    """
+
+    patterns: Sequence[str]
+    """Names of parameters, with ``*`` and ``?`` as of files."""
     active: bool
 
+    def prepare(self, draft: "Draft") -> None:
+        for name in self._names(draft):
+            if draft.training.setdefault(name, self.active) != self.active:
+                raise ValueError(f"{name}: one edit would train it, and another one would not")
 
-Edit = Truncate | Mask | Freeze
+    def _names(self, draft: "Draft") -> list[str]:
+        known = [name for name, _ in draft.model.named_parameters()]
+        found: list[str] = []
+        for pattern in self.patterns:
+            named = [name for name in known if fnmatchcase(name, pattern)]
+            if not named:
+                near = ", ".join(get_close_matches(pattern, known, n=3) or known[:3])
+                raise ValueError(f"{pattern!r} names no parameter of the model; it has {near}, ...")
+            found += named
+        return found
 
-
-@dataclass
-class LayerRecord:
-    """What a check found at one layer, and why it did what it did: one line of ``compression.jsonl``."""
-
-    layer: str
-    order_before: int
-    order_after: int
-    reason: str
-    """One readable clause, for a cut as well as for none."""
-    hsv: list[float] = field(default_factory=list)
-    """Hankel singular values, descending, of the realization named beside them."""
-    kept: int | None = None
-    """How many of ``hsv``, from the largest, were kept; null where nothing was cut or others were kept."""
-    realization: str | None = None
-    gramian: str | None = None
-    horizon: int | None = None
-    """Steps over which analytic Gramians were summed; null means for ever."""
-    tail: float | None = None
-    """Discarded share of the Hankel energy, 0 to 1."""
-    bound: float | None = None
-    """Bound on the H-infinity error, 2 sum of the discarded values; null where no bound holds."""
-    measured_error: float | None = None
-    """Relative error, on the calibration batches, of what the layer's recurrence puts out right after the cut, before
-    any distillation: y = Re(C h) of a time-invariant layer, y of a selective one weighted by what reaches the layer's
-    output. What else the layer's output is made of (D u, a gate) is not in it. Null where not measured."""
-    predicted_error: float | None = None
-    """The same, predicted in mean square from the Gramians alone; null where there is no such prediction."""
-    output_error: float | None = None
-    """Relative error of the layer's whole output on the calibration batches, after distillation; null without one."""
-    kernel_order: int | None = None
-    """The order with which mamba-ssm's kernels compute after the cut; null for a time-invariant layer."""
-    variant: str | None = None
-    """How a selective layer was reduced; null for a time-invariant one."""
-    seconds: float = 0.0
+    def touched(self, draft: "Draft") -> list[str]:
+        return []
 
 
-@dataclass
-class Plan:
-    """What a method wants changed at one moment, as data."""
+def _others(axis: Axis, units: Tensor) -> Tensor:
+    """The units of an axis that are not among these."""
+    return torch.arange(axis.size)[~torch.isin(torch.arange(axis.size), units)]
 
-    edits: list[Edit] = field(default_factory=list)
-    records: list[LayerRecord] = field(default_factory=list)
 
-    def __bool__(self) -> bool:
-        return bool(self.edits)
+def _listed(axis: Axis, units: Sequence[int] | Tensor) -> Tensor:
+    """Units to take away, each of which must be there, once."""
+    return replace(axis, minimum=0, multiple_of=1).kept(units)
+
+
+def _tensors(axes: Sequence[Axis]) -> list[str]:
+    return list(dict.fromkeys(slot.tensor for axis in axes for slot in axis.slots))
+
+
+def _of_entries(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim > 0
+
+
+def _new_state(before: "State", new: dict[str, Tensor]) -> "State":
+    """The state of a parameter whose entries' part is new; empty where it has seen no gradient."""
+    # A moment of zero has seen no gradient: such a tensor starts anew.
+    first = next((k for k in (*LINEAR, *SQUARED) if k in new), next(iter(new), None))
+    if first is None or not bool(new[first].any()):
+        return {}
+    return {
+        k: laid_out(new[k], v) if k in new else v for k, v in before.items() if k in new or not _of_entries(v)
+    }

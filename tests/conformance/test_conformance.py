@@ -27,6 +27,7 @@ from compressm_cli.methods.method import CheckContext
 from compressm_cli.recipe import Recipe, recipe_from_mapping
 from compressm_cli.runs.folder import Run
 from compressm_cli.structure import surgery
+from compressm_cli.structure.masks import masks_of
 
 EXAMPLES: dict[str, dict[str, Any]] = {"hankel": {"keep_fraction": 0.6}}
 """Settings with which a method changes a model of six states within a few steps."""
@@ -271,5 +272,5 @@ def test_planning_only_reads(trained: Runs, layer: str, method: str) -> None:
     assert torch.equal(torch.get_rng_state(), random)
     assert model.training
     assert [p.requires_grad for p in model.parameters()] == [True] * len(list(model.parameters()))
-    assert surgery.masks(model) == {}
+    assert masks_of(model) == {}
     assert len(plan.records) in (0, 2)

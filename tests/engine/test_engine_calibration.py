@@ -16,7 +16,7 @@ from compressm_cli.methods.hankel.method import Hankel
 from compressm_cli.methods.hankel.selective import moments
 from compressm_cli.methods.method import CheckContext
 from compressm_cli.recipe import Recipe
-from compressm_cli.structure.edits import Plan
+from compressm_cli.structure.plan import Plan
 
 Maker = Callable[..., Recipe]
 

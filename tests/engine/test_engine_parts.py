@@ -23,7 +23,9 @@ from compressm_cli.methods.calibration import Statistic
 from compressm_cli.models import build_model
 from compressm_cli.recipe.schema import ModelConfig, TrainConfig
 from compressm_cli.structure import surgery
-from compressm_cli.structure.edits import Freeze, Mask, Plan
+from compressm_cli.structure.edits import MaskEntries, Train
+from compressm_cli.structure.masks import enforce_masks, masks_of
+from compressm_cli.structure.plan import Plan
 
 
 def numbered(rows: int, lengths: torch.Tensor | None = None) -> Split:
@@ -242,28 +244,28 @@ def test_restore_puts_everything_back() -> None:
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(split.inputs + torch.randn(6, 12, 2)), labels).backward()
         optimizer.step()
-        surgery.enforce_masks(model)
+        enforce_masks(model)
 
     def everything() -> list[torch.Tensor]:
         moments = [value for s in optimizer.state_dict()["state"].values() for value in s.values()]
         return [t.clone() for t in [*model.state_dict().values(), *moments, torch.get_rng_state()]]
 
     step()
-    mask = Mask("head.weight", torch.tensor([[True], [False], [True]]))
-    surgery.apply_plan(model, optimizer, Plan(edits=[mask, Freeze(["encoder.bias"], active=False)]))
+    mask = MaskEntries("head.weight", torch.tensor([[True], [False], [True]]))
+    surgery.apply_plan(model, optimizer, Plan(edits=[mask, Train(["encoder.bias"], active=False)]))
     saved, random = state.capture(model, optimizer), state.random_state()
     before = everything()
     surgery.resize(
         model, optimizer, small_model(orders={"blocks.0.layer": 2, "blocks.1.layer": 3}).state_dict()
     )
-    lifted = [Mask("head.weight", torch.tensor(True)), Freeze(["encoder.bias"], active=True)]
+    lifted = [MaskEntries("head.weight", torch.tensor(True)), Train(["encoder.bias"], active=True)]
     surgery.apply_plan(model, optimizer, Plan(edits=lifted))
     step()
     state.restore(model, optimizer, saved)
     state.restore_random(random)
     assert all(torch.equal(a, b) for a, b in zip(everything(), before, strict=True))
     assert surgery.frozen(model) == ["encoder.bias"]
-    assert list(surgery.masks(model)) == ["head.weight"]
+    assert list(masks_of(model)) == ["head.weight"]
     assert all(p.grad is None for p in model.parameters())
     step()
     again = everything()
@@ -282,8 +284,8 @@ def test_an_outline_makes_room_for_everything() -> None:
     surgery.resize(
         model, optimizer, small_model(orders={"blocks.0.layer": 2, "blocks.1.layer": 4}).state_dict()
     )
-    mask = Mask("head.weight", torch.tensor([[True], [False], [True]]))
-    surgery.apply_plan(model, optimizer, Plan(edits=[mask, Freeze(["encoder.bias"], active=False)]))
+    mask = MaskEntries("head.weight", torch.tensor([[True], [False], [True]]))
+    surgery.apply_plan(model, optimizer, Plan(edits=[mask, Train(["encoder.bias"], active=False)]))
     outline = state.outline(model, optimizer)
     assert all(t.is_meta for t in outline["weights"].values() if t.ndim)
 
@@ -291,8 +293,8 @@ def test_an_outline_makes_room_for_everything() -> None:
     others_optimizer = build_optimizer(other, TrainConfig(steps=10, learning_rate=0.1))
     state.reshape(other, others_optimizer, outline)
     pairs = zip(
-        (*state_tensors(model, optimizer), *surgery.masks(model).items()),
-        (*state_tensors(other, others_optimizer), *surgery.masks(other).items()),
+        (*state_tensors(model, optimizer), *masks_of(model).items()),
+        (*state_tensors(other, others_optimizer), *masks_of(other).items()),
         strict=True,
     )
     for (name, sent), (others_name, received) in pairs:
@@ -301,7 +303,7 @@ def test_an_outline_makes_room_for_everything() -> None:
             received.copy_(sent)
     assert surgery.orders(other) == {"blocks.0.layer": 2, "blocks.1.layer": 4}
     assert surgery.frozen(other) == ["encoder.bias"]
-    assert list(surgery.masks(other)) == ["head.weight"]
+    assert list(masks_of(other)) == ["head.weight"]
     assert checksum(other, others_optimizer) == checksum(model, optimizer)
     assert others_optimizer.state_dict()["param_groups"] == optimizer.state_dict()["param_groups"]
 

@@ -26,7 +26,8 @@ from compressm_cli.methods.hankel.selective.vector import VectorReduction
 from compressm_cli.methods.method import CheckContext
 from compressm_cli.models import build_model
 from compressm_cli.recipe.schema import ModelConfig
-from compressm_cli.structure.edits import Plan, Truncate
+from compressm_cli.structure.edits import Project
+from compressm_cli.structure.plan import Plan
 
 WIDTH, ORDER, LENGTH = 8, 6, 12
 ROWS = [5, 4]
@@ -91,7 +92,7 @@ def plan(kind: str, show: Show, **settings: Any) -> Plan:
 def numbers(found: Plan) -> dict[str, Any]:
     """What a plan for one layer says in numbers; of distilled values their error."""
     (edit,), (record,) = found.edits, found.records
-    assert isinstance(edit, Truncate)
+    assert isinstance(edit, Project)
     projections = edit.projections if isinstance(edit.projections, list) else [edit.projections]
     return {
         "hsv": torch.tensor(record.hsv),

@@ -18,7 +18,7 @@ from compressm_cli.methods.hankel.balanced import BalancedSystem
 from compressm_cli.methods.hankel.method import Hankel, HankelConfig
 from compressm_cli.methods.method import CheckContext
 from compressm_cli.structure import surgery
-from compressm_cli.structure.edits import LayerRecord
+from compressm_cli.structure.plan import LayerRecord
 
 WIDTH, ORDER = 3, 8
 

@@ -19,7 +19,7 @@ from compressm_cli.lti import Realization, order_for_energy
 from compressm_cli.methods.hankel.method import Hankel, HankelConfig
 from compressm_cli.methods.method import CheckContext
 from compressm_cli.structure import surgery
-from compressm_cli.structure.edits import LayerRecord, Plan
+from compressm_cli.structure.plan import LayerRecord, Plan
 
 OMEGA = np.linspace(0.0, np.pi, 2001)
 WIDTH, ORDER = 3, 8

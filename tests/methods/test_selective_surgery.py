@@ -26,7 +26,7 @@ from torch.optim import AdamW
 from compressm_cli.data.interface import DataSpec
 from compressm_cli.engine.optimizer import build_optimizer
 from compressm_cli.engine.state import capture, restore
-from compressm_cli.layers.interface import state_space_layers
+from compressm_cli.layers.interface import state_axis, state_space_layers
 from compressm_cli.layers.selective import (
     ChannelProjection,
     GroupProjection,
@@ -39,7 +39,8 @@ from compressm_cli.methods.hankel.selective.excerpt import Rows
 from compressm_cli.models import build_model
 from compressm_cli.recipe.schema import ModelConfig, TrainConfig
 from compressm_cli.structure import surgery
-from compressm_cli.structure.edits import Moments, Plan, Truncate
+from compressm_cli.structure.edits import Moments, Project
+from compressm_cli.structure.plan import Plan
 
 LENGTH = 12
 FIRST, SECOND = "blocks.0.layer", "blocks.1.layer"
@@ -103,7 +104,7 @@ def same_state(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 def cut_plan(model: nn.Module, cut: Cut, order: int, moments: Moments = "reset", layer: str = FIRST) -> Plan:
     projected = cut.projection(state_space_layers(model)[layer], order)
-    return Plan(edits=[Truncate(layer, order, projected, moments)])
+    return Plan(edits=[Project(state_axis(layer), order, projected, moments)])
 
 
 def changed_by(case: str, cut: Cut) -> set[str]:
@@ -232,7 +233,7 @@ def test_transported_first_moments_are_gradients_of_the_new_parameters(case: str
         group["lr"] = 0.0
     take_steps(model, optimizer, 1)
     before = loss_of(model).detach()
-    surgery.apply_plan(model, optimizer, Plan(edits=[Truncate(FIRST, 4, projected, "transport")]))
+    surgery.apply_plan(model, optimizer, Plan(edits=[Project(state_axis(FIRST), 4, projected, "transport")]))
     torch.testing.assert_close(loss_of(model).detach(), before, rtol=1e-10, atol=0)
     after = state_of(model, optimizer)
     model.zero_grad()
@@ -258,7 +259,7 @@ def test_moments_of_maps_are_transported_to_the_next_maps(case: str, groups: int
     start = noise(groups, ORDER, ORDER, seed=5), noise(groups, ORDER, ORDER, seed=6)
     for m in start:
         m[:, [1, 4]] = 0.0
-    surgery.apply_plan(model, None, Plan(edits=[Truncate(FIRST, ORDER, GroupProjection(*start))]))
+    surgery.apply_plan(model, None, Plan(edits=[Project(state_axis(FIRST), ORDER, GroupProjection(*start))]))
     optimizer = build_optimizer(model, TrainConfig(steps=10, learning_rate=1e-2))
     for group in optimizer.param_groups:
         group["lr"] = 0.0
@@ -266,7 +267,7 @@ def test_moments_of_maps_are_transported_to_the_next_maps(case: str, groups: int
     rows = torch.eye(ORDER, dtype=torch.float64)[[5, 0, 3, 2]]
     T = noise(groups, 4, 4, seed=1) + 3 * torch.eye(4, dtype=torch.float64)
     projected = GroupProjection(T @ rows, torch.linalg.inv(T).mT @ rows)
-    surgery.apply_plan(model, optimizer, Plan(edits=[Truncate(FIRST, 4, projected, "transport")]))
+    surgery.apply_plan(model, optimizer, Plan(edits=[Project(state_axis(FIRST), 4, projected, "transport")]))
     after = state_of(model, optimizer)
     model.zero_grad()
     loss_of(model).backward()
@@ -414,7 +415,7 @@ def test_distilled_values_travel_in_the_plan() -> None:
     plain = Hankel(HankelConfig(**settings)).plan(model, context(given))
     plan = Hankel(HankelConfig(**settings, distill_steps=20)).plan(model, context(given))
     for edit, record, old in zip(plan.edits, plan.records, plain.records, strict=True):
-        assert isinstance(edit, Truncate)
+        assert isinstance(edit, Project)
         assert edit.values is not None
         layer: Any = model[edit.layer]
         whole = [layer(u).detach() for u in given[edit.layer]]
@@ -442,7 +443,7 @@ def test_distilled_values_that_are_not_finite_are_refused() -> None:
         name: torch.full_like(value, torch.inf) for name, value in layer.reduced_parameters(found).items()
     }
     with pytest.raises(ValueError, match="not finite after the truncation"):
-        surgery.apply_plan(model, None, Plan(edits=[Truncate("layer", 2, found, values=values)]))
+        surgery.apply_plan(model, None, Plan(edits=[Project(state_axis("layer"), 2, found, values=values)]))
 
 
 def test_a_run_with_distillation_resumes_to_the_same_model(tmp_path: Path) -> None:

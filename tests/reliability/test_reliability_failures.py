@@ -35,7 +35,7 @@ from compressm_cli.methods.hankel import empirical
 from compressm_cli.methods.hankel.selective import channel, group, vector
 from compressm_cli.recipe import Recipe, load_recipe, recipe_to_yaml
 from compressm_cli.runs.folder import Run
-from compressm_cli.structure.edits import LayerRecord
+from compressm_cli.structure.plan import LayerRecord
 
 Maker = Callable[..., Recipe]
 Trainer = Callable[..., Run]

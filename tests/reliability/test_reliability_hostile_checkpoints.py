@@ -26,7 +26,7 @@ from compressm_cli.data.interface import DataSpec
 from compressm_cli.engine.evaluation import Evaluation
 from compressm_cli.models import build_model
 from compressm_cli.recipe import recipe_from_mapping
-from compressm_cli.structure.edits import LayerRecord
+from compressm_cli.structure.plan import LayerRecord
 
 EXAMPLES = 5
 """Of each kind of damage; the long form is benchmarks/hostile.py."""

@@ -29,7 +29,7 @@ from compressm_cli.engine.distributed.agreement import checksum
 from compressm_cli.engine.distributed.group import Group, joined
 from compressm_cli.engine.evaluation import calibrate, evaluate
 from compressm_cli.engine.optimizer import build_optimizer
-from compressm_cli.layers.interface import state_space_layers
+from compressm_cli.layers.interface import state_axis, state_space_layers
 from compressm_cli.layers.selective import ChannelProjection
 from compressm_cli.layers.time_invariant import StateProjection
 from compressm_cli.measure.flops import training_step_flops
@@ -41,7 +41,9 @@ from compressm_cli.models import build_model
 from compressm_cli.recipe import recipe_from_mapping
 from compressm_cli.recipe.schema import ModelConfig, TrainConfig
 from compressm_cli.structure import surgery
-from compressm_cli.structure.edits import Freeze, Mask, Plan, Truncate
+from compressm_cli.structure.edits import MaskEntries, Project, Train
+from compressm_cli.structure.masks import enforce_masks, masks_of
+from compressm_cli.structure.plan import Plan
 
 PROCESSES, SECONDS = 2, 240
 KINDS = ["lru", "mamba"]
@@ -83,7 +85,7 @@ def train(model: nn.Module, optimizer: AdamW, steps: range, group: Group | None 
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), TRAIN.clip_norm or 1.0)
         optimizer.step()
-        surgery.enforce_masks(model)
+        enforce_masks(model)
         losses.append(float(loss.detach()))
     return losses
 
@@ -92,30 +94,33 @@ def noise(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64)
 
 
-def random_cut(kind: str, layer: Any, order: int) -> Truncate:
+def random_cut(kind: str, layer: Any, order: int) -> Project:
     """One that approximates nothing, with moments carried over; of mamba, some channels keep fewer states."""
     n = layer.state_dim
     if kind == "mamba":
         A, kept = -torch.exp(noise(2 * WIDTH, order)), torch.arange(2 * WIDTH) % (order + 1)
         projection = ChannelProjection(noise(order, n), noise(order, n), A, kept)
-        return Truncate(FIRST, order, projection, moments="transport")
+        return Project(state_axis(FIRST), order, projection, moments="transport")
     maps = [torch.complex(noise(*s), noise(*s[::-1]).mT) for s in 2 * [(order, n)] + 2 * [(n, order)]]
     poles = torch.complex(noise(order), noise(order))
-    return Truncate(
-        FIRST, order, [StateProjection(0.9 * poles / (1 + poles.abs()), *maps)], moments="transport"
+    return Project(
+        state_axis(FIRST),
+        order,
+        [StateProjection(0.9 * poles / (1 + poles.abs()), *maps)],
+        moments="transport",
     )
 
 
 def last_plan(kind: str, model: nn.Module) -> Plan:
     """One layer to one state; the other, of mamba, to a basis for each channel, which adds parameters."""
     layers = state_space_layers(model)
-    edits: list[Any] = [random_cut(kind, layers[FIRST], 1), Freeze(FROZEN, active=True)]
+    edits: list[Any] = [random_cut(kind, layers[FIRST], 1), Train(FROZEN, active=True)]
     if kind == "mamba":
         channels, n = 2 * WIDTH, layers[SECOND].state_dim
         own = ChannelProjection(
             noise(channels, 2, n), noise(2, channels, n).transpose(0, 1), -noise(channels, 2).exp()
         )
-        edits.insert(0, Truncate(SECOND, 2, own))
+        edits.insert(0, Project(state_axis(SECOND), 2, own))
     return Plan(edits)
 
 
@@ -123,8 +128,8 @@ def mask_and_freeze(kind: str, model: nn.Module) -> Plan:
     keep = torch.ones(model.get_parameter(MASKED[kind]).shape, dtype=torch.bool)
     keep[1] = False
     keep[-1, 2:] = False
-    first = Mask(LIFTED[kind], torch.tensor([False, *[True] * (ORDER // 2 - 1)]))
-    return Plan([Mask(MASKED[kind], keep), first, Freeze(FROZEN, active=False)])
+    first = MaskEntries(LIFTED[kind], torch.tensor([False, *[True] * (ORDER // 2 - 1)]))
+    return Plan([MaskEntries(MASKED[kind], keep), first, Train(FROZEN, active=False)])
 
 
 def hankel(kind: str = "lru") -> Method:
@@ -219,7 +224,7 @@ class Reading(Method):
         found: dict[str, Any] = {
             "named": {name: p.detach().clone() for name, p in model.named_parameters()},
             "orders": surgery.orders(model),
-            "masks": surgery.masks(model),
+            "masks": masks_of(model),
         }
         for name, layer in reversed(state_space_layers(model).items()):
             twin = copy.deepcopy(layer)
@@ -330,7 +335,7 @@ def refused(work: Work, kind: str) -> dict[str, Any]:
     good = random_cut(kind, state_space_layers(work.model)[FIRST], 1)
     bad = copy.deepcopy(good)
     (bad.projections[0].poles if kind == "lru" else bad.projections.A)[0] = torch.nan
-    lifted = Mask(MASKED[kind], torch.tensor(True))
+    lifted = MaskEntries(MASKED[kind], torch.tensor(True))
     model = work.model
     with pytest.raises(ValueError) as raised:
         work.apply(Plan([lifted, bad]))
@@ -340,7 +345,7 @@ def refused(work: Work, kind: str) -> dict[str, Any]:
             sharded.plan(method(METHODS["none"].Config(method="none")), work.model, work.context())
         told.append(str(failed.value))
     after = sharded.checksum(work.model, work.optimizer)
-    return {"same": work.model is model and before == after, "told": told, "masks": [*surgery.masks(model)]}
+    return {"same": work.model is model and before == after, "told": told, "masks": [*masks_of(model)]}
 
 
 def run_tied(group: Group) -> dict[str, Any]:
@@ -362,7 +367,7 @@ def run_tied(group: Group) -> dict[str, Any]:
     step()
     work.apply(sharded.plan(hankel(), work.model, work.context(Split(tokens, tokens))))
     step()
-    work.apply(Plan([Freeze(["head.weight"], active=False)]))
+    work.apply(Plan([Train(["head.weight"], active=False)]))
     work.note("tied", shared=work.model.head.weight is work.model.encoder.weight)
     return work.found
 
@@ -384,12 +389,12 @@ def run_deep(group: Group) -> dict[str, Any]:
     with GatheredAtOnce() as gathered:
         work.apply(decided)
     masks = []
-    work.apply(Plan([Mask(f"{SECOND}.theta", torch.arange(4) > 0)]))
-    masks.append(list(surgery.masks(work.model)))
+    work.apply(Plan([MaskEntries(f"{SECOND}.theta", torch.arange(4) > 0)]))
+    masks.append(list(masks_of(work.model)))
     read = sharded.plan(Reading(METHODS["none"].Config(method="none")), work.model, work.context()).records
     values = sharded.gather_state(work.model, None)
-    work.apply(Plan([Mask(f"{SECOND}.theta", torch.tensor(True))]))
-    masks.append(list(surgery.masks(work.model)))
+    work.apply(Plan([MaskEntries(f"{SECOND}.theta", torch.tensor(True))]))
+    masks.append(list(masks_of(work.model)))
     with torch.autocast("cpu", torch.bfloat16):
         losses = work.train(range(2))
     types = {p.dtype for p in work.model.parameters()}

@@ -16,7 +16,7 @@ from compressm_cli.render.charts import sparkline, spectrum
 from compressm_cli.render.live_view import LiveView, render
 from compressm_cli.render.plain_view import PlainView, make_view
 from compressm_cli.render.progress import Progress, duration, kept_values, short_time, speed_change
-from compressm_cli.structure.edits import LayerRecord
+from compressm_cli.structure.plan import LayerRecord
 
 ORDERS = {"blocks.0.layer": 64, "blocks.1.layer": 64}
 SUMMARY: dict[str, Any] = {

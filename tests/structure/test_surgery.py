@@ -11,13 +11,15 @@ from torch.optim import AdamW
 
 from compressm_cli.data.interface import DataSpec
 from compressm_cli.engine.optimizer import build_optimizer
-from compressm_cli.layers.interface import state_space_layers
+from compressm_cli.layers.interface import state_axis, state_space_layers
 from compressm_cli.layers.time_invariant import StateProjection, TimeInvariantLayer
 from compressm_cli.methods.hankel.balanced import BalancedSystem
 from compressm_cli.models import build_model
 from compressm_cli.recipe.schema import ModelConfig, TrainConfig
 from compressm_cli.structure import surgery
-from compressm_cli.structure.edits import Freeze, Mask, Moments, Plan, Truncate
+from compressm_cli.structure.edits import MaskEntries, Moments, Project, Train
+from compressm_cli.structure.masks import enforce_masks, masks_of
+from compressm_cli.structure.plan import Plan
 
 WIDTH, ORDER, LENGTH = 3, 6, 20
 FIRST, SECOND = "blocks.0.layer", "blocks.1.layer"
@@ -40,7 +42,7 @@ def take_steps(model: nn.Module, optimizer: AdamW, count: int) -> None:
         optimizer.zero_grad()
         loss_of(model).backward()
         optimizer.step()
-        surgery.enforce_masks(model)
+        enforce_masks(model)
 
 
 def trained(kind: str = "lru", rate: float = 1e-2, steps: int = 3) -> tuple[nn.Module, AdamW]:
@@ -63,7 +65,7 @@ def projections(layer: TimeInvariantLayer, order: int) -> list[StateProjection]:
 
 def cut(model: nn.Module, order: int, moments: Moments = "reset", layer: str = FIRST) -> Plan:
     parts = projections(state_space_layers(model)[layer], order)
-    return Plan(edits=[Truncate(layer, order, parts, moments)])
+    return Plan(edits=[Project(state_axis(layer), order, parts, moments)])
 
 
 def names_in_groups(model: nn.Module, optimizer: AdamW) -> list[list[str]]:
@@ -165,7 +167,7 @@ def test_transported_first_moments_of_a_lossy_cut_are_the_adjoint_of_the_way_bac
     (projection,) = projections(layer, 3)
     before = state_of(model, optimizer)
     old_gamma = torch.exp(layer.get_parameter("gamma_log").detach())[:, None]
-    plan = Plan(edits=[Truncate(FIRST, 3, [projection], "transport")])
+    plan = Plan(edits=[Project(state_axis(FIRST), 3, [projection], "transport")])
     unscaled = projection.reduce_input(layer.systems()[0].B)
     surgery.apply_plan(model, optimizer, plan)
     new = {n: model.get_parameter(f"{FIRST}.{n}").detach().requires_grad_() for n in ("B_re", "B_im")}
@@ -201,7 +203,7 @@ def test_a_truncation_that_is_not_finite_is_refused_and_changes_nothing() -> Non
     plan = cut(model, 4)
     (bad,) = projections(state_space_layers(model)[SECOND], 4)
     bad.poles[0] = torch.nan
-    plan.edits.append(Truncate(SECOND, 4, [bad]))
+    plan.edits.append(Project(state_axis(SECOND), 4, [bad]))
     weights, states = copy.deepcopy(model.state_dict()), state_of(model, optimizer)
     with pytest.raises(ValueError, match=r"blocks\.1\.layer: not finite after the truncation"):
         surgery.apply_plan(model, optimizer, plan)
@@ -216,36 +218,36 @@ def test_a_mask_holds_entries_at_zero_until_it_is_lifted() -> None:
     keep = torch.ones(ORDER, 1, dtype=torch.bool)
     keep[1] = False
     others = {n: p.detach().clone() for n, p in model.named_parameters() if n != name}
-    surgery.apply_plan(model, optimizer, Plan(edits=[Mask(name, keep)]))
+    surgery.apply_plan(model, optimizer, Plan(edits=[MaskEntries(name, keep)]))
     assert all(torch.equal(model.get_parameter(n), value) for n, value in others.items())
     for _ in range(3):
         held = model.get_parameter(name)
         assert not bool(held[1].any())
         assert bool((held[keep[:, 0]] != 0).all())
         take_steps(model, optimizer, 1)
-    surgery.apply_plan(model, optimizer, Plan(edits=[Mask(name, torch.tensor(True))]))
-    assert surgery.masks(model) == {}
+    surgery.apply_plan(model, optimizer, Plan(edits=[MaskEntries(name, torch.tensor(True))]))
+    assert masks_of(model) == {}
     take_steps(model, optimizer, 1)
     assert bool(model.get_parameter(name)[1].any())
 
 
 def test_a_cut_lifts_the_masks_of_what_it_replaces() -> None:
     model, optimizer = trained()
-    masks: list[Any] = [Mask(f"{layer}.C_re", torch.arange(ORDER) < 3) for layer in (FIRST, SECOND)]
+    masks: list[Any] = [MaskEntries(f"{layer}.C_re", torch.arange(ORDER) < 3) for layer in (FIRST, SECOND)]
     surgery.apply_plan(model, optimizer, Plan(edits=masks))
     surgery.apply_plan(model, optimizer, cut(model, 4))
-    assert list(surgery.masks(model)) == [f"{SECOND}.C_re"]
+    assert list(masks_of(model)) == [f"{SECOND}.C_re"]
 
 
 def test_frozen_parameters_stay_until_they_are_thawed() -> None:
     model, optimizer = trained()
     names = [f"{FIRST}.B_re", "head.weight"]
-    surgery.apply_plan(model, optimizer, Plan(edits=[Freeze(names, active=False)]))
+    surgery.apply_plan(model, optimizer, Plan(edits=[Train(names, active=False)]))
     assert surgery.frozen(model) == names
     before = {name: model.get_parameter(name).detach().clone() for name in names}
     take_steps(model, optimizer, 2)
     assert all(torch.equal(model.get_parameter(name), value) for name, value in before.items())
-    surgery.apply_plan(model, optimizer, Plan(edits=[Freeze(names, active=True)]))
+    surgery.apply_plan(model, optimizer, Plan(edits=[Train(names, active=True)]))
     assert surgery.frozen(model) == []
     take_steps(model, optimizer, 1)
     assert not any(torch.equal(model.get_parameter(name), value) for name, value in before.items())
@@ -266,14 +268,14 @@ def test_resize_prepares_a_model_for_a_saved_state(kind: str) -> None:
 def test_constraints_are_restored() -> None:
     model, optimizer = trained()
     name = f"{SECOND}.C_im"
-    edits = [Mask(name, torch.arange(ORDER) < 2), Freeze(["encoder.bias"], active=False)]
+    edits = [MaskEntries(name, torch.arange(ORDER) < 2), Train(["encoder.bias"], active=False)]
     surgery.apply_plan(model, optimizer, Plan(edits=edits))
-    masks, frozen = surgery.masks(model), surgery.frozen(model)
+    masks, frozen = masks_of(model), surgery.frozen(model)
     other, _ = trained()
     surgery.restore_constraints(other, masks, frozen)
     assert surgery.frozen(other) == ["encoder.bias"]
-    surgery.enforce_masks(other)
+    enforce_masks(other)
     assert not bool(other.get_parameter(name)[:, 2:].any())
     surgery.restore_constraints(other, {}, [])
-    assert surgery.masks(other) == {}
+    assert masks_of(other) == {}
     assert surgery.frozen(other) == []

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from compressm_cli.core.errors import RunFailedError
 from compressm_cli.engine.distributed.group import Group
-from compressm_cli.structure import surgery
+from compressm_cli.structure.masks import masks_of
 
 
 def state_tensors(model: nn.Module, optimizer: Optimizer) -> Iterator[tuple[str, Tensor]]:
@@ -30,7 +30,7 @@ def synchronize(model: nn.Module, optimizer: Optimizer, group: Group) -> None:
     A cut is computed from the same plan everywhere, but processors differ in the last bits of a product.
     """
     if not group.is_alone:
-        for tensor in (*dict(state_tensors(model, optimizer)).values(), *surgery.masks(model).values()):
+        for tensor in (*dict(state_tensors(model, optimizer)).values(), *masks_of(model).values()):
             dist.broadcast(tensor, src=0)
 
 

@@ -38,7 +38,10 @@ from compressm_cli.engine.distributed.shares import (
 from compressm_cli.methods.calibration import OnCpu, Statistic
 from compressm_cli.methods.method import CheckContext, Method
 from compressm_cli.structure import surgery
-from compressm_cli.structure.edits import Edit, Freeze, Mask, Plan
+from compressm_cli.structure.draft import Draft
+from compressm_cli.structure.edits import Edit, Park, Wake
+from compressm_cli.structure.masks import masks_of, own_buffers
+from compressm_cli.structure.plan import Plan
 
 
 @torch.no_grad()
@@ -57,8 +60,8 @@ def shard(model: nn.Module, group: Group, mesh: DeviceMesh | None = None) -> nn.
     share = Share(
         skeleton=sharding.skeleton,
         parameters={name: sharding.parted(p) for name, p in model.named_parameters()},
-        buffers={name: sharding.same(b) for name, b in model.named_buffers()},
-        masks={name: sharding.parted(mask) for name, mask in surgery.masks(model).items()},
+        buffers={name: sharding.same(b) for name, b in own_buffers(model).items()},
+        masks={name: sharding.parted(mask) for name, mask in masks_of(model).items()},
         groups=None,
         moments={},
     )
@@ -127,8 +130,7 @@ def plan(method: Method, model: nn.Module, context: CheckContext) -> Plan:
 
     def decide() -> Plan:
         plain = copied(share.skeleton, {}, {name: b.cpu() for name, b in share.buffers.items()})
-        surgery.restore_constraints(plain, {}, surgery.frozen(share.skeleton))
-        surgery.masks(plain).update(masks)
+        surgery.restore_constraints(plain, masks, surgery.frozen(share.skeleton))
         Reader(plain.train(model.training), fetch)
         try:
             decided = method.plan(plain, replace(context, calibrate=calibrate))
@@ -192,7 +194,7 @@ def scatter_state(model: nn.Module, optimizer: Optimizer, state: dict[str, Any] 
         parameters=weights,
         buffers={
             name: sharding.same(given["weights"][name] if given else outline["weights"][name])
-            for name, _ in skeleton.named_buffers()
+            for name in own_buffers(skeleton)
         },
         masks=_received(outline["masks"], given.get("masks"), sharding),
         groups=names_of_groups(skeleton, shadow),
@@ -239,7 +241,7 @@ def _edited(share: Share, edit: Edit, sharding: Sharding) -> Share:
     plain, shadow = _plain(share, _touched(share, edit))
     failure = None
     try:
-        surgery.apply_plan(plain, shadow, Plan([edit]))
+        surgery.apply_edits(plain, shadow, [edit])
     except ValueError as error:
         failure = str(error)
     if failures := [told for told in sharding.group.gather(failure) if told is not None]:
@@ -248,12 +250,16 @@ def _edited(share: Share, edit: Edit, sharding: Sharding) -> Share:
 
 
 def _touched(share: Share, edit: Edit) -> list[str]:
-    """Names of the parameters that an edit reads or changes the values of, in one order in all processes."""
-    if isinstance(edit, Freeze):
-        return []
-    if isinstance(edit, Mask):
-        return [edit.parameter]
-    return [name for name in share.parameters if name.startswith(f"{edit.layer}.")]
+    """Names of the parameters that an edit reads or changes the values of, in one order in all processes.
+
+    Raises ValueError for an edit that does not fit the model.
+    """
+    if isinstance(edit, Park | Wake):
+        raise ValueError(
+            f"{edit}: units of a model in parts (train.parallel: fsdp) cannot be parked; write ddp"
+        )
+    names = set(edit.touched(Draft(share.skeleton, None)))
+    return [name for name in share.parameters if name in names]
 
 
 def _plain(share: Share, names: list[str]) -> tuple[nn.Module, Optimizer | None]:
@@ -296,10 +302,10 @@ def _shared_out(plain: nn.Module, shadow: Optimizer | None, share: Share, shardi
     return Share(
         skeleton=copied(plain, {}, {}),
         parameters=parameters,
-        buffers={name: b.to(sharding.mesh.device_type) for name, b in plain.named_buffers()},
+        buffers={name: b.to(sharding.mesh.device_type) for name, b in own_buffers(plain).items()},
         masks={
             name: share.masks[name] if mask.is_meta else sharding.parted(mask)
-            for name, mask in surgery.masks(plain).items()
+            for name, mask in masks_of(plain).items()
         },
         groups=names_of_groups(plain, shadow),
         moments=moments,

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from compressm_cli.engine.distributed.group import Group
 from compressm_cli.engine.distributed.parting import parted
 from compressm_cli.structure import surgery
+from compressm_cli.structure.masks import masks_of, own_buffers, set_masks
 
 _SHARDING = "_sharding"
 
@@ -85,7 +86,7 @@ def taken(model: nn.Module, optimizer: Optimizer | None) -> Share:
     """The shares of a model and its optimizer as they are; the buffers are the main process's."""
     sharding = sharding_of(model)
     reshard(model)
-    _follow_main(model.buffers())
+    _follow_main(own_buffers(model).values())
     names = {id(p): name for name, p in model.named_parameters()}
     state = {} if optimizer is None else optimizer.state
     skeleton = copied(sharding.skeleton, {}, {})
@@ -93,8 +94,8 @@ def taken(model: nn.Module, optimizer: Optimizer | None) -> Share:
     return Share(
         skeleton=skeleton,
         parameters={name: p.detach() for name, p in model.named_parameters()},  # type: ignore[misc]
-        buffers=dict(model.named_buffers()),
-        masks=dict(surgery.masks(model)),  # type: ignore[arg-type]
+        buffers=own_buffers(model),
+        masks=dict(masks_of(model)),  # type: ignore[arg-type]
         groups=names_of_groups(model, optimizer),
         moments={names[id(p)]: values for p, values in state.items()},
     )
@@ -129,10 +130,10 @@ def copied(
         value = values.get(name, torch.empty(p.shape, dtype=p.dtype, device="meta"))
         twins[id(p)] = nn.Parameter(value, requires_grad=p.requires_grad)
     for name, b in module.named_buffers():
-        twins[id(b)] = buffers.get(name, torch.empty_like(b, device="meta"))
-    masks = surgery.masks(module)
-    twins[id(masks)] = {}
-    return copy.deepcopy(module, twins)
+        twins[id(b)] = buffers.get(name, torch.empty(b.shape, dtype=b.dtype, device="meta"))
+    twin = copy.deepcopy(module, twins)
+    set_masks(twin, {})
+    return twin
 
 
 def assembled(share: Share, sharding: Sharding) -> nn.Module:
@@ -144,9 +145,9 @@ def assembled(share: Share, sharding: Sharding) -> nn.Module:
             blocks[block].get_submodule("layer").register_forward_pre_hook(_lend_copies)
     model = _sharded(share.skeleton, "", share, sharding, blocks)
     surgery.restore_constraints(model, dict(share.masks), surgery.frozen(share.skeleton))
-    if any(b.is_floating_point() for b in model.buffers()):
+    if any(b.is_floating_point() for b in own_buffers(model).values()):
         # Statistics of batches: as with DistributedDataParallel, all go on from the main process's.
-        model.register_forward_pre_hook(lambda module, _: _follow_main(module.buffers()))
+        model.register_forward_pre_hook(lambda module, _: _follow_main(own_buffers(module).values()))
     setattr(model, _SHARDING, replace(sharding, skeleton=share.skeleton))
     return model
 
@@ -162,7 +163,7 @@ def _sharded(
         for name, p in module.named_parameters()
         if id(p) not in elsewhere
     }
-    buffers = {name: share.buffers[prefix + name] for name, _ in module.named_buffers()}
+    buffers = {name: share.buffers[prefix + name] for name in own_buffers(module)}
     twin = copied(module, empty, buffers, done)
     fully_shard(twin, mesh=sharding.mesh)
     for name in empty:

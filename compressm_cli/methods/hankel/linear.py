@@ -13,7 +13,7 @@ from compressm_cli.methods.hankel import empirical
 from compressm_cli.methods.hankel.balanced import BalancedSystem, Cut
 from compressm_cli.methods.hankel.config import HankelConfig
 from compressm_cli.methods.hankel.reduction import Reduction
-from compressm_cli.structure.edits import LayerRecord
+from compressm_cli.structure.plan import LayerRecord
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compressm_cli.layers.interface import StateSpaceLayer, state_space_layers
+from compressm_cli.layers.interface import StateSpaceLayer, state_axis, state_space_layers
 from compressm_cli.layers.time_invariant import TimeInvariantLayer
 from compressm_cli.methods.calibration import Statistic
 from compressm_cli.methods.hankel.config import TARGETS, HankelConfig
@@ -24,7 +24,8 @@ from compressm_cli.methods.hankel.selective import selective_reduction
 from compressm_cli.methods.hankel.selective.moments import selective_bytes
 from compressm_cli.methods.method import CheckContext, Method
 from compressm_cli.methods.schedule import AdaptiveSchedule, SettlingOrders
-from compressm_cli.structure.edits import LayerRecord, Plan, Truncate
+from compressm_cli.structure.edits import Project
+from compressm_cli.structure.plan import LayerRecord, Plan
 
 __all__ = ["TARGETS", "Hankel", "HankelConfig"]
 
@@ -246,7 +247,7 @@ class Hankel(Method):
             except UNUSABLE as error:
                 candidate.refuse(error)
 
-    def _cut(self, candidate: _Candidate, context: CheckContext) -> Truncate | None:
+    def _cut(self, candidate: _Candidate, context: CheckContext) -> Project | None:
         """The edit that brings a layer to the states that were chosen; None where it is refused after all."""
         record, reduction = candidate.record, candidate.reduction
         try:
@@ -257,7 +258,9 @@ class Hankel(Method):
         except UNUSABLE as error:
             candidate.refuse(error)
             return None
-        return Truncate(candidate.name, record.order_after, projections, self.config.moments, values)
+        return Project(
+            state_axis(candidate.name), record.order_after, projections, self.config.moments, values
+        )
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from compressm_cli.layers.interface import StateSpaceLayer
 from compressm_cli.methods.calibration import Statistic
-from compressm_cli.structure.edits import LayerRecord
+from compressm_cli.structure.plan import LayerRecord
 
 Observe = Callable[[Statistic], None]
 """Shows a statistic of one layer all calibration batches."""

@@ -16,7 +16,7 @@ from compressm_cli.methods.hankel.config import HankelConfig
 from compressm_cli.methods.hankel.reduction import Observe, Reduction
 from compressm_cli.methods.hankel.selective.distill import AllInputs, distilled, output_error
 from compressm_cli.methods.hankel.selective.excerpt import Excerpt, Rows
-from compressm_cli.structure.edits import LayerRecord
+from compressm_cli.structure.plan import LayerRecord
 
 T = TypeVar("T", bound=Trace)
 

@@ -1,0 +1,336 @@
+"""What a model and its optimizer are to become: worked out whole, and only then put in place.
+
+Edits write into a ``Draft`` and raise ValueError where they cannot be made; the model and the optimizer know nothing of
+it. ``commit`` then only puts finished tensors in place.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from compressm_cli.core.axes import Axis, Slot
+from compressm_cli.layers.interface import laid_out, parameter_roles, role_of, state_space_layers
+from compressm_cli.structure.map import StructureMap, tensors_of
+from compressm_cli.structure.masks import masks_of, set_mask
+from compressm_cli.structure.store import ParkedUnits, parked_units, set_parked_units
+
+State = dict[str, Any]
+
+
+@dataclass
+class Piece:
+    """A tensor of the model as it is to become, with what the optimizer and the masks say of its entries."""
+
+    value: Tensor | None
+    """None where it is taken away."""
+    state: State
+    """The optimizer's; empty where it has none, or starts anew."""
+    mask: Tensor | None
+    original: dict[int, Tensor] = field(default_factory=dict)
+    """By dimension, where its entries were before the plan; -1 for those that were not there."""
+
+    def original_at(self, dim: int) -> Tensor:
+        assert self.value is not None
+        return self.original.get(dim, torch.arange(self.value.shape[dim]))
+
+    def select(self, dim: int, index: Tensor) -> None:
+        """Keep the entries at ``index`` along a dimension, in that order."""
+        assert self.value is not None
+        shape, original = self.value.shape, self.original_at(dim)
+
+        def chosen(tensor: Tensor) -> Tensor:
+            return tensor.detach().index_select(dim, index.to(tensor.device))
+
+        self.state = {k: chosen(v) if is_like(v, shape) else v for k, v in self.state.items()}
+        self.mask = None if self.mask is None else chosen(self.mask)
+        self.value = chosen(self.value)
+        self.original[dim] = original[index]
+
+
+def is_like(value: Any, shape: torch.Size) -> bool:
+    """Whether an optimizer keeps a number for each entry of a parameter of this shape."""
+    return isinstance(value, Tensor) and value.shape == shape
+
+
+class Draft:
+    """A model and its optimizer as a plan's edits make them, beside those that there are."""
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer | None) -> None:
+        self.model, self.optimizer = model, optimizer
+        self.structure = StructureMap.of(model)
+        self.tensors = tensors_of(model)
+        self.training: dict[str, bool] = {}
+        """Whether a parameter is to be trained, where an edit says so."""
+        self.new_masks: dict[str, Tensor | None] = {}
+        """Masks to be set, of the shape and on the device of their parameters, or lifted."""
+        self.parked: ParkedUnits = parked_units(model).copy()
+        first: dict[int, str] = {}
+        self._names = {name: first.setdefault(id(t), name) for name, t in self.tensors.items()}
+        self._masks = masks_of(model)
+        self._pieces: dict[str, Piece] = {}
+        self._claims: dict[str, list[tuple[str, int | None, Tensor | None]]] = {}
+        self._roles = parameter_roles(model)
+
+    # ---- what edits read ----------------------------------------------------------------------------------
+
+    def canonical(self, name: str) -> str:
+        """The first of the names of a tensor that several modules share."""
+        return self._names.get(name, name)
+
+    def parameter(self, name: str) -> nn.Parameter:
+        """The parameter of a name as it is now; ValueError where there is none."""
+        tensor = self.tensors.get(name)
+        if not isinstance(tensor, nn.Parameter):
+            raise ValueError(f"the model has no parameter {name!r}")
+        return tensor
+
+    def piece(self, name: str) -> Piece:
+        """A tensor as it is to become; what is done to it is done in the draft."""
+        name = self.canonical(name)
+        if name not in self._pieces:
+            tensor = self.tensors.get(name)
+            self._pieces[name] = Piece(tensor, self._state(tensor), self._masks.get(name))
+        return self._pieces[name]
+
+    def _state(self, tensor: Tensor | None) -> State:
+        if self.optimizer is None or tensor is None:
+            return {}
+        return dict(self.optimizer.state.get(tensor, {}))
+
+    # ---- what edits write ---------------------------------------------------------------------------------
+
+    def claim(self, name: str, by: str, dim: int | None = None, region: Tensor | None = None) -> None:
+        """Say that an edit changes a tensor: all of it, or entries at ``region`` along a dimension.
+
+        Raises ValueError where another one does so, too: cuts may cross, but not meet along one dimension.
+        """
+        name = self.canonical(name)
+        for other, d, taken in self._claims.get(name, []):
+            crossing = dim is not None and d is not None and d != dim
+            apart = d == dim and region is not None and taken is not None and not _meet(region, taken)
+            if other != by and not crossing and not apart:
+                raise ValueError(f"{by} and {other} would both change {name}; make two plans of them")
+        self._claims.setdefault(name, []).append((by, dim, region))
+
+    def places(self, axis: Axis) -> dict[tuple[str, int], list[Slot]]:
+        """The slots of an axis by tensor and dimension."""
+        found: dict[tuple[str, int], list[Slot]] = {}
+        for slot in axis.slots:
+            dim = slot.dim % self.tensors[slot.tensor].ndim
+            found.setdefault((self.canonical(slot.tensor), dim), []).append(slot)
+        return found
+
+    def cut(self, axis: Axis, removed: Tensor, by: str, parking: bool = False) -> None:
+        """Take units of an axis out of all its tensors; an edit that is ``parking`` them has remembered them before."""
+        for (name, dim), slots in self.places(axis).items():
+            everything = torch.cat([slot.entries(torch.arange(axis.size)) for slot in slots])
+            self.claim(name, by, dim, everything)
+            piece = self.piece(name)
+            if piece.value is None:
+                raise ValueError(f"{by}: {name} is taken away by another edit")
+            self._require_known(name, piece)
+            gone = torch.isin(piece.original_at(dim), torch.cat([slot.entries(removed) for slot in slots]))
+            if not parking:
+                self.parked.forget(name, dim, gone)
+            piece.select(dim, (~gone).nonzero().flatten())
+
+    def _require_known(self, name: str, piece: Piece) -> None:
+        """ValueError where the optimizer keeps something of a parameter that nobody knows how to cut."""
+        assert piece.value is not None
+        for key, value in piece.state.items():
+            if isinstance(value, Tensor) and value.ndim and value.shape != piece.value.shape:
+                raise ValueError(
+                    f"{type(self.optimizer).__name__} keeps {key!r} of the shape {tuple(value.shape)} for {name} "
+                    f"{tuple(piece.value.shape)}, which cannot be cut with it; take an optimizer whose state has the "
+                    "shapes of the parameters"
+                )
+
+    def put(self, name: str, value: Tensor | None, state: State, by: str) -> None:
+        """Give a parameter or buffer another value, of any shape, and other optimizer state; masks of it are lifted."""
+        self.claim(name, by)
+        if self.parked.has(self.canonical(name)):
+            raise ValueError(f"{by}: units of {name} are parked; wake them first")
+        piece = self.piece(name)
+        piece.value, piece.state, piece.mask = value, state, None
+
+    # ---- the end ------------------------------------------------------------------------------------------
+
+    def commit(self) -> None:
+        """Put everything in place. All that can fail has been done before: see ``finished``."""
+        for put_in_place in self.finished():
+            put_in_place()
+
+    def finished(self) -> list[Callable[[], None]]:
+        """The assignments that are left when every tensor is there."""
+        done: list[Callable[[], None]] = []
+        for name, piece in self._pieces.items():
+            done += self._assignments(name, piece)
+        done += [partial(self._mask, name, keep) for name, keep in self.new_masks.items()]
+        done += [partial(self._train, name, active) for name, active in self.training.items()]
+        done.append(lambda: set_parked_units(self.model, self.parked))
+        done.append(lambda: follow_shapes(self.model))
+        return done
+
+    def _assignments(self, name: str, piece: Piece) -> list[Callable[[], None]]:
+        old = self.tensors.get(name)
+        aliases = [n for n, first in self._names.items() if first == name] or [name]
+        done: list[Callable[[], None]] = []
+        if piece.value is old and piece.mask is self._masks.get(name):
+            return done
+        if self._is_buffer(name):
+            value = None if piece.value is None else _copied(piece.value, self._device(name))
+            return [lambda: _set_buffers(self.model, aliases, value)]
+        group = None if self.optimizer is None else self._group(name, piece.value)
+        new = None
+        if piece.value is not None and piece.value is not old:
+            like = self._like(name)
+            new = nn.Parameter(laid_out(piece.value, like), requires_grad=old is None or old.requires_grad)
+            state = {k: self._kept(v, new) for k, v in piece.state.items()}
+            done.append(lambda: _exchange(self.optimizer, group, old, new, state))
+            done.append(lambda: _set_parameters(self.model, aliases, new))
+        elif piece.value is None:
+            done.append(lambda: _exchange(self.optimizer, group, old, None, {}))
+            done.append(lambda: _set_parameters(self.model, aliases, None))
+        if piece.mask is not self._masks.get(name):
+            device = self._device(name)
+            mask = None if piece.mask is None else piece.mask.to(device).contiguous()
+            done.append(lambda: set_mask(self.model, name, mask))
+        if group is not None and old is None:
+            done.append(lambda: put_in_order(self.model, group))
+        return done
+
+    @torch.no_grad()
+    def _mask(self, name: str, keep: Tensor | None) -> None:
+        set_mask(self.model, name, keep)
+        if keep is None:
+            return
+        parameter = self.model.get_parameter(name)
+        parameter.mul_(keep)
+        for value in {} if self.optimizer is None else self.optimizer.state.get(parameter, {}).values():
+            if is_like(value, parameter.shape):
+                value.mul_(keep)
+
+    def _train(self, name: str, active: bool) -> None:
+        parameter = self.model.get_parameter(name)  # perhaps one that was just put in place
+        parameter.requires_grad_(active)
+        if not active:
+            parameter.grad = None
+
+    def _kept(self, value: Any, new: Tensor) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return laid_out(value, value.to(new.device)) if value.ndim else value.clone()
+
+    def _is_buffer(self, name: str) -> bool:
+        place, _, leaf = name.rpartition(".")
+        return leaf in self.model.get_submodule(place)._buffers
+
+    def _like(self, name: str) -> Tensor:
+        """A tensor of the device and type of a parameter that is there, or is to be."""
+        old = self.tensors.get(name)
+        return next(self._owner(name).parameters()) if old is None else old
+
+    def _owner(self, name: str) -> nn.Module:
+        """The module that a tensor belongs to, or the layer around it, which has parameters."""
+        place = name.rpartition(".")[0]
+        while not any(True for _ in self.model.get_submodule(place).parameters()):
+            place = place.rpartition(".")[0]
+        return self.model.get_submodule(place)
+
+    def _device(self, name: str) -> torch.device:
+        return self._like(name).device
+
+    def _group(self, name: str, value: Tensor | None) -> dict[str, Any] | None:
+        """The optimizer's group that a parameter is in, or that a new one belongs into: with others of its role."""
+        assert self.optimizer is not None
+        old = self.tensors.get(name)
+        wanted = {id(old)}
+        if old is None:
+            if value is None:
+                return None
+            wanted = self._of_its_role(name, value)
+        groups = self.optimizer.param_groups
+        return next((g for g in groups if any(id(p) in wanted for p in g["params"])), None)
+
+    def _of_its_role(self, name: str, value: Tensor) -> set[int]:
+        layers = state_space_layers(self.model)
+        place = next((p for p in sorted(layers, key=len, reverse=True) if name.startswith(f"{p}.")), "")
+        layer = layers.get(place, self.model)
+        recurrent: frozenset[str] = getattr(layer, "recurrent_parameters", frozenset())
+        module = self.model.get_submodule(name.rpartition(".")[0])
+        role = role_of(module, value.ndim, name.removeprefix(f"{place}.") in recurrent)
+        roles = parameter_roles(layer)
+        return {id(p) for n, p in layer.named_parameters() if roles[n] == role}
+
+
+def follow_shapes(model: nn.Module) -> None:
+    """Let PyTorch's own modules say the sizes that their weights have; some compute with what they say."""
+    for module in model.modules():
+        weight = getattr(module, "weight", None)
+        if not isinstance(weight, Tensor):
+            continue
+        if isinstance(module, nn.Linear):
+            module.out_features, module.in_features = weight.shape
+        elif isinstance(module, nn.modules.conv._ConvNd) and not module.transposed:
+            if module.groups > 1:  # depthwise
+                module.groups = weight.shape[0] if weight.shape[1] == 1 else module.groups
+            module.out_channels, module.in_channels = weight.shape[0], weight.shape[1] * module.groups
+        elif isinstance(module, nn.Embedding):
+            module.num_embeddings, module.embedding_dim = weight.shape
+        elif isinstance(module, nn.modules.batchnorm._NormBase):
+            module.num_features = weight.shape[0]
+        elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+            module.normalized_shape = tuple(weight.shape)
+
+
+def put_in_order(model: nn.Module, group: dict[str, Any]) -> None:
+    """A group's parameters in the order of the model: saved optimizer states tell them by their place."""
+    places = {id(p): i for i, p in enumerate(model.parameters())}
+    group["params"].sort(key=lambda p: places.get(id(p), -1))
+
+
+def _meet(one: Tensor, other: Tensor) -> bool:
+    return bool(torch.isin(one, other).any())
+
+
+def _copied(value: Tensor, device: torch.device) -> Tensor:
+    return value.detach().to(device, copy=True)
+
+
+def _exchange(
+    optimizer: Optimizer | None,
+    group: dict[str, Any] | None,
+    old: Tensor | None,
+    new: Tensor | None,
+    state: State,
+) -> None:
+    """Put a parameter in another's place in the optimizer."""
+    if optimizer is None:
+        return
+    if group is not None:
+        if old is None:
+            group["params"].append(new)
+        else:
+            at = next(i for i, p in enumerate(group["params"]) if p is old)
+            group["params"][at : at + 1] = [] if new is None else [new]
+    if old is not None:
+        optimizer.state.pop(old, None)
+    if new is not None and group is not None and state:
+        optimizer.state[new] = state
+
+
+def _set_parameters(model: nn.Module, names: list[str], value: nn.Parameter | None) -> None:
+    for name in names:
+        place, _, leaf = name.rpartition(".")
+        model.get_submodule(place).register_parameter(leaf, value)
+
+
+def _set_buffers(model: nn.Module, names: list[str], value: Tensor | None) -> None:
+    for name in names:
+        place, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(place), leaf, value)

@@ -1,0 +1,86 @@
+"""All axes of a model, derived from its modules whenever they are asked for."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
+
+import torch
+from torch import Tensor, nn
+
+from compressm_cli.core.axes import Axis, Slot, declared
+
+
+class StructureMap(Mapping[str, Axis]):
+    """The axes of a model by name, in the order of its modules. Derived anew after each change of shapes."""
+
+    def __init__(self, axes: Iterable[Axis], tensors: Mapping[str, Tensor]) -> None:
+        """Raises ValueError where an axis does not fit the ``tensors`` (parameters and buffers by name)."""
+        self._axes: dict[str, Axis] = {}
+        for axis in axes:
+            if axis.name in self._axes:
+                raise ValueError(f"{axis.name}: two axes have this name")
+            _require_fit(axis, tensors)
+            self._axes[axis.name] = axis
+        for axis in self._axes.values():
+            for name in axis.tied_to:
+                if name not in self._axes or self._axes[name].size != axis.size:
+                    raise ValueError(f"{axis.name}: is tied to {name}, which is no axis of its size")
+
+    @classmethod
+    def of(cls, model: nn.Module, extra: Iterable[Axis] = ()) -> "StructureMap":
+        """What the parts of a model declare (``axes()``), and ``extra`` axes of an adapter."""
+        return cls([*declared(model), *extra], tensors_of(model))
+
+    def __getitem__(self, name: str) -> Axis:
+        """Raises ValueError for a name that there is not, with those that come near."""
+        if name not in self._axes:
+            near = get_close_matches(name, self._axes, n=3) or list(self._axes)[:3]
+            raise ValueError(f"the model has no axis {name!r}; it has {', '.join(near) or 'none'}")
+        return self._axes[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._axes)
+
+    def __len__(self) -> int:
+        return len(self._axes)
+
+    def sizes(self) -> dict[str, int]:
+        """How many units each axis has: what a checkpoint stores of the shapes."""
+        return {name: axis.size for name, axis in self._axes.items()}
+
+    def together(self, name: str) -> list[Axis]:
+        """The axis and all that keep the same units, itself first."""
+        found, waiting = {}, [name]
+        while waiting:
+            axis = self[waiting.pop(0)]
+            if axis.name not in found:
+                found[axis.name] = axis
+                others = (other for other in self._axes.values() if axis.name in other.tied_to)
+                waiting += [*axis.tied_to, *(other.name for other in others)]
+        return list(found.values())
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by every name that they have."""
+    return {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+
+
+def _require_fit(axis: Axis, tensors: Mapping[str, Tensor]) -> None:
+    for slot in axis.slots:
+        if slot.tensor not in tensors:
+            raise ValueError(f"{axis.name}: there is no tensor {slot.tensor}")
+        shape = tuple(tensors[slot.tensor].shape)
+        if not -len(shape) <= slot.dim < len(shape):
+            raise ValueError(f"{axis.name}: {slot.tensor} has the shape {shape}, and no dimension {slot.dim}")
+        if axis.size:
+            _require_room(axis, slot, shape)
+
+
+def _require_room(axis: Axis, slot: Slot, shape: tuple[int, ...]) -> None:
+    entries = slot.entries(torch.arange(axis.size))
+    if int(entries[0]) < 0 or int(entries[-1]) >= shape[slot.dim] or len(entries.unique()) < len(entries):
+        raise ValueError(
+            f"{axis.name}: its {axis.size} units do not fit dimension {slot.dim} of {slot.tensor} {shape}"
+        )

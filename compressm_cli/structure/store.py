@@ -1,0 +1,211 @@
+"""Units that are parked: cut out of the live tensors, and kept with their moments until they are woken.
+
+Of each tensor with parked units a copy of its full size is kept (``Shadow``), and where the live entries lie in it.
+What the shadow holds of entries that are live is out of date: it is written there anew before any of it is read.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Place = tuple[str, int]
+"""A tensor and one of its dimensions."""
+
+_PARKED = "_parked_units"
+
+
+@dataclass(frozen=True)
+class Shadow:
+    """A tensor as if all its units were awake, and its optimizer state, with what was parked in its place."""
+
+    value: Tensor
+    state: dict[str, Tensor]
+    """What the optimizer keeps for each entry."""
+    live: tuple[Tensor, ...]
+    """For each dimension, where the live entries lie in ``value``, ascending."""
+
+    @classmethod
+    def of(cls, value: Tensor, state: dict[str, Any]) -> "Shadow":
+        """The shadow of a tensor of which nothing is parked yet."""
+        kept = {k: v.detach().clone() for k, v in state.items() if _each_entry(v, value)}
+        return cls(value.detach().clone(), kept, tuple(torch.arange(n) for n in value.shape))
+
+    @property
+    def is_awake(self) -> bool:
+        """Whether all of its entries are live."""
+        return all(len(index) == n for index, n in zip(self.live, self.value.shape, strict=True))
+
+    def refreshed(self, value: Tensor, state: dict[str, Any]) -> "Shadow":
+        """The same with the live entries as they are now; optimizer state that one of the two lacks is zero there."""
+        keys = {k for k, v in state.items() if _each_entry(v, value)} | set(self.state)
+        empty = torch.zeros_like(self.value)
+        new = {}
+        for key in sorted(keys):
+            like = state.get(key)
+            before = self.state.get(key, empty if like is None else empty.to(like.dtype))
+            new[key] = self._written(before, torch.zeros_like(value) if like is None else like)
+        return replace(self, value=self._written(self.value, value), state=new)
+
+    def seen(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """The live entries of the tensor and of its state."""
+        return self._read(self.value), {k: self._read(v) for k, v in self.state.items()}
+
+    def with_live(self, dim: int, live: Tensor) -> "Shadow":
+        return replace(self, live=(*self.live[:dim], live, *self.live[dim + 1 :]))
+
+    def without(self, dim: int, gone: Tensor) -> "Shadow":
+        """Entries at the positions ``gone`` of a dimension are there no longer, live or parked."""
+        kept = torch.ones(self.value.shape[dim], dtype=torch.bool)
+        kept[gone] = False
+        index = kept.nonzero().flatten().to(self.value.device)
+        new = renumbered(self.live[dim][torch.isin(self.live[dim], kept.nonzero().flatten())], gone)
+        cut = replace(
+            self,
+            value=self.value.index_select(dim, index),
+            state={k: v.index_select(dim, index) for k, v in self.state.items()},
+        )
+        return cut.with_live(dim, new)
+
+    def _written(self, full: Tensor, live: Tensor) -> Tensor:
+        full = full.clone()
+        full[self._grid(full)] = live.detach().to(full.dtype)
+        return full
+
+    def _read(self, full: Tensor) -> Tensor:
+        return full[self._grid(full)].clone()
+
+    def _grid(self, full: Tensor) -> tuple[Tensor, ...]:
+        return torch.meshgrid(*(i.to(full.device) for i in self.live), indexing="ij")
+
+
+@dataclass(frozen=True)
+class ParkedAxis:
+    """Which units of an axis are parked, by their numbers among all of them, and where their entries lie."""
+
+    size: int
+    """Units, live and parked."""
+    units: tuple[int, ...]
+    """The parked ones, ascending."""
+    places: dict[Place, dict[int, Tensor]] = field(default_factory=dict)
+    """For each tensor and dimension, the positions of each parked unit's entries in the shadow."""
+
+    @property
+    def live(self) -> list[int]:
+        """Numbers of the live units, ascending: unit i of the axis as it is now is ``live[i]`` of all."""
+        return [unit for unit in range(self.size) if unit not in set(self.units)]
+
+
+@dataclass
+class ParkedUnits:
+    """All that is parked of a model."""
+
+    axes: dict[str, ParkedAxis] = field(default_factory=dict)
+    shadows: dict[str, Shadow] = field(default_factory=dict)
+
+    def copy(self) -> "ParkedUnits":
+        """To be changed; what it holds never is."""
+        return ParkedUnits(dict(self.axes), dict(self.shadows))
+
+    def __bool__(self) -> bool:
+        return bool(self.axes)
+
+    def has(self, tensor: str) -> bool:
+        """Whether some of a tensor's entries are parked."""
+        return tensor in self.shadows
+
+    def forget(self, tensor: str, dim: int, gone: Tensor) -> None:
+        """Live entries of a tensor, true in ``gone``, are cut for good: the shadow loses them, too."""
+        shadow = self.shadows.get(tensor)
+        if shadow is None or not bool(gone.any()):
+            return
+        positions = shadow.live[dim][gone]
+        self.shadows[tensor] = shadow.without(dim, positions)
+        for name, axis in self.axes.items():
+            own = axis.places.get((tensor, dim))
+            if own is not None:
+                moved = {unit: renumbered(at, positions) for unit, at in own.items()}
+                self.axes[name] = replace(axis, places={**axis.places, (tensor, dim): moved})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data and tensors."""
+        return {
+            "axes": {
+                name: {
+                    "size": axis.size,
+                    "units": list(axis.units),
+                    "places": [
+                        {"tensor": tensor, "dim": dim, "units": list(at), "entries": list(at.values())}
+                        for (tensor, dim), at in axis.places.items()
+                    ],
+                }
+                for name, axis in self.axes.items()
+            },
+            "shadows": {
+                name: {"value": s.value, "state": dict(s.state), "live": list(s.live)}
+                for name, s in self.shadows.items()
+            },
+        }
+
+    @classmethod
+    def of_state(cls, state: dict[str, Any]) -> "ParkedUnits":
+        """What ``state_dict`` gave."""
+        axes = {
+            name: ParkedAxis(
+                axis["size"],
+                tuple(axis["units"]),
+                {
+                    (p["tensor"], p["dim"]): dict(zip(p["units"], p["entries"], strict=True))
+                    for p in axis["places"]
+                },
+            )
+            for name, axis in state["axes"].items()
+        }
+        shadows = {n: Shadow(s["value"], s["state"], tuple(s["live"])) for n, s in state["shadows"].items()}
+        return cls(axes, shadows)
+
+    def to(self, device: torch.device) -> "ParkedUnits":
+        """Copies of all shadows on a device."""
+        moved = {
+            n: replace(
+                s,
+                value=s.value.to(device, copy=True),
+                state={k: v.to(device, copy=True) for k, v in s.state.items()},
+            )
+            for n, s in self.shadows.items()
+        }
+        return ParkedUnits(dict(self.axes), moved)
+
+
+def renumbered(positions: Tensor, gone: Tensor) -> Tensor:
+    """Where positions are after those of ``gone`` were taken out."""
+    return positions - (gone.sort().values[None] < positions[:, None]).sum(1)
+
+
+def parked_units(model: nn.Module) -> ParkedUnits:
+    """What is parked of a model, not to be changed."""
+    return getattr(model, _PARKED, None) or ParkedUnits()
+
+
+def set_parked_units(model: nn.Module, parked: ParkedUnits) -> None:
+    """Have this parked, and nothing else."""
+    if parked or _PARKED in vars(model):
+        object.__setattr__(model, _PARKED, parked)
+
+
+def parked(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The parked units of each axis that has some, by their numbers among live and parked ones."""
+    return {name: axis.units for name, axis in parked_units(model).axes.items()}
+
+
+def full_numbers(parked: ParkedUnits, axis: str, size: int, units: Sequence[int]) -> list[int]:
+    """The numbers, among live and parked ones, of units that the axis of ``size`` live ones has now."""
+    known = parked.axes.get(axis)
+    live = list(range(size)) if known is None else known.live
+    return [live[unit] for unit in units]
+
+
+def _each_entry(value: Any, like: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.shape == like.shape
