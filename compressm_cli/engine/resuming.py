@@ -172,7 +172,7 @@ def set_out(run: Run, recipe: Recipe, found: Departure, view: View, keep_recipe:
     """
     run.remove_leftovers()
     if found.checkpoint is None:
-        run.forget_after(0)
+        run.forget_after(-1)  # also what is told of step 0, which is told again
     else:
         before, training = found.checkpoint.recipe, found.checkpoint.training or {}
         if found.step == before.train.steps < recipe.train.steps:
