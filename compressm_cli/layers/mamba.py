@@ -102,7 +102,7 @@ class Mamba(SelectiveLayer):
         slots = [
             Slot("in_proj.weight", 0),
             Slot("in_proj.weight", 0, offset=channels),
-            Slot("x_proj.weight", 1),
+            Slot("x_proj.weight", 1, role="out"),
             Slot("out_proj.weight", 1, role="out"),
         ]
         rows = ("conv1d.weight", "conv1d.bias", "dt_proj.weight", "dt_proj.bias", "A_log", "D")

@@ -127,6 +127,8 @@ class Draft:
 
     def cut(self, axis: Axis, removed: Tensor, by: str, parking: bool = False) -> None:
         """Take units of an axis out of all its tensors; an edit that is ``parking`` them has remembered them before."""
+        if not axis.slots:
+            raise ValueError(f"{axis.name}: its units do not lie apart; they are only cut by a projection")
         for (name, dim), slots in self.places(axis).items():
             everything = torch.cat([slot.entries(torch.arange(axis.size)) for slot in slots])
             self.claim(name, by, dim, everything)

@@ -1,0 +1,465 @@
+"""Cuts, parked units, masks and freezing are exact, for every optimizer, and whole or not at all."""
+
+import copy
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+import torch
+from layer_kinds import SMALL
+from torch import Tensor, nn
+from torch.optim import Adagrad, Adam, AdamW, NAdam, Optimizer, RMSprop
+
+from compressm_cli.core.axes import Axis, Slot
+from compressm_cli.data.interface import DataSpec
+from compressm_cli.layers.interface import state_axis
+from compressm_cli.models import build_model
+from compressm_cli.recipe.schema import ModelConfig
+from compressm_cli.structure.edits import Edit, Keep, MaskEntries, Park, Train, Wake
+from compressm_cli.structure.map import StructureMap, tensors_of
+from compressm_cli.structure.masks import enforce_masks, mask_gradients, masks_of
+from compressm_cli.structure.store import ParkedUnits, parked, parked_units, set_parked_units
+from compressm_cli.structure.surgery import apply_edits, frozen, resize, sizes
+
+NEURONS, WIDTH = ":neurons", ":width"
+
+
+class Lion(Optimizer):
+    """Chen et al. 2023: the sign of a momentum; one moment a parameter, and no count of steps."""
+
+    def __init__(self, params: Iterable[Any], lr: float = 1e-3) -> None:
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    m = self.state[p].setdefault("exp_avg", torch.zeros_like(p))
+                    p.add_(torch.sign(0.9 * m + 0.1 * p.grad), alpha=-group["lr"])
+                    m.lerp_(p.grad, 0.01)
+
+
+OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {
+    "adamw": lambda p: AdamW(p, lr=1e-2, weight_decay=0.1),
+    "adamw amsgrad": lambda p: AdamW(p, lr=1e-2, amsgrad=True),
+    "adamw fused": lambda p: AdamW(p, lr=1e-2, fused=True),
+    "adam": lambda p: Adam(p, lr=1e-2),
+    "nadam": lambda p: NAdam(p, lr=1e-2),
+    "sgd": lambda p: torch.optim.SGD(p, lr=1e-2),
+    "sgd momentum": lambda p: torch.optim.SGD(p, lr=1e-2, momentum=0.9, nesterov=True),
+    "rmsprop": lambda p: RMSprop(p, lr=1e-3, centered=True, momentum=0.5),
+    "adagrad": lambda p: Adagrad(p, lr=1e-2),
+    "lion": lambda p: Lion(p),
+}
+
+
+class Tied(nn.Module):
+    """An embedding that is the head too, and a hidden layer whose weights are cut on both dimensions."""
+
+    def __init__(self, width: int = 5, neurons: int = 7) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(11, width)
+        self.up = nn.Linear(width, neurons)
+        self.norm = nn.BatchNorm1d(neurons, affine=True)
+        self.down = nn.Linear(neurons, width)
+        self.head = nn.Linear(width, 11, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def axes(self) -> list[Axis]:
+        rows = ("up.weight", "up.bias", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var")
+        neurons = [*(Slot(name, 0) for name in rows), Slot("down.weight", 1, role="out")]
+        width = [Slot("embedding.weight", 1), Slot("head.weight", 1), Slot("up.weight", -1)]
+        width += [Slot("down.weight", 0, role="out"), Slot("down.bias", 0, role="out")]
+        return [
+            Axis(NEURONS, "neuron", self.up.weight.shape[0], tuple(neurons), ""),
+            Axis(WIDTH, "width", self.embedding.weight.shape[1], tuple(width), ""),
+        ]
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embedding(tokens)
+        return self.head(x + self.down(torch.relu(self.norm(self.up(x)))))
+
+
+def tied(seed: int = 0) -> Tied:
+    torch.manual_seed(seed)
+    return Tied().double()
+
+
+def loss_of(model: nn.Module, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    tokens, labels = torch.randint(11, (2, 16), generator=generator)
+    return nn.functional.cross_entropy(model(tokens), labels)
+
+
+def train(
+    model: nn.Module, optimizer: Optimizer, steps: range, after: Callable[[], None] = lambda: None
+) -> None:
+    for step in steps:
+        optimizer.zero_grad()
+        loss_of(model, step).backward()
+        mask_gradients(model)
+        optimizer.step()
+        enforce_masks(model)
+        after()
+
+
+def everything(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
+    """All that decides how training goes on, as bits."""
+    named = dict(model.named_parameters())
+    state = {
+        f"{n} {k}": v.clone() if isinstance(v, Tensor) else v
+        for n, p in named.items()
+        for k, v in optimizer.state.get(p, {}).items()
+    }
+    order = [[n for p in g["params"] for n, q in named.items() if p is q] for g in optimizer.param_groups]
+    tensors = {n: t.detach().clone() for n, t in tensors_of(model).items()}
+    return {**tensors, **state, "order": order, "frozen": frozen(model), "parked": parked(model)}
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(
+        torch.equal(v, other[k]) if isinstance(v, Tensor) else v == other[k] for k, v in one.items()
+    )
+
+
+def silenced(model: nn.Module, axis: Axis, units: list[int]) -> nn.Module:
+    """The model with zeros wherever some units write."""
+    twin = copy.deepcopy(model)
+    tensors = tensors_of(twin)
+    for slot in axis.slots:
+        if slot.role == "out":
+            with torch.no_grad():
+                tensors[slot.tensor].index_fill_(slot.dim, slot.entries(torch.tensor(units)), 0.0)
+    return twin
+
+
+# ---- cuts --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_cut_slices_whatever_an_optimizer_keeps(name: str) -> None:
+    model = tied()
+    optimizer = OPTIMIZERS[name](model.parameters())
+    train(model, optimizer, range(3))
+    before = everything(model, optimizer)
+    apply_edits(model, optimizer, [Keep(NEURONS, [0, 2, 6])])
+    after = everything(model, optimizer)
+    assert after.keys() == before.keys()
+    rows = {"up.weight": 0, "up.bias": 0, "norm.weight": 0, "norm.bias": 0, "down.weight": 1}
+    rows |= {"norm.running_mean": 0, "norm.running_var": 0}
+    for key, value in before.items():
+        tensor = key.split(" ")[0]
+        if isinstance(value, Tensor) and value.ndim and tensor in rows:
+            value = value.index_select(rows[tensor], torch.tensor([0, 2, 6]))
+        assert torch.equal(value, after[key]) if isinstance(value, Tensor) else value == after[key], key
+    train(model, optimizer, range(3, 6))
+    assert (model.up.out_features, model.down.in_features, model.norm.num_features) == (3, 3, 3)
+
+
+def test_state_of_another_shape_is_refused() -> None:
+    model = tied()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    optimizer.state[model.up.weight] = {"row": torch.zeros(7)}
+    before = everything(model, optimizer)
+    with pytest.raises(ValueError, match=r"SGD keeps 'row' of the shape \(7,\) for up.weight"):
+        apply_edits(model, optimizer, [Keep(WIDTH, [0, 1])])
+    assert same(before, everything(model, optimizer))
+
+
+def test_a_parameter_without_state_leaves_the_others_alone() -> None:
+    model = tied()
+    optimizer = AdamW(model.parameters())
+    train(model, optimizer, range(2))
+    del optimizer.state[model.up.weight]
+    bias = optimizer.state[model.up.bias]["exp_avg"].clone()
+    apply_edits(model, optimizer, [Keep(NEURONS, [1, 3])])
+    assert model.up.weight not in optimizer.state
+    assert torch.equal(optimizer.state[model.up.bias]["exp_avg"], bias[[1, 3]])
+
+
+@pytest.mark.parametrize(
+    "kept", [{NEURONS: [0, 3, 4]}, {WIDTH: [1, 2, 4]}, {NEURONS: [5], WIDTH: [0, 3]}], ids=str
+)
+def test_a_cut_model_is_the_full_one_with_those_units_silent(kept: dict[str, list[int]]) -> None:
+    """Also a weight that is cut on both dimensions, and one that two modules share."""
+    model = tied().eval()
+    with torch.no_grad():
+        if WIDTH in kept:  # the width is silent where the embedding is
+            gone = [u for u in range(5) if u not in kept[WIDTH]]
+            model.embedding.weight[:, gone] = 0.0
+    full: nn.Module = model
+    for name, units in kept.items():
+        axis = StructureMap.of(model)[name]
+        full = silenced(full, axis, [u for u in range(axis.size) if u not in units])
+    loss_of(full).backward()
+    apply_edits(model, None, [Keep(name, units) for name, units in kept.items()])
+    assert model.head.weight is model.embedding.weight
+    loss_of(model).backward()
+    tokens = torch.arange(11)
+    torch.testing.assert_close(model(tokens), full(tokens), rtol=0, atol=1e-12)
+    gradients = {n: p.grad for n, p in full.named_parameters()}
+    index = {axis: torch.tensor(units) for axis, units in kept.items()}
+    for name, p in model.named_parameters():
+        expected = gradients[name]
+        for axis in StructureMap.of(tied()).values():
+            for slot in axis.slots:
+                if slot.tensor == name and axis.name in index:
+                    expected = expected.index_select(slot.dim, index[axis.name])
+        torch.testing.assert_close(p.grad, expected, rtol=0, atol=1e-12)
+
+
+def stack(kind: str) -> nn.Module:
+    torch.manual_seed(3)
+    config = ModelConfig(
+        layer={"kind": kind, "state_dim": 5, **SMALL.get(kind, {})}, model_dim=6, depth=2, norm="layer"
+    )
+    return build_model(config, DataSpec(classes=4, length=13, features=2)).double()
+
+
+AXES = [(kind, ":states") for kind in ("lru", "s4d", "s5", "mamba", "mamba2")] + [("mamba", ":channels")]
+
+
+@pytest.mark.parametrize(("kind", "axis"), AXES)
+def test_units_of_a_layer_are_cut_exactly(kind: str, axis: str) -> None:
+    model = stack(kind)
+    name = f"blocks.1.layer{axis}"
+    found = StructureMap.of(model)[name]
+    gone = [1, found.size - 1]
+    kept = [u for u in range(found.size) if u not in gone]
+    full, inputs = silenced(model, found, gone), torch.randn(3, 13, 2, dtype=torch.float64)
+    apply_edits(model, None, [Keep(name, kept)])
+    assert sizes(model)[name] == len(kept)
+    one, other = model(inputs), full(inputs)
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+    for output in (one, other):
+        output.square().sum().backward()
+    full_grads = {n: p.grad for n, p in full.named_parameters()}
+    entries: dict[tuple[str, int], list[Tensor]] = {}
+    for slot in found.slots:
+        entries.setdefault((slot.tensor, slot.dim), []).append(slot.entries(torch.tensor(gone)))
+    for n, p in model.named_parameters():
+        expected = full_grads[n]
+        for (tensor, dim), removed in entries.items():
+            if tensor == n:
+                rest = ~torch.isin(torch.arange(expected.shape[dim]), torch.cat(removed))
+                expected = expected.index_select(dim, rest.nonzero().flatten())
+        torch.testing.assert_close(p.grad, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_states_that_cannot_be_told_apart_are_only_projected() -> None:
+    with pytest.raises(ValueError, match=r"blocks.0.layer:states: .* by a projection"):
+        apply_edits(stack("gla"), None, [Keep(state_axis("blocks.0.layer"), [0, 1])])
+
+
+# ---- whole or not at all -----------------------------------------------------------------------------------
+
+
+class Broken(Edit):
+    def prepare(self, draft: Any) -> None:
+        raise RuntimeError("broken")
+
+    def touched(self, draft: Any) -> list[str]:
+        return []
+
+
+REFUSED: dict[str, tuple[list[Edit], type[Exception], str]] = {
+    "an exception of any kind": ([Keep(NEURONS, [0]), Broken()], RuntimeError, "broken"),
+    "the same axis twice": ([Keep(NEURONS, [0, 1]), Park(NEURONS, [3])], ValueError, "would both change"),
+    "a mask of what is cut": (
+        [Keep(NEURONS, [0]), MaskEntries("down.weight", torch.tensor(False))],
+        ValueError,
+        "would both change down.weight",
+    ),
+    "a mask of another shape": ([MaskEntries("up.bias", torch.ones(3))], ValueError, "for \\(7,\\)"),
+    "no such axis": (
+        [Keep(NEURONS, [0]), Keep(":neuron", [0])],
+        ValueError,
+        "has no axis ':neuron'; it has :neurons",
+    ),
+    "no such unit": ([Keep(WIDTH, [0]), Keep(NEURONS, [7])], ValueError, "units 0 to 6"),
+    "a unit twice": ([Keep(NEURONS, [1, 1])], ValueError, "twice"),
+    "none left": ([Keep(NEURONS, [])], ValueError, "at least 1"),
+    "not parked": ([Park(WIDTH, [0]), Wake(NEURONS, [0])], ValueError, "unit 0 is not parked"),
+    "no such parameter": (
+        [Keep(NEURONS, [0]), Train(["up.*", "upp"], False)],
+        ValueError,
+        "'upp' names no parameter",
+    ),
+    "trained and not": ([Train(["up.*"], False), Train(["*"], True)], ValueError, "another one would not"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_plan_is_applied_whole_or_not_at_all(case: str) -> None:
+    edits, kind, message = REFUSED[case]
+    model = tied()
+    optimizer = AdamW(model.parameters())
+    train(model, optimizer, range(2))
+    before = everything(model, optimizer)
+    with pytest.raises(kind, match=message):
+        apply_edits(model, optimizer, edits)
+    assert same(before, everything(model, optimizer))
+
+
+# ---- parked units ------------------------------------------------------------------------------------------
+
+PARKED = {
+    "rows": [(NEURONS, [0, 4])],
+    "columns and rows": [(WIDTH, [3]), (NEURONS, [6, 2])],
+    "twice the same axis": [(NEURONS, [5]), (NEURONS, [0])],
+}
+
+
+@pytest.mark.parametrize("case", PARKED)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_park_and_wake_leave_no_trace(name: str, case: str) -> None:
+    model, twin = tied(), tied()
+    optimizer, others = (OPTIMIZERS[name](m.parameters()) for m in (model, twin))
+    for m, o in ((model, optimizer), (twin, others)):
+        train(m, o, range(3))
+    before = everything(model, optimizer)
+    for axis, units in PARKED[case]:
+        apply_edits(model, optimizer, [Park(axis, units)])
+    assert sum(map(len, parked(model).values())) == sum(len(units) for _, units in PARKED[case])
+    assert copy.deepcopy(model).eval()(torch.arange(11)).shape == (11, 11)
+    for axis, units in parked(model).items():
+        apply_edits(model, optimizer, [Wake(axis, units)])
+    assert not parked_units(model)
+    assert not parked_units(model).shadows
+    assert same(before, everything(model, optimizer))
+    for m, o in ((model, optimizer), (twin, others)):
+        train(m, o, range(3, 13))
+    assert same(everything(model, optimizer), everything(twin, others))
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd momentum", "lion"])
+def test_training_without_parked_units_is_training_with_them_gated(name: str) -> None:
+    """The full model with those units silent, and their entries kept from the optimizer: the same to the last bits."""
+    model, twin = tied(), tied()
+    optimizer, others = (OPTIMIZERS[name](m.parameters()) for m in (model, twin))
+    for m, o in ((model, optimizer), (twin, others)):
+        train(m, o, range(3))
+        m.eval()  # statistics of what is silent would move on
+    units = [1, 5]
+    axis = StructureMap.of(twin)[NEURONS]
+    held: list[tuple[Tensor, Tensor, int, Tensor]] = []
+    tensors = tensors_of(twin)
+    for slot in axis.slots:
+        if not slot.tensor.startswith("norm.running"):
+            place = slot.entries(torch.tensor(units))
+            p = tensors[slot.tensor]
+            for t in (
+                p,
+                *(v for v in others.state[p].values() if isinstance(v, Tensor) and v.shape == p.shape),
+            ):
+                held.append((t, t.detach().index_select(slot.dim, place).clone(), slot.dim, place))
+    gate = torch.ones(7, dtype=torch.float64)
+    gate[units] = 0.0
+    twin.norm.register_forward_hook(lambda _, __, out: out * gate)
+
+    @torch.no_grad()
+    def hold() -> None:
+        for tensor, values, dim, place in held:
+            tensor.index_copy_(dim, place, values)
+
+    apply_edits(model, optimizer, [Park(NEURONS, units)])
+    train(model, optimizer, range(3, 9))
+    train(twin, others, range(3, 9), hold)
+    apply_edits(model, optimizer, [Wake(NEURONS, units)])
+    mine, theirs = everything(model, optimizer), everything(twin, others)
+    for key, value in theirs.items():
+        if isinstance(value, Tensor):
+            torch.testing.assert_close(mine[key], value, rtol=0, atol=1e-12)
+
+
+def test_cuts_reach_what_is_parked() -> None:
+    """A unit that is woken after the other dimension was cut has lost the same entries."""
+    model, twin = tied(), tied()
+    apply_edits(model, None, [Park(NEURONS, [2, 3])])
+    apply_edits(model, None, [Keep(WIDTH, [0, 4])])
+    apply_edits(model, None, [Wake(NEURONS, [3])])
+    assert parked(model) == {NEURONS: (2,)}
+    apply_edits(model, None, [Wake(NEURONS, [2])])
+    apply_edits(twin, None, [Keep(WIDTH, [0, 4])])
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
+    apply_edits(model, None, [Park(NEURONS, [0])])
+    with pytest.raises(ValueError, match="some of its units are parked; wake them"):
+        apply_edits(model, None, [Keep(NEURONS, [0, 1])])
+
+
+def test_what_is_parked_is_saved_as_plain_data() -> None:
+    model, twin = tied(), tied()
+    optimizer = AdamW(model.parameters())
+    train(model, optimizer, range(2))
+    apply_edits(model, optimizer, [Park(NEURONS, [1, 6]), Park(WIDTH, [0])])
+    state = parked_units(model).state_dict()
+    resize(twin, None, model.state_dict())
+    twin.load_state_dict(model.state_dict())
+    set_parked_units(twin, ParkedUnits.of_state(state))
+    for m in (model, twin):
+        apply_edits(m, None, [Wake(WIDTH, [0])])
+        apply_edits(m, None, [Wake(NEURONS, [6, 1])])
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
+
+
+# ---- masks and freezing ------------------------------------------------------------------------------------
+
+
+def test_masked_entries_have_no_gradient_no_norm_and_no_moments() -> None:
+    model = tied()
+    optimizer = AdamW(model.parameters(), lr=1e-2)
+    train(model, optimizer, range(2))
+    keep = torch.rand(7, 5, generator=torch.Generator().manual_seed(0)) > 0.5
+    apply_edits(model, optimizer, [MaskEntries("up.weight", keep)])
+    state = optimizer.state[model.up.weight]
+    for tensor in (model.up.weight, state["exp_avg"], state["exp_avg_sq"]):
+        assert bool((tensor[~keep] == 0).all())
+        assert bool((tensor[keep] != 0).all())
+    optimizer.zero_grad()
+    loss_of(model).backward()
+    assert model.up.weight.grad is not None
+    assert bool((model.up.weight.grad[~keep] != 0).any())
+    mask_gradients(model)
+    assert bool((model.up.weight.grad[~keep] == 0).all())
+    train(model, optimizer, range(2, 6))
+    assert bool((model.up.weight[~keep] == 0).all())
+    assert bool((optimizer.state[model.up.weight]["exp_avg"][~keep] == 0).all())
+    assert "_keep_weight" not in " ".join(model.state_dict())
+    assert masks_of(copy.deepcopy(model)).keys() == masks_of(model.to("meta")).keys() == {"up.weight"}
+
+
+def test_a_mask_follows_its_parameter() -> None:
+    model = tied()
+    keep = torch.arange(35).view(7, 5) % 3 > 0
+    apply_edits(model, None, [MaskEntries("up.weight", keep)])
+    apply_edits(model, None, [Keep(NEURONS, [1, 2]), Keep(WIDTH, [0, 3])])
+    assert torch.equal(masks_of(model)["up.weight"], keep[[1, 2]][:, [0, 3]])
+    apply_edits(model, None, [MaskEntries("up.weight", torch.tensor(True))])
+    assert masks_of(model) == {}
+
+
+def test_what_is_frozen_stays() -> None:
+    """Over fifty steps with decay and warm moments; and goes on with its moments when it is thawed."""
+    model = tied()
+    optimizer = AdamW(model.parameters(), lr=1e-2, weight_decay=0.5)
+    train(model, optimizer, range(3))
+    held = {n: t.clone() for n, t in tensors_of(model).items() if n.startswith(("up.", "embedding"))}
+    moments = optimizer.state[model.up.weight]["exp_avg"].clone()
+    apply_edits(model, optimizer, [Train(["up.*", "embedding.weight"], active=False)])
+    train(model, optimizer, range(3, 53))
+    now = tensors_of(model)
+    assert all(torch.equal(now[n], t) for n, t in held.items())
+    assert model.up.weight.grad is None
+    apply_edits(model, optimizer, [Train(["*"], active=True)])
+    assert frozen(model) == []
+    assert torch.equal(optimizer.state[model.up.weight]["exp_avg"], moments)
+    train(model, optimizer, range(53, 54))
+    assert not torch.equal(model.up.weight, held["up.weight"])
+
+
+def test_frozen_parameters_stay_frozen_when_they_are_cut() -> None:
+    model = tied()
+    apply_edits(model, None, [Train(["down.*"], active=False)])
+    apply_edits(model, None, [Keep(NEURONS, [0, 1])])
+    assert frozen(model) == ["down.weight", "down.bias"]
