@@ -171,7 +171,7 @@ def test_the_file_holds_tensors_and_plain_data_only(tmp_path: Path) -> None:
     checkpoint().save(tmp_path / "model.pt")
     content = torch.load(tmp_path / "model.pt", weights_only=True)
     assert set(content) == {
-        "format", "recipe", "data", "orders", "weights", "masks", "frozen", "step", "training", "fingerprint",
+        "format", "recipe", "data", "sizes", "weights", "masks", "frozen", "parked", "step", "training", "fingerprint",
     }  # fmt: skip
     assert content["recipe"]["name"] == "kept"
 
@@ -290,11 +290,11 @@ def test_another_programs_file(tmp_path: Path, content: Any) -> None:
 
 def test_a_future_format(tmp_path: Path) -> None:
     torch.save({"format": 99}, tmp_path / "model.pt")
-    assert "checkpoint format 99; this version reads 2" in refused(tmp_path / "model.pt")
+    assert "checkpoint format 99; this version reads 2, 3" in refused(tmp_path / "model.pt")
 
 
 @pytest.mark.parametrize(
-    "missing", ["recipe", "data", "orders", "weights", "masks", "frozen", "step", "training"]
+    "missing", ["recipe", "data", "sizes", "weights", "masks", "frozen", "parked", "step", "training"]
 )
 def test_a_missing_part(tmp_path: Path, missing: str) -> None:
     path = tmp_path / "model.pt"
@@ -305,14 +305,14 @@ def test_a_missing_part(tmp_path: Path, missing: str) -> None:
     assert "damaged checkpoint" in refused(path)
 
 
-@pytest.mark.parametrize("part", ["weights", "orders", "data"])
+@pytest.mark.parametrize("part", ["weights", "sizes", "data"])
 def test_parts_that_do_not_fit_together(tmp_path: Path, part: str) -> None:
     path = tmp_path / "model.pt"
     checkpoint().save(path)
     content = torch.load(path, weights_only=True)
     changes: dict[str, Any] = {
         "weights": {**content["weights"], "head.bias": torch.zeros(3)},
-        "orders": {**content["orders"], "blocks.0.layer": 5},
+        "sizes": {**content["sizes"], "blocks.0.layer:states": 5},
         "data": {**content["data"], "classes": 7},
     }
     torch.save({**content, part: changes[part]}, path)

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from compressm_cli.checkpoint.archive import ArchiveError, check_archive, read_archive
-from compressm_cli.checkpoint.skeleton import skeleton, with_weights
+from compressm_cli.checkpoint.parked import read_parked
+from compressm_cli.checkpoint.skeleton import orders_of, skeleton, with_weights
 from compressm_cli.checkpoint.training_state import require_training
 from compressm_cli.checkpoint.validation import (
     LATEST,
     MISFIT,
     DamagedError,
-    described,
     is_count,
     part,
     read_fingerprint,
@@ -29,14 +29,14 @@ from compressm_cli.checkpoint.validation import (
     require_fit,
     require_orders_kept,
 )
+from compressm_cli.checkpoint.versions import FORMAT, UnknownFormatError, migrated
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.files import write_atomically
 from compressm_cli.data.interface import DataSpec, Fingerprint
 from compressm_cli.recipe import Recipe, recipe_to_mapping
 from compressm_cli.structure import surgery
 from compressm_cli.structure.masks import masks_of
-
-FORMAT = 2
+from compressm_cli.structure.store import ParkedUnits, parked_units, set_parked_units
 
 
 @dataclass
@@ -45,11 +45,12 @@ class Checkpoint:
 
     recipe: Recipe
     data: DataSpec
-    orders: dict[str, int]
-    """State dimension of every compressible layer, by module name."""
+    sizes: dict[str, int]
+    """How many units each axis of the model has, by its name."""
     weights: dict[str, Tensor]
     masks: dict[str, Tensor] = field(default_factory=dict)
     frozen: list[str] = field(default_factory=list)
+    parked: ParkedUnits = field(default_factory=ParkedUnits)
     step: int = 0
     training: dict[str, Any] | None = None
     """Optimizer, scheduler, random state, method and clocks; None in a finished model."""
@@ -70,14 +71,20 @@ class Checkpoint:
         return cls(
             recipe=recipe,
             data=data,
-            orders=surgery.orders(model),
+            sizes=surgery.sizes(model),
             weights={name: value.detach().cpu().clone() for name, value in model.state_dict().items()},
             masks={name: mask.cpu().clone() for name, mask in masks_of(model).items()},
             frozen=surgery.frozen(model),
+            parked=parked_units(model).to(torch.device("cpu")),
             step=step,
             training=training,
             fingerprint=fingerprint,
         )
+
+    @property
+    def orders(self) -> dict[str, int]:
+        """State dimension of every state space layer, by module name."""
+        return orders_of(self.sizes)
 
     @property
     def is_outline(self) -> bool:
@@ -96,6 +103,7 @@ class Checkpoint:
             self,
             weights=surgery.outlined(self.weights),
             masks=surgery.outlined(self.masks),
+            parked=self.parked.outline(),
             training=training,
         )
 
@@ -105,10 +113,11 @@ class Checkpoint:
             "format": FORMAT,
             "recipe": recipe_to_mapping(self.recipe),
             "data": asdict(self.data),
-            "orders": self.orders,
+            "sizes": self.sizes,
             "weights": self.weights,
             "masks": self.masks,
             "frozen": self.frozen,
+            "parked": self.parked.state_dict(),
             "step": self.step,
             "training": self.training,
             "fingerprint": None if self.fingerprint is None else asdict(self.fingerprint),
@@ -133,57 +142,67 @@ class Checkpoint:
             raise BadInputError(f"{path}: not a readable checkpoint: {error}") from error
         if not isinstance(content, dict) or "format" not in content:
             raise BadInputError(f"{path}: not a compressm checkpoint (no format number in it)")
-        if type(content["format"]) is not int or content["format"] != FORMAT:
-            told = described(content["format"]).removeprefix("the number ")
-            raise BadInputError(f"{path}: checkpoint format {told}; this version reads {FORMAT}")
         return cls.of_content(content, path)
 
     @classmethod
     def of_content(cls, content: Mapping[str, Any], path: Path) -> "Checkpoint":
         """A checkpoint of plain data and tensors, validated; BadInputError naming ``path`` where it is damaged."""
         try:
+            content = migrated(dict(content))
             recipe = read_recipe(content, str(path))
-            data, orders = read_spec(content, recipe), read_orders(content)
+            data, sizes = read_spec(content, recipe), read_orders(content, "sizes")
             fingerprint = read_fingerprint(content)
             weights, masks = read_tensors(content, "weights"), read_tensors(content, "masks")
             frozen = part(content, "frozen", list)
             step = part(content, "step", int)
             require(is_count(step, 0, LATEST), "step", f"from 0 to {LATEST}", step)
-            model = _skeleton(recipe, data, orders, weights)
+            model = _skeleton(recipe, data, sizes, weights)
             require_constraints(model, masks, frozen)
+            parked = read_parked(content, model)
             if "training" not in content:
                 raise DamagedError("training is missing")
             if content["training"] is not None:
                 require_training(content["training"], model, recipe, data)
+        except UnknownFormatError as error:
+            raise BadInputError(f"{path}: {error}") from error
         except DamagedError as error:
             raise BadInputError(f"{path}: damaged checkpoint: {error}") from error
-        return cls(recipe, data, orders, weights, masks, frozen, step, content["training"], fingerprint)
+        return cls(
+            recipe, data, sizes, weights, masks, frozen, parked, step, content["training"], fingerprint
+        )
 
     def build_model(self) -> nn.Module:
         """The model, of the shapes it had when saved, with its weights; on the CPU, in training mode.
 
-        Takes no random numbers. Raises BadInputError where weights and orders are not those of one model. Of an
+        Takes no random numbers. Raises BadInputError where weights and sizes are not those of one model. Of an
         outline it has no memory.
         """
         if self.is_outline:
-            model = skeleton(self.recipe, self.data, self.orders, self.weights)
-            surgery.restore_constraints(model, self.masks, self.frozen)
+            model = skeleton(self.recipe, self.data, self.sizes, self.weights)
+            self._constrain(model)
             return model
         try:
-            model = _skeleton(self.recipe, self.data, self.orders, self.weights)
+            model = _skeleton(self.recipe, self.data, self.sizes, self.weights)
         except DamagedError as error:
             raise BadInputError(str(error)) from error
         model = with_weights(model, self.weights)
-        surgery.restore_constraints(model, self.masks, self.frozen)
+        self._constrain(model)
         return model
+
+    def _constrain(self, model: nn.Module) -> None:
+        surgery.restore_constraints(model, self.masks, self.frozen)
+        set_parked_units(model, self.parked.copy())
 
 
 def _outlined(saved: dict[str, Any]) -> dict[str, Any]:
     """A state without the values of what has the size of the model."""
-    return {
+    found = {
         key: surgery.outlined(value) if key in ("weights", "masks", "optimizer") else value
         for key, value in saved.items()
     }
+    if saved.get("parked") is not None:
+        found["parked"] = ParkedUnits.of_state(saved["parked"]).outline().state_dict()
+    return found
 
 
 def verify(path: Path) -> None:
@@ -198,11 +217,11 @@ def verify(path: Path) -> None:
 
 
 def _skeleton(
-    recipe: Recipe, data: DataSpec, orders: Mapping[str, int], weights: Mapping[str, Tensor]
+    recipe: Recipe, data: DataSpec, sizes: Mapping[str, int], weights: Mapping[str, Tensor]
 ) -> nn.Module:
     """The model without memory, which the weights fit; DamagedError where they do not."""
     try:
-        model = skeleton(recipe, data, orders, weights)
+        model = skeleton(recipe, data, sizes, weights)
     except (ValueError, BadInputError) as error:
         raise DamagedError(f"{MISFIT}: {error}") from error
     require_fit(weights, model.state_dict())

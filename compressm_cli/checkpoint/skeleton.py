@@ -8,9 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from compressm_cli.data.interface import DataSpec
-from compressm_cli.layers.interface import StateSpaceLayer, state_space_layers
+from compressm_cli.layers.interface import STATES, StateSpaceLayer, state_space_layers
 from compressm_cli.models import build_model
 from compressm_cli.recipe import Recipe
+from compressm_cli.structure.edits import Keep
+from compressm_cli.structure.map import StructureMap
+from compressm_cli.structure.surgery import apply_edits
 
 MAPS = ("B_map", "C_map", "B_proj", "C_proj")
 """Of a cut selective layer: (channels or groups, order, length of B and C before it)."""
@@ -19,13 +22,41 @@ CUTS = ({"B_map", "C_map"}, {"B_proj", "C_proj"}, {"kept"})
 
 
 def skeleton(
+    recipe: Recipe, data: DataSpec, sizes: Mapping[str, int], weights: Mapping[str, Tensor]
+) -> nn.Module:
+    """The model of a recipe on the meta device, with the shapes that it has at the ``sizes`` of its axes.
+
+    An axis that is not named has the size that the recipe gives it. ``weights`` says only what a cut has added to a
+    layer. Takes no memory for parameters and no random numbers. Raises ValueError where ``sizes`` are not those of the
+    recipe's axes, or additions have no shape.
+    """
+    model = _with_orders(recipe, data, orders_of(sizes), weights)
+    found = StructureMap.of(model)
+    strange = [name for name in sizes if name not in set(found)]
+    if strange:
+        raise ValueError(f"the model has no axis {strange[0]!r}")
+    smaller = {name: axis for name, axis in found.items() if sizes.get(name, axis.size) != axis.size}
+    done: set[str] = set()
+    for name, axis in smaller.items():
+        if sizes[name] > axis.size:
+            raise ValueError(f"{name} has {axis.size} units at most, not {sizes[name]}")
+        together = {other.name for other in found.together(name)}
+        if any(sizes.get(other, found[other].size) != sizes[name] for other in together):
+            raise ValueError(f"{name} and the axes tied to it have different sizes")
+        if not together & done:
+            apply_edits(model, None, [Keep(name, range(sizes[name]))])
+        done |= together
+    return model
+
+
+def orders_of(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Of the sizes of all axes those of states, by the name of their layer."""
+    return {name.removesuffix(STATES): size for name, size in sizes.items() if name.endswith(STATES)}
+
+
+def _with_orders(
     recipe: Recipe, data: DataSpec, orders: Mapping[str, int], weights: Mapping[str, Tensor]
 ) -> nn.Module:
-    """The model of a recipe on the meta device, with the shapes that its layers have at ``orders``.
-
-    ``weights`` says only what a cut has added to a layer. Takes no memory for parameters and no random numbers.
-    Raises ValueError where ``orders`` are not those of the recipe's layers, or additions have no shape.
-    """
     names = [f"blocks.{i}.layer" for i in range(recipe.model.depth)]
     if list(orders) != names:
         raise ValueError(

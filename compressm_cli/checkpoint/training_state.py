@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from compressm_cli.checkpoint.parked import read_parked
 from compressm_cli.checkpoint.skeleton import skeleton
 from compressm_cli.checkpoint.validation import (
     LATEST,
@@ -18,6 +19,7 @@ from compressm_cli.checkpoint.validation import (
     is_number,
     mapping_of,
     part,
+    read_orders,
     read_tensors,
     require,
     require_constraints,
@@ -299,13 +301,13 @@ def _require_trial(trial: dict[str, Any], recipe: Recipe, data: DataSpec, groups
     place = f"{where}.saved"
     require(is_count(saved.get("step"), 0, LATEST), f"{place}.step", "a step", saved.get("step"))
     weights, masks = read_tensors(saved, "weights", place), read_tensors(saved, "masks", place)
-    before = {r["layer"]: r["order_before"] for r in plan}
     try:
-        model = skeleton(recipe, data, before, weights)
+        model = skeleton(recipe, data, read_orders(saved, "sizes", place), weights)
         require_fit(weights, model.state_dict())
     except ValueError as error:
         raise DamagedError(f"{place}: {error}") from error
     require_constraints(model, masks, part(saved, "frozen", list, place), f"{place}.")
+    read_parked(saved, model, f"{place}.parked")
     _require_optimizer(part(saved, "optimizer", dict, place), model, f"{place}.optimizer", (groups,))
     _require_random(part(saved, "random", dict, place), f"{place}.random")
 

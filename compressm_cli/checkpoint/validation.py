@@ -181,9 +181,9 @@ def _require_task(spec: DataSpec, recipe: Recipe) -> None:
         require(value == wanted, f"data.{name}", f"{wanted}, as of the task {recipe.data.task}", value)
 
 
-def read_orders(content: Mapping[str, Any]) -> dict[str, int]:
-    """The orders of the layers."""
-    return mapping_of(content, "orders", lambda v: is_count(v, 1, 65536), "a whole number from 1 to 65536")
+def read_orders(content: Mapping[str, Any], key: str = "orders", where: str = "") -> dict[str, int]:
+    """The orders of the layers, or the sizes of all axes."""
+    return mapping_of(content, key, lambda v: is_count(v, 1, 65536), "a whole number from 1 to 65536", where)
 
 
 def read_tensors(content: Mapping[str, Any], key: str, where: str = "") -> dict[str, Tensor]:

@@ -46,6 +46,7 @@ from compressm_cli.recipe import Recipe
 from compressm_cli.runs.folder import Run
 from compressm_cli.structure import surgery
 from compressm_cli.structure.plan import LayerRecord, Plan
+from compressm_cli.structure.store import ParkedUnits
 
 VIEW_SECONDS = 0.2
 
@@ -536,13 +537,12 @@ class Trainer:
     def _checkpoint(self, whole: Held | None, training: dict[str, Any] | None = None) -> Checkpoint:
         assert whole is not None
         recipe = self.recipe.model_copy(update={"seeds": [self.seed]})
-        model = {key: whole[key] for key in ("weights", "masks", "frozen")}
-        orders = surgery.orders(self.model)
+        model = {key: whole[key] for key in ("sizes", "weights", "masks", "frozen")}
         return Checkpoint(
             recipe,
             self.data_spec,
-            orders,
             **model,
+            parked=ParkedUnits.of_state(whole["parked"]),
             step=self.step,
             training=training,
             fingerprint=self.fingerprint,
@@ -602,7 +602,8 @@ class Trainer:
         """Put back everything that decides how training goes on, and what is told of it, but not what it cost."""
         saved = checkpoint.training
         assert saved is not None
-        now = {name: getattr(checkpoint, name) for name in ("step", "weights", "masks", "frozen")}
+        now = {name: getattr(checkpoint, name) for name in ("step", "sizes", "weights", "masks", "frozen")}
+        now["parked"] = checkpoint.parked.state_dict()
         own, told = state.own_part(saved["processes"], self.group, self.seed, checkpoint.step)
         if told is not None:
             self.view.message(f"warning: {told}")

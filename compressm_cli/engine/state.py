@@ -12,6 +12,7 @@ from compressm_cli.engine.batches import derived_generator
 from compressm_cli.engine.distributed.group import Group
 from compressm_cli.structure import surgery
 from compressm_cli.structure.masks import masks_of
+from compressm_cli.structure.store import ParkedUnits, parked_units, set_parked_units
 
 
 def capture(
@@ -28,6 +29,8 @@ def capture(
         "weights": {name: value.detach().to(device, copy=True) for name, value in model.state_dict().items()},
         "masks": {name: mask.to(device, copy=True) for name, mask in masks_of(model).items()},
         "frozen": surgery.frozen(model),
+        "sizes": surgery.sizes(model),
+        "parked": parked_units(model).to(device or next(model.parameters()).device).state_dict(),
         "optimizer": None if optimizer is None else copy.deepcopy(optimizer.state_dict()),
     }
 
@@ -39,7 +42,8 @@ def outline(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
         "masks": masks_of(model),
         "optimizer": optimizer.state_dict(),
     }
-    return {**surgery.outlined(state), "frozen": surgery.frozen(model)}
+    kept = {"frozen": surgery.frozen(model), "sizes": surgery.sizes(model)}
+    return {**surgery.outlined(state), **kept, "parked": parked_units(model).outline().state_dict()}
 
 
 def random_state() -> dict[str, Any]:
@@ -88,6 +92,7 @@ def reshape(model: nn.Module, optimizer: Optimizer, saved: dict[str, Any]) -> No
 
     surgery.resize(model, optimizer, saved["weights"])
     surgery.restore_constraints(model, room(saved["masks"]), saved["frozen"])
+    set_parked_units(model, ParkedUnits.of_state(saved["parked"]).with_room(device))
     optimizer.load_state_dict(room(saved["optimizer"]))
     optimizer.zero_grad(set_to_none=True)
 
@@ -97,5 +102,7 @@ def restore(model: nn.Module, optimizer: Optimizer, saved: dict[str, Any]) -> No
     surgery.resize(model, optimizer, saved["weights"])
     model.load_state_dict(saved["weights"])
     surgery.restore_constraints(model, saved["masks"], saved["frozen"])
+    device = next(model.parameters()).device
+    set_parked_units(model, ParkedUnits.of_state(saved["parked"]).to(device))
     optimizer.load_state_dict(copy.deepcopy(saved["optimizer"]))
     optimizer.zero_grad(set_to_none=True)

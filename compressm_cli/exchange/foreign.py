@@ -107,7 +107,7 @@ def language_model(
     _check(folder, own, expected, embedding)
     values = {name: own[name].contiguous().to(like.dtype) for name, like in expected.items()}
     _check_finite(folder, values, embedding)
-    return Checkpoint(recipe=recipe, data=data, orders=surgery.orders(skeleton), weights=values)
+    return Checkpoint(recipe=recipe, data=data, sizes=surgery.sizes(skeleton), weights=values)
 
 
 def _recipe(folder: Path, vocabulary: int, model: dict[str, Any]) -> Recipe:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compressm_cli.checkpoint import FORMAT as CHECKPOINT_FORMAT
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.exchange.names import ENCODER, HEAD
@@ -16,8 +17,10 @@ from compressm_cli.exchange.tensors import read_safetensors
 from compressm_cli.recipe import recipe_to_mapping
 
 KEY = "compressm"
-"""Of the metadata: JSON of format, recipe, data, orders, frozen, step and fingerprint (of the data)."""
-FORMAT = 1
+"""Of the metadata: JSON of format, recipe, data, sizes, frozen, step and fingerprint (of the data)."""
+FORMAT = 2
+FORMATS = {1: 2, FORMAT: CHECKPOINT_FORMAT}
+"""Formats of this file, and of the checkpoints that have the same content."""
 MASKS = "masks:"
 
 
@@ -27,7 +30,7 @@ def metadata_of(checkpoint: Checkpoint) -> dict[str, str]:
         "format": FORMAT,
         "recipe": recipe_to_mapping(checkpoint.recipe),
         "data": asdict(checkpoint.data),
-        "orders": checkpoint.orders,
+        "sizes": checkpoint.sizes,
         "frozen": checkpoint.frozen,
         "step": checkpoint.step,
         "fingerprint": None if checkpoint.fingerprint is None else asdict(checkpoint.fingerprint),
@@ -56,8 +59,9 @@ def load(path: Path) -> Checkpoint:
         raise BadInputError(f"{path}: damaged metadata: not JSON") from error
     if not isinstance(content, dict) or type(content.get("format")) is not int:
         raise BadInputError(f"{path}: damaged metadata: no format number in it")
-    if content["format"] != FORMAT:
-        raise BadInputError(f"{path}: format {content['format']}; this version reads {FORMAT}")
+    if content["format"] not in FORMATS:
+        known = ", ".join(map(str, FORMATS))
+        raise BadInputError(f"{path}: format {content['format']}; this version reads {known}")
     weights = {
         name: tensor.float() if tensor.is_floating_point() else tensor
         for name, tensor in tensors.items()
@@ -66,7 +70,9 @@ def load(path: Path) -> Checkpoint:
     if _is_tied(content) and ENCODER in weights:
         weights[HEAD] = weights[ENCODER]
     masks = {n.removeprefix(MASKS): t for n, t in tensors.items() if n.startswith(MASKS)}
-    return Checkpoint.of_content({**content, "weights": weights, "masks": masks, "training": None}, path)
+    format_of_checkpoint = FORMATS[content["format"]]
+    whole = {**content, "format": format_of_checkpoint, "weights": weights, "masks": masks, "training": None}
+    return Checkpoint.of_content({"parked": None, **whole}, path)
 
 
 def _is_tied(content: dict[str, Any]) -> bool:

@@ -129,8 +129,10 @@ class ParkedUnits:
                 moved = {unit: renumbered(at, positions) for unit, at in own.items()}
                 self.axes[name] = replace(axis, places={**axis.places, (tensor, dim): moved})
 
-    def state_dict(self) -> dict[str, Any]:
-        """Plain data and tensors."""
+    def state_dict(self) -> dict[str, Any] | None:
+        """Plain data and tensors; None where nothing is parked."""
+        if not self:
+            return None
         return {
             "axes": {
                 name: {
@@ -150,8 +152,10 @@ class ParkedUnits:
         }
 
     @classmethod
-    def of_state(cls, state: dict[str, Any]) -> "ParkedUnits":
+    def of_state(cls, state: dict[str, Any] | None) -> "ParkedUnits":
         """What ``state_dict`` gave."""
+        if state is None:
+            return cls()
         axes = {
             name: ParkedAxis(
                 axis["size"],
@@ -165,6 +169,30 @@ class ParkedUnits:
         }
         shadows = {n: Shadow(s["value"], s["state"], tuple(s["live"])) for n, s in state["shadows"].items()}
         return cls(axes, shadows)
+
+    def outline(self) -> "ParkedUnits":
+        """The same without the values of the shadows: shapes and types, on the meta device."""
+        return self.to(torch.device("meta"))
+
+    def with_room(self, device: torch.device) -> "ParkedUnits":
+        """An outline with room for the shadows on a device, of any content."""
+        room = {
+            n: replace(
+                s,
+                value=torch.empty_like(s.value, device=device),
+                state={k: torch.empty_like(v, device=device) for k, v in s.state.items()},
+            )
+            for n, s in self.shadows.items()
+        }
+        return ParkedUnits(dict(self.axes), room)
+
+    def tensors(self) -> list[Tensor]:
+        """The values and states of all shadows, in one order in every process."""
+        return [
+            t
+            for _, s in sorted(self.shadows.items())
+            for t in (s.value, *(v for _, v in sorted(s.state.items())))
+        ]
 
     def to(self, device: torch.device) -> "ParkedUnits":
         """Copies of all shadows on a device."""

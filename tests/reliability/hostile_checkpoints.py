@@ -355,7 +355,7 @@ def _tensor(chance: Random, content: dict[str, Any]) -> None:
 
 
 def _other_model(chance: Random, content: dict[str, Any]) -> None:
-    """A recipe, data or orders of another model than the weights are of."""
+    """A recipe, data or sizes of another model than the weights are of."""
     model, layer = content["recipe"]["model"], content["recipe"]["model"]["layer"]
     change = chance.choice(
         [
@@ -373,14 +373,16 @@ def _other_model(chance: Random, content: dict[str, Any]) -> None:
             lambda: content["data"].update(features=3),
             lambda: content["data"].update(rows=(10**30, 1, 1)),
             lambda: content["data"].update(rows=5),
-            lambda: content["orders"].update({"blocks.0.layer": 65536}),
-            lambda: content["orders"].update({"blocks.9.layer": 2}),
-            lambda: content["orders"].clear(),
+            lambda: content["sizes"].update({"blocks.0.layer:states": 65536}),
+            lambda: content["sizes"].update({"blocks.9.layer:states": 2}),
+            lambda: content["sizes"].clear(),
             lambda: content["recipe"].update(data={"task": "mqar"}),
             lambda: content["recipe"].update(name="../../x"),
             lambda: content["recipe"].update(output={"root": "\x1b[31m"}),
             lambda: content.update(recipe=[content["recipe"]] * 3),
-            lambda: content.update(format=chance.choice([0, 3, -1, 10**80, "2", 2.0, True, None, [2], {}])),
+            lambda: content.update(
+                format=chance.choice([0, 2, 4, -1, 10**80, "2", 2.0, True, None, [2], {}])
+            ),
             lambda: content.update(step=chance.choice([-1, 10**20, 1.0, True, "3"])),
             lambda: content["weights"].update(
                 {f"blocks.0.layer.{n}": torch.zeros(2, 2, 2) for n in ("B_map", "C_map")}

@@ -610,7 +610,7 @@ def test_what_was_gathered_is_a_checkpoint_for_one_process(
     main_process: dict[str, Any], kind: str, tmp_path: Path
 ) -> None:
     noted = main_process["further"]
-    saved = {key: noted["state"][key] for key in ("weights", "masks", "frozen")}
+    saved = {key: noted["state"][key] for key in ("sizes", "weights", "masks", "frozen")}
     layer = {"kind": kind, "state_dim": ORDER}
     recipe = recipe_from_mapping(
         {
@@ -622,7 +622,7 @@ def test_what_was_gathered_is_a_checkpoint_for_one_process(
         },
         "recipe",
     )
-    Checkpoint(recipe, DATA, noted["orders"], step=8, **saved).save(tmp_path / "a.pt")
+    Checkpoint(recipe, DATA, step=8, **saved).save(tmp_path / "a.pt")
     model = Checkpoint.load(tmp_path / "a.pt").build_model()
     optimizer = build_optimizer(model, TRAIN)
     optimizer.load_state_dict(noted["state"]["optimizer"])

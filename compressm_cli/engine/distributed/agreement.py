@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from compressm_cli.core.errors import RunFailedError
 from compressm_cli.engine.distributed.group import Group
 from compressm_cli.structure.masks import masks_of
+from compressm_cli.structure.store import parked_units
 
 
 def state_tensors(model: nn.Module, optimizer: Optimizer) -> Iterator[tuple[str, Tensor]]:
@@ -25,12 +26,14 @@ def state_tensors(model: nn.Module, optimizer: Optimizer) -> Iterator[tuple[str,
 
 @torch.no_grad()
 def synchronize(model: nn.Module, optimizer: Optimizer, group: Group) -> None:
-    """Give every process the main one's parameters, buffers, masks and optimizer state; their shapes must agree.
+    """Give every process the main one's parameters, buffers, masks, optimizer state and parked units, of equal shapes.
 
     A cut is computed from the same plan everywhere, but processors differ in the last bits of a product.
     """
     if not group.is_alone:
-        for tensor in (*dict(state_tensors(model, optimizer)).values(), *masks_of(model).values()):
+        parked = parked_units(model).tensors()
+        known = (*dict(state_tensors(model, optimizer)).values(), *masks_of(model).values(), *parked)
+        for tensor in known:
             dist.broadcast(tensor, src=0)
 
 

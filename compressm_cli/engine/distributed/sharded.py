@@ -163,6 +163,8 @@ def gather_state(model: nn.Module, optimizer: Optimizer | None) -> dict[str, Any
         "weights": {name: collected(value, group) for name, value in model.state_dict().items()},
         "masks": {name: collected(mask, group) for name, mask in share.masks.items()},
         "frozen": surgery.frozen(share.skeleton),
+        "sizes": surgery.sizes(share.skeleton),
+        "parked": None,
         "optimizer": saved
         and {
             "state": {

@@ -1,0 +1,53 @@
+"""Formats of checkpoints: what changed from one to the next, and how older ones are read.
+
+1   parameters of the optimizer in the order in which they were made (no longer read)
+2   ``orders`` by layer; a trial's shapes are those that its records tell
+3   ``sizes`` of all axes, also in what a trial goes back to; ``parked`` units
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from compressm_cli.checkpoint.validation import DamagedError, described, read_orders
+from compressm_cli.layers.interface import state_axis
+
+FORMAT = 3
+Content = dict[str, Any]
+
+
+def migrated(content: Content) -> Content:
+    """The content of a checkpoint as this version writes it; DamagedError where its format is none that can be read."""
+    number = content.get("format")
+    if type(number) is not int or not (number == FORMAT or number in _MIGRATIONS):
+        known = ", ".join(map(str, [*_MIGRATIONS, FORMAT]))
+        told = described(number).removeprefix("the number ")
+        raise UnknownFormatError(f"checkpoint format {told}; this version reads {known}")
+    while number != FORMAT:
+        content, number = _MIGRATIONS[number](content), number + 1
+    return {**content, "format": FORMAT}
+
+
+class UnknownFormatError(DamagedError):
+    """The format is one of another version."""
+
+
+def _sizes_instead_of_orders(content: Content) -> Content:
+    orders = {state_axis(name): order for name, order in read_orders(content).items()}
+    new = {key: value for key, value in content.items() if key != "orders"}
+    training = content.get("training")
+    if isinstance(training, dict) and isinstance(training.get("trial"), dict):
+        new["training"] = {**training, "trial": _with_sizes(training["trial"])}
+    return {**new, "sizes": orders, "parked": None}
+
+
+def _with_sizes(trial: Content) -> Content:
+    """A trial that knows the sizes that it would go back to; what is damaged stays so, and is told later."""
+    records, saved = trial.get("plan"), trial.get("saved")
+    if not (isinstance(records, list) and isinstance(saved, dict)):
+        return trial
+    whole = [r for r in records if isinstance(r, dict) and {"layer", "order_before"} <= r.keys()]
+    sizes = {f"{r['layer']}:states": r["order_before"] for r in whole}
+    return {**trial, "saved": {**saved, "sizes": sizes, "parked": None}}
+
+
+_MIGRATIONS: dict[int, Callable[[Content], Content]] = {2: _sizes_instead_of_orders}
