@@ -109,6 +109,9 @@ class ParkedUnits:
         """To be changed; what it holds never is."""
         return ParkedUnits(dict(self.axes), dict(self.shadows))
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ParkedUnits":
+        return self.copy()  # no tensor in it is ever written to
+
     def __bool__(self) -> bool:
         return bool(self.axes)
 

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.optim import Adagrad, Adam, AdamW, NAdam, Optimizer, RMSprop
 
 from compressm_cli.core.axes import Axis, Slot
-from compressm_cli.data.interface import DataSpec
+from compressm_cli.data.interface import DataSpec, Split
 from compressm_cli.layers.interface import state_axis
+from compressm_cli.measure.flops import inference_flops, training_step_flops
+from compressm_cli.measure.memory import step_bytes
 from compressm_cli.models import build_model
 from compressm_cli.recipe.schema import ModelConfig
 from compressm_cli.structure.edits import Edit, Keep, MaskEntries, Park, Train, Wake
@@ -427,6 +429,24 @@ def test_masked_entries_have_no_gradient_no_norm_and_no_moments() -> None:
     assert bool((optimizer.state[model.up.weight]["exp_avg"][~keep] == 0).all())
     assert "_keep_weight" not in " ".join(model.state_dict())
     assert masks_of(copy.deepcopy(model)).keys() == masks_of(model.to("meta")).keys() == {"up.weight"}
+
+
+@pytest.mark.parametrize("kind", ["lru", "mamba"])
+def test_flops_and_memory_are_counted_without_values_whatever_is_masked_or_parked(
+    kind: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    model, batch = stack(kind).float(), Split(torch.randn(3, 13, 2), torch.tensor([0, 1, 2]))
+    plain = training_step_flops(model, batch), inference_flops(model, batch), step_bytes(model, batch)
+    keep = torch.arange(model.get_parameter("encoder.weight").numel()).view(6, 2) % 2 > 0
+    apply_edits(model, None, [MaskEntries("encoder.weight", keep)])
+    assert (training_step_flops(model, batch), inference_flops(model, batch)) == plain[:2]
+    assert step_bytes(model, batch) == plain[2]
+    apply_edits(model, None, [Park(state_axis("blocks.0.layer"), [1, 2])])
+    smaller = training_step_flops(model, batch)
+    assert smaller < plain[0]
+    apply_edits(model, None, [Wake(state_axis("blocks.0.layer"), [1, 2])])
+    assert training_step_flops(model, batch) == plain[0]
+    assert [str(w.message) for w in recwarn if "measured on a copy" in str(w.message)] == []
 
 
 def test_a_mask_follows_its_parameter() -> None:
