@@ -38,7 +38,6 @@ NARROW: dict[tuple[str, str], str | tuple[str, ...]] = {
     ("structure", "layers"): "layers.interface",
     ("structure", "lti"): "lti.threads",
     ("methods", "layers"): ("layers.interface", "layers.time_invariant", "layers.selective"),
-    ("checkpoint", "structure"): "structure.surgery",
     ("checkpoint", "data"): "data.interface",
     ("measure", "data"): ("data.interface", "data.objective"),
     ("reports", "data"): "data.interface",

@@ -64,6 +64,7 @@ class Copies:
         """Carry out a plan. ValueError in all processes, with nothing changed, where it cannot be."""
         refusal = None
         try:
+            require_rebuildable(plan)
             surgery.apply_plan(model, optimizer, plan)
         except ValueError as error:
             refusal = str(error)
@@ -93,6 +94,16 @@ class Copies:
         """Give all processes the main one's values, and compare; the checksum that all have."""
         synchronize(model, optimizer, self.group)
         return confirm(model, optimizer, self.group, when)
+
+
+def require_rebuildable(plan: Plan) -> None:
+    """ValueError for a plan after which no checkpoint could tell how to build the model."""
+    strange = [edit for edit in plan.edits if edit.rebuilds]
+    if strange:
+        raise ValueError(
+            f"{strange[0]}: a run cannot exchange modules, since its checkpoints tell the model by its recipe and the "
+            "sizes of its axes"
+        )
 
 
 def placement(parallel: str, group: Group, device: torch.device) -> Copies:

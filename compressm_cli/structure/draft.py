@@ -14,12 +14,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from compressm_cli.core.axes import Axis, Slot
-from compressm_cli.layers.interface import laid_out, parameter_roles, role_of, state_space_layers
+from compressm_cli.layers.interface import laid_out
 from compressm_cli.structure.map import StructureMap, tensors_of
 from compressm_cli.structure.masks import masks_of, set_mask
+from compressm_cli.structure.optimizers import (
+    State,
+    exchange_modules,
+    exchange_parameter,
+    group_of,
+    is_like,
+    put_in_order,
+)
 from compressm_cli.structure.store import ParkedUnits, parked_units, set_parked_units
-
-State = dict[str, Any]
 
 
 @dataclass
@@ -52,11 +58,6 @@ class Piece:
         self.original[dim] = original[index]
 
 
-def is_like(value: Any, shape: torch.Size) -> bool:
-    """Whether an optimizer keeps a number for each entry of a parameter of this shape."""
-    return isinstance(value, Tensor) and value.shape == shape
-
-
 class Draft:
     """A model and its optimizer as a plan's edits make them, beside those that there are."""
 
@@ -68,13 +69,14 @@ class Draft:
         """Whether a parameter is to be trained, where an edit says so."""
         self.new_masks: dict[str, Tensor | None] = {}
         """Masks to be set, of the shape and on the device of their parameters, or lifted."""
+        self.modules: dict[str, nn.Module] = {}
+        """What is to be at a place of the model, by its name there."""
         self.parked: ParkedUnits = parked_units(model).copy()
         first: dict[int, str] = {}
         self._names = {name: first.setdefault(id(t), name) for name, t in self.tensors.items()}
         self._masks = masks_of(model)
         self._pieces: dict[str, Piece] = {}
         self._claims: dict[str, list[tuple[str, int | None, Tensor | None]]] = {}
-        self._roles = parameter_roles(model)
 
     # ---- what edits read ----------------------------------------------------------------------------------
 
@@ -160,6 +162,10 @@ class Draft:
         piece = self.piece(name)
         piece.value, piece.state, piece.mask = value, state, None
 
+    def exchange(self, modules: dict[str, nn.Module]) -> None:
+        """Have these modules at these places, which hold others now or are new ones at the end of a list."""
+        self.modules |= modules
+
     # ---- the end ------------------------------------------------------------------------------------------
 
     def commit(self) -> None:
@@ -172,6 +178,9 @@ class Draft:
         done: list[Callable[[], None]] = []
         for name, piece in self._pieces.items():
             done += self._assignments(name, piece)
+        if self.modules:
+            self._require_untouched()
+            done.append(partial(exchange_modules, self.model, self.optimizer, self.modules))
         done += [partial(self._mask, name, keep) for name, keep in self.new_masks.items()]
         done += [partial(self._train, name, active) for name, active in self.training.items()]
         done.append(lambda: set_parked_units(self.model, self.parked))
@@ -187,16 +196,16 @@ class Draft:
         if self._is_buffer(name):
             value = None if piece.value is None else _copied(piece.value, self._device(name))
             return [lambda: _set_buffers(self.model, aliases, value)]
-        group = None if self.optimizer is None else self._group(name, piece.value)
+        group = group_of(self.model, self.optimizer, name, old, piece.value)
         new = None
         if piece.value is not None and piece.value is not old:
             like = self._like(name)
             new = nn.Parameter(laid_out(piece.value, like), requires_grad=old is None or old.requires_grad)
             state = {k: self._kept(v, new) for k, v in piece.state.items()}
-            done.append(lambda: _exchange(self.optimizer, group, old, new, state))
+            done.append(lambda: exchange_parameter(self.optimizer, group, old, new, state))
             done.append(lambda: _set_parameters(self.model, aliases, new))
         elif piece.value is None:
-            done.append(lambda: _exchange(self.optimizer, group, old, None, {}))
+            done.append(lambda: exchange_parameter(self.optimizer, group, old, None, {}))
             done.append(lambda: _set_parameters(self.model, aliases, None))
         if piece.mask is not self._masks.get(name):
             device = self._device(name)
@@ -205,6 +214,15 @@ class Draft:
         if group is not None and old is None:
             done.append(lambda: put_in_order(self.model, group))
         return done
+
+    def _require_untouched(self) -> None:
+        """ValueError where an edit would train, or not, what another one takes away or renames."""
+        for name in self.training:
+            place = next((m for m in self.modules if name.startswith(f"{m}.")), None)
+            if place is not None:
+                raise ValueError(
+                    f"{name}: an edit says whether it is trained, and another one exchanges {place}"
+                )
 
     @torch.no_grad()
     def _mask(self, name: str, keep: Tensor | None) -> None:
@@ -247,28 +265,6 @@ class Draft:
     def _device(self, name: str) -> torch.device:
         return self._like(name).device
 
-    def _group(self, name: str, value: Tensor | None) -> dict[str, Any] | None:
-        """The optimizer's group that a parameter is in, or that a new one belongs into: with others of its role."""
-        assert self.optimizer is not None
-        old = self.tensors.get(name)
-        wanted = {id(old)}
-        if old is None:
-            if value is None:
-                return None
-            wanted = self._of_its_role(name, value)
-        groups = self.optimizer.param_groups
-        return next((g for g in groups if any(id(p) in wanted for p in g["params"])), None)
-
-    def _of_its_role(self, name: str, value: Tensor) -> set[int]:
-        layers = state_space_layers(self.model)
-        place = next((p for p in sorted(layers, key=len, reverse=True) if name.startswith(f"{p}.")), "")
-        layer = layers.get(place, self.model)
-        recurrent: frozenset[str] = getattr(layer, "recurrent_parameters", frozenset())
-        module = self.model.get_submodule(name.rpartition(".")[0])
-        role = role_of(module, value.ndim, name.removeprefix(f"{place}.") in recurrent)
-        roles = parameter_roles(layer)
-        return {id(p) for n, p in layer.named_parameters() if roles[n] == role}
-
 
 def follow_shapes(model: nn.Module) -> None:
     """Let PyTorch's own modules say the sizes that their weights have; some compute with what they say."""
@@ -290,40 +286,12 @@ def follow_shapes(model: nn.Module) -> None:
             module.normalized_shape = tuple(weight.shape)
 
 
-def put_in_order(model: nn.Module, group: dict[str, Any]) -> None:
-    """A group's parameters in the order of the model: saved optimizer states tell them by their place."""
-    places = {id(p): i for i, p in enumerate(model.parameters())}
-    group["params"].sort(key=lambda p: places.get(id(p), -1))
-
-
 def _meet(one: Tensor, other: Tensor) -> bool:
     return bool(torch.isin(one, other).any())
 
 
 def _copied(value: Tensor, device: torch.device) -> Tensor:
     return value.detach().to(device, copy=True)
-
-
-def _exchange(
-    optimizer: Optimizer | None,
-    group: dict[str, Any] | None,
-    old: Tensor | None,
-    new: Tensor | None,
-    state: State,
-) -> None:
-    """Put a parameter in another's place in the optimizer."""
-    if optimizer is None:
-        return
-    if group is not None:
-        if old is None:
-            group["params"].append(new)
-        else:
-            at = next(i for i, p in enumerate(group["params"]) if p is old)
-            group["params"][at : at + 1] = [] if new is None else [new]
-    if old is not None:
-        optimizer.state.pop(old, None)
-    if new is not None and group is not None and state:
-        optimizer.state[new] = state
 
 
 def _set_parameters(model: nn.Module, names: list[str], value: nn.Parameter | None) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -16,7 +16,8 @@ from compressm_cli.lti.threads import one_torch_thread
 from compressm_cli.structure.store import ParkedAxis, Shadow, full_numbers
 
 if TYPE_CHECKING:
-    from compressm_cli.structure.draft import Draft, State
+    from compressm_cli.structure.draft import Draft
+    from compressm_cli.structure.optimizers import State
 
 Moments = Literal["reset", "transport", "slice"]
 
@@ -28,6 +29,9 @@ SQUARED = ("exp_avg_sq", "square_avg", "max_exp_avg_sq")
 
 class Edit(ABC):
     """One change. It may not meet another one of its plan in an entry of a tensor."""
+
+    rebuilds: ClassVar[bool] = False
+    """Whether the model is then another one than its recipe and the sizes of its axes tell."""
 
     @abstractmethod
     def prepare(self, draft: "Draft") -> None:

@@ -20,6 +20,7 @@ from compressm_cli.recipe.schema import ModelConfig
 from compressm_cli.structure.edits import Edit, Keep, MaskEntries, Park, Train, Wake
 from compressm_cli.structure.map import StructureMap, tensors_of
 from compressm_cli.structure.masks import enforce_masks, mask_gradients, masks_of
+from compressm_cli.structure.modules import Insert, Replace
 from compressm_cli.structure.store import ParkedUnits, parked, parked_units, set_parked_units
 from compressm_cli.structure.surgery import apply_edits, frozen, resize, sizes
 
@@ -483,3 +484,100 @@ def test_frozen_parameters_stay_frozen_when_they_are_cut() -> None:
     apply_edits(model, None, [Train(["down.*"], active=False)])
     apply_edits(model, None, [Keep(NEURONS, [0, 1])])
     assert frozen(model) == ["down.weight", "down.bias"]
+
+
+# ---- modules -----------------------------------------------------------------------------------------------
+
+
+class Residual(nn.Module):
+    def __init__(self, width: int = 5) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(width, 3), nn.Linear(3, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.down(torch.tanh(self.up(x)))
+
+
+class Deep(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(11, 5)
+        self.blocks = nn.ModuleList(Residual() for _ in range(2))
+        self.head = nn.Linear(5, 11)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embedding(tokens)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x)
+
+
+def deep() -> tuple[Deep, AdamW]:
+    torch.manual_seed(0)
+    model = Deep().double()
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim == 1]
+    optimizer = AdamW(
+        [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}], lr=1e-2
+    )
+    train(model, optimizer, range(3))
+    return model, optimizer
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_what_is_inserted_adds_nothing_yet(position: int) -> None:
+    model, optimizer = deep()
+    before, state = model(torch.arange(11)), dict(optimizer.state)
+    held = [b.up.weight for b in model.blocks]
+    apply_edits(model, optimizer, [Insert("blocks", position, Residual, ("down.weight", "down.bias"))])
+    assert torch.equal(model(torch.arange(11)), before)
+    assert [b.up.weight for i, b in enumerate(model.blocks) if i != position] == held
+    assert all(optimizer.state[p] is s for p, s in state.items())
+    loss_of(model).backward()
+    new = model.blocks[position]
+    assert isinstance(new, Residual)
+    assert new.down.weight.grad is not None
+    assert bool(new.down.weight.grad.any())
+    decayed, others = ([id(p) for p in g["params"]] for g in optimizer.param_groups)
+    assert id(new.down.weight) in decayed
+    assert id(new.down.bias) in others
+    assert sorted(decayed + others) == sorted(id(p) for p in model.parameters())
+    train(model, optimizer, range(3, 6))
+
+
+def test_what_is_replaced_leaves_the_optimizer() -> None:
+    model, optimizer = deep()
+    old, kept = model.blocks[0], model.blocks[1].up.weight
+    moments = optimizer.state[kept]
+    apply_edits(model, optimizer, [Replace("blocks.0", lambda _: nn.Identity())])
+    assert isinstance(model.blocks[0], nn.Identity)
+    gone = {id(p) for p in old.parameters()}
+    assert not gone & {id(p) for g in optimizer.param_groups for p in g["params"]}
+    assert not gone & {id(p) for p in optimizer.state}
+    assert optimizer.state[kept] is moments
+    train(model, optimizer, range(3, 6))
+
+
+def test_modules_are_exchanged_whole_or_not_at_all() -> None:
+    model, optimizer = deep()
+    before = everything(model, optimizer)
+    for edits, message in (
+        ([Replace("blocks.0", lambda _: nn.Identity()), Train(["blocks.7.*"], False)], "names no parameter"),
+        (
+            [Replace("blocks.1", lambda _: nn.Identity()), Train(["blocks.1.*"], False)],
+            "another one exchanges blocks.1",
+        ),
+        ([Insert("blocks", 3, Residual)], "at most 2"),
+        ([Insert("head", 0, Residual)], "ModuleList or a Sequential"),
+        ([Replace("blocks.5", lambda _: nn.Identity())], "no module of this name"),
+        (
+            [
+                Replace("blocks.0", lambda _: nn.Identity()),
+                MaskEntries("blocks.0.up.bias", torch.tensor(False)),
+            ],
+            "both",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            apply_edits(model, optimizer, edits)
+        assert same(before, everything(model, optimizer))
