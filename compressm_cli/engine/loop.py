@@ -21,6 +21,7 @@ from compressm_cli.engine.distributed.agreement import Vote
 from compressm_cli.engine.distributed.group import Group, require_device
 from compressm_cli.engine.divergence import DivergedError, Rollbacks, require_finite
 from compressm_cli.engine.evaluation import Evaluation, calibrate, evaluate
+from compressm_cli.engine.listeners import Listeners
 from compressm_cli.engine.load_watch import LoadWatch
 from compressm_cli.engine.optimizer import build_optimizer, learning_rate, set_learning_rate
 from compressm_cli.engine.placement import Held, placement
@@ -28,7 +29,6 @@ from compressm_cli.engine.precision import bfloat16_is_slow, prepare, resolve_de
 from compressm_cli.engine.resuming import newest_checkpoint, outline_of
 from compressm_cli.engine.signals import EXIT_CODES, Stop, StoppedError
 from compressm_cli.engine.step import training_step
-from compressm_cli.engine.trackers import Trackers
 from compressm_cli.engine.view import View
 from compressm_cli.engine.window import LossWindow
 from compressm_cli.engine.workload import Workload
@@ -72,16 +72,17 @@ class Trainer:
         stop: Stop | None = None,
         group: Group | None = None,
     ) -> None:
-        self.recipe, self.seed, self.run, self.view = recipe, seed, run, view
+        self.recipe, self.seed, self.run = recipe, seed, run
         self.stop, self.group = stop or Stop(), group or Group()
         self.vote = Vote(self.group)
         self.config = recipe.train
         self.device = resolve_device(recipe.device)
         require_device(self.group, self.device)
         prepare(self.device, self.config.precision)
-        self.trackers = Trackers(recipe.output.trackers if self.group.is_main else [], view.message)
+        self.rollbacks = Rollbacks(self.config.on_divergence)
+        self.listeners = Listeners(run, view, recipe.output.trackers, self.rollbacks, self.group)
         # Before the clock begins: a tracker may wait for a network.
-        self.trackers.start(run, recipe, seed, 0 if resume is None else resume.step)
+        self.listeners.open(recipe, seed, 0 if resume is None else resume.step)
         self.clock = Stopwatch(self.device)
         # One process a machine counts the packages.
         self.meter = JouleMeter(self.device, packages=self.group.local_rank == 0)
@@ -120,7 +121,6 @@ class Trainer:
         # The first step of a process loads kernels; it is booked as compilation, as any first compiled step is.
         self.compile_pending = True
         self.counts = {"made": 0, "cut": 0, "rejected": 0}
-        self.rollbacks = Rollbacks(self.config.on_divergence)
         self.best: dict[str, Any] = {"accuracy": -1.0, "step": 0}
         self.evaluated: tuple[int, Evaluation] | None = None
         # Median seconds of a step, by logged window: before the first change of shape, and since the last.
@@ -141,7 +141,7 @@ class Trainer:
 
     def _warn_of_batch_norm(self) -> None:
         if self.batch_norm and self.config.accumulate > 1:
-            self.view.message(
+            self.listeners.message(
                 f"warning: model.norm: batch normalizes over the {self.work.rows_of_all} rows that are passed "
                 "through the model at once, not over the whole batch; layer and rms do not depend on it"
             )
@@ -152,18 +152,16 @@ class Trainer:
         """Train to the last step, evaluate the test split once, write the final model and the summary."""
         self.memory.start()
         self.meter.start()
-        self.view.start(
-            self.recipe.name, self.seed, self.config.steps, surgery.orders(self.model), str(self.device)
-        )
+        self.listeners.start(self.recipe, self.seed, surgery.orders(self.model), self.device)
         listed = ", ".join(f"{name} {form}" for name, form in self.now["forms"].items())
-        self.view.message(f"form of the recurrence: {listed}")
+        self.listeners.message(f"form of the recurrence: {listed}")
         self._warn_of_batch_norm()
         if unjudged := self.recipe.data.unjudged():
-            self.view.message(
+            self.listeners.message(
                 f"warning: nothing can be learnt here, and losses and accuracies say nothing: {unjudged}"
             )
         if self.config.precision == "bf16" and bfloat16_is_slow(self.device):
-            self.view.message(
+            self.listeners.message(
                 "warning: this processor has no bfloat16 instructions; steps take many times as long as with "
                 "train.precision: fp32"
             )
@@ -245,10 +243,10 @@ class Trainer:
         seconds = self.window.mean_seconds(self.step)
         rate = self._learning_rate()
         self.window.shown = time.monotonic()
-        self.view.step(self.step, loss, rate, seconds)
+        self.listeners.step(self.step, loss, rate, seconds)
         if due:
             self.windows["final"].append(seconds)
-            self._log(
+            self.listeners.steps(
                 {
                     "step": self.step,
                     "train_loss": loss,
@@ -260,11 +258,7 @@ class Trainer:
             )
             self.window.begin(self.step)
             if (warning := self.load_watch.warning()) is not None:
-                self.view.message(warning)
-
-    def _log(self, line: dict[str, Any]) -> None:
-        self.run.append_metrics(line)
-        self.trackers.metrics(line)
+                self.listeners.message(warning)
 
     def _learning_rate(self) -> float:
         return learning_rate(self.config, self.step) * self.rollbacks.factor
@@ -279,9 +273,7 @@ class Trainer:
         with self.clock.phase("evaluation"):
             result = self._evaluation(self.splits[1])
         self.evaluated = (self.step, result)
-        line = {"step": self.step, "validation_loss": result.loss, "validation_accuracy": result.accuracy}
-        self._log({**line, "after_cut": True} if after_cut else line)
-        self.view.evaluation(self.step, result.loss, result.accuracy)
+        self.listeners.evaluation(self.step, result, after_cut)
         if not math.isfinite(result.loss):
             raise DivergedError(f"the validation loss became {result.loss} at step {self.step}")
         if self.trial is None:
@@ -305,13 +297,14 @@ class Trainer:
         if self.trial is not None:
             reason = f"nothing cut: the cut of step {self.trial['saved']['step']} is still on trial"
             layers = surgery.orders(self.model).items()
-            self._record(Plan(records=[LayerRecord(n, order, order, reason) for n, order in layers]), None)
+            records = [LayerRecord(name, order, order, reason) for name, order in layers]
+            self.listeners.compression(self.step, records, "nothing")
             return
         self.counts["made"] += 1
         with self.clock.phase("compression"):
             plan = self.placement.plan(self.method, self.model, self._context())
         if not plan:
-            self._record(plan, None)
+            self.listeners.compression(self.step, plan.records, "nothing")
             return
         before = self._evaluate()
         safety = self.recipe.compression.safety
@@ -330,7 +323,7 @@ class Trainer:
         self.counts["cut"] += 1
         if safety is None:
             self.method.accepted(plan)
-            self._record(plan, True)
+            self.listeners.compression(self.step, plan.records, "applied")
         else:
             self._begin_trial(plan, saved=saved, before=asdict(before), windows=windows)
         self._evaluate(after_cut=True)
@@ -340,7 +333,7 @@ class Trainer:
 
     def _begin_trial(self, plan: Plan, **to_go_back_to: Any) -> None:
         self.trial = {"plan": plan, "until": self._end_of_trial(self.step), **to_go_back_to}
-        self.view.compression(self.step, plan.records, "trial")
+        self.listeners.compression(self.step, plan.records, "trial")
 
     def _end_of_trial(self, begun: int) -> int:
         """The step of the verdict on a cut; not what was said before the run was made longer."""
@@ -367,7 +360,7 @@ class Trainer:
                 record.tail = record.bound = None
                 record.measured_error = record.predicted_error = record.output_error = None
                 record.reason = f"nothing cut: refused: {error}"
-        self._record(plan, None)
+        self.listeners.compression(self.step, plan.records, "nothing")
 
     def _verdict(self) -> bool:
         """End a trial: keep the cut, or put back everything as it was before it; returns whether it was kept."""
@@ -383,7 +376,7 @@ class Trainer:
             return False
         plan = self._end_trial(told)
         self.method.accepted(plan)
-        self._record(plan, True, begun)
+        self.listeners.compression(self.step, plan.records, "accepted", begun)
         self._keep_if_best(result)
         return True
 
@@ -398,9 +391,9 @@ class Trainer:
         self.evaluated = (self.step, Evaluation(**trial["before"]))
         self.windows["final"] = trial["windows"]
         self.counts["rejected"] += 1
-        self._forget_later_lines()
+        self.listeners.forget_after(self.step)
         self.method.rejected(plan)
-        self._record(plan, False)
+        self.listeners.compression(self.step, plan.records, "rejected")
         self.window.begin(self.step)
         # What was saved during the trial must not be resumed from.
         self.save_checkpoint()
@@ -418,15 +411,17 @@ class Trainer:
         self.saved_step = None
         # First the checkpoint, which knows of the rollback: a line that a kill prevents is written when resuming.
         self.save_checkpoint()
-        self._log_rollbacks()
-        self.view.message(self.rollbacks.told())
+        self.listeners.rolled_back(self.step)
+        self.listeners.message(self.rollbacks.told())
         if (now := surgery.orders(self.model)) != orders:
             undone = [LayerRecord(name, n, n, "as at the last good checkpoint") for name, n in now.items()]
-            self.view.compression(self.step, undone, "undone")
+            self.listeners.compression(self.step, undone, "undone")
 
     def _last_good(self, error: DivergedError) -> Checkpoint:
         try:
-            checkpoint = self.group.from_main(lambda: newest_checkpoint(self.run, self.view), sent=outline_of)
+            checkpoint = self.group.from_main(
+                lambda: newest_checkpoint(self.run, self.listeners.view), sent=outline_of
+            )
         except BadInputError as unreadable:
             raise RunFailedError(f"{error}; there is nothing to go back to: {unreadable}") from error
         if checkpoint is None:
@@ -438,21 +433,6 @@ class Trainer:
             )
         return checkpoint
 
-    def _forget_later_lines(self, undecided: int | None = None) -> None:
-        """Drop logged lines of later steps; that the run went back stays in the log."""
-        self.run.forget_after(self.step, undecided)
-        self.trackers.rewind(self.step)
-        self._log_rollbacks()
-
-    def _log_rollbacks(self) -> None:
-        """Log each time that the run went back, once, and under no later step than the present one."""
-        if self.rollbacks.made:
-            logged = {line.get("rollback") for line in self.run.read_metrics()}
-            for number, made in enumerate(self.rollbacks.made, start=1):
-                if number not in logged:
-                    step = min(made["to_step"], self.step)
-                    self._log({"step": step, "rollback": number, **made})
-
     def _end_trial(self, why: str) -> Plan:
         assert self.trial is not None
         plan: Plan = self.trial["plan"]
@@ -461,18 +441,6 @@ class Trainer:
             if record.order_after != record.order_before:
                 record.reason += f"; {why}"
         return plan
-
-    def _record(self, plan: Plan, accepted: bool | None, step: int | None = None) -> None:
-        """One line a layer; ``accepted`` is null where nothing was cut."""
-        for record in plan.records:
-            cut = record.order_after != record.order_before
-            line = {"step": step or self.step, **asdict(record), "accepted": accepted if cut else None}
-            self.run.append_compression(line)
-        verdicts = {None: "nothing", False: "rejected"}
-        kept = "applied" if self.recipe.compression.safety is None else "accepted"
-        verdict = verdicts.get(accepted, kept)
-        self.trackers.compression(step or self.step, plan.records, verdict)
-        self.view.compression(self.step, plan.records, verdict)  # type: ignore[arg-type]
 
     def _context(self) -> CheckContext:
         def calibrated(statistics: Mapping[str, Statistic], batches: int) -> None:
@@ -500,7 +468,7 @@ class Trainer:
         if not self.group.is_alone:
             found = self.placement.confirm(self.model, self.optimizer, f"after step {self.step}")
             if logged:
-                self.run.append_metrics({"step": self.step, "processes": self.group.size, "checksum": found})
+                self.listeners.checksum(self.step, found)
 
     # ---- checkpoints ---------------------------------------------------------------------------------------
 
@@ -605,7 +573,7 @@ class Trainer:
         now = {name: getattr(checkpoint, name) for name in ("step", "weights", "masks", "frozen")}
         own, told = state.own_part(saved["processes"], self.group, self.seed, checkpoint.step)
         if told is not None:
-            self.view.message(f"warning: {told}")
+            self.listeners.message(f"warning: {told}")
         self._restore({**now, "optimizer": saved["optimizer"], "random": own["random"]})
         self.trial = saved["trial"]
         if self.trial is not None:
@@ -613,7 +581,7 @@ class Trainer:
             self.trial["saved"]["random"] = own["trial_random"]
             self.trial["until"] = self._end_of_trial(self.trial["saved"]["step"])
         undecided = None if self.trial is None else self.trial["saved"]["step"]
-        self._forget_later_lines(undecided)
+        self.listeners.forget_after(self.step, undecided)
         self.method.load_state_dict(saved["method"])
         self.generator.set_state(saved["generator"])
         self.counts, self.windows = saved["counts"], saved["windows"]
@@ -635,9 +603,7 @@ class Trainer:
         if self.saved_step != self.step:
             self.save_checkpoint()
         summary = self._summary(validation, test, size)
-        self.group.from_main(lambda: self.run.write_summary(summary))
-        self.trackers.finish(summary)
-        self.view.finish(summary)
+        self.listeners.finish(summary)
         return summary
 
     def _summary(self, validation: Evaluation, test: Evaluation, size: int) -> dict[str, Any]:

@@ -74,7 +74,7 @@ CALIBRATION = "compressm_cli.engine.loop:calibrate"
 CUT = "compressm_cli.structure.surgery:apply_plan"
 STATE = "compressm_cli.engine.loop:Trainer._process_state"
 SAVE = "compressm_cli.checkpoint:Checkpoint.save"
-LOG = "compressm_cli.engine.loop:Trainer._log"
+LOG = "compressm_cli.engine.listeners:Listeners.steps"
 SUMMARY = "compressm_cli.runs.folder:Run.write_summary"
 PARTS = {"train": {"parallel": "fsdp"}}
 

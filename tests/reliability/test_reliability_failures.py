@@ -28,8 +28,9 @@ from compressm_cli.cli import main
 from compressm_cli.core.errors import RunFailedError
 from compressm_cli.data.interface import Dataset, Split
 from compressm_cli.engine import experiment, loop
-from compressm_cli.engine.divergence import DivergedError
+from compressm_cli.engine.divergence import DivergedError, Rollbacks
 from compressm_cli.engine.failures import is_out_of_memory
+from compressm_cli.engine.listeners import Listeners
 from compressm_cli.engine.view import SilentView
 from compressm_cli.methods.hankel import empirical
 from compressm_cli.methods.hankel.selective import channel, group, vector
@@ -212,41 +213,47 @@ class Died(BaseException):
     """The process is gone: nothing is done about it."""
 
 
-def dying(patch: pytest.MonkeyPatch, name: str, count: int, before: bool) -> None:
-    """Die at the ``count``-th call of a method of the loop from the first rollback on."""
-    original, left = getattr(loop.Trainer, name), [count]
+def dying(patch: pytest.MonkeyPatch, owner: type, name: str, count: int, before: bool) -> None:
+    """Die at the ``count``-th call of a method from the first rollback on."""
+    original, left = getattr(owner, name), [count]
+    add, went_back = Rollbacks.add, []
 
-    def call(trainer: loop.Trainer, *args: Any) -> Any:
-        left[0] -= bool(trainer.rollbacks.made)
+    def added(rollbacks: Rollbacks, *args: Any) -> None:
+        add(rollbacks, *args)
+        went_back.append(args)
+
+    def call(part: Any, *args: Any) -> Any:
+        left[0] -= bool(went_back)
         if left[0] == 0 and before:
             raise Died
-        result = original(trainer, *args)
+        result = original(part, *args)
         if left[0] == 0:
             raise Died
         return result
 
-    patch.setattr(loop.Trainer, name, call)
+    patch.setattr(Rollbacks, "add", added)
+    patch.setattr(owner, name, call)
 
 
 DEATHS = [
-    ("save_checkpoint", 1, True),  # gone back, and nothing is written
-    ("_log_rollbacks", 1, True),  # the checkpoint is, the line is not
-    ("_log_rollbacks", 1, False),
-    ("_update", 4, True),
-    ("save_checkpoint", 2, False),  # one at the next regular moment
+    (loop.Trainer, "save_checkpoint", 1, True),  # gone back, and nothing is written
+    (Listeners, "rolled_back", 1, True),  # the checkpoint is, the line is not
+    (Listeners, "rolled_back", 1, False),
+    (loop.Trainer, "_update", 4, True),
+    (loop.Trainer, "save_checkpoint", 2, False),  # one at the next regular moment
 ]
 
 
-@pytest.mark.parametrize(("name", "count", "before"), DEATHS)
+@pytest.mark.parametrize(("owner", "name", "count", "before"), DEATHS)
 def test_a_run_that_went_back_is_resumed_exactly(
-    tiny: Maker, train: Trainer, name: str, count: int, before: bool
+    tiny: Maker, train: Trainer, owner: type, name: str, count: int, before: bool
 ) -> None:
     cuts = {"kind": "listed", "at_steps": [8, 14]}
     made = back(tiny, compression={"method": "hankel", "keep_fraction": 0.7, "schedule": cuts})
     with bad_gradient(11, math.nan, times=1):
         whole = train(made)
         with pytest.MonkeyPatch.context() as patch:
-            dying(patch, name, count, before)
+            dying(patch, owner, name, count, before)
             with pytest.raises(Died):
                 train(made)
         part = newest(made)
@@ -350,7 +357,7 @@ def test_back_into_a_trial_and_out_of_it(tiny: Maker, train: Trainer) -> None:
         patch.setattr(loop.Trainer, "_verdict", strict)
         whole = train(made)
         with pytest.MonkeyPatch.context() as other:
-            dying(other, "_update", 5, True)  # after the rejection
+            dying(other, loop.Trainer, "_update", 5, True)  # after the rejection
             with pytest.raises(Died):
                 train(made)
         part = newest(made)
