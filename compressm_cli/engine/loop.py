@@ -1,7 +1,6 @@
 """The training loop: steps, and between steps whatever is due - a check of the method, an evaluation, a checkpoint."""
 
 import math
-import statistics
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -21,6 +20,7 @@ from compressm_cli.engine.distributed.agreement import Vote
 from compressm_cli.engine.distributed.group import Group, require_device
 from compressm_cli.engine.divergence import DivergedError, Rollbacks, require_finite
 from compressm_cli.engine.evaluation import Evaluation, calibrate, evaluate
+from compressm_cli.engine.ledger import Ledger
 from compressm_cli.engine.listeners import Listeners
 from compressm_cli.engine.load_watch import LoadWatch
 from compressm_cli.engine.optimizer import build_optimizer, learning_rate, set_learning_rate
@@ -33,10 +33,6 @@ from compressm_cli.engine.view import View
 from compressm_cli.engine.window import LossWindow
 from compressm_cli.engine.workload import Workload
 from compressm_cli.layers.interface import ROLES
-from compressm_cli.measure.clock import Stopwatch
-from compressm_cli.measure.flops import CONVENTION, TrainingFlops
-from compressm_cli.measure.joules import JouleMeter, Joules, combine, together
-from compressm_cli.measure.memory import PeakMemory, largest
 from compressm_cli.methods import METHODS
 from compressm_cli.methods.calibration import Statistic
 from compressm_cli.methods.method import CheckContext
@@ -83,11 +79,8 @@ class Trainer:
         self.listeners = Listeners(run, view, recipe.output.trackers, self.rollbacks, self.group)
         # Before the clock begins: a tracker may wait for a network.
         self.listeners.open(recipe, seed, 0 if resume is None else resume.step)
-        self.clock = Stopwatch(self.device)
-        # One process a machine counts the packages.
-        self.meter = JouleMeter(self.device, packages=self.group.local_rank == 0)
-        self.earlier_joules: list[Joules] = []
-        self.memory = PeakMemory(self.device)
+        self.ledger = Ledger(recipe, seed, self.device, self.group)
+        self.clock = self.ledger.clock
         self.data_spec, self.fingerprint = dataset.spec, dataset.fingerprint
         self.splits = [s.to(self.device) for s in (dataset.train, dataset.validation, dataset.test)]
         self.batches = Batches(self.splits[0], self.config.batch_size, seed)
@@ -114,18 +107,11 @@ class Trainer:
         self.method = METHODS[recipe.compression.method](recipe.compression)
         self.check_steps = set(self.method.check_steps(self.config.steps))
         self.generator = derived_generator(seed, "method")
-        self.flops = TrainingFlops()
         self.costs: CostModel | None = None
         self.step = 0
         self.trial: dict[str, Any] | None = None
         # The first step of a process loads kernels; it is booked as compilation, as any first compiled step is.
         self.compile_pending = True
-        self.counts = {"made": 0, "cut": 0, "rejected": 0}
-        self.best: dict[str, Any] = {"accuracy": -1.0, "step": 0}
-        self.evaluated: tuple[int, Evaluation] | None = None
-        # Median seconds of a step, by logged window: before the first change of shape, and since the last.
-        self.windows: dict[str, list[float]] = {"start": [], "final": []}
-        self.start: dict[str, Any] = {}
         self.saved_step: int | None = None
         self.begins_elsewhere = initial is not None
         window: dict[str, Any] | None = None
@@ -135,7 +121,6 @@ class Trainer:
             self.costs = self.work.costs(self.model, self.device)
         with self.clock.phase("compile"):
             self._new_shapes(logged=resume is None)
-        self.start = self.start or self.now
         self.window.begin(self.step, window)
         self.load_watch = LoadWatch(self.clock)
 
@@ -150,10 +135,9 @@ class Trainer:
 
     def train(self) -> dict[str, Any]:
         """Train to the last step, evaluate the test split once, write the final model and the summary."""
-        self.memory.start()
-        self.meter.start()
+        self.ledger.begin()
         self.listeners.start(self.recipe, self.seed, surgery.orders(self.model), self.device)
-        listed = ", ".join(f"{name} {form}" for name, form in self.now["forms"].items())
+        listed = ", ".join(f"{name} {form}" for name, form in self.ledger.now["forms"].items())
         self.listeners.message(f"form of the recurrence: {listed}")
         self._warn_of_batch_norm()
         if unjudged := self.recipe.data.unjudged():
@@ -217,7 +201,7 @@ class Trainer:
             self.compile_pending = False
         else:
             self._update()
-        self.flops.step()
+        self.ledger.flops.step()
 
     def _update(self) -> None:
         parts = self.config.accumulate
@@ -245,7 +229,7 @@ class Trainer:
         self.window.shown = time.monotonic()
         self.listeners.step(self.step, loss, rate, seconds)
         if due:
-            self.windows["final"].append(seconds)
+            self.ledger.add_window(seconds)
             self.listeners.steps(
                 {
                     "step": self.step,
@@ -253,7 +237,7 @@ class Trainer:
                     "learning_rate": rate,
                     "step_seconds": seconds,
                     "orders": surgery.orders(self.model),
-                    "forms": self.now["forms"],
+                    "forms": self.ledger.now["forms"],
                 }
             )
             self.window.begin(self.step)
@@ -267,12 +251,13 @@ class Trainer:
 
     def _evaluate(self, after_cut: bool = False) -> Evaluation:
         """Evaluate the validation split, at most once for one state of the model."""
-        if self.evaluated is not None and self.evaluated[0] == self.step and not after_cut:
-            return self.evaluated[1]
+        known = self.ledger.evaluation(self.step)
+        if known is not None and not after_cut:
+            return known
         require_finite(self.model, self.optimizer, self.step)
         with self.clock.phase("evaluation"):
             result = self._evaluation(self.splits[1])
-        self.evaluated = (self.step, result)
+        self.ledger.add_evaluation(self.step, result)
         self.listeners.evaluation(self.step, result, after_cut)
         if not math.isfinite(result.loss):
             raise DivergedError(f"the validation loss became {result.loss} at step {self.step}")
@@ -281,8 +266,7 @@ class Trainer:
         return result
 
     def _keep_if_best(self, result: Evaluation) -> None:
-        if result.accuracy > self.best["accuracy"]:
-            self.best = {"accuracy": result.accuracy, "step": self.step}
+        if self.ledger.improve(self.step, result.accuracy):
             with self.clock.phase("checkpoint"):
                 self._save_model(self.run.best_checkpoint)
 
@@ -300,7 +284,7 @@ class Trainer:
             records = [LayerRecord(name, order, order, reason) for name, order in layers]
             self.listeners.compression(self.step, records, "nothing")
             return
-        self.counts["made"] += 1
+        self.ledger.counts["made"] += 1
         with self.clock.phase("compression"):
             plan = self.placement.plan(self.method, self.model, self._context())
         if not plan:
@@ -316,11 +300,7 @@ class Trainer:
                 self._refuse(plan, error)
                 return
             self._new_shapes()
-        windows = self.windows["final"]
-        if not self.counts["cut"]:
-            self.windows["start"] = list(windows)
-        self.windows["final"] = []
-        self.counts["cut"] += 1
+        windows = self.ledger.add_cut()
         if safety is None:
             self.method.accepted(plan)
             self.listeners.compression(self.step, plan.records, "applied")
@@ -388,9 +368,7 @@ class Trainer:
         with self.clock.phase("compression"):
             self._restore(trial["saved"])
             self._new_shapes()
-        self.evaluated = (self.step, Evaluation(**trial["before"]))
-        self.windows["final"] = trial["windows"]
-        self.counts["rejected"] += 1
+        self.ledger.undo_cut(self.step, Evaluation(**trial["before"]), trial["windows"])
         self.listeners.forget_after(self.step)
         self.method.rejected(plan)
         self.listeners.compression(self.step, plan.records, "rejected")
@@ -450,8 +428,7 @@ class Trainer:
 
     def _new_shapes(self, logged: bool = True) -> None:
         """Count anew, wrap anew and compile anew, for the shapes that the model has now."""
-        self.now = self.work.measures(self.model, self.placement.outline(self.model), self.costs)
-        self.flops.segment(self.now["step"])
+        self.ledger.segment(self.work.measures(self.model, self.placement.outline(self.model), self.costs))
         self._agree(logged)
         self.forward = self.placement.forward(self.model)
         if self.config.compile:
@@ -522,13 +499,12 @@ class Trainer:
             "random": state.random_state(),
             "trial_random": None if self.trial is None else self.trial["saved"]["random"],
             "window_loss": self.window.loss.cpu(),
-            "joules": asdict(self.meter.read()),
+            **self.ledger.process_state(),
         }
 
     def _training_state(self, processes: list[dict[str, Any]]) -> dict[str, Any]:
         """What a checkpoint holds beside the model and its optimizer."""
-        trial, evaluated = self.trial, self.evaluated
-        joules = together([Joules(**process["joules"]) for process in processes])
+        trial = self.trial
         if trial is not None:
             trial = {**trial, "plan": [asdict(r) for r in trial["plan"].records]}
         return {
@@ -540,15 +516,8 @@ class Trainer:
             "generator": self.generator.get_state(),
             # With the costs of another machine, or of another hour, a resumed run could take other forms.
             "costs": None if self.costs is None else dict(self.costs.constants),
-            "flops": self.flops.state_dict(),
-            "clock": self.clock.state_dict(),
-            "joules": [asdict(j) for j in [*self.earlier_joules, joules]],
-            "counts": dict(self.counts),
+            **self.ledger.state_dict(processes),
             "rollbacks": list(self.rollbacks.made),
-            "best": dict(self.best),
-            "windows": {name: list(values) for name, values in self.windows.items()},
-            "start": self.start,
-            "evaluated": None if evaluated is None else (evaluated[0], asdict(evaluated[1])),
             "window": self.window.state(),
         }
 
@@ -559,10 +528,7 @@ class Trainer:
         self.rollbacks.made = list(saved.get("rollbacks", []))
         window = self._go_back(checkpoint)
         self.costs = None if saved["costs"] is None else CostModel(saved["costs"])
-        self.flops.load_state_dict(saved["flops"])
-        self.clock.load_state_dict(saved["clock"])
-        self.earlier_joules = [Joules(**j) for j in saved["joules"]]
-        self.best, self.start = saved["best"], saved["start"]
+        self.ledger.load_state_dict(saved)
         self.saved_step = self.step
         return window
 
@@ -584,9 +550,7 @@ class Trainer:
         self.listeners.forget_after(self.step, undecided)
         self.method.load_state_dict(saved["method"])
         self.generator.set_state(saved["generator"])
-        self.counts, self.windows = saved["counts"], saved["windows"]
-        evaluated = saved.get("evaluated")
-        self.evaluated = None if evaluated is None else (evaluated[0], Evaluation(**evaluated[1]))
+        self.ledger.go_back(saved)
         return {**saved["window"], "loss": own["window_loss"]}
 
     # ---- the end -------------------------------------------------------------------------------------------
@@ -602,54 +566,6 @@ class Trainer:
         # The state from which the run can be trained longer; all that was spent until here is in it.
         if self.saved_step != self.step:
             self.save_checkpoint()
-        summary = self._summary(validation, test, size)
+        summary = self.ledger.summary(validation, test, size, len(self.rollbacks.made))
         self.listeners.finish(summary)
         return summary
-
-    def _summary(self, validation: Evaluation, test: Evaluation, size: int) -> dict[str, Any]:
-        """What summary.json says; collective."""
-        start, final = self.start, self.now
-        joules = combine([*self.earlier_joules, together(self.group.gather(self.meter.stop()))])
-        return {
-            "format": 1,
-            "recipe": self.recipe.name,
-            "seed": self.seed,
-            "steps": self.config.steps,
-            "device": str(self.device),
-            "precision": self.config.precision,
-            "processes": self.group.size,
-            "test": asdict(test),
-            "validation": {
-                "accuracy": validation.accuracy,
-                "loss": validation.loss,
-                "best_accuracy": self.best["accuracy"],
-                "best_step": self.best["step"],
-            },
-            **{
-                name: {"start": start[name], "final": final[name]}
-                for name in ("orders", "parameters", "forms")
-            },
-            "checkpoint_bytes": size,
-            "flops": {
-                "training": self.flops.total,
-                "training_start_per_step": start["step"],
-                "training_final_per_step": final["step"],
-                "inference_start_per_sequence": start["inference"],
-                "inference_final_per_sequence": final["inference"],
-                "convention": CONVENTION,
-            },
-            "seconds": self.clock.state_dict(),
-            "step_seconds": self._step_seconds(),
-            "joules": asdict(joules),
-            "peak_memory": largest(self.group.gather(self.memory.result())),
-            "checks": self.counts,
-            "rollbacks": len(self.rollbacks.made),
-        }
-
-    def _step_seconds(self) -> dict[str, float | None]:
-        final = self.windows["final"] or None
-        start = self.windows["start"] or final
-        return {
-            "start": statistics.median(start) if start else None,
-            "final": statistics.median(final) if final else None,
-        }

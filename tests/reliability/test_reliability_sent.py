@@ -70,8 +70,7 @@ def begin(root: Path, parallel: str) -> None:
     """Train a step, write a checkpoint, and end in the middle of the run."""
 
     def train(trainer: Trainer) -> None:
-        trainer.memory.start()
-        trainer.meter.start()
+        trainer.ledger.begin()
         trainer.step = 1
         trainer._train_step()
         trainer.save_checkpoint()
@@ -90,8 +89,7 @@ def go_on(root: Path, parallel: str) -> None:
     def train(trainer: Trainer) -> None:
         found["resumed"] = (pickled.bytes, megabytes("VmHWM") - before)
         found["checksum"] = trainer.placement.confirm(trainer.model, trainer.optimizer, "resumed")
-        trainer.memory.start()
-        trainer.meter.start()
+        trainer.ledger.begin()
         trainer.step = 2
         trainer._train_step()
         found["trained"] = trainer.placement.confirm(trainer.model, trainer.optimizer, "trained")
