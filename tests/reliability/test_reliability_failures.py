@@ -22,12 +22,11 @@ import torch
 from layer_kinds import SELECTIVE, SMALL, TIME_INVARIANT
 from torch import Tensor
 
-from compressm_cli import reports
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.cli import main
 from compressm_cli.core.errors import RunFailedError
 from compressm_cli.data.interface import Dataset, Split
-from compressm_cli.engine import experiment, loop
+from compressm_cli.engine import batches, experiment, loop, saving, train_state
 from compressm_cli.engine.divergence import DivergedError, Rollbacks
 from compressm_cli.engine.failures import is_out_of_memory
 from compressm_cli.engine.listeners import Listeners
@@ -35,6 +34,7 @@ from compressm_cli.engine.view import SilentView
 from compressm_cli.methods.hankel import empirical
 from compressm_cli.methods.hankel.selective import channel, group, vector
 from compressm_cli.recipe import Recipe, load_recipe, recipe_to_yaml
+from compressm_cli.render import plots
 from compressm_cli.runs.folder import Run
 from compressm_cli.structure.plan import LayerRecord
 
@@ -78,10 +78,10 @@ def bad_gradient(step: int, value: float, times: int = 10**9) -> Iterator[None]:
     original, left = loop.Trainer._update, [times]
 
     def update(trainer: loop.Trainer) -> None:
-        parameter = trainer.model.get_parameter("head.weight")
+        parameter = trainer.state.model.get_parameter("head.weight")
         hook = None
         # A resumed run has the rollbacks of before.
-        if trainer.step == step and left[0] > len(trainer.rollbacks.made):
+        if trainer.state.step == step and left[0] > len(trainer.rollbacks.made):
             hook = parameter.register_hook(lambda gradient: gradient * value)
         original(trainer)
         if hook is not None:
@@ -201,7 +201,7 @@ def test_bad_data_are_named(tiny: Maker, train: Trainer, monkeypatch: pytest.Mon
     inputs[[3, 50]] = torch.nan
     inputs[100, 7] = math.inf
     spoiled = Dataset(clean.spec, Split(inputs, clean.train.labels), clean.validation, clean.test)
-    monkeypatch.setattr(loop.Batches, "_permutation", lambda *_: torch.arange(len(clean.train)))
+    monkeypatch.setattr(batches.Batches, "_permutation", lambda *_: torch.arange(len(clean.train)))
     with pytest.raises(
         DivergedError, match=f"3 of {len(clean.train)} training rows hold values that are not"
     ):
@@ -236,11 +236,11 @@ def dying(patch: pytest.MonkeyPatch, owner: type, name: str, count: int, before:
 
 
 DEATHS = [
-    (loop.Trainer, "save_checkpoint", 1, True),  # gone back, and nothing is written
+    (saving.Saving, "save", 1, True),  # gone back, and nothing is written
     (Listeners, "rolled_back", 1, True),  # the checkpoint is, the line is not
     (Listeners, "rolled_back", 1, False),
     (loop.Trainer, "_update", 4, True),
-    (loop.Trainer, "save_checkpoint", 2, False),  # one at the next regular moment
+    (saving.Saving, "save", 2, False),  # one at the next regular moment
 ]
 
 
@@ -271,7 +271,7 @@ def killed(made: Recipe) -> None:
     original = loop.Trainer._update
 
     def update(trainer: loop.Trainer) -> None:
-        if trainer.rollbacks.made and trainer.step == 16:
+        if trainer.rollbacks.made and trainer.state.step == 16:
             die()
         original(trainer)
 
@@ -328,8 +328,9 @@ def test_within_a_trial_it_is_the_cut_that_is_undone(tiny: Maker, train: Trainer
 
         def update(trainer: loop.Trainer) -> None:
             original(trainer)
-            if trainer.trial is not None:
-                trainer.optimizer.state[trainer.model.get_parameter("head.weight")]["exp_avg"][0] = math.inf
+            if trainer.trial.is_on:
+                state = trainer.state
+                state.optimizer.state[state.model.get_parameter("head.weight")]["exp_avg"][0] = math.inf
 
         patch.setattr(loop.Trainer, "_update", update)
         run = train(made)
@@ -404,7 +405,7 @@ def path(tiny: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     rhythm = {"checkpoint_every": 2, "log_every": 2, "eval_every": 2, "form": "recurrent"}
     cuts = {"kind": "listed", "at_steps": [3]}
     file = tmp_path / "r.yaml"
-    monkeypatch.setattr(reports, "run_plots", lambda *_: None)  # it takes longer than all the rest
+    monkeypatch.setattr(plots, "run_plots", lambda *_: None)  # it takes longer than all the rest
     made = tiny(
         steps=5, train=rhythm, compression={"method": "hankel", "keep_fraction": 0.6, "schedule": cuts}
     )
@@ -585,7 +586,7 @@ def test_a_limit_on_memory(tiny: Maker) -> None:
         log = loop.Trainer._log_if_due
 
         def dies(trainer: loop.Trainer) -> None:
-            if trainer.step == 2:
+            if trainer.state.step == 2:
                 raise Died
             log(trainer)
 
@@ -650,7 +651,7 @@ def test_a_done_run_is_not_lost_for_want_of_plots(
     def fails(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(reports, "run_plots", fails)
+    monkeypatch.setattr(plots, "run_plots", fails)
     assert main.run(["train", str(path), "--quiet"]) == 0
     captured = capsys.readouterr()
     assert captured.err.startswith("warning: no plots were written: ")
@@ -737,7 +738,7 @@ def test_an_ill_conditioned_basis_costs_the_cut_alone(
 
 def test_too_few_coordinates_for_a_basis_cost_the_cut_alone(tiny: Maker, train: Trainer) -> None:
     """Nothing gets into the states of this layer: its Gramian has rank 0."""
-    build = loop.build_model
+    build = train_state.build_model
 
     def without_input(*args: Any) -> torch.nn.Module:
         model = build(*args)
@@ -749,7 +750,7 @@ def test_too_few_coordinates_for_a_basis_cost_the_cut_alone(tiny: Maker, train: 
         return model
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "build_model", without_input)
+        patch.setattr(train_state, "build_model", without_input)
         reason = refused(tiny, train, "mamba", variant="balanced_real")
     assert reason == "nothing cut: refused: the Gramians have numerical rank 0, less than order 3"
 
