@@ -33,11 +33,11 @@ from compressm_cli.runs.folder import Run
 LIMIT_SECONDS = 600.0
 PLACES = {
     "data": ("compressm_cli.engine.experiment:load_data", 1),
-    "construction": ("compressm_cli.engine.loop:build_optimizer", 1),
+    "construction": ("compressm_cli.engine.train_state:build_optimizer", 1),
     "step": ("compressm_cli.engine.loop:training_step", reliability.STEPS),
-    "evaluation": ("compressm_cli.engine.loop:evaluate", 8),
+    "evaluation": ("compressm_cli.engine.validation:evaluate", 8),
     "cut": ("compressm_cli.structure.surgery:apply_plan", 2),
-    "saving": ("compressm_cli.engine.loop:Trainer._process_state", 10),
+    "saving": ("compressm_cli.engine.saving:Saving._process_state", 10),
 }
 """Moments within a process: name -> a function whose call is the moment, and of how many calls one is drawn."""
 MOMENTS = ["random", *reliability.KINDS, *PLACES]

@@ -287,10 +287,7 @@ def _train(make: Callable[[], Trainer], group: Group) -> None:
             raise
         raise ElsewhereError(0, error.exit_code) from error
     finally:
-        try:
-            trainer.trackers.close()
-        finally:
-            trainer.view.close()
+        trainer.listeners.close()
 
 
 @contextmanager

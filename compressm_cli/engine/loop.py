@@ -1,54 +1,39 @@
 """The training loop: steps, and between steps whatever is due - a check of the method, an evaluation, a checkpoint."""
 
 import math
-import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import torch
-from torch import nn
-
-from compressm_cli.checkpoint import Checkpoint, verify
-from compressm_cli.core.errors import BadInputError, RunFailedError, command
-from compressm_cli.data.interface import Dataset, Split
-from compressm_cli.engine import state
-from compressm_cli.engine.batches import Batches, derived_generator
+from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.core.errors import command
+from compressm_cli.data.interface import Dataset
+from compressm_cli.engine.batches import Batches
+from compressm_cli.engine.checks import Checks
 from compressm_cli.engine.distributed.agreement import Vote
 from compressm_cli.engine.distributed.group import Group, require_device
-from compressm_cli.engine.divergence import DivergedError, Rollbacks, require_finite
-from compressm_cli.engine.evaluation import Evaluation, calibrate, evaluate
+from compressm_cli.engine.divergence import DivergedError, Rollbacks
+from compressm_cli.engine.ledger import Ledger
+from compressm_cli.engine.listeners import Listeners
 from compressm_cli.engine.load_watch import LoadWatch
-from compressm_cli.engine.optimizer import build_optimizer, learning_rate, set_learning_rate
-from compressm_cli.engine.placement import Held, placement
+from compressm_cli.engine.optimizer import learning_rate, set_learning_rate
 from compressm_cli.engine.precision import bfloat16_is_slow, prepare, resolve_device
-from compressm_cli.engine.resuming import newest_checkpoint, outline_of
+from compressm_cli.engine.saving import Saving
 from compressm_cli.engine.signals import EXIT_CODES, Stop, StoppedError
 from compressm_cli.engine.step import training_step
-from compressm_cli.engine.trackers import Trackers
+from compressm_cli.engine.train_state import TrainState
+from compressm_cli.engine.trial import Trial
+from compressm_cli.engine.validation import Validation
 from compressm_cli.engine.view import View
 from compressm_cli.engine.window import LossWindow
 from compressm_cli.engine.workload import Workload
-from compressm_cli.layers.interface import ROLES
-from compressm_cli.measure.clock import Stopwatch
-from compressm_cli.measure.flops import CONVENTION, TrainingFlops
-from compressm_cli.measure.joules import JouleMeter, Joules, combine, together
-from compressm_cli.measure.memory import PeakMemory, largest
-from compressm_cli.methods import METHODS
-from compressm_cli.methods.calibration import Statistic
-from compressm_cli.methods.method import CheckContext
-from compressm_cli.models import build_model
-from compressm_cli.ops.forms import CostModel
 from compressm_cli.recipe import Recipe
 from compressm_cli.runs.folder import Run
-from compressm_cli.structure import surgery
-from compressm_cli.structure.plan import LayerRecord, Plan
-from compressm_cli.structure.store import ParkedUnits
+from compressm_cli.structure.plan import LayerRecord
 
 VIEW_SECONDS = 0.2
+Interval = Literal["eval_every", "log_every", "checkpoint_every"]
 
 
 class Trainer:
@@ -73,618 +58,240 @@ class Trainer:
         stop: Stop | None = None,
         group: Group | None = None,
     ) -> None:
-        self.recipe, self.seed, self.run, self.view = recipe, seed, run, view
+        self.recipe, self.seed, self.run, self.config = recipe, seed, run, recipe.train
         self.stop, self.group = stop or Stop(), group or Group()
         self.vote = Vote(self.group)
-        self.config = recipe.train
-        self.device = resolve_device(recipe.device)
-        require_device(self.group, self.device)
-        prepare(self.device, self.config.precision)
-        self.trackers = Trackers(recipe.output.trackers if self.group.is_main else [], view.message)
+        self.device = device = resolve_device(recipe.device)
+        require_device(self.group, device)
+        prepare(device, self.config.precision)
+        self.rollbacks = Rollbacks(self.config.on_divergence)
+        self.listeners = listeners = Listeners(run, view, recipe.output.trackers, self.rollbacks, self.group)
         # Before the clock begins: a tracker may wait for a network.
-        self.trackers.start(run, recipe, seed, 0 if resume is None else resume.step)
-        self.clock = Stopwatch(self.device)
-        # One process a machine counts the packages.
-        self.meter = JouleMeter(self.device, packages=self.group.local_rank == 0)
-        self.earlier_joules: list[Joules] = []
-        self.memory = PeakMemory(self.device)
-        self.data_spec, self.fingerprint = dataset.spec, dataset.fingerprint
-        self.splits = [s.to(self.device) for s in (dataset.train, dataset.validation, dataset.test)]
+        listeners.open(recipe, seed, 0 if resume is None else resume.step)
+        self.ledger = ledger = Ledger(recipe, seed, device, self.group)
+        self.splits = [s.to(device) for s in (dataset.train, dataset.validation, dataset.test)]
         self.batches = Batches(self.splits[0], self.config.batch_size, seed)
-        self.work = Workload(self.config, dataset.spec, self.batches.batch_size, self.group)
+        self.work = work = Workload(self.config, dataset.spec, self.batches.batch_size, self.group)
         self.batch_norm = recipe.model.norm == "batch"
         if self.batch_norm:
-            self.work.require_statistics(self.splits[0])
-        self.window = LossWindow(self.group, self.clock, self.device)
-        torch.manual_seed(seed)
-        known = resume or initial
-        self.placement = placement(self.config.parallel, self.group, self.device)
-        if known is None:
-            model = self.placement.fresh(lambda: build_model(recipe.model, dataset.spec))
-        else:
-            model = known.build_model()
-        self.model = self.placement.place(model)
-        self.forward: nn.Module = self.model
-        if not self.group.is_main:  # the dropout of its own rows
-            torch.manual_seed(derived_generator(seed, "process", self.group.rank).initial_seed())
-        # A run goes on with the groups that it began with, perhaps under an earlier version.
-        earlier = None if resume is None else resume.training
-        groups = len(ROLES) if earlier is None else len(earlier["optimizer"]["param_groups"])
-        self.optimizer = build_optimizer(self.model, self.config, groups)
-        self.method = METHODS[recipe.compression.method](recipe.compression)
-        self.check_steps = set(self.method.check_steps(self.config.steps))
-        self.generator = derived_generator(seed, "method")
-        self.flops = TrainingFlops()
-        self.costs: CostModel | None = None
-        self.step = 0
-        self.trial: dict[str, Any] | None = None
-        # The first step of a process loads kernels; it is booked as compilation, as any first compiled step is.
-        self.compile_pending = True
-        self.counts = {"made": 0, "cut": 0, "rejected": 0}
-        self.rollbacks = Rollbacks(self.config.on_divergence)
-        self.best: dict[str, Any] = {"accuracy": -1.0, "step": 0}
-        self.evaluated: tuple[int, Evaluation] | None = None
-        # Median seconds of a step, by logged window: before the first change of shape, and since the last.
-        self.windows: dict[str, list[float]] = {"start": [], "final": []}
-        self.start: dict[str, Any] = {}
-        self.saved_step: int | None = None
+            work.require_statistics(self.splits[0])
+        self.window = LossWindow(self.group, ledger.clock, device)
+        self.state = state = TrainState(
+            recipe, seed, dataset, resume, initial, self.group, device, work, ledger, listeners
+        )
+        self.trial = trial = Trial(recipe, state, ledger, listeners)
+        self.saving = Saving(
+            recipe, seed, dataset, run, state, trial, self.window, self.rollbacks, ledger, listeners
+        )
+        self.validation = Validation(
+            recipe, self.splits[1], work, state, trial, self.saving, ledger, listeners
+        )
+        self.checks = Checks(
+            recipe, dataset.spec, self.batches, work, state, trial, self.validation, ledger, listeners
+        )
         self.begins_elsewhere = initial is not None
-        window: dict[str, Any] | None = None
-        if resume is not None:
-            window = self._load(resume)
-        else:
-            self.costs = self.work.costs(self.model, self.device)
-        with self.clock.phase("compile"):
-            self._new_shapes(logged=resume is None)
-        self.start = self.start or self.now
-        self.window.begin(self.step, window)
-        self.load_watch = LoadWatch(self.clock)
+        self._set_out(resume)
+        self.load_watch = LoadWatch(ledger.clock)
 
-    def _warn_of_batch_norm(self) -> None:
-        if self.batch_norm and self.config.accumulate > 1:
-            self.view.message(
-                f"warning: model.norm: batch normalizes over the {self.work.rows_of_all} rows that are passed "
-                "through the model at once, not over the whole batch; layer and rms do not depend on it"
-            )
+    def _set_out(self, resume: Checkpoint | None) -> None:
+        """Be ready for the first step, or for the one after a checkpoint's."""
+        window: dict[str, Any] | None = None
+        if resume is None:
+            self.state.learn_costs()
+        else:
+            window = self.saving.resume(resume)
+        with self.ledger.clock.phase("compile"):
+            self.state.renew(logged=resume is None)
+        self.window.begin(self.state.step, window)
 
     # ---- the loop ------------------------------------------------------------------------------------------
 
     def train(self) -> dict[str, Any]:
         """Train to the last step, evaluate the test split once, write the final model and the summary."""
-        self.memory.start()
-        self.meter.start()
-        self.view.start(
-            self.recipe.name, self.seed, self.config.steps, surgery.orders(self.model), str(self.device)
-        )
-        listed = ", ".join(f"{name} {form}" for name, form in self.now["forms"].items())
-        self.view.message(f"form of the recurrence: {listed}")
-        self._warn_of_batch_norm()
-        if unjudged := self.recipe.data.unjudged():
-            self.view.message(
-                f"warning: nothing can be learnt here, and losses and accuracies say nothing: {unjudged}"
-            )
-        if self.config.precision == "bf16" and bfloat16_is_slow(self.device):
-            self.view.message(
-                "warning: this processor has no bfloat16 instructions; steps take many times as long as with "
-                "train.precision: fp32"
-            )
-        self.model.train()
+        self.ledger.begin()
+        self._introduce()
+        self.state.model.train()
         # Where the recipe alone does not lead back to this beginning, or the run may have to go back to it.
-        if self.begins_elsewhere or (self.rollbacks.wanted and self.saved_step is None):
-            self.save_checkpoint()
-        while self.step < self.config.steps:
+        if self.begins_elsewhere or (self.rollbacks.wanted and not self.saving.has_checkpoint):
+            self.saving.save()
+        while self.state.step < self.config.steps:
             self._stop_if_asked(self.vote)
             try:
                 self._advance()
             except DivergedError as error:
-                if self.trial is None:
-                    self._roll_back(error)
-                else:
+                if self.trial.is_on:
                     self._reject(str(error))
+                else:
+                    self._roll_back(error)
         return self._finish()
+
+    def _introduce(self) -> None:
+        """Tell what is trained, and what is to be known of it beforehand."""
+        self.listeners.start(self.recipe, self.seed, self.state.orders, self.device)
+        listed = ", ".join(f"{name} {form}" for name, form in self.ledger.now["forms"].items())
+        self.listeners.message(f"form of the recurrence: {listed}")
+        if self.batch_norm and self.config.accumulate > 1:
+            self.listeners.message(
+                f"warning: model.norm: batch normalizes over the {self.work.rows_of_all} rows that are passed "
+                "through the model at once, not over the whole batch; layer and rms do not depend on it"
+            )
+        if unjudged := self.recipe.data.unjudged():
+            self.listeners.message(
+                f"warning: nothing can be learnt here, and losses and accuracies say nothing: {unjudged}"
+            )
+        if self.config.precision == "bf16" and bfloat16_is_slow(self.device):
+            self.listeners.message(
+                "warning: this processor has no bfloat16 instructions; steps take many times as long as with "
+                "train.precision: fp32"
+            )
 
     def _advance(self) -> None:
         """Train one step and do whatever is due after it."""
-        self.step += 1
+        self.state.step += 1
         self._train_step()
         self._log_if_due()
-        if self.step % self.config.interval("eval_every") == 0 or self.step == self.config.steps:
-            self._evaluate()
-        if self.trial is not None and self.step == self.trial["until"] and not self._verdict():
+        if self._is_due("eval_every") or self.state.step == self.config.steps:
+            self.validation.evaluate()
+        if self.trial.is_due and not self._verdict():
             return
-        if self.step in self.check_steps:
+        if self.checks.is_due:
             self._check()
-        if self.step % self.config.interval("checkpoint_every") == 0 and self.step < self.config.steps:
-            self.save_checkpoint()
+        if self._is_due("checkpoint_every") and self.state.step < self.config.steps:
+            self.saving.save()
+
+    def _is_due(self, interval: Interval) -> bool:
+        return self.state.step % self.config.interval(interval) == 0
 
     def _stop_if_asked(self, vote: Callable[[int], int]) -> None:
         names = [None, *EXIT_CODES]
         name = names[vote(names.index(self.stop.signal))]
         if name is None:
             return
-        if self.saved_step != self.step:
+        if not self.saving.is_current:
             # Weights that are not finite are not saved: the run goes on from before, and meets them again.
             with suppress(DivergedError):
-                self.save_checkpoint()
+                self.saving.save()
         raise StoppedError(
             name,
-            f"stopped by {name} after step {self.step}; "
+            f"stopped by {name} after step {self.state.step}; "
             f"go on with: {command('train', '--resume', self.run.folder)}",
         )
 
+    # ---- a step --------------------------------------------------------------------------------------------
+
     def _train_step(self) -> None:
-        set_learning_rate(self.optimizer, self._learning_rate())
-        if self.compile_pending:
-            with self.clock.phase("compile"):
+        set_learning_rate(self.state.optimizer, self._learning_rate())
+        if self.state.compile_pending:
+            with self.ledger.clock.phase("compile"):
                 self._update()
-            self.compile_pending = False
+            self.state.compile_pending = False
         else:
             self._update()
-        self.flops.step()
+        self.ledger.flops.step()
 
     def _update(self) -> None:
-        parts = self.config.accumulate
+        state, parts = self.state, self.config.accumulate
         share = self.batches.share(
-            self.step, self.group.rank, self.group.size, parts, in_step=self.batch_norm
+            state.step, self.group.rank, self.group.size, parts, in_step=self.batch_norm
         )
-        self.window.add(training_step(self.model, self.optimizer, share, self.config, self.forward))
+        self.window.add(training_step(state.model, state.optimizer, share, self.config, state.forward))
 
     def _log_if_due(self) -> None:
-        due = self.step % self.config.interval("log_every") == 0
+        step, due = self.state.step, self._is_due("log_every")
         showing = time.monotonic() - self.window.shown > VIEW_SECONDS
         if not (due or showing):
             return
-        steps, loss = self.window.steps(self.step), self.window.mean_loss(self.step, exact=due)
+        steps, loss = self.window.steps(step), self.window.mean_loss(step, exact=due)
         if not math.isfinite(loss):
             if not due:  # what the clock decides must not end a trial
                 return
             raise DivergedError(
-                f"the training loss became {loss} within the {steps} steps before step {self.step}"
+                f"the training loss became {loss} within the {steps} steps before step {step}"
             )
         if due:
-            require_finite(self.model, self.optimizer, self.step)
-        seconds = self.window.mean_seconds(self.step)
-        rate = self._learning_rate()
+            self.state.require_finite()
+        seconds, rate = self.window.mean_seconds(step), self._learning_rate()
         self.window.shown = time.monotonic()
-        self.view.step(self.step, loss, rate, seconds)
+        self.listeners.step(step, loss, rate, seconds)
         if due:
-            self.windows["final"].append(seconds)
-            self._log(
-                {
-                    "step": self.step,
-                    "train_loss": loss,
-                    "learning_rate": rate,
-                    "step_seconds": seconds,
-                    "orders": surgery.orders(self.model),
-                    "forms": self.now["forms"],
-                }
-            )
-            self.window.begin(self.step)
-            if (warning := self.load_watch.warning()) is not None:
-                self.view.message(warning)
+            self._log(loss, rate, seconds)
 
-    def _log(self, line: dict[str, Any]) -> None:
-        self.run.append_metrics(line)
-        self.trackers.metrics(line)
+    def _log(self, loss: float, rate: float, seconds: float) -> None:
+        """Log the steps since the last logged line."""
+        self.ledger.add_window(seconds)
+        self.listeners.steps(
+            {
+                "step": self.state.step,
+                "train_loss": loss,
+                "learning_rate": rate,
+                "step_seconds": seconds,
+                "orders": self.state.orders,
+                "forms": self.ledger.now["forms"],
+            }
+        )
+        self.window.begin(self.state.step)
+        if (warning := self.load_watch.warning()) is not None:
+            self.listeners.message(warning)
 
     def _learning_rate(self) -> float:
-        return learning_rate(self.config, self.step) * self.rollbacks.factor
+        return learning_rate(self.config, self.state.step) * self.rollbacks.factor
 
-    # ---- evaluation ----------------------------------------------------------------------------------------
-
-    def _evaluate(self, after_cut: bool = False) -> Evaluation:
-        """Evaluate the validation split, at most once for one state of the model."""
-        if self.evaluated is not None and self.evaluated[0] == self.step and not after_cut:
-            return self.evaluated[1]
-        require_finite(self.model, self.optimizer, self.step)
-        with self.clock.phase("evaluation"):
-            result = self._evaluation(self.splits[1])
-        self.evaluated = (self.step, result)
-        line = {"step": self.step, "validation_loss": result.loss, "validation_accuracy": result.accuracy}
-        self._log({**line, "after_cut": True} if after_cut else line)
-        self.view.evaluation(self.step, result.loss, result.accuracy)
-        if not math.isfinite(result.loss):
-            raise DivergedError(f"the validation loss became {result.loss} at step {self.step}")
-        if self.trial is None:
-            self._keep_if_best(result)
-        return result
-
-    def _keep_if_best(self, result: Evaluation) -> None:
-        if result.accuracy > self.best["accuracy"]:
-            self.best = {"accuracy": result.accuracy, "step": self.step}
-            with self.clock.phase("checkpoint"):
-                self._save_model(self.run.best_checkpoint)
-
-    def _evaluation(self, split: Split) -> Evaluation:
-        rows = self.work.evaluation_rows
-        return evaluate(self.model, split, rows, self.config.precision, self.placement.rows)
-
-    # ---- compression ---------------------------------------------------------------------------------------
+    # ---- cuts, and ways back -------------------------------------------------------------------------------
 
     def _check(self) -> None:
-        """Let the method look at the model, and carry out what it plans."""
-        if self.trial is not None:
-            reason = f"nothing cut: the cut of step {self.trial['saved']['step']} is still on trial"
-            layers = surgery.orders(self.model).items()
-            self._record(Plan(records=[LayerRecord(n, order, order, reason) for n, order in layers]), None)
-            return
-        self.counts["made"] += 1
-        with self.clock.phase("compression"):
-            plan = self.placement.plan(self.method, self.model, self._context())
-        if not plan:
-            self._record(plan, None)
-            return
-        before = self._evaluate()
-        safety = self.recipe.compression.safety
-        with self.clock.phase("compression"):
-            saved = None if safety is None else self._capture()
-            try:
-                self.model = self.placement.apply(self.model, self.optimizer, plan)
-            except ValueError as error:
-                self._refuse(plan, error)
-                return
-            self._new_shapes()
-        windows = self.windows["final"]
-        if not self.counts["cut"]:
-            self.windows["start"] = list(windows)
-        self.windows["final"] = []
-        self.counts["cut"] += 1
-        if safety is None:
-            self.method.accepted(plan)
-            self._record(plan, True)
-        else:
-            self._begin_trial(plan, saved=saved, before=asdict(before), windows=windows)
-        self._evaluate(after_cut=True)
-        self.window.begin(self.step)
-        if self.trial is not None and self.step == self.trial["until"]:  # no step is left to try it
-            self._verdict()
-
-    def _begin_trial(self, plan: Plan, **to_go_back_to: Any) -> None:
-        self.trial = {"plan": plan, "until": self._end_of_trial(self.step), **to_go_back_to}
-        self.view.compression(self.step, plan.records, "trial")
-
-    def _end_of_trial(self, begun: int) -> int:
-        """The step of the verdict on a cut; not what was said before the run was made longer."""
-        safety = self.recipe.compression.safety
-        assert safety is not None
-        return int(min(begun + safety.trial_steps, self.config.steps))
-
-    def _capture(self) -> dict[str, Any]:
-        """What ``_restore`` goes back to."""
-        held = self.placement.capture(self.model, self.optimizer)
-        return {**held, "step": self.step, "random": state.random_state()}
-
-    def _restore(self, saved: dict[str, Any]) -> None:
-        """Put back everything that decides how training goes on."""
-        self.model = self.placement.restore(self.model, self.optimizer, saved)
-        state.restore_random(saved["random"])
-        self.step = int(saved["step"])
-
-    def _refuse(self, plan: Plan, error: ValueError) -> None:
-        """Log a plan that could not be carried out; surgery left the model as it was."""
-        for record in plan.records:
-            if record.order_after != record.order_before:
-                record.order_after, record.kept = record.order_before, None
-                record.tail = record.bound = None
-                record.measured_error = record.predicted_error = record.output_error = None
-                record.reason = f"nothing cut: refused: {error}"
-        self._record(plan, None)
+        """Let the method look at the model; where it was cut and no step is left to try that, judge it."""
+        if self.checks.check():
+            self.window.begin(self.state.step)
+            if self.trial.is_due:
+                self._verdict()
 
     def _verdict(self) -> bool:
         """End a trial: keep the cut, or put back everything as it was before it; returns whether it was kept."""
-        trial, safety = self.trial, self.recipe.compression.safety
-        assert trial is not None
-        assert safety is not None
-        result = self._evaluate()
-        before, begun = trial["before"]["accuracy"], trial["saved"]["step"]
-        told = f"validation accuracy {before:.4f} before, {result.accuracy:.4f} after {self.step - begun} further steps"
-        # A fall of exactly the tolerance is accepted, whatever its last bit.
-        if before - result.accuracy > safety.tolerance + 1e-9:
-            self._reject(told)
+        result = self.validation.evaluate()
+        kept, why = self.trial.verdict(result)
+        if not kept:
+            self._reject(why)
             return False
-        plan = self._end_trial(told)
-        self.method.accepted(plan)
-        self._record(plan, True, begun)
-        self._keep_if_best(result)
+        self.trial.accept(why)
+        self.validation.keep_if_best(result)
         return True
 
     def _reject(self, why: str) -> None:
-        """Undo the cut that is on trial: put back everything that decides how training goes on."""
-        trial = self.trial
-        assert trial is not None
-        plan = self._end_trial(why)
-        with self.clock.phase("compression"):
-            self._restore(trial["saved"])
-            self._new_shapes()
-        self.evaluated = (self.step, Evaluation(**trial["before"]))
-        self.windows["final"] = trial["windows"]
-        self.counts["rejected"] += 1
-        self._forget_later_lines()
-        self.method.rejected(plan)
-        self._record(plan, False)
-        self.window.begin(self.step)
+        """Undo the cut that is on trial, and go on from before it."""
+        self.trial.reject(why)
+        self.window.begin(self.state.step)
         # What was saved during the trial must not be resumed from.
-        self.save_checkpoint()
+        self.saving.save()
 
     def _roll_back(self, error: DivergedError) -> None:
         """Go back to the last good checkpoint and lower the learning rate; raises where the run may not (again)."""
         if not self.rollbacks.left:
             raise self.rollbacks.final_error(error, self.splits[0], self.run.checkpoints) from error
-        came_from, orders = self.step, surgery.orders(self.model)
-        with self.clock.phase("checkpoint"):
-            window = self._go_back(self._last_good(error))
-            self._new_shapes(logged=False)
-        self.rollbacks.add(came_from, self.step, str(error))
-        self.window.begin(self.step, window)
-        self.saved_step = None
+        came_from, orders = self.state.step, self.state.orders
+        with self.ledger.clock.phase("checkpoint"):
+            window = self.saving.go_back(error)
+            self.state.renew(logged=False)
+        self.rollbacks.add(came_from, self.state.step, str(error))
+        self.window.begin(self.state.step, window)
         # First the checkpoint, which knows of the rollback: a line that a kill prevents is written when resuming.
-        self.save_checkpoint()
-        self._log_rollbacks()
-        self.view.message(self.rollbacks.told())
-        if (now := surgery.orders(self.model)) != orders:
+        self.saving.save()
+        self.listeners.rolled_back(self.state.step)
+        self.listeners.message(self.rollbacks.told())
+        if (now := self.state.orders) != orders:
             undone = [LayerRecord(name, n, n, "as at the last good checkpoint") for name, n in now.items()]
-            self.view.compression(self.step, undone, "undone")
-
-    def _last_good(self, error: DivergedError) -> Checkpoint:
-        try:
-            checkpoint = self.group.from_main(lambda: newest_checkpoint(self.run, self.view), sent=outline_of)
-        except BadInputError as unreadable:
-            raise RunFailedError(f"{error}; there is nothing to go back to: {unreadable}") from error
-        if checkpoint is None:
-            raise RunFailedError(f"{error}; there is nothing to go back to: {self.run.checkpoints} is empty")
-        if checkpoint.fingerprint not in (None, self.fingerprint):
-            raise RunFailedError(
-                f"{error}; there is nothing to go back to: the newest checkpoint in {self.run.checkpoints} is of "
-                "other data than this run"
-            )
-        return checkpoint
-
-    def _forget_later_lines(self, undecided: int | None = None) -> None:
-        """Drop logged lines of later steps; that the run went back stays in the log."""
-        self.run.forget_after(self.step, undecided)
-        self.trackers.rewind(self.step)
-        self._log_rollbacks()
-
-    def _log_rollbacks(self) -> None:
-        """Log each time that the run went back, once, and under no later step than the present one."""
-        if self.rollbacks.made:
-            logged = {line.get("rollback") for line in self.run.read_metrics()}
-            for number, made in enumerate(self.rollbacks.made, start=1):
-                if number not in logged:
-                    step = min(made["to_step"], self.step)
-                    self._log({"step": step, "rollback": number, **made})
-
-    def _end_trial(self, why: str) -> Plan:
-        assert self.trial is not None
-        plan: Plan = self.trial["plan"]
-        self.trial = None
-        for record in plan.records:
-            if record.order_after != record.order_before:
-                record.reason += f"; {why}"
-        return plan
-
-    def _record(self, plan: Plan, accepted: bool | None, step: int | None = None) -> None:
-        """One line a layer; ``accepted`` is null where nothing was cut."""
-        for record in plan.records:
-            cut = record.order_after != record.order_before
-            line = {"step": step or self.step, **asdict(record), "accepted": accepted if cut else None}
-            self.run.append_compression(line)
-        verdicts = {None: "nothing", False: "rejected"}
-        kept = "applied" if self.recipe.compression.safety is None else "accepted"
-        verdict = verdicts.get(accepted, kept)
-        self.trackers.compression(step or self.step, plan.records, verdict)
-        self.view.compression(self.step, plan.records, verdict)  # type: ignore[arg-type]
-
-    def _context(self) -> CheckContext:
-        def calibrated(statistics: Mapping[str, Statistic], batches: int) -> None:
-            calibrate(self.model, statistics, self.batches.calibration(self.step, batches), self.work.rows)
-
-        return CheckContext(self.step, self.config.steps, self.data_spec.length, self.generator, calibrated)
-
-    def _new_shapes(self, logged: bool = True) -> None:
-        """Count anew, wrap anew and compile anew, for the shapes that the model has now."""
-        self.now = self.work.measures(self.model, self.placement.outline(self.model), self.costs)
-        self.flops.segment(self.now["step"])
-        self._agree(logged)
-        self.forward = self.placement.forward(self.model)
-        if self.config.compile:
-            self.compile_pending = True
-            # What was compiled for earlier shapes counts against the number of versions that are compiled.
-            torch.compiler.reset()
-            # With CUDA graphs, where the sizes of a batch stay as they are: until the next cut.
-            fixed = self.device.type == "cuda" and self.splits[0].lengths is None
-            mode = "reduce-overhead" if fixed else None
-            self.forward = torch.compile(self.forward, mode=mode)  # type: ignore[assignment]
-
-    def _agree(self, logged: bool) -> None:
-        """Make sure that all processes have the same model and optimizer state."""
-        if not self.group.is_alone:
-            found = self.placement.confirm(self.model, self.optimizer, f"after step {self.step}")
-            if logged:
-                self.run.append_metrics({"step": self.step, "processes": self.group.size, "checksum": found})
-
-    # ---- checkpoints ---------------------------------------------------------------------------------------
-
-    def save_checkpoint(self) -> None:
-        """Write the model and the whole state of training, read it back, and only then delete all but the newest few.
-
-        Raises DivergedError instead of replacing a good checkpoint by one with values that are not finite.
-        """
-        with self.clock.phase("checkpoint"):
-            require_finite(self.model, self.optimizer, self.step)
-            processes = self.group.gather(self._process_state())
-            whole = self.placement.whole(self.model, self.optimizer)
-            self.group.from_main(lambda: self._write_checkpoint(whole, processes))
-            self.saved_step = self.step
-
-    def _write_checkpoint(self, whole: Held | None, processes: list[dict[str, Any]]) -> None:
-        path = self.run.last_checkpoint(self.step)
-        self.run.sync_logs()
-        assert whole is not None  # in the main process
-        training = {"optimizer": whole["optimizer"], **self._training_state(processes)}
-        self._checkpoint(whole, training).save(path)
-        try:
-            verify(path)
-        except BadInputError as error:
-            raise RunFailedError(f"what was just written cannot be read back: {error}") from error
-        self.run.keep_checkpoints(path, self.recipe.output.keep_last)
-
-    def _save_model(self, path: Path) -> int:
-        """Write the model alone; returns the size of the file in bytes."""
-        whole = self.placement.whole(self.model)
-        return self.group.from_main(lambda: self._checkpoint(whole).save(path))
-
-    def _checkpoint(self, whole: Held | None, training: dict[str, Any] | None = None) -> Checkpoint:
-        assert whole is not None
-        recipe = self.recipe.model_copy(update={"seeds": [self.seed]})
-        model = {key: whole[key] for key in ("sizes", "weights", "masks", "frozen")}
-        return Checkpoint(
-            recipe,
-            self.data_spec,
-            **model,
-            parked=ParkedUnits.of_state(whole["parked"]),
-            step=self.step,
-            training=training,
-            fingerprint=self.fingerprint,
-        )
-
-    def _process_state(self) -> dict[str, Any]:
-        """What the processes of a run do not have in common."""
-        return {
-            "random": state.random_state(),
-            "trial_random": None if self.trial is None else self.trial["saved"]["random"],
-            "window_loss": self.window.loss.cpu(),
-            "joules": asdict(self.meter.read()),
-        }
-
-    def _training_state(self, processes: list[dict[str, Any]]) -> dict[str, Any]:
-        """What a checkpoint holds beside the model and its optimizer."""
-        trial, evaluated = self.trial, self.evaluated
-        joules = together([Joules(**process["joules"]) for process in processes])
-        if trial is not None:
-            trial = {**trial, "plan": [asdict(r) for r in trial["plan"].records]}
-        return {
-            "seed": self.seed,
-            "threads": torch.get_num_threads(),
-            "processes": processes,
-            "trial": trial,
-            "method": self.method.state_dict(),
-            "generator": self.generator.get_state(),
-            # With the costs of another machine, or of another hour, a resumed run could take other forms.
-            "costs": None if self.costs is None else dict(self.costs.constants),
-            "flops": self.flops.state_dict(),
-            "clock": self.clock.state_dict(),
-            "joules": [asdict(j) for j in [*self.earlier_joules, joules]],
-            "counts": dict(self.counts),
-            "rollbacks": list(self.rollbacks.made),
-            "best": dict(self.best),
-            "windows": {name: list(values) for name, values in self.windows.items()},
-            "start": self.start,
-            "evaluated": None if evaluated is None else (evaluated[0], asdict(evaluated[1])),
-            "window": self.window.state(),
-        }
-
-    def _load(self, checkpoint: Checkpoint) -> dict[str, Any] | None:
-        """Take over a state of training; returns the logging window that was open then."""
-        saved = checkpoint.training
-        assert saved is not None
-        self.rollbacks.made = list(saved.get("rollbacks", []))
-        window = self._go_back(checkpoint)
-        self.costs = None if saved["costs"] is None else CostModel(saved["costs"])
-        self.flops.load_state_dict(saved["flops"])
-        self.clock.load_state_dict(saved["clock"])
-        self.earlier_joules = [Joules(**j) for j in saved["joules"]]
-        self.best, self.start = saved["best"], saved["start"]
-        self.saved_step = self.step
-        return window
-
-    def _go_back(self, checkpoint: Checkpoint) -> dict[str, Any] | None:
-        """Put back everything that decides how training goes on, and what is told of it, but not what it cost."""
-        saved = checkpoint.training
-        assert saved is not None
-        now = {name: getattr(checkpoint, name) for name in ("step", "sizes", "weights", "masks", "frozen")}
-        now["parked"] = checkpoint.parked.state_dict()
-        own, told = state.own_part(saved["processes"], self.group, self.seed, checkpoint.step)
-        if told is not None:
-            self.view.message(f"warning: {told}")
-        self._restore({**now, "optimizer": saved["optimizer"], "random": own["random"]})
-        self.trial = saved["trial"]
-        if self.trial is not None:
-            self.trial["plan"] = Plan(records=[LayerRecord(**r) for r in self.trial["plan"]])
-            self.trial["saved"]["random"] = own["trial_random"]
-            self.trial["until"] = self._end_of_trial(self.trial["saved"]["step"])
-        undecided = None if self.trial is None else self.trial["saved"]["step"]
-        self._forget_later_lines(undecided)
-        self.method.load_state_dict(saved["method"])
-        self.generator.set_state(saved["generator"])
-        self.counts, self.windows = saved["counts"], saved["windows"]
-        evaluated = saved.get("evaluated")
-        self.evaluated = None if evaluated is None else (evaluated[0], Evaluation(**evaluated[1]))
-        return {**saved["window"], "loss": own["window_loss"]}
+            self.listeners.compression(self.state.step, undone, "undone")
 
     # ---- the end -------------------------------------------------------------------------------------------
 
     def _finish(self) -> dict[str, Any]:
         self._stop_if_asked(self.vote.now)
-        validation = self._evaluate()
-        with self.clock.phase("evaluation"):
-            test = self._evaluation(self.splits[2])
+        validation = self.validation.evaluate()
+        test = self.validation.measure(self.splits[2])
         self._stop_if_asked(self.vote.now)
-        with self.clock.phase("checkpoint"):
-            size = self._save_model(self.run.final_checkpoint)
+        size = self.saving.save_final()
         # The state from which the run can be trained longer; all that was spent until here is in it.
-        if self.saved_step != self.step:
-            self.save_checkpoint()
-        summary = self._summary(validation, test, size)
-        self.group.from_main(lambda: self.run.write_summary(summary))
-        self.trackers.finish(summary)
-        self.view.finish(summary)
+        if not self.saving.is_current:
+            self.saving.save()
+        summary = self.ledger.summary(validation, test, size, len(self.rollbacks.made))
+        self.listeners.finish(summary)
         return summary
-
-    def _summary(self, validation: Evaluation, test: Evaluation, size: int) -> dict[str, Any]:
-        """What summary.json says; collective."""
-        start, final = self.start, self.now
-        joules = combine([*self.earlier_joules, together(self.group.gather(self.meter.stop()))])
-        return {
-            "format": 1,
-            "recipe": self.recipe.name,
-            "seed": self.seed,
-            "steps": self.config.steps,
-            "device": str(self.device),
-            "precision": self.config.precision,
-            "processes": self.group.size,
-            "test": asdict(test),
-            "validation": {
-                "accuracy": validation.accuracy,
-                "loss": validation.loss,
-                "best_accuracy": self.best["accuracy"],
-                "best_step": self.best["step"],
-            },
-            **{
-                name: {"start": start[name], "final": final[name]}
-                for name in ("orders", "parameters", "forms")
-            },
-            "checkpoint_bytes": size,
-            "flops": {
-                "training": self.flops.total,
-                "training_start_per_step": start["step"],
-                "training_final_per_step": final["step"],
-                "inference_start_per_sequence": start["inference"],
-                "inference_final_per_sequence": final["inference"],
-                "convention": CONVENTION,
-            },
-            "seconds": self.clock.state_dict(),
-            "step_seconds": self._step_seconds(),
-            "joules": asdict(joules),
-            "peak_memory": largest(self.group.gather(self.memory.result())),
-            "checks": self.counts,
-            "rollbacks": len(self.rollbacks.made),
-        }
-
-    def _step_seconds(self) -> dict[str, float | None]:
-        final = self.windows["final"] or None
-        start = self.windows["start"] or final
-        return {
-            "start": statistics.median(start) if start else None,
-            "final": statistics.median(final) if final else None,
-        }

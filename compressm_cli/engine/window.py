@@ -18,7 +18,7 @@ class LossWindow:
         self.begin(0)
 
     def begin(self, step: int, saved: dict[str, Any] | None = None) -> None:
-        """Start after a step; or go on as ``state`` and ``loss`` of a checkpoint say."""
+        """Start after a step; or go on as ``state_dict`` and ``loss`` of a checkpoint say."""
         self._step = step
         self.loss = torch.zeros((), device=self._device)
         """This process's part of the sum of the losses."""
@@ -47,6 +47,10 @@ class LossWindow:
         """Of a step's training."""
         return (self._clock.seconds()["training"] - self._seconds) / self.steps(step)
 
-    def state(self) -> dict[str, Any]:
-        """What all processes have in common, for a checkpoint."""
+    def process_state(self) -> dict[str, Any]:
+        """What the processes do not have in common, for a checkpoint."""
+        return {"window_loss": self.loss.cpu()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What they have in common."""
         return {"step": self._step, "seconds": self._clock.seconds()["training"] - self._seconds}

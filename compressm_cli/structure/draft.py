@@ -58,6 +58,30 @@ class Piece:
         self.original[dim] = original[index]
 
 
+@dataclass(frozen=True)
+class Claim:
+    """What an edit changes of a tensor."""
+
+    by: object
+    dim: int | None
+    """None where it changes all of it."""
+    region: Tensor | None
+    axis: str | None
+    """The axis that is cut for good."""
+
+    def agrees_with(self, other: "Claim") -> bool:
+        """Whether both can be done, in any order."""
+        if self.dim is None or other.dim is None:
+            return False
+        if self.dim != other.dim:
+            return True
+        if self.axis is not None and other.axis is not None:
+            return self.axis != other.axis
+        assert self.region is not None
+        assert other.region is not None
+        return not bool(torch.isin(self.region, other.region).any())
+
+
 class Draft:
     """A model and its optimizer as a plan's edits make them, beside those that there are."""
 
@@ -76,7 +100,7 @@ class Draft:
         self._names = {name: first.setdefault(id(t), name) for name, t in self.tensors.items()}
         self._masks = masks_of(model)
         self._pieces: dict[str, Piece] = {}
-        self._claims: dict[str, list[tuple[str, int | None, Tensor | None]]] = {}
+        self._claims: dict[str, list[Claim]] = {}
 
     # ---- what edits read ----------------------------------------------------------------------------------
 
@@ -106,18 +130,24 @@ class Draft:
 
     # ---- what edits write ---------------------------------------------------------------------------------
 
-    def claim(self, name: str, by: str, dim: int | None = None, region: Tensor | None = None) -> None:
+    def claim(
+        self,
+        name: str,
+        by: object,
+        dim: int | None = None,
+        region: Tensor | None = None,
+        axis: str | None = None,
+    ) -> None:
         """Say that an edit changes a tensor: all of it, or entries at ``region`` along a dimension.
 
-        Raises ValueError where another one does so, too: cuts may cross, but not meet along one dimension.
+        Raises ValueError where another one does so, too. Cuts may cross; cuts for good of different axes (``axis`` is
+        given) may also meet, as those of heads and of all heads' dimensions do: what either takes is gone.
         """
-        name = self.canonical(name)
-        for other, d, taken in self._claims.get(name, []):
-            crossing = dim is not None and d is not None and d != dim
-            apart = d == dim and region is not None and taken is not None and not _meet(region, taken)
-            if other != by and not crossing and not apart:
-                raise ValueError(f"{by} and {other} would both change {name}; make two plans of them")
-        self._claims.setdefault(name, []).append((by, dim, region))
+        name, new = self.canonical(name), Claim(by, dim, region, axis)
+        for other in self._claims.get(name, []):
+            if other.by is not by and not other.agrees_with(new):
+                raise ValueError(f"{by} and {other.by} would both change {name}; make two plans of them")
+        self._claims.setdefault(name, []).append(new)
 
     def places(self, axis: Axis) -> dict[tuple[str, int], list[Slot]]:
         """The slots of an axis by tensor and dimension."""
@@ -127,13 +157,13 @@ class Draft:
             found.setdefault((self.canonical(slot.tensor), dim), []).append(slot)
         return found
 
-    def cut(self, axis: Axis, removed: Tensor, by: str, parking: bool = False) -> None:
+    def cut(self, axis: Axis, removed: Tensor, by: object, parking: bool = False) -> None:
         """Take units of an axis out of all its tensors; an edit that is ``parking`` them has remembered them before."""
         if not axis.slots:
             raise ValueError(f"{axis.name}: its units do not lie apart; they are only cut by a projection")
         for (name, dim), slots in self.places(axis).items():
             everything = torch.cat([slot.entries(torch.arange(axis.size)) for slot in slots])
-            self.claim(name, by, dim, everything)
+            self.claim(name, by, dim, everything, None if parking else axis.name)
             piece = self.piece(name)
             if piece.value is None:
                 raise ValueError(f"{by}: {name} is taken away by another edit")
@@ -154,7 +184,7 @@ class Draft:
                     "shapes of the parameters"
                 )
 
-    def put(self, name: str, value: Tensor | None, state: State, by: str) -> None:
+    def put(self, name: str, value: Tensor | None, state: State, by: object) -> None:
         """Give a parameter or buffer another value, of any shape, and other optimizer state; masks of it are lifted."""
         self.claim(name, by)
         if self.parked.has(self.canonical(name)):
@@ -284,10 +314,6 @@ def follow_shapes(model: nn.Module) -> None:
             module.num_features = weight.shape[0]
         elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
             module.normalized_shape = tuple(weight.shape)
-
-
-def _meet(one: Tensor, other: Tensor) -> bool:
-    return bool(torch.isin(one, other).any())
 
 
 def _copied(value: Tensor, device: torch.device) -> Tensor:

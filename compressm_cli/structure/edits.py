@@ -58,7 +58,7 @@ class Keep(Edit):
                 raise ValueError(
                     f"{axis.name}: some of its units are parked; wake them before others are cut"
                 )
-            draft.cut(axis, _others(axis, axis.kept(self.units)), str(self))
+            draft.cut(axis, _others(axis, axis.kept(self.units)), self)
 
     def touched(self, draft: "Draft") -> list[str]:
         return _tensors(draft.structure.together(self.axis))
@@ -94,7 +94,7 @@ class Project(Edit):
             raise ValueError(f"{self.layer}: not finite after the truncation: {', '.join(bad)}")
         states = self._states(draft, layer, values)
         for name, value in values.items():
-            draft.put(self._full(name), value, states.get(name, {}), str(self))
+            draft.put(self._full(name), value, states.get(name, {}), self)
 
     def touched(self, draft: "Draft") -> list[str]:
         inside = f"{self.layer}." if self.layer else ""
@@ -179,7 +179,7 @@ class Park(Edit):
         for axis in draft.structure.together(self.axis):
             parked = _others(axis, axis.kept(_others(axis, _listed(axis, self.units))))
             self._remember(draft, axis, parked)
-            draft.cut(axis, parked, str(self), parking=True)
+            draft.cut(axis, parked, self, parking=True)
 
     def _remember(self, draft: "Draft", axis: Axis, parked: Tensor) -> None:
         store = draft.parked
@@ -235,7 +235,7 @@ class Wake(Edit):
             )
         woken = {int(u) for u in self.units}
         for (name, dim), at in known.places.items():
-            draft.claim(name, str(self))
+            draft.claim(name, self)
             piece = draft.piece(name)
             if piece.mask is not None:
                 raise ValueError(f"{self}: {name} has a mask; lift it first")
@@ -281,7 +281,7 @@ class MaskEntries(Edit):
         except RuntimeError as error:
             shapes = f"{tuple(self.keep.shape)} for {tuple(parameter.shape)}"
             raise ValueError(f"{self}: the mask has the shape {shapes}") from error
-        draft.claim(self.parameter, str(self))
+        draft.claim(self.parameter, self)
         draft.new_masks[draft.canonical(self.parameter)] = None if keep.all() else keep
 
     def touched(self, draft: "Draft") -> list[str]:

@@ -32,7 +32,7 @@ class Replace(Edit):
             raise ValueError(f"{self}: a model cannot be put in place of itself; name one of its modules")
         new = _at_home(self.build(old), draft.model)
         for name in self.touched(draft):
-            draft.claim(name, str(self))
+            draft.claim(name, self)
             if draft.parked.has(draft.canonical(name)):
                 raise ValueError(f"{self}: units of {name} are parked; wake them first")
         draft.exchange({self.module: new})
@@ -74,7 +74,7 @@ class Insert(Edit):
             for name in self.silent:
                 new.get_parameter(name).zero_()
         for name in self.touched(draft):
-            draft.claim(name, str(self))
+            draft.claim(name, self)
         modules = list(parent)
         modules.insert(self.position, new)
         draft.exchange({f"{self.parent}.{i}".removeprefix("."): module for i, module in enumerate(modules)})

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from compressm_cli.checkpoint import Checkpoint
-from compressm_cli.engine import experiment, loop, workload
+from compressm_cli.engine import experiment, validation, workload
 from compressm_cli.engine.evaluation import calibrate
 from compressm_cli.engine.view import SilentView
 from compressm_cli.layers import LAYERS
@@ -239,7 +239,7 @@ def test_what_is_undone_leaves_no_trace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layer: str, method: str
 ) -> None:
     """A trial that is rejected, with a method that is told to stop, ends like a run without compression."""
-    original = loop.evaluate
+    original = validation.evaluate
     calls: list[int] = []
 
     def evaluate(*args: Any) -> Any:
@@ -247,7 +247,7 @@ def test_what_is_undone_leaves_no_trace(
         calls.append(1)
         return replace(original(*args), accuracy=1.0 / len(calls))
 
-    monkeypatch.setattr(loop, "evaluate", evaluate)
+    monkeypatch.setattr(validation, "evaluate", evaluate)
     safety = {"trial_steps": 3, "tolerance": 0.0, "on_rejection": "stop"}
     tried = train(recipe_for(tmp_path, layer, method, safety=safety))
     uncut = train(recipe_for(tmp_path, layer, "none"))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from compressm_cli.cli import main
-from compressm_cli.engine import experiment, loop, placement
+from compressm_cli.engine import experiment, loop, placement, saving, validation
 from compressm_cli.engine.distributed.group import Group
 from compressm_cli.engine.forecast import MemoryForecast, forecast
 from compressm_cli.engine.view import SilentView
@@ -22,9 +22,9 @@ Maker = Callable[..., Recipe]
 
 MOMENTS = {
     "step": (loop.Trainer, "_update"),
-    "evaluation": (loop.Trainer, "_evaluation"),
+    "evaluation": (validation.Validation, "measure"),
     "check": (placement.Copies, "plan"),
-    "checkpoint": (loop.Trainer, "save_checkpoint"),
+    "checkpoint": (saving.Saving, "save"),
 }
 
 

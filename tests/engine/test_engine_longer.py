@@ -13,7 +13,7 @@ from test_engine_resume import EVERY, LAYER, Interrupting, cuts, interrupted, li
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.cli import main
 from compressm_cli.core.errors import BadInputError
-from compressm_cli.engine import experiment, loop
+from compressm_cli.engine import experiment, validation
 from compressm_cli.engine.view import SilentView, View
 from compressm_cli.recipe import Recipe, load_recipe, recipe_to_yaml
 from compressm_cli.recipe.problems import RecipeError
@@ -144,14 +144,14 @@ def test_a_trial_lasts_as_long_as_the_longer_run_lets_it(
 
 def test_the_best_model_stays_the_best(tiny: Maker, train: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also that of steps which are trained again, by another schedule."""
-    original = loop.evaluate
+    original = validation.evaluate
     run = Run(Path())
 
     def evaluate(model: Any, *args: Any) -> Any:
         found = next(frames)
         return replace(original(model, *args), accuracy=found)
 
-    monkeypatch.setattr(loop, "evaluate", evaluate)
+    monkeypatch.setattr(validation, "evaluate", evaluate)
     frames = iter([0.1, 0.2, 0.9, 0.3])
     run = interrupted(tiny(train={**EVERY, "checkpoint_every": 10}), train, 20)
     assert Checkpoint.load(run.best_checkpoint).step == 15

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.errors import BadInputError, RunFailedError
-from compressm_cli.engine import experiment, loop
+from compressm_cli.engine import experiment, loop, validation
 from compressm_cli.engine.forecast import forecast
 from compressm_cli.engine.view import SilentView
 from compressm_cli.measure.flops import inference_flops, training_step_flops
@@ -22,6 +22,7 @@ from compressm_cli.models import build_model
 from compressm_cli.ops import recurrent
 from compressm_cli.recipe import Recipe, load_recipe
 from compressm_cli.runs.folder import Run
+from compressm_cli.structure import surgery
 
 Maker = Callable[..., Recipe]
 Trainer = Callable[..., Run]
@@ -112,7 +113,7 @@ def test_a_plan_that_surgery_refuses_does_not_end_the_run(
         raise ValueError("not finite")
 
     uncut = train(tiny())
-    monkeypatch.setattr(loop.surgery, "apply_plan", broken)
+    monkeypatch.setattr(surgery, "apply_plan", broken)
     run = train(tiny(compression=CUTS))
     assert same_weights(run, uncut)
     assert {r["reason"] for r in run.read_compression()} == {"nothing cut: refused: not finite"}
@@ -210,8 +211,8 @@ def test_the_test_split_is_evaluated_once_and_last(
         evaluated.append(torch.equal(split.labels, test_labels))
         return original(model, split, *args)
 
-    original = loop.evaluate
-    monkeypatch.setattr(loop, "evaluate", watched)
+    original = validation.evaluate
+    monkeypatch.setattr(validation, "evaluate", watched)
     train(tiny(compression={**CUTS, "safety": {"trial_steps": 3}}))
     assert evaluated[-1]
     assert sum(evaluated) == 1
@@ -262,7 +263,7 @@ def test_clipping_bounds_the_norm_of_all_gradients(
 
     def watched(self: loop.Trainer) -> None:
         original(self)
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        gradients = [p.grad for p in self.state.model.parameters() if p.grad is not None]
         norms.append(float(torch.stack([g.norm() for g in gradients]).norm()))
 
     original = loop.Trainer._update

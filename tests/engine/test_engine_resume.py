@@ -10,7 +10,7 @@ import torch
 
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.errors import BadInputError
-from compressm_cli.engine import experiment, loop
+from compressm_cli.engine import experiment, validation
 from compressm_cli.engine.view import SilentView
 from compressm_cli.recipe import Recipe, load_recipe
 from compressm_cli.runs.folder import Run
@@ -99,14 +99,14 @@ def test_a_run_resumed_within_a_trial_ends_bit_equal(
     occurrence: int,
 ) -> None:
     """The trial of the cut of step 8 lasts until step 20: it is resumed, or its end is, or what followed."""
-    original = loop.evaluate
+    original = validation.evaluate
 
     def evaluate(model: Any, *args: Any) -> Any:
         result = original(model, *args)
         cut_accuracy = 0.0 if verdict == "rejected" else 1.0
         return replace(result, accuracy=cut_accuracy if surgery.orders(model)[LAYER] < 8 else 0.5)
 
-    monkeypatch.setattr(loop, "evaluate", evaluate)
+    monkeypatch.setattr(validation, "evaluate", evaluate)
     safety = {"trial_steps": 12, "tolerance": 0.1, "on_rejection": "stop"}
     recipe = tiny(compression=cuts(safety), train=EVERY)
     whole = train(recipe)
@@ -123,12 +123,12 @@ def test_checkpoints_of_an_undone_trial_are_gone(
     tiny: Maker, train: Trainer, same_weights: Same, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They bear later steps than what is saved after the cut was undone."""
-    original = loop.evaluate
+    original = validation.evaluate
 
     def evaluate(model: Any, *args: Any) -> Any:
         return replace(original(model, *args), accuracy=0.0 if surgery.orders(model)[LAYER] < 8 else 0.5)
 
-    monkeypatch.setattr(loop, "evaluate", evaluate)
+    monkeypatch.setattr(validation, "evaluate", evaluate)
     safety = {"trial_steps": 12, "on_rejection": "stop"}
     recipe = tiny(compression=cuts(safety), train=EVERY, output={"keep_last": 2})
     whole, part = train(recipe), interrupted(recipe, train, 10, occurrence=2)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from compressm_cli.checkpoint import Checkpoint
-from compressm_cli.engine import loop
+from compressm_cli.engine import loop, validation
 from compressm_cli.recipe import Recipe
 from compressm_cli.runs.folder import Run
 from compressm_cli.structure import surgery
@@ -33,26 +33,26 @@ def cuts(*steps: int, **changes: Any) -> dict[str, Any]:
 @pytest.fixture
 def cuts_hurt(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that was cut evaluates as if it had forgotten everything."""
-    original = loop.evaluate
+    original = validation.evaluate
 
     def evaluate(model: Any, *args: Any) -> Any:
         result = original(model, *args)
         whole = surgery.orders(model)[LAYER] == UNCUT
         return replace(result, accuracy=0.5 + result.accuracy / 2 if whole else 0.0)
 
-    monkeypatch.setattr(loop, "evaluate", evaluate)
+    monkeypatch.setattr(validation, "evaluate", evaluate)
 
 
 @pytest.fixture
 def cuts_help(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that was cut evaluates as perfect."""
-    original = loop.evaluate
+    original = validation.evaluate
 
     def evaluate(model: Any, *args: Any) -> Any:
         result = original(model, *args)
         return replace(result, accuracy=result.accuracy / 2 if surgery.orders(model)[LAYER] == UNCUT else 1.0)
 
-    monkeypatch.setattr(loop, "evaluate", evaluate)
+    monkeypatch.setattr(validation, "evaluate", evaluate)
 
 
 def tensors(value: Any, path: str = "") -> dict[str, Tensor]:
@@ -191,7 +191,7 @@ def test_a_cut_that_diverges_on_trial_is_undone(
 ) -> None:
     def explode(self: loop.Trainer) -> None:
         original(self)
-        if surgery.orders(self.model)[LAYER] < UNCUT:
+        if surgery.orders(self.state.model)[LAYER] < UNCUT:
             self.window.loss += torch.nan
 
     uncut = train(tiny())
@@ -207,14 +207,14 @@ def test_a_cut_that_diverges_on_trial_is_undone(
 def test_a_fall_of_exactly_the_tolerance_is_accepted(
     tiny: Maker, train: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = loop.evaluate
+    original = validation.evaluate
 
     def evaluate(model: Any, *args: Any) -> Any:
         return replace(
             original(model, *args), accuracy=0.97 if surgery.orders(model)[LAYER] == UNCUT else 0.95
         )
 
-    monkeypatch.setattr(loop, "evaluate", evaluate)
+    monkeypatch.setattr(validation, "evaluate", evaluate)
     run = train(tiny(compression=cuts(10, safety={"tolerance": 0.02})))
     assert [line["accepted"] for line in run.read_compression()] == [True]
     run = train(tiny(compression=cuts(10, safety={"tolerance": 0.0199, "on_rejection": "stop"})))

@@ -13,7 +13,7 @@ from compressm_cli import exchange
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.errors import RunFailedError
 from compressm_cli.data.interface import DataSpec
-from compressm_cli.engine import experiment, loop
+from compressm_cli.engine import experiment, train_state
 from compressm_cli.engine.optimizer import build_optimizer
 from compressm_cli.engine.view import SilentView
 from compressm_cli.layers import LAYERS
@@ -186,7 +186,7 @@ def test_a_run_begun_with_other_groups_goes_on_with_them(
         model={"layer": {"kind": kind, "state_dim": 4, **SIZES.get(kind, {})}, "norm": "rms"},
     )
     with monkeypatch.context() as before:
-        before.setattr(loop, "build_optimizer", earlier)
+        before.setattr(train_state, "build_optimizer", earlier)
         whole = train(recipe)
         with pytest.raises(RunFailedError):
             train(recipe, view=Ending(stop))

@@ -9,7 +9,7 @@ import reliability
 
 from compressm_cli.checkpoint import Checkpoint, verify
 from compressm_cli.core.errors import BadInputError, RunFailedError
-from compressm_cli.engine import experiment, loop
+from compressm_cli.engine import experiment, loop, saving
 from compressm_cli.engine.view import SilentView
 from compressm_cli.recipe import Recipe, load_recipe
 from compressm_cli.runs.folder import Run
@@ -111,7 +111,7 @@ def test_the_logs_are_on_the_disk_before_a_checkpoint_is(
     tiny: Maker, train: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
-    for owner, name in ((Run, "sync_logs"), (Checkpoint, "save"), (loop, "verify")):
+    for owner, name in ((Run, "sync_logs"), (Checkpoint, "save"), (saving, "verify")):
         original = getattr(owner, name)
 
         def call(*args: Any, _original: Any = original, _name: str = name) -> Any:

@@ -64,17 +64,17 @@ class Case:
 
 
 DATA = "compressm_cli.engine.experiment:load_data"
-MODEL = "compressm_cli.engine.loop:build_model"
-OPTIMIZER = "compressm_cli.engine.loop:build_optimizer"
+MODEL = "compressm_cli.engine.train_state:build_model"
+OPTIMIZER = "compressm_cli.engine.train_state:build_optimizer"
 COSTS = "compressm_cli.engine.workload:costs_here"
 STEP = "compressm_cli.engine.loop:training_step"
-EVALUATION = "compressm_cli.engine.loop:evaluate"
+EVALUATION = "compressm_cli.engine.validation:evaluate"
 PLAN = "compressm_cli.methods.hankel.method:Hankel.plan"
-CALIBRATION = "compressm_cli.engine.loop:calibrate"
+CALIBRATION = "compressm_cli.engine.checks:calibrate"
 CUT = "compressm_cli.structure.surgery:apply_plan"
-STATE = "compressm_cli.engine.loop:Trainer._process_state"
+STATE = "compressm_cli.engine.saving:Saving._process_state"
 SAVE = "compressm_cli.checkpoint:Checkpoint.save"
-LOG = "compressm_cli.engine.loop:Trainer._log"
+LOG = "compressm_cli.engine.listeners:Listeners.steps"
 SUMMARY = "compressm_cli.runs.folder:Run.write_summary"
 PARTS = {"train": {"parallel": "fsdp"}}
 

@@ -22,18 +22,19 @@ import torch
 from layer_kinds import SELECTIVE, SMALL, TIME_INVARIANT
 from torch import Tensor
 
-from compressm_cli import reports
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.cli import main
 from compressm_cli.core.errors import RunFailedError
 from compressm_cli.data.interface import Dataset, Split
-from compressm_cli.engine import experiment, loop
-from compressm_cli.engine.divergence import DivergedError
+from compressm_cli.engine import batches, experiment, loop, saving, train_state
+from compressm_cli.engine.divergence import DivergedError, Rollbacks
 from compressm_cli.engine.failures import is_out_of_memory
+from compressm_cli.engine.listeners import Listeners
 from compressm_cli.engine.view import SilentView
 from compressm_cli.methods.hankel import empirical
 from compressm_cli.methods.hankel.selective import channel, group, vector
 from compressm_cli.recipe import Recipe, load_recipe, recipe_to_yaml
+from compressm_cli.render import plots
 from compressm_cli.runs.folder import Run
 from compressm_cli.structure.plan import LayerRecord
 
@@ -77,10 +78,10 @@ def bad_gradient(step: int, value: float, times: int = 10**9) -> Iterator[None]:
     original, left = loop.Trainer._update, [times]
 
     def update(trainer: loop.Trainer) -> None:
-        parameter = trainer.model.get_parameter("head.weight")
+        parameter = trainer.state.model.get_parameter("head.weight")
         hook = None
         # A resumed run has the rollbacks of before.
-        if trainer.step == step and left[0] > len(trainer.rollbacks.made):
+        if trainer.state.step == step and left[0] > len(trainer.rollbacks.made):
             hook = parameter.register_hook(lambda gradient: gradient * value)
         original(trainer)
         if hook is not None:
@@ -200,7 +201,7 @@ def test_bad_data_are_named(tiny: Maker, train: Trainer, monkeypatch: pytest.Mon
     inputs[[3, 50]] = torch.nan
     inputs[100, 7] = math.inf
     spoiled = Dataset(clean.spec, Split(inputs, clean.train.labels), clean.validation, clean.test)
-    monkeypatch.setattr(loop.Batches, "_permutation", lambda *_: torch.arange(len(clean.train)))
+    monkeypatch.setattr(batches.Batches, "_permutation", lambda *_: torch.arange(len(clean.train)))
     with pytest.raises(
         DivergedError, match=f"3 of {len(clean.train)} training rows hold values that are not"
     ):
@@ -212,41 +213,47 @@ class Died(BaseException):
     """The process is gone: nothing is done about it."""
 
 
-def dying(patch: pytest.MonkeyPatch, name: str, count: int, before: bool) -> None:
-    """Die at the ``count``-th call of a method of the loop from the first rollback on."""
-    original, left = getattr(loop.Trainer, name), [count]
+def dying(patch: pytest.MonkeyPatch, owner: type, name: str, count: int, before: bool) -> None:
+    """Die at the ``count``-th call of a method from the first rollback on."""
+    original, left = getattr(owner, name), [count]
+    add, went_back = Rollbacks.add, []
 
-    def call(trainer: loop.Trainer, *args: Any) -> Any:
-        left[0] -= bool(trainer.rollbacks.made)
+    def added(rollbacks: Rollbacks, *args: Any) -> None:
+        add(rollbacks, *args)
+        went_back.append(args)
+
+    def call(part: Any, *args: Any) -> Any:
+        left[0] -= bool(went_back)
         if left[0] == 0 and before:
             raise Died
-        result = original(trainer, *args)
+        result = original(part, *args)
         if left[0] == 0:
             raise Died
         return result
 
-    patch.setattr(loop.Trainer, name, call)
+    patch.setattr(Rollbacks, "add", added)
+    patch.setattr(owner, name, call)
 
 
 DEATHS = [
-    ("save_checkpoint", 1, True),  # gone back, and nothing is written
-    ("_log_rollbacks", 1, True),  # the checkpoint is, the line is not
-    ("_log_rollbacks", 1, False),
-    ("_update", 4, True),
-    ("save_checkpoint", 2, False),  # one at the next regular moment
+    (saving.Saving, "save", 1, True),  # gone back, and nothing is written
+    (Listeners, "rolled_back", 1, True),  # the checkpoint is, the line is not
+    (Listeners, "rolled_back", 1, False),
+    (loop.Trainer, "_update", 4, True),
+    (saving.Saving, "save", 2, False),  # one at the next regular moment
 ]
 
 
-@pytest.mark.parametrize(("name", "count", "before"), DEATHS)
+@pytest.mark.parametrize(("owner", "name", "count", "before"), DEATHS)
 def test_a_run_that_went_back_is_resumed_exactly(
-    tiny: Maker, train: Trainer, name: str, count: int, before: bool
+    tiny: Maker, train: Trainer, owner: type, name: str, count: int, before: bool
 ) -> None:
     cuts = {"kind": "listed", "at_steps": [8, 14]}
     made = back(tiny, compression={"method": "hankel", "keep_fraction": 0.7, "schedule": cuts})
     with bad_gradient(11, math.nan, times=1):
         whole = train(made)
         with pytest.MonkeyPatch.context() as patch:
-            dying(patch, name, count, before)
+            dying(patch, owner, name, count, before)
             with pytest.raises(Died):
                 train(made)
         part = newest(made)
@@ -264,7 +271,7 @@ def killed(made: Recipe) -> None:
     original = loop.Trainer._update
 
     def update(trainer: loop.Trainer) -> None:
-        if trainer.rollbacks.made and trainer.step == 16:
+        if trainer.rollbacks.made and trainer.state.step == 16:
             die()
         original(trainer)
 
@@ -321,8 +328,9 @@ def test_within_a_trial_it_is_the_cut_that_is_undone(tiny: Maker, train: Trainer
 
         def update(trainer: loop.Trainer) -> None:
             original(trainer)
-            if trainer.trial is not None:
-                trainer.optimizer.state[trainer.model.get_parameter("head.weight")]["exp_avg"][0] = math.inf
+            if trainer.trial.is_on:
+                state = trainer.state
+                state.optimizer.state[state.model.get_parameter("head.weight")]["exp_avg"][0] = math.inf
 
         patch.setattr(loop.Trainer, "_update", update)
         run = train(made)
@@ -350,7 +358,7 @@ def test_back_into_a_trial_and_out_of_it(tiny: Maker, train: Trainer) -> None:
         patch.setattr(loop.Trainer, "_verdict", strict)
         whole = train(made)
         with pytest.MonkeyPatch.context() as other:
-            dying(other, "_update", 5, True)  # after the rejection
+            dying(other, loop.Trainer, "_update", 5, True)  # after the rejection
             with pytest.raises(Died):
                 train(made)
         part = newest(made)
@@ -397,7 +405,7 @@ def path(tiny: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     rhythm = {"checkpoint_every": 2, "log_every": 2, "eval_every": 2, "form": "recurrent"}
     cuts = {"kind": "listed", "at_steps": [3]}
     file = tmp_path / "r.yaml"
-    monkeypatch.setattr(reports, "run_plots", lambda *_: None)  # it takes longer than all the rest
+    monkeypatch.setattr(plots, "run_plots", lambda *_: None)  # it takes longer than all the rest
     made = tiny(
         steps=5, train=rhythm, compression={"method": "hankel", "keep_fraction": 0.6, "schedule": cuts}
     )
@@ -578,7 +586,7 @@ def test_a_limit_on_memory(tiny: Maker) -> None:
         log = loop.Trainer._log_if_due
 
         def dies(trainer: loop.Trainer) -> None:
-            if trainer.step == 2:
+            if trainer.state.step == 2:
                 raise Died
             log(trainer)
 
@@ -643,7 +651,7 @@ def test_a_done_run_is_not_lost_for_want_of_plots(
     def fails(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(reports, "run_plots", fails)
+    monkeypatch.setattr(plots, "run_plots", fails)
     assert main.run(["train", str(path), "--quiet"]) == 0
     captured = capsys.readouterr()
     assert captured.err.startswith("warning: no plots were written: ")
@@ -730,7 +738,7 @@ def test_an_ill_conditioned_basis_costs_the_cut_alone(
 
 def test_too_few_coordinates_for_a_basis_cost_the_cut_alone(tiny: Maker, train: Trainer) -> None:
     """Nothing gets into the states of this layer: its Gramian has rank 0."""
-    build = loop.build_model
+    build = train_state.build_model
 
     def without_input(*args: Any) -> torch.nn.Module:
         model = build(*args)
@@ -742,7 +750,7 @@ def test_too_few_coordinates_for_a_basis_cost_the_cut_alone(tiny: Maker, train: 
         return model
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "build_model", without_input)
+        patch.setattr(train_state, "build_model", without_input)
         reason = refused(tiny, train, "mamba", variant="balanced_real")
     assert reason == "nothing cut: refused: the Gramians have numerical rank 0, less than order 3"
 

@@ -190,7 +190,7 @@ def test_a_run_is_locked_while_it_trains(tiny: Maker, train: Any, monkeypatch: p
         lock = trainer.run.folder / "lock"
         holders.append(json.loads(lock.read_text())["pid"])
         with pytest.raises(RunLockedError):
-            experiment.resume(trainer.run, trainer.recipe, trainer.view, "test")
+            experiment.resume(trainer.run, trainer.recipe, trainer.listeners.view, "test")
 
     original = experiment._train
     monkeypatch.setattr(experiment, "_train", watched)

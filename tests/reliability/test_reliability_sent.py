@@ -66,15 +66,20 @@ def megabytes(name: str) -> int:
     return next(int(line.split()[1]) // 1000 for line in lines if line.startswith(f"{name}:"))
 
 
+def checksum(trainer: Trainer, when: str) -> str:
+    """Of the model and its optimizer's state, which all processes have."""
+    state = trainer.state
+    return state.placement.confirm(state.model, state.optimizer, when)
+
+
 def begin(root: Path, parallel: str) -> None:
     """Train a step, write a checkpoint, and end in the middle of the run."""
 
     def train(trainer: Trainer) -> None:
-        trainer.memory.start()
-        trainer.meter.start()
-        trainer.step = 1
+        trainer.ledger.begin()
+        trainer.state.step = 1
         trainer._train_step()
-        trainer.save_checkpoint()
+        trainer.saving.save()
 
     Trainer.train = train  # type: ignore[assignment, method-assign]
     with joined() as group:
@@ -89,17 +94,16 @@ def go_on(root: Path, parallel: str) -> None:
 
     def train(trainer: Trainer) -> None:
         found["resumed"] = (pickled.bytes, megabytes("VmHWM") - before)
-        found["checksum"] = trainer.placement.confirm(trainer.model, trainer.optimizer, "resumed")
-        trainer.memory.start()
-        trainer.meter.start()
-        trainer.step = 2
+        found["checksum"] = checksum(trainer, "resumed")
+        trainer.ledger.begin()
+        trainer.state.step = 2
         trainer._train_step()
-        found["trained"] = trainer.placement.confirm(trainer.model, trainer.optimizer, "trained")
+        found["trained"] = checksum(trainer, "trained")
         sent = pickled.bytes
         trainer._roll_back(DivergedError("a test"))
         found["rolled back"] = pickled.bytes - sent
-        found["again"] = trainer.placement.confirm(trainer.model, trainer.optimizer, "rolled back")
-        found["moments"] = sum(len(state) for state in trainer.optimizer.state.values())
+        found["again"] = checksum(trainer, "rolled back")
+        found["moments"] = sum(len(state) for state in trainer.state.optimizer.state.values())
         found["own random state"] = torch.get_rng_state()
 
     Trainer.train = train  # type: ignore[assignment, method-assign]

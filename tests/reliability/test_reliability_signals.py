@@ -12,11 +12,12 @@ import reliability
 
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.cli import main
-from compressm_cli.engine import experiment, loop
+from compressm_cli.engine import checks, experiment, loop, saving, validation
 from compressm_cli.engine.signals import EXIT_CODES, StoppedError, listening
 from compressm_cli.engine.view import SilentView
 from compressm_cli.recipe import Recipe, load_recipe, recipe_to_yaml
 from compressm_cli.runs.folder import Run
+from compressm_cli.structure import surgery
 
 Maker = Callable[..., Recipe]
 Trainer = Callable[..., Run]
@@ -67,12 +68,12 @@ MOMENTS = [
     (loop.Trainer, "_update", 1),
     (loop.Trainer, "_update", 13),  # a trial is on
     (loop.Trainer, "_update", 30),
-    (loop, "evaluate", 1),
-    (loop, "evaluate", 4),  # right after the cut
-    (loop.Trainer, "_context", 1),  # a check
-    (loop.surgery, "apply_plan", 1),
+    (validation, "evaluate", 1),
+    (validation, "evaluate", 4),  # right after the cut
+    (checks.Checks, "_context", 1),  # a check
+    (surgery, "apply_plan", 1),
     (Checkpoint, "save", 1),
-    (loop, "verify", 1),
+    (saving, "verify", 1),
     (loop.Trainer, "_verdict", 1),
 ]
 

@@ -78,7 +78,7 @@ def train(case: str, root: Path, group: Group) -> dict[str, Any]:
     return {
         "folder": run.folder,
         "summary": summary,
-        "buffers": {name: buffer.clone() for name, buffer in trainer.model.named_buffers()},
+        "buffers": {name: buffer.clone() for name, buffer in trainer.state.model.named_buffers()},
     }
 
 

@@ -307,7 +307,7 @@ def interrupted_and_resumed(train: Trainer, made: Recipe, view: View) -> Run:
         update = loop.Trainer._update
 
         def dies(trainer: loop.Trainer) -> None:
-            if trainer.step == 17:
+            if trainer.state.step == 17:
                 raise KeyboardInterrupt
             update(trainer)
 

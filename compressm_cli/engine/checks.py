@@ -1,0 +1,97 @@
+"""Checks of the method: what it plans at its steps is carried out and recorded."""
+
+from collections.abc import Mapping
+
+from compressm_cli.data.interface import DataSpec
+from compressm_cli.engine.batches import Batches
+from compressm_cli.engine.evaluation import calibrate
+from compressm_cli.engine.ledger import Ledger
+from compressm_cli.engine.listeners import Listeners
+from compressm_cli.engine.train_state import TrainState
+from compressm_cli.engine.trial import Trial
+from compressm_cli.engine.validation import Validation
+from compressm_cli.engine.workload import Workload
+from compressm_cli.methods.calibration import Statistic
+from compressm_cli.methods.method import CheckContext
+from compressm_cli.recipe import Recipe
+from compressm_cli.structure.plan import LayerRecord, Plan
+
+
+class Checks:
+    """Lets the method look at the model, carries out what it plans, and tells what came of it."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: DataSpec,
+        batches: Batches,
+        work: Workload,
+        state: TrainState,
+        trial: Trial,
+        validation: Validation,
+        ledger: Ledger,
+        listeners: Listeners,
+    ) -> None:
+        self._total, self._data, self._batches, self._work = recipe.train.steps, data, batches, work
+        self._state, self._trial, self._validation = state, trial, validation
+        self._ledger, self._listeners = ledger, listeners
+        self._steps = set(state.method.check_steps(self._total))
+
+    @property
+    def is_due(self) -> bool:
+        return self._state.step in self._steps
+
+    def check(self) -> bool:
+        """Do what is due at a check; returns whether the model is another one now."""
+        state = self._state
+        if self._trial.is_on:
+            reason = f"nothing cut: the cut of step {self._trial.begun} is still on trial"
+            self._record([LayerRecord(name, order, order, reason) for name, order in state.orders.items()])
+            return False
+        self._ledger.counts["made"] += 1
+        with self._ledger.clock.phase("compression"):
+            plan = state.plan(self._context())
+        if not plan:
+            self._record(plan.records)
+            return False
+        before = self._validation.evaluate()
+        with self._ledger.clock.phase("compression"):
+            saved = state.capture() if self._trial.is_wanted else None
+            try:
+                state.apply(plan)
+            except ValueError as error:
+                self._refuse(plan, error)
+                return False
+            state.renew()
+        windows = self._ledger.add_cut()
+        if saved is None:
+            state.method.accepted(plan)
+            self._listeners.compression(state.step, plan.records, "applied")
+        else:
+            self._trial.begin(plan, saved, before, windows)
+        self._validation.evaluate(after_cut=True)
+        return True
+
+    def _refuse(self, plan: Plan, error: ValueError) -> None:
+        """Log a plan that could not be carried out; surgery left the model as it was."""
+        for record in plan.records:
+            if record.order_after != record.order_before:
+                record.order_after, record.kept = record.order_before, None
+                record.tail = record.bound = None
+                record.measured_error = record.predicted_error = record.output_error = None
+                record.reason = f"nothing cut: refused: {error}"
+        self._record(plan.records)
+
+    def _record(self, records: list[LayerRecord]) -> None:
+        """That nothing was cut, and why."""
+        self._listeners.compression(self._state.step, records, "nothing")
+
+    def _context(self) -> CheckContext:
+        state = self._state
+
+        def calibrated(statistics: Mapping[str, Statistic], batches: int) -> None:
+            calibrate(
+                state.model, statistics, self._batches.calibration(state.step, batches), self._work.rows
+            )
+
+        return CheckContext(state.step, self._total, self._data.length, state.generator, calibrated)

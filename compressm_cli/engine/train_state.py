@@ -1,0 +1,158 @@
+"""What is trained, at a step: the model and its optimizer, what the method remembers, and random states."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.data.interface import Dataset
+from compressm_cli.engine import state
+from compressm_cli.engine.batches import derived_generator
+from compressm_cli.engine.distributed.group import Group
+from compressm_cli.engine.divergence import require_finite
+from compressm_cli.engine.ledger import Ledger
+from compressm_cli.engine.listeners import Listeners
+from compressm_cli.engine.optimizer import build_optimizer
+from compressm_cli.engine.placement import Held, placement
+from compressm_cli.engine.workload import Workload
+from compressm_cli.layers.interface import ROLES
+from compressm_cli.methods import METHODS
+from compressm_cli.methods.method import CheckContext
+from compressm_cli.models import build_model
+from compressm_cli.ops.forms import CostModel
+from compressm_cli.recipe import Recipe
+from compressm_cli.structure import surgery
+from compressm_cli.structure.plan import Plan
+
+
+class TrainState:
+    """Everything that decides how training goes on from a step: data and learning rate are functions of it.
+
+    Begins at step 0, with fresh weights or those of ``initial``; of a run to ``resume``, whose state is still to be put
+    back, it has the shapes. What reads or changes the model is collective.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        seed: int,
+        dataset: Dataset,
+        resume: Checkpoint | None,
+        initial: Checkpoint | None,
+        group: Group,
+        device: torch.device,
+        work: Workload,
+        ledger: Ledger,
+        listeners: Listeners,
+    ) -> None:
+        self.group, self.device = group, device
+        self._config, self._work, self._ledger, self._listeners = recipe.train, work, ledger, listeners
+        self._same_sizes = dataset.train.lengths is None
+        self.step = 0
+        known = resume or initial
+        torch.manual_seed(seed)
+        self.placement = placement(self._config.parallel, group, device)
+        if known is None:
+            model = self.placement.fresh(lambda: build_model(recipe.model, dataset.spec))
+        else:
+            model = known.build_model()
+        self.model = self.placement.place(model)
+        self.forward: nn.Module = self.model
+        """What to call in training: the replicated or the compiled model, where it is one."""
+        if not group.is_main:  # the dropout of its own rows
+            torch.manual_seed(derived_generator(seed, "process", group.rank).initial_seed())
+        # A run goes on with the groups that it began with, perhaps under an earlier version.
+        earlier = None if resume is None else resume.training
+        groups = len(ROLES) if earlier is None else len(earlier["optimizer"]["param_groups"])
+        self.optimizer = build_optimizer(self.model, self._config, groups)
+        self.method = METHODS[recipe.compression.method](recipe.compression)
+        self.generator = derived_generator(seed, "method")
+        """For the method's random choices."""
+        self._costs: CostModel | None = None
+        self.compile_pending = True
+        """Whether the next step compiles: the first one of a process loads kernels, which is booked as that."""
+
+    @property
+    def orders(self) -> dict[str, int]:
+        """Of the layers, by name."""
+        return surgery.orders(self.model)
+
+    def require_finite(self) -> None:
+        """DivergedError where a weight, a buffer or a moment of the optimizer is not finite."""
+        require_finite(self.model, self.optimizer, self.step)
+
+    # ---- changes of shape ----------------------------------------------------------------------------------
+
+    def learn_costs(self) -> None:
+        """Learn what forms of recurrences cost on the main process's machine."""
+        self._costs = self._work.costs(self.model, self.device)
+
+    def plan(self, context: CheckContext) -> Plan:
+        """What the method wants changed."""
+        return self.placement.plan(self.method, self.model, context)
+
+    def apply(self, plan: Plan) -> None:
+        """Carry out a plan; ``renew`` is due then. ValueError, with nothing changed, where it cannot be."""
+        self.model = self.placement.apply(self.model, self.optimizer, plan)
+
+    def renew(self, logged: bool = True) -> None:
+        """Count anew, wrap anew and compile anew, for the shapes that the model has now."""
+        outline = self.placement.outline(self.model)
+        self._ledger.segment(self._work.measures(self.model, outline, self._costs))
+        if not self.group.is_alone:
+            checksum = self.placement.confirm(self.model, self.optimizer, f"after step {self.step}")
+            if logged:
+                self._listeners.checksum(self.step, checksum)
+        self.forward = self.placement.forward(self.model)
+        if self._config.compile:
+            self._compile()
+
+    def _compile(self) -> None:
+        self.compile_pending = True
+        # What was compiled for earlier shapes counts against the number of versions that are compiled.
+        torch.compiler.reset()
+        # With CUDA graphs, where the sizes of a batch stay as they are: until the next cut.
+        fixed = self.device.type == "cuda" and self._same_sizes
+        mode = "reduce-overhead" if fixed else None
+        self.forward = torch.compile(self.forward, mode=mode)  # type: ignore[assignment]
+
+    # ---- to go back to -------------------------------------------------------------------------------------
+
+    def capture(self) -> dict[str, Any]:
+        """What ``restore`` goes back to: each process has its own, which holds no more than it needs of the model."""
+        held = self.placement.capture(self.model, self.optimizer)
+        return {**held, "step": self.step, "random": state.random_state()}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Put back what ``capture`` gave, shapes included; ``renew`` is due then."""
+        self.model = self.placement.restore(self.model, self.optimizer, saved)
+        state.restore_random(saved["random"])
+        self.step = int(saved["step"])
+
+    def whole(self, optimizer: bool = False) -> Held | None:
+        """The model, perhaps with its optimizer's state, for a checkpoint: in the main process."""
+        return self.placement.whole(self.model, self.optimizer if optimizer else None)
+
+    def process_state(self) -> dict[str, Any]:
+        """What the processes do not have in common, for a checkpoint."""
+        return {"random": state.random_state()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds beside the model and its optimizer."""
+        return {
+            "method": self.method.state_dict(),
+            "generator": self.generator.get_state(),
+            # With the costs of another machine, or of another hour, a resumed run could take other forms.
+            "costs": None if self._costs is None else dict(self._costs.constants),
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Take over ``state_dict``'s result, in a process that goes on with a run."""
+        self.go_back(saved)
+        self._costs = None if saved["costs"] is None else CostModel(saved["costs"])
+
+    def go_back(self, saved: dict[str, Any]) -> None:
+        """Take over of ``state_dict``'s result what may have changed since, in the process that gave it."""
+        self.method.load_state_dict(saved["method"])
+        self.generator.set_state(saved["generator"])

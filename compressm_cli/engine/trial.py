@@ -1,0 +1,137 @@
+"""A cut on trial, and the verdict on it."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from compressm_cli.engine.evaluation import Evaluation
+from compressm_cli.engine.ledger import Ledger
+from compressm_cli.engine.listeners import Listeners
+from compressm_cli.engine.train_state import TrainState
+from compressm_cli.methods.method import SafetyConfig
+from compressm_cli.recipe import Recipe
+from compressm_cli.structure.plan import LayerRecord, Plan
+
+
+@dataclass
+class _Cut:
+    """What is on trial."""
+
+    plan: Plan
+    """After a resumption its records alone."""
+    until: int
+    """The step of the verdict."""
+    saved: dict[str, Any]
+    """What to go back to: ``TrainState.capture`` right before the cut."""
+    before: Evaluation
+    windows: list[float]
+    """What ``Ledger.undo_cut`` takes."""
+
+    @property
+    def begun(self) -> int:
+        return int(self.saved["step"])
+
+
+class Trial:
+    """The cut that is on trial, if one is; the recipe's ``safety`` says how long, and what fall is accepted."""
+
+    def __init__(self, recipe: Recipe, state: TrainState, ledger: Ledger, listeners: Listeners) -> None:
+        self._safety: SafetyConfig | None = recipe.compression.safety
+        self._steps = recipe.train.steps
+        self._state, self._ledger, self._listeners = state, ledger, listeners
+        self._cut: _Cut | None = None
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether cuts are tried before they are kept."""
+        return self._safety is not None
+
+    @property
+    def is_on(self) -> bool:
+        return self._cut is not None
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the verdict is to be given now."""
+        return self._cut is not None and self._cut.until == self._state.step
+
+    @property
+    def begun(self) -> int | None:
+        """The step of the cut that is on trial."""
+        return None if self._cut is None else self._cut.begun
+
+    def begin(self, plan: Plan, saved: dict[str, Any], before: Evaluation, windows: list[float]) -> None:
+        """A plan was carried out; ``saved``, ``before`` and ``windows`` are what the run goes back to without it."""
+        self._cut = _Cut(plan, self._end(saved["step"]), saved, before, windows)
+        self._listeners.compression(self._state.step, plan.records, "trial")
+
+    def verdict(self, result: Evaluation) -> tuple[bool, str]:
+        """Whether the cut is to be kept, by the accuracy at its trial's end, and why."""
+        cut, safety = self._cut, self._safety
+        assert cut is not None
+        assert safety is not None
+        before, steps = cut.before.accuracy, self._state.step - cut.begun
+        why = f"validation accuracy {before:.4f} before, {result.accuracy:.4f} after {steps} further steps"
+        # A fall of exactly the tolerance is accepted, whatever its last bit.
+        return before - result.accuracy <= safety.tolerance + 1e-9, why
+
+    def accept(self, why: str) -> None:
+        """Keep the cut."""
+        cut = self._concluded(why)
+        self._state.method.accepted(cut.plan)
+        self._listeners.compression(self._state.step, cut.plan.records, "accepted", cut.begun)
+
+    def reject(self, why: str) -> None:
+        """Undo the cut: put back everything that decides how training goes on, and forget what was logged since."""
+        cut = self._concluded(why)
+        with self._ledger.clock.phase("compression"):
+            self._state.restore(cut.saved)
+            self._state.renew()
+        self._ledger.undo_cut(self._state.step, cut.before, cut.windows)
+        self._listeners.forget_after(self._state.step)
+        self._state.method.rejected(cut.plan)
+        self._listeners.compression(self._state.step, cut.plan.records, "rejected")
+
+    def process_state(self) -> dict[str, Any]:
+        """What the processes do not have in common, for a checkpoint."""
+        return {"trial_random": None if self._cut is None else self._cut.saved["random"]}
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """What a checkpoint holds, of the main process; None without a trial."""
+        cut = self._cut
+        if cut is None:
+            return None
+        return {
+            "plan": [asdict(record) for record in cut.plan.records],
+            "until": cut.until,
+            "saved": cut.saved,
+            "before": asdict(cut.before),
+            "windows": cut.windows,
+        }
+
+    def load_state_dict(self, saved: dict[str, Any] | None, process: dict[str, Any]) -> None:
+        """Go on as ``state_dict`` says, and ``process_state`` of this process.
+
+        The verdict is due where the run's length has it now, not where it had it before the run was made longer.
+        """
+        if saved is None:
+            self._cut = None
+            return
+        plan = Plan(records=[LayerRecord(**record) for record in saved["plan"]])
+        to_go_back_to = {**saved["saved"], "random": process["trial_random"]}
+        until, before = self._end(to_go_back_to["step"]), Evaluation(**saved["before"])
+        self._cut = _Cut(plan, until, to_go_back_to, before, saved["windows"])
+
+    def _end(self, begun: int) -> int:
+        """The step of the verdict on a cut."""
+        assert self._safety is not None
+        return int(min(begun + self._safety.trial_steps, self._steps))
+
+    def _concluded(self, why: str) -> _Cut:
+        """End the trial; the reasons of what was cut say why."""
+        cut = self._cut
+        assert cut is not None
+        self._cut = None
+        for record in cut.plan.records:
+            if record.order_after != record.order_before:
+                record.reason += f"; {why}"
+        return cut
