@@ -14,8 +14,8 @@ from compressm_cli.measure.probe import inference, on_copy, training_step
 
 CONVENTION = (
     "1 multiply-add = 2 FLOPs, of complex numbers 8. Counted as executed, forward and backward: matrix "
-    "products, convolutions (as without padding), recurrent scans (8 a complex state and step, backward 16; "
-    "selective ones 7 a state and step, backward 17), "
+    "products (in attention of all steps with all, causal or not), convolutions (as without padding), "
+    "recurrent scans (8 a complex state and step, backward 16; selective ones 7 a state and step, backward 17), "
     "FFTs (5 n log2 n a complex transform of length n, half for a real one). Not counted: elementwise work "
     "(normalization, activations, gates, biases, residuals, dropout, pooling, loss), look-ups, copies, "
     "the optimizer, evaluations, and what a compression check computes."
@@ -130,6 +130,16 @@ def _convolution_backward(
     return sum(output_mask[:2]) * _multiply_adds(x.shape[0] * positions * weight.numel(), x, weight)
 
 
+def _attention(q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> int:
+    # Both products of all queries with all keys, also where it is causal; keys that heads share count in each.
+    return _multiply_adds(q.shape[:-1].numel() * k.shape[-2] * (q.shape[-1] + v.shape[-1]), q)
+
+
+def _attention_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> int:
+    # The scores once more, their gradient, and those of queries, keys and values.
+    return _multiply_adds(q.shape[:-1].numel() * k.shape[-2] * (3 * q.shape[-1] + 2 * v.shape[-1]), q)
+
+
 def _transforms(shape: torch.Size, dims: list[int]) -> float:
     """5 n log2 n times the number of transforms of n = prod(shape[dims]) points."""
     n = math.prod(shape[d] for d in dims)
@@ -160,6 +170,15 @@ def _formulas() -> dict[Any, Callable[..., int]]:
         aten.dot: _mv,
         aten.vdot: _mv,
         aten.convolution_backward: _convolution_backward,
+        # PyTorch's counter has no formula for the first, and its earlier versions none for shared keys.
+        aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+        aten._scaled_dot_product_flash_attention: _attention,
+        aten._scaled_dot_product_efficient_attention: _attention,
+        aten._scaled_dot_product_cudnn_attention: _attention,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+        aten._scaled_dot_product_flash_attention_backward: _attention_backward,
+        aten._scaled_dot_product_efficient_attention_backward: _attention_backward,
+        aten._scaled_dot_product_cudnn_attention_backward: _attention_backward,
         aten._fft_c2c: _fft_complex,
         aten._fft_r2c: _fft_from_real,
         aten._fft_c2r: _fft_to_real,

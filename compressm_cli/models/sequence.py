@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.layers import LAYERS
+from compressm_cli.layers.channel_norm import ChannelNorm
 from compressm_cli.layers.interface import StateSpaceLayer
 from compressm_cli.ops.batch_norm import batch_norm
 from compressm_cli.ops.gated import gated_residual
@@ -42,7 +43,7 @@ class SequenceNorm(nn.Module):
 def pool_statistics(model: nn.Module, processes: int) -> None:
     """Let batch normalization count the rows that so many processes pass through the model at once, in training."""
     for module in model.modules():
-        if isinstance(module, SequenceNorm):
+        if isinstance(module, SequenceNorm | ChannelNorm):
             module.processes = processes
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from compressm_cli.data.interface import DataSpec, Split
+from compressm_cli.layers.attention import Attention
 from compressm_cli.measure.flops import (
     CONVENTION,
     TrainingFlops,
@@ -46,6 +47,18 @@ def test_linear_is_one_product_forward_and_two_backward() -> None:
     deep = Mean(nn.Sequential(nn.Linear(FEATURES, 6), nn.Linear(6, 7)))
     second = 2 * BATCH * LENGTH * 6 * 7
     assert training_step_flops(deep, batch_of()) == 2 * product + 3 * second
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_attention_is_its_linear_maps_and_two_products_a_head(kv_heads: int, causal: bool) -> None:
+    layer = Attention(FEATURES, 4, kv_heads=kv_heads, head_dim=6, causal=causal)
+    maps = 2 * BATCH * LENGTH * FEATURES * 6 * (4 + kv_heads + kv_heads + 4)
+    product = 2 * BATCH * 4 * LENGTH**2 * 6
+    assert inference_flops(Mean(layer), batch_of()) == maps + 2 * product
+    # No gradient of the input: of the maps but the last one, that of the weight alone. The scores are computed again.
+    last = 2 * BATCH * LENGTH * FEATURES * 6 * 4
+    assert training_step_flops(Mean(layer), batch_of()) == 2 * maps + last + 7 * product
 
 
 class ComplexProduct(nn.Module):

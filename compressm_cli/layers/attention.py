@@ -1,0 +1,163 @@
+"""Attention with several heads, whose keys and values groups of queries may share, and with rotary positions."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from compressm_cli.core.axes import Axis, Kind, Slot
+from compressm_cli.layers.slots import columns, rows
+
+
+class Attention(nn.Module):
+    """``o(softmax(scale * q k^T) v)`` in each head (Vaswani et al. 2017), (batch, length, H) -> (batch, length, H).
+
+    With fewer ``kv_heads`` than ``heads``, equally many heads next to one another form a group that shares its keys and
+    values (Ainslie et al. 2023, "GQA"). With ``rope_base``, queries and keys are rotated by their position (Su et al.
+    2021, "RoFormer"): the dimensions i and i + head_dim / 2 of a head are a pair, as in Llama.
+
+    The weights are those of the linear maps ``q`` (heads * qk, H), ``k`` (groups * qk, H), ``v`` (groups * vo, H) and
+    ``o`` (H, heads * vo), heads in the order of their groups. A cut may leave the dimension qk of queries and keys
+    another size than vo, that of values.
+
+    No size is stored. Of the buffer ``groups``, the groups that are left, the length tells how many there are; then
+    qk, vo and the queries of a group follow from what the linear maps give. The buffer ``pairs`` names the rotated
+    pairs that are left, so they keep their frequencies. Both hold integers, which no change of type rounds.
+    ``scale``, 1 / sqrt(head_dim), and the number of pairs that frequencies are made of stay those of the full model,
+    so that cutting a dimension is the same as holding it at zero.
+    """
+
+    groups: Tensor
+    """(groups,) int64; a group is one head where no heads share keys and values."""
+    pairs: Tensor | None
+    """(qk / 2,) int64; None without rotary positions."""
+
+    def __init__(
+        self,
+        model_dim: int,
+        heads: int,
+        *,
+        kv_heads: int | None = None,
+        head_dim: int | None = None,
+        causal: bool = True,
+        bias: bool = False,
+        rope_base: float | None = None,
+    ) -> None:
+        """``kv_heads`` are as many as ``heads`` where none are given, ``head_dim`` is model_dim / heads.
+
+        Raises ValueError for sizes that do not divide.
+        """
+        super().__init__()
+        kv_heads = heads if kv_heads is None else kv_heads
+        if head_dim is None and model_dim % heads:
+            raise ValueError(f"model_dim {model_dim} is no multiple of {heads} heads; give head_dim")
+        if heads % kv_heads:
+            raise ValueError(f"{heads} heads cannot share {kv_heads} kv_heads equally")
+        head_dim = model_dim // heads if head_dim is None else head_dim
+        if rope_base is not None and head_dim % 2:
+            raise ValueError(f"rotary positions need an even head_dim, not {head_dim}")
+        self.q = nn.Linear(model_dim, heads * head_dim, bias=bias)
+        self.k = nn.Linear(model_dim, kv_heads * head_dim, bias=bias)
+        self.v = nn.Linear(model_dim, kv_heads * head_dim, bias=bias)
+        self.o = nn.Linear(heads * head_dim, model_dim, bias=bias)
+        self.causal = causal
+        self.grouped = kv_heads < heads
+        self.scale = head_dim**-0.5
+        self.rope = None if rope_base is None else (rope_base, head_dim // 2)
+        self.register_buffer("groups", torch.arange(kv_heads))
+        self.register_buffer("pairs", None if rope_base is None else torch.arange(head_dim // 2))
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """x (batch, length, H); lengths (batch,), at least 1, where rows are padded at their end.
+
+        No real step attends to padding. What comes out at padded steps means nothing.
+        """
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        groups = len(self.groups)
+        heads = groups * (q.shape[-1] // k.shape[-1])
+        q, k, v = _by_head(q, heads), _by_head(k, groups), _by_head(v, groups)
+        if self.rope is not None:
+            q, k = self._rotated(q), self._rotated(k)
+        mask = None
+        if lengths is not None and not self.causal:
+            # Causal attention looks back, and padding lies ahead of all real steps.
+            mask = (torch.arange(x.shape[1], device=x.device) < lengths[:, None])[:, None, None]
+        y = functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=self.causal, scale=self.scale, enable_gqa=heads > groups
+        )
+        out: Tensor = self.o(y.transpose(1, 2).flatten(2))
+        return out
+
+    def _rotated(self, x: Tensor) -> Tensor:
+        """x (batch, heads, length, qk), its pairs rotated by position * base^(-pair / all pairs); float32 at least."""
+        assert self.rope is not None
+        assert self.pairs is not None
+        base, pairs = self.rope
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        frequencies = base ** (-self.pairs.to(wide.dtype) / pairs)
+        angles = torch.arange(x.shape[2], device=x.device)[:, None] * frequencies
+        cos, sin = angles.cos(), angles.sin()
+        a, b = wide.chunk(2, dim=-1)
+        return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)
+
+    def axes(self) -> Iterator[Axis]:
+        """Heads, or groups and the queries of each; the dimensions of queries and keys (or pairs of them); of values.
+
+        A query leaves every group at once, and a dimension every head. Silent are: a head, a group or a query whose
+        columns of ``o`` are zero; a dimension of values likewise; a dimension of queries and keys that is zero in all
+        queries.
+        """
+        groups = len(self.groups)
+        qk, vo = self.k.weight.shape[0] // groups, self.v.weight.shape[0] // groups
+        queries = self.q.weight.shape[0] // self.k.weight.shape[0]
+        yield self._groups_axis(qk, vo, queries)
+        if self.grouped:
+            yield _axis(
+                "queries",
+                "query",
+                queries,
+                *rows("q", self.q, block=qk, repeat=groups, span=queries * qk),
+                *columns("o", block=vo, repeat=groups, span=queries * vo),
+            )
+        yield self._qk_axis(qk, groups, queries)
+        yield _axis(
+            "vo_dim",
+            "rank",
+            vo,
+            *rows("v", self.v, repeat=groups, span=vo),
+            *columns("o", repeat=groups * queries, span=vo),
+        )
+
+    def _groups_axis(self, qk: int, vo: int, queries: int) -> Axis:
+        return _axis(
+            "kv_groups" if self.grouped else "heads",
+            "kv_group" if self.grouped else "head",
+            len(self.groups),
+            *rows("q", self.q, block=queries * qk),
+            *rows("k", self.k, block=qk),
+            *rows("v", self.v, block=vo),
+            *columns("o", block=queries * vo),
+            Slot("groups", 0),
+        )
+
+    def _qk_axis(self, qk: int, groups: int, queries: int) -> Axis:
+        # The two dimensions of a pair are half a head apart: every half of a head has all pairs once.
+        halves = 1 if self.pairs is None else 2
+        size = qk // halves
+        slots = (
+            *rows("q", self.q, "out", repeat=groups * queries * halves, span=size),
+            *rows("k", self.k, repeat=groups * halves, span=size),
+        )
+        if self.pairs is None:
+            return _axis("qk_dim", "rank", size, *slots)
+        return _axis("qk_pairs", "rank", size, *slots, Slot("pairs", 0))
+
+
+def _axis(name: str, kind: Kind, size: int, *slots: Slot) -> Axis:
+    return Axis(f":{name}", kind, size, slots, "")
+
+
+def _by_head(x: Tensor, heads: int) -> Tensor:
+    """(batch, length, heads * d) -> (batch, heads, length, d)."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
