@@ -14,6 +14,7 @@ from compressm_cli.engine.workload import Workload
 from compressm_cli.methods.calibration import Statistic
 from compressm_cli.methods.method import CheckContext
 from compressm_cli.recipe import Recipe
+from compressm_cli.structure.edits import MaskEntries
 from compressm_cli.structure.plan import LayerRecord, Plan
 
 
@@ -71,6 +72,22 @@ class Checks:
             self._trial.begin(plan, saved, before, windows)
         self._validation.evaluate(after_cut=True)
         return True
+
+    def after_step(self) -> None:
+        """Carry out what the method wants right after a step, at once."""
+        plan = self._state.after_step()
+        if not plan:
+            return
+        with self._ledger.clock.phase("compression"):
+            try:
+                self._state.apply(plan)
+            except ValueError as error:
+                self._refuse(plan, error)
+                return
+            if not all(isinstance(edit, MaskEntries) for edit in plan.edits):
+                self._state.renew()
+        if plan.records:
+            self._listeners.compression(self._state.step, plan.records, "applied")
 
     def _refuse(self, plan: Plan, error: ValueError) -> None:
         """Log a plan that could not be carried out; surgery left the model as it was."""

@@ -149,6 +149,7 @@ class Trainer:
         """Train one step and do whatever is due after it."""
         self.state.step += 1
         self._train_step()
+        self.checks.after_step()
         self._log_if_due()
         if self._is_due("eval_every") or self.state.step == self.config.steps:
             self.validation.evaluate()
@@ -194,7 +195,8 @@ class Trainer:
         share = self.batches.share(
             state.step, self.group.rank, self.group.size, parts, in_step=self.batch_norm
         )
-        self.window.add(training_step(state.model, state.optimizer, share, self.config, state.forward))
+        step = (state.model, state.optimizer, share, self.config, state.forward)
+        self.window.add(training_step(*step, state.method, state.context))
 
     def _log_if_due(self) -> None:
         step, due = self.state.step, self._is_due("log_every")

@@ -8,6 +8,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.optim import Optimizer
 
+from compressm_cli.core.errors import BadInputError
 from compressm_cli.engine.distributed import sharded
 from compressm_cli.engine.distributed.agreement import agreed
 from compressm_cli.engine.distributed.group import Group
@@ -36,6 +37,13 @@ class Parts(Copies):
 
     def forward(self, model: nn.Module) -> nn.Module:
         return model
+
+    def require_method(self, method: Method) -> None:
+        if method.acts_each_step:
+            raise BadInputError(
+                f"compression.method: {method.config.method} acts after each step, which a model in parts cannot; "
+                "write train.parallel: ddp"
+            )
 
     def outline(self, model: nn.Module) -> nn.Module:
         return sharded.without_values(model)

@@ -52,6 +52,9 @@ class Copies:
         """What to call in training; to be asked anew after each change of shapes."""
         return replicated(model, self.group, self.device)
 
+    def require_method(self, method: Method) -> None:
+        """BadInputError for a method that the model cannot be held for like this."""
+
     def outline(self, model: nn.Module) -> nn.Module:
         """A plain model of the same shapes, to count."""
         return model

@@ -10,6 +10,7 @@ from compressm_cli.data.objective import cross_entropy
 from compressm_cli.engine.batches import Share
 from compressm_cli.engine.distributed.replicas import without_exchange
 from compressm_cli.engine.precision import autocast
+from compressm_cli.methods.method import Method, StepContext
 from compressm_cli.recipe.schema import TrainConfig
 from compressm_cli.structure.masks import enforce_masks, mask_gradients
 
@@ -22,11 +23,14 @@ def training_step(
     share: Share,
     config: TrainConfig,
     forward: Forward | None = None,
+    method: Method | None = None,
+    context: StepContext | None = None,
 ) -> Tensor:
     """Update the model by the mean cross-entropy over a batch; the learning rate is the one that the optimizer has.
 
-    ``forward`` is the compiled or the replicated model, where it is one. Returns the loss, detached, on the
-    device; of several processes each has its own part, and their sum is the loss.
+    ``forward`` is the compiled or the replicated model, where it is one. A ``method`` may add a penalty and look at the
+    gradients, in its ``context``. Returns the loss, detached, on the device; of several processes each has its own
+    part, and their sum is the loss.
     """
     optimizer.zero_grad(set_to_none=True)
     called = model if forward is None else forward
@@ -35,8 +39,11 @@ def training_step(
     for part in before:
         with without_exchange(called):
             losses.append(_backward(part, share, config, called))
-    losses.append(_backward(last, share, config, called))
+    penalty = None if method is None or context is None else method.penalty(context)
+    losses.append(_backward(last, share, config, called, penalty))
     mask_gradients(model)
+    if method is not None and context is not None:
+        method.after_backward(context)
     if config.clip_norm is not None:
         nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
     optimizer.step()
@@ -44,15 +51,18 @@ def training_step(
     return sum(losses[1:], losses[0])
 
 
-def _backward(part: Split, share: Share, config: TrainConfig, forward: Forward) -> Tensor:
-    """Add the gradients of one part; returns what it contributes to the loss of the batch."""
+def _backward(
+    part: Split, share: Share, config: TrainConfig, forward: Forward, penalty: Tensor | None = None
+) -> Tensor:
+    """Add the gradients of one part, and of a penalty; returns what the part contributes to the loss of the batch."""
     with autocast(part.labels.device, config.precision):
         logits = forward(part.inputs, part.lengths)
     if share.labels is None:
         loss = cross_entropy(logits, part.labels)
-        loss.backward()
+        (loss if penalty is None else loss + penalty).backward()
         return loss.detach()
     loss = cross_entropy(logits, part.labels, reduction="sum") / share.labels
-    # The processes' gradients are averaged, and their losses add up.
-    (loss * share.processes).backward()
+    # The processes' gradients are averaged, and their losses add up; each has the same penalty.
+    scaled = loss * share.processes
+    (scaled if penalty is None else scaled + penalty).backward()
     return loss.detach()

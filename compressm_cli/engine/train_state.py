@@ -18,7 +18,7 @@ from compressm_cli.engine.placement import Held, placement
 from compressm_cli.engine.workload import Workload
 from compressm_cli.layers.interface import ROLES
 from compressm_cli.methods import METHODS
-from compressm_cli.methods.method import CheckContext
+from compressm_cli.methods.method import CheckContext, StepContext
 from compressm_cli.models import build_model
 from compressm_cli.ops.forms import CostModel
 from compressm_cli.recipe import Recipe
@@ -67,6 +67,7 @@ class TrainState:
         groups = len(ROLES) if earlier is None else len(earlier["optimizer"]["param_groups"])
         self.optimizer = build_optimizer(self.model, self._config, groups)
         self.method = METHODS[recipe.compression.method](recipe.compression)
+        self.placement.require_method(self.method)
         self.generator = derived_generator(seed, "method")
         """For the method's random choices."""
         self._costs: CostModel | None = None
@@ -77,6 +78,17 @@ class TrainState:
     def orders(self) -> dict[str, int]:
         """Of the layers, by name."""
         return surgery.orders(self.model)
+
+    @property
+    def context(self) -> StepContext:
+        """Of the step now, for the method."""
+        return StepContext(self.step, self._config.steps, self.model, self.generator)
+
+    def after_step(self) -> Plan | None:
+        """What the method wants changed right after a step, in all processes."""
+        if not self.method.acts_each_step:
+            return None
+        return self.group.from_main(lambda: self.method.after_step(self.context))
 
     def require_finite(self) -> None:
         """DivergedError where a weight, a buffer or a moment of the optimizer is not finite."""

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from compressm_cli.core.config import Config
 from compressm_cli.methods.calibration import Statistic
@@ -59,6 +59,18 @@ class CheckContext:
     training: at once in memory are no more than the activations of a part and the statistics themselves."""
 
 
+@dataclass(frozen=True)
+class StepContext:
+    """What a method may use at a step of training, beside what it remembers."""
+
+    step: int
+    """Counted from 1."""
+    total_steps: int
+    model: nn.Module
+    generator: torch.Generator
+    """For random choices, and nothing else: torch's own random state belongs to the training."""
+
+
 class Method(ABC):
     """One in-training compression method. To add one: subclass, declare ``Config``, name it in ``METHODS``."""
 
@@ -70,6 +82,26 @@ class Method(ABC):
     def check_steps(self, total: int) -> list[int]:
         """The steps at which ``plan`` is called in a run of ``total`` steps, ascending, counted from 1."""
         return self.config.schedule.steps(total)
+
+    def penalty(self, step: StepContext) -> Tensor | None:
+        """A term that is added to the loss of each batch, a number with a gradient; not to the loss that is logged."""
+        return None
+
+    def after_backward(self, step: StepContext) -> None:
+        """The gradients of a batch are there, of all processes, before they are clipped: to be read, not changed."""
+
+    def after_step(self, step: StepContext) -> Plan | None:
+        """The optimizer has made its step; edits that are due right now, such as masks, or units to park and wake.
+
+        They are carried out at once, without a trial. Called in the main process. Whoever overrides this cannot have a
+        model in parts (``train.parallel: fsdp``).
+        """
+        return None
+
+    @property
+    def acts_each_step(self) -> bool:
+        """Whether ``after_step`` may ask for something."""
+        return type(self).after_step is not Method.after_step
 
     @abstractmethod
     def plan(self, model: nn.Module, context: CheckContext) -> Plan:

@@ -1,0 +1,178 @@
+"""What a method may do at each step: a penalty, a look at the gradients, edits right after it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.engine import experiment
+from compressm_cli.engine.view import SilentView
+from compressm_cli.layers.interface import state_axis
+from compressm_cli.methods import METHODS
+from compressm_cli.methods.method import StepContext
+from compressm_cli.methods.none import NoCompression
+from compressm_cli.models import build_model
+from compressm_cli.recipe import Recipe, load_recipe
+from compressm_cli.runs.folder import Run
+from compressm_cli.structure.edits import MaskEntries, Park, Train, Wake
+from compressm_cli.structure.plan import Plan
+from compressm_cli.structure.store import parked
+
+Maker = Callable[..., Recipe]
+Trainer = Callable[..., Run]
+Same = Callable[[Run, Run], bool]
+STATES = state_axis("blocks.0.layer")
+
+
+class Died(BaseException):
+    """Stands for a kill."""
+
+
+def losses(run: Run) -> list[float]:
+    return [line["train_loss"] for line in run.read_metrics() if "train_loss" in line]
+
+
+class Watching(NoCompression):
+    """Looks at everything and does nothing."""
+
+    seen: list[tuple[int, float]]
+
+    def penalty(self, step: StepContext) -> Tensor | None:
+        return None
+
+    def after_backward(self, step: StepContext) -> None:
+        gradients = [p.grad for p in step.model.parameters() if p.grad is not None]
+        type(self).seen.append((step.step, float(torch.nn.utils.get_total_norm(gradients))))
+
+    def after_step(self, step: StepContext) -> Plan | None:
+        return Plan()
+
+
+class Decay(NoCompression):
+    """Half the square of the head's weight."""
+
+    def penalty(self, step: StepContext) -> Tensor | None:
+        return 0.5 * step.model.get_parameter("head.weight").square().sum()
+
+
+class Nothing(NoCompression):
+    """A price that nothing meets."""
+
+    def penalty(self, step: StepContext) -> Tensor | None:
+        return 0.0 * step.model.get_parameter("head.weight").sum()
+
+
+class Parking(NoCompression):
+    """Parks two states at step 8, masks at 10, freezes the encoder at 12, and takes all of it back by step 20."""
+
+    def after_step(self, step: StepContext) -> Plan | None:
+        keep = torch.arange(10)[:, None] % 2 > 0
+        edits: dict[int, list[Any]] = {
+            8: [Park(STATES, [1, 5])],
+            10: [MaskEntries("head.weight", keep)],
+            12: [Train(["encoder.*"], active=False)],
+            16: [Wake(STATES, [5]), Train(["*"], active=True)],
+            20: [Wake(STATES, [1]), MaskEntries("head.weight", torch.tensor(True))],
+        }
+        return Plan(edits=edits.get(step.step, []))
+
+
+class Wrong(NoCompression):
+    def after_step(self, step: StepContext) -> Plan | None:
+        return Plan(edits=[Park(STATES, [99])]) if step.step == 3 else None
+
+
+def with_method(monkeypatch: pytest.MonkeyPatch, method: type[NoCompression]) -> None:
+    monkeypatch.setitem(METHODS, "none", method)
+
+
+@pytest.mark.usefixtures("rough_flops")
+@pytest.mark.parametrize("method", [Watching, Nothing])
+def test_who_does_nothing_changes_nothing(
+    tiny: Maker,
+    train: Trainer,
+    same_weights: Same,
+    monkeypatch: pytest.MonkeyPatch,
+    method: type[NoCompression],
+) -> None:
+    """Weights and losses are those of a run without a method, bit by bit."""
+    made = tiny(train={"clip_norm": 0.1})
+    plain = train(made)
+    Watching.seen = []
+    with_method(monkeypatch, method)
+    watched = train(made)
+    assert same_weights(plain, watched)
+    assert losses(plain) == losses(watched)
+    if method is Watching:
+        assert [step for step, _ in Watching.seen] == list(range(1, 31))
+        # Before they are clipped.
+        assert max(norm for _, norm in Watching.seen) > 0.2
+
+
+@pytest.mark.usefixtures("rough_flops")
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_penalty_is_added_once_a_batch(
+    tiny: Maker, train: Trainer, monkeypatch: pytest.MonkeyPatch, accumulate: int
+) -> None:
+    """Its gradient is there beside the task's, whose loss is logged without it."""
+    made = tiny(
+        steps=1,
+        model={"norm": "layer", "dropout": 0.0},
+        train={"accumulate": accumulate, "weight_decay": 0.0, "clip_norm": None},
+    )
+    grads: list[Tensor] = []
+
+    def note(method: NoCompression, step: StepContext) -> None:
+        grad = step.model.get_parameter("head.weight").grad
+        assert grad is not None
+        grads.append(grad.clone())
+
+    for method in (Nothing, Decay):
+        monkeypatch.setattr(method, "after_backward", note)
+        with_method(monkeypatch, method)
+        run = train(made)
+        grads.append(torch.tensor(losses(run)))
+    plain, loss, punished, same_loss = grads
+    assert torch.equal(loss, same_loss)
+    torch.manual_seed(0)
+    start = build_model(made.model, made.data.spec()).get_parameter("head.weight").detach()
+    torch.testing.assert_close(punished - plain, start, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.usefixtures("rough_flops")
+@pytest.mark.parametrize("kill", [9, 11, 14, 18])
+def test_what_is_parked_masked_and_frozen_survives_a_kill(
+    tiny: Maker, train: Trainer, same_weights: Same, monkeypatch: pytest.MonkeyPatch, kill: int
+) -> None:
+    """A run that was killed between edits ends bit-equal, from a checkpoint that has parked units in it."""
+    made = tiny(train={"checkpoint_every": 1})
+    with_method(monkeypatch, Parking)
+    whole = train(made)
+    assert whole.read_summary()["orders"]["final"] == {"blocks.0.layer": 8}
+
+    class Dying(SilentView):
+        def step(self, step: int, *_: Any) -> None:
+            if step == kill:
+                raise Died
+
+    with pytest.raises(Died):
+        experiment.start(made, 0, experiment.load_data(made), Dying(), "test")
+    (part,) = [run for run in Run.find(whole.folder.parent) if run.folder != whole.folder]
+    saved = Checkpoint.load(part.last_checkpoints()[-1])
+    assert parked(saved.build_model()) == ({STATES: (1, 5)} if kill <= 16 else {STATES: (1,)})
+    assert saved.orders == {"blocks.0.layer": 6 if kill <= 16 else 7}
+    experiment.resume(part, load_recipe(part.recipe_path), SilentView(), "test")
+    assert same_weights(whole, part)
+    assert losses(whole) == losses(part)
+
+
+@pytest.mark.usefixtures("rough_flops")
+def test_an_edit_that_cannot_be_made_leaves_the_run_alone(
+    tiny: Maker, train: Trainer, same_weights: Same, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = train(tiny())
+    with_method(monkeypatch, Wrong)
+    assert same_weights(plain, train(tiny()))
