@@ -729,7 +729,7 @@ def test_an_ill_conditioned_gramian_costs_the_cut_alone(tiny: Maker, train: Trai
 def test_an_ill_conditioned_basis_costs_the_cut_alone(
     tiny: Maker, train: Trainer, monkeypatch: pytest.MonkeyPatch, kind: str, realization: str
 ) -> None:
-    for module in ("compression.balanced", "lti.realization"):
+    for module in ("methods.hankel.balanced", "lti.realization"):
         monkeypatch.setattr(f"compressm_cli.{module}.MAX_EIGENVECTOR_CONDITION", 1.0)
     reason = refused(tiny, train, kind, realization=realization)
     assert reason.startswith("nothing cut: refused: ")
