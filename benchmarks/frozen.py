@@ -2,9 +2,9 @@
 
     python benchmarks/frozen.py [--kinds lru,mamba,mamba2] [--depth 4] [--width 64] [--rounds 30]
 
-One thread. The steps take turns in one process, so that all see the same load of the machine, and of each the least
-time counts. Frozen are: the encoder and the first half of the blocks; all blocks but their matrices; all blocks'
-matrices; the second half of the blocks, through which the gradient still has to go; all but the encoder.
+One thread, and processor time, which a busy machine disturbs least. The steps take turns in one process, and of each
+the least time counts. Frozen are: the encoder and the first half of the blocks; of all blocks what is no matrix; of
+all blocks the matrices; the second half of the blocks, which gradients still pass; all but the encoder.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def frozen_sets(model: SequenceModel) -> dict[str, set[str]]:
     return {
         "nothing": set(),
         "first half": {n for n in roles if n.startswith("encoder.") or number.get(n, half) < half},
-        "no matrices": {n for n in number if roles[n] != "matrix"},
+        "all but matrices": {n for n in number if roles[n] != "matrix"},
         "matrices": {n for n in number if roles[n] == "matrix"},
         "second half": {n for n, block in number.items() if block >= half},
         "all but encoder": {n for n in roles if not n.startswith("encoder.")},
@@ -74,10 +74,10 @@ def measure(kind: str, depth: int, width: int, rounds: int) -> dict[str, float]:
     least = dict.fromkeys(steps, float("inf"))
     for turn in range(rounds + 2):
         for name, step in steps.items():
-            began = time.perf_counter()
+            began = time.process_time()
             step()
             if turn >= 2:
-                least[name] = min(least[name], time.perf_counter() - began)
+                least[name] = min(least[name], time.process_time() - began)
     return least
 
 

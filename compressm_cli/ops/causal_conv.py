@@ -49,7 +49,11 @@ def _forward(sizes, strides, x, weight, bias, silu, y, first, last):  # type: ig
 def _backward(  # type: ignore[no-untyped-def]
     sizes, strides, needs, grad, x, weight, bias, silu, dx, dweight, dbias, first, last
 ):
-    of_x, of_weight, of_bias = needs
+    # None, where all are asked for, is compiled apart, without a branch.
+    if needs is None:
+        of_x = of_weight = of_bias = True
+    else:
+        of_x, of_weight, of_bias = needs
     length, channels, width, groups = sizes
     vectors = (channels + LANES - 1) // LANES
     # Gradients before the activation, of the last `width` steps: step t in row t modulo `width`.
@@ -137,7 +141,8 @@ def _conv_backward(
     dbias = grad.new_empty((batch, channels) if of_bias else (0, 0))
     parts, (sizes, strides, *rest) = _arguments(grad.shape, last_contiguous(x), weight, bias, silu)
     results = flat(dx), flat(dweight), flat(dbias)
-    over_parts(_backward, parts, sizes, strides, tuple(needs), flat(grad.contiguous()), *rest, *results)
+    asked = None if all(needs) else tuple(needs)
+    over_parts(_backward, parts, sizes, strides, asked, flat(grad.contiguous()), *rest, *results)
     return dx, dweight.sum(0).T.contiguous() if of_weight else dweight.sum(0), dbias.sum(0)
 
 

@@ -31,9 +31,9 @@ def _kernels(x: Tensor) -> ModuleType:
     return selective_cpu if x.device.type == "cpu" and x.dtype == torch.float32 else selective_torch
 
 
-# dt_bias and z are both given or both None; with them dt is what softplus makes the step sizes from. Kept for the gradient,
-# if so asked, are y, the output before the gate, and the states before each chunk. ``needs`` is of x, dt, A, B, C, D,
-# dt_bias and z. A tensor that is not needed is empty.
+# dt_bias and z are both given or both None; with them dt is what softplus makes the step sizes from. Kept for the
+# gradient, where that is said, are y, the output before the gate, and the states before each chunk. ``needs`` is of
+# x, dt, A, B, C, D, dt_bias and z. A tensor that is not needed is empty.
 @torch.library.custom_op("compressm::selective_scan", mutates_args=())
 def _scan(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, kept: Tensor | None,

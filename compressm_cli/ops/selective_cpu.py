@@ -323,7 +323,11 @@ def _backward(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     length, channels, n_states, batch = sizes
     x_stride, dt_stride, B_stride, C_stride, z_stride = strides
-    of_x, of_dt, of_a, of_b, of_c, of_d, of_bias, of_z = needs
+    # None, where all are asked for, is compiled apart, without a branch.
+    if needs is None:
+        of_x = of_dt = of_a = of_b = of_c = of_d = of_bias = of_z = True
+    else:
+        of_x, of_dt, of_a, of_b, of_c, of_d, of_bias, of_z = needs
     of_sizes = of_dt or of_bias
     of_inputs, of_h = of_x or of_sizes, of_x or of_sizes or of_a or of_b
     gated, recurrent = len(z) > 0, of_h or of_c
@@ -398,7 +402,7 @@ def _backward(  # type: ignore[no-untyped-def]
                 channel = row * channels + _channel(order, c + i)
                 if of_d:
                     dD[channel] = d_sum[i]
-                if of_bias:
+                if len(dbias):
                     dbias[channel] = bias_sum[i]
                 if of_a:
                     for n in range(n_states):
@@ -464,16 +468,8 @@ def backward(
     sizes = (length, channels, A.shape[1] if A.ndim == 2 else 0, batch)
     strides, inputs = _arguments(channels, x, dt, A, B, C, D, kept, dt_bias, z)
     results = [flat(t) for t in (dx, ddt, dA, dB, dC, dD, dbias, dz)]
-    arguments = (
-        sizes,
-        strides,
-        groups,
-        tuple(needs),
-        flat(grad.contiguous()),
-        *inputs,
-        flat(y),
-        flat(states),
-    )
-    over_parts(_backward, batch * groups, *arguments, *results)
+    every = all(needs[:6]) and (z is None or (of_bias and of_z))
+    arguments = (sizes, strides, groups, None if every else tuple(needs), flat(grad.contiguous()), *inputs)
+    over_parts(_backward, batch * groups, *arguments, flat(y), flat(states), *results)
     dB, dC = (t[0] if groups == 1 and len(t) else t.sum(0) for t in (dB, dC))
     return dx, ddt, dA.sum(0), dB, dC, dD.sum(0), dbias.sum(0), dz
