@@ -62,10 +62,12 @@ class _Decayed(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dq: Tensor, dk: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, dq: Tensor, dk: Tensor) -> tuple[Tensor | None, ...]:
+        need_q, need_k, _ = ctx.needs_input_grad
         q, k = ctx.saved_tensors
         each = (q * dq - k * dk).sum(-1, dtype=torch.float64)
-        return dq, dk, each.flip(1).cumsum(1).flip(1).to(q.dtype)
+        dlog_decay = each.flip(1).cumsum(1).flip(1).to(q.dtype)
+        return dq if need_q else None, dk if need_k else None, dlog_decay
 
 
 class GLA(SelectiveLayer):
@@ -114,7 +116,8 @@ class GLA(SelectiveLayer):
             return gated_linear_attention(q, k, v, log_decay)
         # With A = -1 the step sizes of SSD are the log decays, and v / dt is what they multiply.
         dt = (-log_decay.detach()).clamp_min(torch.finfo(log_decay.dtype).tiny ** 0.5)
-        q, k = _Decayed.apply(q, k, log_decay)
+        if log_decay.requires_grad:
+            q, k = _Decayed.apply(q, k, log_decay)
         return ssd(v / dt[..., None], dt, -dt.new_ones(self.heads), k, q)
 
     @property

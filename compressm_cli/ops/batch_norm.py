@@ -50,7 +50,7 @@ def _wide(x: Tensor, real: Tensor | None, mean: Tensor | None = None) -> Tensor:
 
 
 class _BatchNorm(torch.autograd.Function):
-    """Keeps x alone for the backward pass, as PyTorch's own does."""
+    """Keeps x alone for the backward pass, as PyTorch's own does, and nothing where x needs no gradient."""
 
     @staticmethod
     def forward(
@@ -65,7 +65,8 @@ class _BatchNorm(torch.autograd.Function):
             count, mean, squares = _pooled(count, mean, squares, processes)
         variance, unbiased = (squares / n.to(squares.dtype) for n in (count, count - 1.0))
         scale = torch.rsqrt(variance + eps)
-        ctx.save_for_backward(x, real, mean, scale, count)
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(x, real, mean, scale, count)
         ctx.processes = processes
         ctx.mark_non_differentiable(mean, unbiased, count)
         return (_wide(x, real, mean) * scale).to(x.dtype), mean, unbiased, count

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import register_flop_formula
 from compressm_cli.core.kernels import compiled
 from compressm_cli.ops import reference
 from compressm_cli.ops.parallel import flat, last_contiguous, over_parts, parts_a_row
-from compressm_cli.ops.simd import LANES, load, same, sigmoid, store
+from compressm_cli.ops.simd import LANES, load, rounded_product, same, sigmoid, store
 
 
 @numba.njit(forceinline=True)
@@ -47,8 +47,13 @@ def _forward(sizes, strides, x, weight, bias, silu, y, first, last):  # type: ig
 
 @compiled()
 def _backward(  # type: ignore[no-untyped-def]
-    sizes, strides, grad, x, weight, bias, silu, dx, dweight, dbias, first, last
+    sizes, strides, needs, grad, x, weight, bias, silu, dx, dweight, dbias, first, last
 ):
+    # None, where all are asked for, is compiled apart, without a branch.
+    if needs is None:
+        of_x = of_weight = of_bias = True
+    else:
+        of_x, of_weight, of_bias = needs
     length, channels, width, groups = sizes
     vectors = (channels + LANES - 1) // LANES
     # Gradients before the activation, of the last `width` steps: step t in row t modulo `width`.
@@ -71,28 +76,38 @@ def _backward(  # type: ignore[no-untyped-def]
                 if silu:
                     out = _before_activation(x, base, strides[1], weight, bias, t, width, channels, c)
                     s = sigmoid(out)
-                    g = g * s * (same(1.0) + out * (same(1.0) - s))
-                store(recent, rows[0] + c, g)
-                store(bias_sums, v * LANES, load(bias_sums, v * LANES) + g)
-                for k in range(max(0, width - 1 - t), width):
-                    at = (k * vectors + v) * LANES
-                    past = load(x, base + (t - width + 1 + k) * strides[1] + c)
-                    store(weight_sums, at, load(weight_sums, at) + g * past)
-                total = same(0.0)
-                for later in range(min(width, length - t)):
-                    at = (width - 1 - later) * channels + c
-                    total = total + load(weight, at) * load(recent, rows[later] + c)
-                store(dx, (row * length + t) * channels + c, total)
+                    # Rounded by itself, so that each gradient is the same without the others.
+                    g = rounded_product(g * s, same(1.0) + out * (same(1.0) - s))
+                if of_bias:
+                    store(bias_sums, v * LANES, load(bias_sums, v * LANES) + g)
+                if of_weight:
+                    for k in range(max(0, width - 1 - t), width):
+                        at = (k * vectors + v) * LANES
+                        past = load(x, base + (t - width + 1 + k) * strides[1] + c)
+                        store(weight_sums, at, load(weight_sums, at) + g * past)
+                if of_x:
+                    store(recent, rows[0] + c, g)
+                    total = same(0.0)
+                    for later in range(min(width, length - t)):
+                        at = (width - 1 - later) * channels + c
+                        total = total + load(weight, at) * load(recent, rows[later] + c)
+                    store(dx, (row * length + t) * channels + c, total)
         for v in range(v_first, v_last):
             c = min(v * LANES, channels - LANES)
-            store(dbias, row * channels + c, load(bias_sums, v * LANES))
-            for k in range(width):
-                store(dweight, (row * width + k) * channels + c, load(weight_sums, (k * vectors + v) * LANES))
+            if of_bias:
+                store(dbias, row * channels + c, load(bias_sums, v * LANES))
+            if of_weight:
+                for k in range(width):
+                    sums = load(weight_sums, (k * vectors + v) * LANES)
+                    store(dweight, (row * width + k) * channels + c, sums)
 
 
-def _arguments(x: Tensor, weight: Tensor, bias: Tensor, silu: bool) -> tuple[int, tuple[Any, ...]]:
-    """How many parts there are, and what both kernels start with."""
-    batch, length, channels = x.shape
+def _arguments(
+    shape: torch.Size, x: Tensor, weight: Tensor, bias: Tensor, silu: bool
+) -> tuple[int, tuple[Any, ...]]:
+    """How many parts there are, and what both kernels start with; x, weight and bias may be empty, if (0, 0, 0), (0, w)
+    and (0,)."""
+    batch, length, channels = shape
     groups = parts_a_row(batch, -(-channels // LANES))
     sizes = (length, channels, weight.shape[1], groups)
     strides = (x.stride(0), x.stride(1))
@@ -109,22 +124,26 @@ def _arguments(x: Tensor, weight: Tensor, bias: Tensor, silu: bool) -> tuple[int
 @torch.library.custom_op("compressm::causal_conv1d", mutates_args=(), device_types="cpu")
 def _conv(x: Tensor, weight: Tensor, bias: Tensor, silu: bool) -> Tensor:
     y = x.new_empty(x.shape)
-    parts, arguments = _arguments(last_contiguous(x), weight, bias, silu)
+    parts, arguments = _arguments(x.shape, last_contiguous(x), weight, bias, silu)
     over_parts(_forward, parts, *arguments, flat(y))
     return y
 
 
+# ``needs`` is of x, weight and bias. A gradient that is not asked for is empty, and so is a tensor that none reads.
 @torch.library.custom_op("compressm::causal_conv1d_backward", mutates_args=(), device_types="cpu")
 def _conv_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, silu: bool
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, silu: bool, needs: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    batch, _, channels = x.shape
-    dx = x.new_empty(x.shape)
-    dweight, dbias = x.new_empty(batch, weight.shape[1], channels), x.new_empty(batch, channels)
-    parts, (sizes, strides, *rest) = _arguments(last_contiguous(x), weight, bias, silu)
-    arguments = (sizes, strides, flat(grad.contiguous()), *rest, flat(dx), flat(dweight), flat(dbias))
-    over_parts(_backward, parts, *arguments)
-    return dx, dweight.sum(0).T.contiguous(), dbias.sum(0)
+    (batch, _, channels), width = grad.shape, weight.shape[1]
+    of_x, of_weight, of_bias = needs
+    dx = grad.new_empty(grad.shape if of_x else 0)
+    dweight = grad.new_empty((batch, width, channels) if of_weight else (0, 0))
+    dbias = grad.new_empty((batch, channels) if of_bias else (0, 0))
+    parts, (sizes, strides, *rest) = _arguments(grad.shape, last_contiguous(x), weight, bias, silu)
+    results = flat(dx), flat(dweight), flat(dbias)
+    asked = None if all(needs) else tuple(needs)
+    over_parts(_backward, parts, sizes, strides, asked, flat(grad.contiguous()), *rest, *results)
+    return dx, dweight.sum(0).T.contiguous() if of_weight else dweight.sum(0), dbias.sum(0)
 
 
 @_conv.register_fake
@@ -133,17 +152,29 @@ def _(x: Tensor, weight: Tensor, bias: Tensor, silu: bool) -> Tensor:
 
 
 @_conv_backward.register_fake
-def _(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, silu: bool) -> tuple[Tensor, Tensor, Tensor]:
-    return x.new_empty(x.shape), weight.new_empty(weight.shape), bias.new_empty(bias.shape)
+def _(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, silu: bool, needs: list[bool]
+) -> tuple[Tensor, ...]:
+    channels = grad.shape[2]
+    shapes = (grad.shape, (channels, weight.shape[1]), (channels,))
+    return tuple(grad.new_empty(shape if n else (0,)) for shape, n in zip(shapes, needs, strict=True))
 
 
 def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, bool], output: Tensor) -> None:
-    *tensors, ctx.silu = inputs
-    ctx.save_for_backward(*tensors)
+    x, weight, bias, ctx.silu = inputs
+    of_x, of_weight, of_bias = ctx.needs_input_grad[:3]
+    again = ctx.silu and (of_x or of_weight or of_bias)  # the output before the activation
+    ctx.save_for_backward(
+        x if of_weight or again else x.new_empty(0, 0, 0),
+        weight if of_x or again else weight.new_empty(0, weight.shape[1]),
+        bias if again else bias.new_empty(0),
+    )
 
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return *_conv_backward(grad, *ctx.saved_tensors, ctx.silu), None
+    needs = ctx.needs_input_grad[:3]
+    found = _conv_backward(grad, *ctx.saved_tensors, ctx.silu, list(needs))
+    return *(g if needed else None for g, needed in zip(found, needs, strict=True)), None
 
 
 _conv.register_autograd(_differentiate, setup_context=_save)
@@ -157,7 +188,8 @@ def _(x_shape: Any, weight_shape: Any, *args: Any, **kwargs: Any) -> int:
 
 @register_flop_formula(torch.ops.compressm.causal_conv1d_backward)
 def _(grad_shape: Any, x_shape: Any, weight_shape: Any, *args: Any, **kwargs: Any) -> int:
-    return 4 * prod(x_shape) * weight_shape[1]
+    of_x, of_weight, _ = args[-1]
+    return 2 * (of_x + of_weight) * prod(grad_shape) * weight_shape[1]
 
 
 def causal_conv1d(

@@ -58,27 +58,35 @@ class _Convolve(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, u: Tensor, kernel: Tensor) -> Tensor:
+        need_u, need_kernel = ctx.needs_input_grad
         u_f, kernel_f = _transform(u.transpose(0, 1)), _transform(kernel)
-        ctx.save_for_backward(u_f, kernel_f)
+        ctx.save_for_backward(u_f if need_kernel else None, kernel_f if need_u else None)
         return _back(torch.bmm(u_f.flatten(2), _as_real_matrices(kernel_f)), u.shape[1]).transpose(0, 1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         u_f, kernel_f = ctx.saved_tensors
-        length = grad.shape[1]
-        grad_f = _transform(grad.transpose(0, 1))
-        du = None
-        if ctx.needs_input_grad[0]:
-            # The adjoint of a causal convolution: correlation with the kernel, whose transform is conjugated.
-            adjoint = _as_real_matrices(kernel_f).mT
-            du = _back(torch.bmm(grad_f.flatten(2), adjoint), length).transpose(0, 1)
-        # Correlation of inputs and gradients, the rows of the batch summed: [Re, Im] of grad^T conj(u).
-        products = torch.bmm(grad_f.flatten(2).mT, u_f.flatten(2)).unflatten(1, (-1, 2)).unflatten(3, (-1, 2))
-        re = products[:, :, 0, :, 0] + products[:, :, 1, :, 1]
-        im = products[:, :, 1, :, 0] - products[:, :, 0, :, 1]
-        dkernel = torch.fft.irfft(torch.complex(re, im), n=2 * length, dim=0)[:length]
-        return du, dkernel
+        grad_f, length = _transform(grad.transpose(0, 1)), grad.shape[1]
+        need_u, need_kernel = ctx.needs_input_grad
+        return (
+            _correlated_with_kernel(grad_f, kernel_f, length) if need_u else None,
+            _correlated_with_inputs(grad_f, u_f, length) if need_kernel else None,
+        )
+
+
+def _correlated_with_kernel(grad_f: Tensor, kernel_f: Tensor, length: int) -> Tensor:
+    """The gradient of u: the adjoint of a causal convolution, with the kernel's transform conjugated."""
+    adjoint = _as_real_matrices(kernel_f).mT
+    return _back(torch.bmm(grad_f.flatten(2), adjoint), length).transpose(0, 1)
+
+
+def _correlated_with_inputs(grad_f: Tensor, u_f: Tensor, length: int) -> Tensor:
+    """The gradient of the kernel, the rows of the batch summed: [Re, Im] of grad^T conj(u)."""
+    products = torch.bmm(grad_f.flatten(2).mT, u_f.flatten(2)).unflatten(1, (-1, 2)).unflatten(3, (-1, 2))
+    re = products[:, :, 0, :, 0] + products[:, :, 1, :, 1]
+    im = products[:, :, 1, :, 0] - products[:, :, 0, :, 1]
+    return torch.fft.irfft(torch.complex(re, im), n=2 * length, dim=0)[:length]
 
 
 def _transform(x: Tensor) -> Tensor:

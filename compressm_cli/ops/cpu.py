@@ -32,10 +32,27 @@ def _backward(dx, h, poles_re, poles_im, dpoles, first, last):  # type: ignore[n
                 dx[b, t - 1, n + i] += poles_re[i] * im - poles_im[i] * re
 
 
+@compiled(fastmath={"contract", "reassoc", "nsz"})
+def _adjoint(dx, poles_re, poles_im, first, last):  # type: ignore[no-untyped-def]
+    n = poles_re.shape[0]
+    for b in range(first, last):
+        for t in range(dx.shape[1] - 1, 0, -1):
+            for i in range(n):
+                re, im = dx[b, t, i], dx[b, t, n + i]
+                dx[b, t - 1, i] += poles_re[i] * re + poles_im[i] * im
+                dx[b, t - 1, n + i] += poles_re[i] * im - poles_im[i] * re
+
+
 def scan_(x: Tensor, poles_re: Tensor, poles_im: Tensor) -> Tensor:
     """``reference.diagonal_scan`` in place, for contiguous CPU tensors of one floating dtype."""
     over_parts(_forward, x.shape[0], x.numpy(), poles_re.numpy(), poles_im.numpy())
     return x
+
+
+def adjoint_scan_(grad: Tensor, poles_re: Tensor, poles_im: Tensor) -> Tensor:
+    """Gradient with respect to x alone, in the place of ``grad``, to the bits of ``scan_backward_``."""
+    over_parts(_adjoint, grad.shape[0], grad.numpy(), poles_re.numpy(), poles_im.numpy())
+    return grad
 
 
 def scan_backward_(
@@ -56,7 +73,10 @@ def scan_forward(x: Tensor, poles_re: Tensor, poles_im: Tensor) -> Tensor:
 
 
 def scan_backward(
-    grad: Tensor, h: Tensor, poles_re: Tensor, poles_im: Tensor
+    grad: Tensor, h: Tensor | None, poles_re: Tensor, poles_im: Tensor, of_x: bool = True
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As ``scan_backward_``, into new tensors."""
-    return scan_backward_(grad.clone(), h, poles_re, poles_im)
+    """Into new tensors; empty are the gradient of x if not ``of_x``, those of the poles without h."""
+    if h is None:
+        return adjoint_scan_(grad.clone(), poles_re, poles_im), grad.new_empty(0), grad.new_empty(0)
+    dx, dre, dim = scan_backward_(grad.clone(), h, poles_re, poles_im)
+    return dx if of_x else grad.new_empty(0), dre, dim

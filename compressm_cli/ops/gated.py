@@ -44,36 +44,47 @@ def _dropout_(x: Tensor, p: float, seed: int, part: slice) -> Tensor:
 class _GatedResidual(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, p: float) -> Tensor:
-        ctx.p, ctx.seeds = p, (draw_seed(), draw_seed()) if p else (0, 0)
+        _, need_y, need_weight, need_bias, _ = ctx.needs_input_grad
+        ctx.p, ctx.seeds, ctx.dtype = p, (draw_seed(), draw_seed()) if p else (0, 0), y.dtype
         low = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else y.dtype
         rows = y.reshape(-1, y.shape[-1]).contiguous()
         residual = x.reshape(rows.shape)
         out = torch.empty_like(residual, memory_format=torch.contiguous_format)
-        z = y.new_empty(rows.shape[0], weight.shape[0], dtype=low)
+        z = None
+        if need_y or need_weight or need_bias:
+            z = y.new_empty(rows.shape[0], weight.shape[0], dtype=low)
         with torch.autocast("cpu", enabled=False):
             weight_low, bias_low = weight.to(low), bias.to(low)
             for part in _parts(rows):
                 hidden = _dropout_(functional.gelu(rows[part]), p, ctx.seeds[0], part).to(low)
-                torch.addmm(bias_low, hidden, weight_low.mT, out=z[part])
-                gate = _dropout_(functional.glu(z[part]), p, ctx.seeds[1], part)
+                z_part = torch.addmm(bias_low, hidden, weight_low.mT, out=None if z is None else z[part])
+                gate = _dropout_(functional.glu(z_part), p, ctx.seeds[1], part)
                 torch.add(residual[part], gate, out=out[part])
-        ctx.save_for_backward(rows, z, weight_low)
+        ctx.save_for_backward(rows if need_y or need_weight else None, z, weight_low if need_y else None)
         return out.view(x.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        need_x, need_y, need_weight, need_bias, _ = ctx.needs_input_grad
+        dx = grad if need_x else None
+        if not (need_y or need_weight or need_bias):
+            return dx, None, None, None, None
         y, z, weight = ctx.saved_tensors
-        p, (first, second), low = ctx.p, ctx.seeds, z.dtype
-        rows = grad.reshape(y.shape).contiguous()
-        dy = torch.empty_like(y)
-        dweight, dbias = y.new_zeros(weight.shape), y.new_zeros(weight.shape[0])
-        for part in _parts(y):
+        p, (first, second), low, width = ctx.p, ctx.seeds, z.dtype, grad.shape[-1]
+        rows = grad.reshape(-1, width).contiguous()
+        dy = torch.empty_like(y) if need_y else None
+        dweight = y.new_zeros(z.shape[1], width) if need_weight else None
+        dbias = z.new_zeros(z.shape[1], dtype=ctx.dtype) if need_bias else None
+        for part in _parts(rows):
             dropped = _dropout_(rows[part].to(low, copy=True), p, second, part)
             dz = torch.ops.aten.glu_backward(dropped, z[part], -1)
-            hidden = _dropout_(functional.gelu(y[part]), p, first, part).to(low)
-            dweight += (hidden.mT @ dz).mT
-            dbias += dz.sum(0)
-            dhidden = _dropout_((dz @ weight).to(y.dtype), p, first, part)
-            torch.ops.aten.gelu_backward.grad_input(dhidden, y[part], grad_input=dy[part])
-        return grad, dy.view(grad.shape), dweight, dbias, None
+            if dweight is not None:
+                hidden = _dropout_(functional.gelu(y[part]), p, first, part).to(low)
+                dweight += (hidden.mT @ dz).mT
+            if dbias is not None:
+                dbias += dz.sum(0)
+            if dy is not None:
+                dhidden = _dropout_((dz @ weight).to(y.dtype), p, first, part)
+                torch.ops.aten.gelu_backward.grad_input(dhidden, y[part], grad_input=dy[part])
+        return dx, None if dy is None else dy.view(grad.shape), dweight, dbias, None

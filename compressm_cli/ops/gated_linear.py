@@ -8,7 +8,7 @@ difference of sums, so that none loses precision either.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,7 +23,8 @@ def gated_linear_attention(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, *
 
     q, k and log_decay <= 0 (batch, length, heads, N), v (batch, length, heads, P). Returns (batch, length, heads, P) in
     the common dtype of the inputs, float32 at least, whatever autocast says. Cost is linear in length; what is kept for
-    the gradient is the inputs and the states at the ends of chunks of at most ``chunk`` steps, a power of two.
+    the gradient is the inputs and the states at the ends of chunks of at most ``chunk`` steps, a power of two, and of
+    these only what the gradients that are asked for need.
     Raises ValueError where an input is empty, or ``chunk`` is no power of two.
     """
     _check(k, v, chunk)
@@ -47,8 +48,13 @@ def _check(k: Tensor, v: Tensor, chunk: int = 1) -> None:
 
 
 def _by_chunk(x: Tensor, size: int) -> Tensor:
-    """(batch, length, heads, m) as (batch * chunks, heads, l, m), a view where x is contiguous."""
-    return x.reshape(-1, size, *x.shape[2:]).transpose(1, 2)
+    """(batch, length, heads, m) as (batch * chunks, heads, l, m), a view where x is contiguous; empty as it is."""
+    return x if x.ndim == 1 else x.reshape(-1, size, *x.shape[2:]).transpose(1, 2)
+
+
+def _rows(x: Tensor, part: slice) -> Tensor:
+    """Some chunks with their heads, (R, l, m); empty as it is."""
+    return x if x.ndim == 1 else x[part].flatten(0, 1)
 
 
 def _up_to(log_decay: Tensor) -> Tensor:
@@ -108,12 +114,39 @@ def _reached(keys: Tensor, values: Tensor, decay: Tensor, batch: int, *, reverse
     return carried.flatten(0, 1)
 
 
+class _Needs(NamedTuple):
+    """Whose gradients are asked for; that of the decays follows from those of q and k."""
+
+    q: bool
+    k: bool
+    v: bool
+    log_decay: bool
+
+    @property
+    def of_q(self) -> bool:
+        return self.q or self.log_decay
+
+    @property
+    def of_k(self) -> bool:
+        return self.k or self.log_decay
+
+    @property
+    def scores(self) -> bool:
+        """Of what each step reads of each, the products of q and k."""
+        return self.q or self.k or self.log_decay
+
+    @property
+    def ends(self) -> bool:
+        """Of the states at the ends of the chunks."""
+        return self.of_k or self.v
+
+
 class _GatedLinearAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, size: int) -> Tensor:
         batch, length, heads, n = q.shape
         inputs = [_by_chunk(t, size) for t in (q, k, v, log_decay)]
-        starts = None
+        starts = empty = q.new_empty(0)
         if length > size:
             keys = inputs[1] * _onward(inputs[3])
             starts = _reached(keys, inputs[2], inputs[3].sum(-2).exp(), batch)
@@ -121,72 +154,129 @@ class _GatedLinearAttention(torch.autograd.Function):
         by_chunk = _by_chunk(y, size)
         for part in parts(q, by_chunk.shape[0], heads * size * max(size, n, v.shape[3])):
             q_now, k_now, v_now, g_now = (t[part].flatten(0, 1) for t in inputs)
-            scores = q.new_zeros(q_now.shape[0], size, size)
-            scores.diagonal(dim1=1, dim2=2).copy_((q_now * k_now).sum(-1))
-            for steps, up_to, onward in _halvings(g_now):
-                reading, read = _halves(q_now, steps)[1] * up_to, _halves(k_now, steps)[0] * onward
-                _lower(scores, steps).copy_(reading @ read.mT)
-            outputs = scores @ v_now
-            if starts is not None:
+            outputs = _scores(q_now, k_now, g_now) @ v_now
+            if length > size:
                 outputs += (q_now * _up_to(g_now)) @ starts[part].flatten(0, 1)
             by_chunk[part] = outputs.unflatten(0, (-1, heads))
-        ctx.save_for_backward(q, k, v, log_decay, starts)
+        needs = _Needs(*ctx.needs_input_grad[:-1])
+        needed = (needs.ends, needs.of_q or needs.v, needs.scores, any(needs), needs.of_q)
+        kept = zip((q, k, v, log_decay, starts), needed, strict=True)
+        ctx.save_for_backward(*(tensor if needs_it else empty for tensor, needs_it in kept))
         ctx.size = size
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, log_decay, starts = ctx.saved_tensors
-        with full_precision(q.device):
-            return *_differentiate(grad.contiguous(), q, k, v, log_decay, starts, ctx.size), None
+        needs = _Needs(*ctx.needs_input_grad[:-1])
+        with full_precision(grad.device):
+            return *_differentiate(needs, ctx.size, grad.contiguous(), *ctx.saved_tensors), None
 
 
 def _differentiate(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, starts: Tensor | None, size: int
-) -> list[Tensor]:
+    needs: _Needs,
+    size: int,
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    starts: Tensor,
+) -> list[Tensor | None]:
     """The gradients with respect to q, k, v and log_decay.
 
     The decays need no products of their own. What a step decays is all that it and later steps read of earlier ones;
     for each of the N rows that is the sum from there on of q * grad q - k * grad k, plus <state, gradient of the state>
     at the end of the chunk. What a step reads of itself would cancel in it, but for rounding, and is left out.
     """
-    batch, _, heads, n = q.shape
-    *inputs, dy = (_by_chunk(t, size) for t in (q, k, v, log_decay, grad))
-    gradients = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in (q, k, v, log_decay)]
-    by_chunk = [_by_chunk(t, size) for t in gradients]
-    if starts is not None:
-        ends = _reached(inputs[0] * _up_to(inputs[3]), dy, inputs[3].sum(-2).exp(), batch, reverse=True)
+    (batch, length, heads, p), n = grad.shape, log_decay.shape[3]
+    q, k, v, g, dy = (_by_chunk(t, size) for t in (q, k, v, log_decay, grad))
+    ends = crossing = grad.new_empty(0)
+    if length > size and needs.ends:
+        ends = _reached(q * _up_to(g), dy, g.sum(-2).exp(), batch, reverse=True)
+    if length > size and needs.log_decay:
         crossing = _across(starts, ends, batch)
-    for part in parts(q, dy.shape[0], heads * size * max(size, n, v.shape[3])):
-        q_now, k_now, v_now, g_now = (t[part].flatten(0, 1) for t in inputs)
-        dy_now = dy[part].flatten(0, 1)
-        dscores = dy_now @ v_now.mT
-        direct = dscores.diagonal(dim1=1, dim2=2)[..., None]
-        dq, dk = torch.zeros_like(q_now), torch.zeros_like(k_now)
-        scores = torch.zeros_like(dscores)
-        scores.diagonal(dim1=1, dim2=2).copy_((q_now * k_now).sum(-1))
-        for steps, up_to, onward in _halvings(g_now):
-            reading, read = _halves(q_now, steps)[1] * up_to, _halves(k_now, steps)[0] * onward
-            _lower(scores, steps).copy_(reading @ read.mT)
-            block = _lower(dscores, steps)
-            _halves(dq, steps)[1].addcmul_(block @ read, up_to)
-            _halves(dk, steps)[0].addcmul_(block.mT @ reading, onward)
-        dv = scores.mT @ dy_now
-        if starts is not None:
-            before, after = starts[part].flatten(0, 1), ends[part].flatten(0, 1)
-            up_to, onward = _up_to(g_now), _onward(g_now)
-            dq.addcmul_(dy_now @ before.mT, up_to)
-            dk.addcmul_(v_now @ after.mT, onward)
-            dv += (k_now * onward) @ after
-        dg = _from_the_end(q_now * dq - k_now * dk)
-        if starts is not None:
-            dg += crossing[part].flatten(0, 1)
-        dq.addcmul_(direct, k_now)
-        dk.addcmul_(direct, q_now)
-        for whole, now in zip(by_chunk, (dq, dk, dv, dg), strict=True):
-            whole[part] = now.unflatten(0, (-1, heads))
+    lengths = zip(needs, (n, n, p, n), strict=True)
+    gradients = [grad.new_empty(*grad.shape[:3], m) if needed else None for needed, m in lengths]
+    for part in parts(grad, dy.shape[0], heads * size * max(size, n, p)):
+        now = [_rows(t, part) for t in (q, k, v, g, dy, starts, ends, crossing)]
+        for whole, gradient in zip(gradients, _part_gradients(needs, *now), strict=True):
+            if whole is not None and gradient is not None:
+                _by_chunk(whole, size)[part] = gradient.unflatten(0, (-1, heads))
     return gradients
+
+
+def _part_gradients(
+    needs: _Needs,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    dy: Tensor,
+    before: Tensor,
+    after: Tensor,
+    crossing: Tensor,
+) -> tuple[Tensor | None, ...]:
+    """Those of some chunks, (R, l, m) each; ``before`` and ``after`` are the states and their gradients, or empty."""
+    dscores = dy @ v.mT if needs.scores else None
+    scores, dq, dk = _inside(q, k, log_decay, dscores, needs)
+    dv = None if scores is None else scores.mT @ dy
+    if dq is not None and len(before):
+        dq.addcmul_(dy @ before.mT, _up_to(log_decay))
+    if len(after):
+        onward = _onward(log_decay)
+        if dk is not None:
+            dk.addcmul_(v @ after.mT, onward)
+        if dv is not None:
+            dv += (k * onward) @ after
+    dg = None
+    if needs.log_decay and dq is not None and dk is not None:
+        dg = _from_the_end(q * dq - k * dk)
+        if len(crossing):
+            dg += crossing
+    if dscores is not None:
+        direct = dscores.diagonal(dim1=1, dim2=2)[..., None]
+        dq = dq.addcmul_(direct, k) if dq is not None and needs.q else None
+        dk = dk.addcmul_(direct, q) if dk is not None and needs.k else None
+    return dq, dk, dv, dg
+
+
+def _inside(
+    q: Tensor, k: Tensor, log_decay: Tensor, dscores: Tensor | None, needs: _Needs
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Of a chunk by itself: the scores, for dv; dq and dk, but for what a step reads of itself."""
+    scores = _own_scores(q, k) if needs.v else None
+    dq = torch.zeros_like(log_decay) if needs.of_q else None
+    dk = torch.zeros_like(log_decay) if needs.of_k else None
+    for steps, up_to, onward in _halvings(log_decay):
+        reading = _halves(q, steps)[1] * up_to if needs.ends else q
+        read = _halves(k, steps)[0] * onward if needs.of_q or needs.v else k
+        if scores is not None:
+            _lower(scores, steps).copy_(reading @ read.mT)
+        if dscores is None:
+            continue
+        block = _lower(dscores, steps)
+        if dq is not None:
+            _halves(dq, steps)[1].addcmul_(block @ read, up_to)
+        if dk is not None:
+            _halves(dk, steps)[0].addcmul_(block.mT @ reading, onward)
+    return scores, dq, dk
+
+
+def _own_scores(q: Tensor, k: Tensor) -> Tensor:
+    """(R, l, l): what each step reads of itself on the diagonal, else zero."""
+    scores = q.new_zeros(q.shape[0], q.shape[1], q.shape[1])
+    scores.diagonal(dim1=1, dim2=2).copy_((q * k).sum(-1))
+    return scores
+
+
+def _scores(q: Tensor, k: Tensor, log_decay: Tensor) -> Tensor:
+    """What each step reads of itself and of those before it, (R, l, l); q, k and log_decay (R, l, N)."""
+    scores = _own_scores(q, k)
+    for steps, up_to, onward in _halvings(log_decay):
+        reading, read = _halves(q, steps)[1] * up_to, _halves(k, steps)[0] * onward
+        _lower(scores, steps).copy_(reading @ read.mT)
+    return scores
 
 
 def _across(starts: Tensor, ends: Tensor, batch: int) -> Tensor:

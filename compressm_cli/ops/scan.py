@@ -22,11 +22,12 @@ def _scan(x: Tensor, poles_re: Tensor, poles_im: Tensor) -> Tensor:
     return torch_scan.scan_forward(x, poles_re, poles_im)
 
 
+# What is not asked for is empty, and without the gradients of the poles h is None.
 @torch.library.custom_op("compressm::diagonal_scan_backward", mutates_args=())
 def _scan_backward(
-    grad: Tensor, h: Tensor, poles_re: Tensor, poles_im: Tensor
+    grad: Tensor, h: Tensor | None, poles_re: Tensor, poles_im: Tensor, of_x: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return torch_scan.scan_backward(grad, h, poles_re, poles_im)
+    return torch_scan.scan_backward(grad, h, poles_re, poles_im, of_x)
 
 
 _scan.register_kernel("cpu")(cpu.scan_forward)
@@ -64,8 +65,10 @@ def _(x: Tensor, poles_re: Tensor, poles_im: Tensor) -> Tensor:
 
 
 @_scan_backward.register_kernel("cuda")
-def _(grad: Tensor, h: Tensor, poles_re: Tensor, poles_im: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return _cuda_kernels().scan_backward(grad, h, poles_re, poles_im)
+def _(
+    grad: Tensor, h: Tensor | None, poles_re: Tensor, poles_im: Tensor, of_x: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _cuda_kernels().scan_backward(grad, h, poles_re, poles_im, of_x)
 
 
 @_scan.register_fake
@@ -74,17 +77,23 @@ def _(x: Tensor, poles_re: Tensor, poles_im: Tensor) -> Tensor:
 
 
 @_scan_backward.register_fake
-def _(grad: Tensor, h: Tensor, poles_re: Tensor, poles_im: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(grad), torch.empty_like(poles_re), torch.empty_like(poles_im)
+def _(
+    grad: Tensor, h: Tensor | None, poles_re: Tensor, poles_im: Tensor, of_x: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    poles = poles_re.shape if h is not None else (0,)
+    return grad.new_empty(grad.shape if of_x else (0,)), grad.new_empty(poles), grad.new_empty(poles)
 
 
 def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-    ctx.save_for_backward(output, inputs[1], inputs[2])
+    _, need_re, need_im = ctx.needs_input_grad[:3]
+    ctx.save_for_backward(output if need_re or need_im else None, inputs[1], inputs[2])
 
 
-def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     h, poles_re, poles_im = ctx.saved_tensors
-    return _scan_backward(grad.contiguous(), h, poles_re, poles_im)
+    needs = ctx.needs_input_grad
+    found = _scan_backward(grad.contiguous(), h, poles_re, poles_im, needs[0])
+    return tuple(gradient if needed else None for gradient, needed in zip(found, needs, strict=True))
 
 
 _scan.register_autograd(_differentiate, setup_context=_save)
@@ -97,8 +106,8 @@ def _(x_shape: Any, *args: Any, **kwargs: Any) -> int:
 
 
 @register_flop_formula(torch.ops.compressm.diagonal_scan_backward)
-def _(grad_shape: Any, *args: Any, **kwargs: Any) -> int:
-    return 16 * grad_shape[0] * grad_shape[1] * (grad_shape[2] // 2)
+def _(grad_shape: Any, h_shape: Any, *args: Any, **kwargs: Any) -> int:
+    return (8 if h_shape is None else 16) * grad_shape[0] * grad_shape[1] * (grad_shape[2] // 2)
 
 
 def load_kernels(device: torch.device) -> None:

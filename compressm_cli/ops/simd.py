@@ -107,6 +107,28 @@ def same(context: Any, number: Any) -> Any:
 
 
 @_intrinsic
+def rounded_product(context: Any, a: Any, b: Any) -> Any:
+    """a b, never one instruction with a sum: the same bits whatever else a kernel makes of it."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.fmul(*arguments)
+
+    return _lanes(_lanes, _lanes), generate
+
+
+@_intrinsic
+def multiply_add(context: Any, a: Any, b: Any, c: Any) -> Any:
+    """a b + c, with one rounding wherever the machine has an instruction for it."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
+        function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{LANES}f32")
+        return builder.call(function, arguments)
+
+    return _lanes(_lanes, _lanes, _lanes), generate
+
+
+@_intrinsic
 def maximum(context: Any, a: Any, b: Any) -> Any:
     """The larger in each lane; b where one of them is not a number."""
 

@@ -46,8 +46,52 @@ def _check(x: Tensor, B: Tensor, chunk: int = 1) -> None:
         raise ValueError(f"there is nothing to compute: x is {tuple(x.shape)}, B is {tuple(B.shape)}")
 
 
+class _Needs(NamedTuple):
+    """Whose gradients are asked for."""
+
+    x: bool
+    dt: bool
+    A: bool
+    B: bool
+    C: bool
+    D: bool
+
+    @property
+    def recurrence(self) -> bool:
+        """Any but that of D, which reads x alone."""
+        return self.x or self.dt or self.A or self.B or self.C
+
+    @property
+    def rates(self) -> bool:
+        """Of the log decays dt A."""
+        return self.dt or self.A
+
+    @property
+    def inputs(self) -> bool:
+        """Of u = dt x."""
+        return self.x or self.dt
+
+    @property
+    def later(self) -> bool:
+        """What later chunks read of this one's inputs."""
+        return self.inputs or self.rates
+
+    @property
+    def products(self) -> bool:
+        """Of C_i^T B_j."""
+        return self.B or self.C
+
+    @property
+    def scores(self) -> bool:
+        """Of what each step reads of each, decays_ij C_i^T B_j."""
+        return self.rates or self.products
+
+
 class _Chunks(NamedTuple):
-    """The inputs by chunk. R chunks (batch times chunks of a sequence), G groups, H heads, K heads a group, l steps."""
+    """The inputs by chunk; empty is one that no gradient needs.
+
+    R chunks (batch times chunks of a sequence), G groups, H heads, K heads a group, l steps.
+    """
 
     x: Tensor
     """(R, H, l, P), a view."""
@@ -67,21 +111,28 @@ class _Chunks(NamedTuple):
 
 
 def _split(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, size: int) -> _Chunks:
-    _, _, heads, head_dim = x.shape
-    groups, n = B.shape[2:]
-    by_head = dt.reshape(-1, size, heads).mT.contiguous()
+    by_head = dt.reshape(-1, size, dt.shape[2]).mT.contiguous()
     log_decay = (by_head.double() * A.double()[:, None]).cumsum(-1)
-    by_group = [t.reshape(-1, size, groups, n).transpose(1, 2).reshape(-1, size, n) for t in (B, C)]
     return _Chunks(
-        x=x.reshape(-1, size, heads, head_dim).transpose(1, 2),
+        x=_heads_by_chunk(x, size),
         dt=by_head,
-        B=by_group[0],
-        C=by_group[1],
+        B=_groups_by_chunk(B, size),
+        C=_groups_by_chunk(C, size),
         log_decay=log_decay,
-        grow=log_decay.exp().to(x.dtype),
-        fade=(log_decay[..., -1:] - log_decay).exp().to(x.dtype),
-        groups=groups,
+        grow=log_decay.exp().to(dt.dtype),
+        fade=(log_decay[..., -1:] - log_decay).exp().to(dt.dtype),
+        groups=max(t.shape[2] for t in (B, C) if t.ndim == 4),
     )
+
+
+def _heads_by_chunk(x: Tensor, size: int) -> Tensor:
+    """(batch, length, heads, P) as (R, heads, l, P), a view where x is contiguous; an empty tensor as it is."""
+    return x if x.ndim == 1 else x.reshape(-1, size, *x.shape[2:]).transpose(1, 2)
+
+
+def _groups_by_chunk(x: Tensor, size: int) -> Tensor:
+    """(batch, length, groups, N) as (R groups, l, N); an empty tensor as it is."""
+    return x if x.ndim == 1 else _heads_by_chunk(x, size).reshape(-1, size, x.shape[3])
 
 
 def _select(chunks: _Chunks, rows: slice) -> _Chunks:
@@ -129,7 +180,7 @@ def _times_products(x: Tensor, products: Tensor, groups: int) -> Tensor:
 def _direct(chunks: _Chunks) -> Tensor:
     """C_i^T B_i: what each step reads of itself, (R, H, l)."""
     products = (chunks.C * chunks.B).sum(-1).view(-1, chunks.groups, chunks.C.shape[1])
-    return products.repeat_interleave(chunks.x.shape[1] // chunks.groups, dim=1)
+    return products.repeat_interleave(chunks.dt.shape[1] // chunks.groups, dim=1)
 
 
 def _reached(
@@ -141,8 +192,6 @@ def _reached(
     """
     rows, heads, _, head_dim = x.shape
     n = B.shape[-1]
-    if rows == batch:
-        return B.new_zeros(rows * chunks.groups, heads // chunks.groups * head_dim, n)
     added = _side_by_side(x, weight, chunks.groups).mT @ B
     by_chunk = (batch, rows // batch, heads)
     decay = chunks.grow[..., -1].reshape(*by_chunk, 1, 1)
@@ -154,37 +203,74 @@ class _SSD(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, size: int
     ) -> Tensor:
+        needs = _Needs(*ctx.needs_input_grad[:-1])
         batch, length, heads, head_dim = x.shape
         chunks = _split(x, dt, A, B, C, size)
-        starts = _reached(chunks, chunks.x, chunks.dt * chunks.fade, chunks.B, batch)
-        before = x.new_empty(chunks.x.shape if length > size else 0)
+        starts = before = x.new_empty(0)
+        if length > size:
+            starts = _reached(chunks, chunks.x, chunks.dt * chunks.fade, chunks.B, batch)
+            before = x.new_empty(chunks.x.shape) if needs.rates else before
         y = x.new_empty(x.shape)
-        by_chunk = y.view(-1, size, heads, head_dim).transpose(1, 2)
+        by_chunk = _heads_by_chunk(y, size)
         for part in parts(x, chunks.x.shape[0], heads * size * max(size, head_dim)):
-            now, start = _select(chunks, part), starts[_by_group(part, chunks.groups)]
+            now = _select(chunks, part)
             # What step i reads of step j in its chunk: decays_ij C_i^T B_j.
             scores = _times_products(_decays(now.log_decay, x.dtype), now.C @ now.B.mT, chunks.groups)
             outputs = scores @ (now.x * now.dt[..., None])
             if length > size:
-                before[part] = _by_head(now.C @ start.mT, chunks.groups, heads) * now.grow[..., None]
-                outputs += before[part]
+                start = starts[_by_group(part, chunks.groups)]
+                earlier = _by_head(now.C @ start.mT, chunks.groups, heads) * now.grow[..., None]
+                if needs.rates:
+                    before[part] = earlier
+                outputs += earlier
             through = _direct(now) * now.dt
             if D is not None:
                 through += D[:, None]
             by_chunk[part] = outputs.addcmul_(now.x, through[..., None])
-        ctx.save_for_backward(x, dt, A, B, C, D, before, starts)
+        ctx.save_for_backward(*_kept(needs, x, dt, A, B, C, D, before, starts))
         ctx.size = size
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, dt, A, B, C, D, before, starts = ctx.saved_tensors
-        with full_precision(x.device):
-            return *_differentiate(grad, x, dt, A, B, C, D, before, starts, ctx.size), None
+        needs = _Needs(*ctx.needs_input_grad[:-1])
+        with full_precision(grad.device):
+            if needs.recurrence:
+                return *_differentiate(needs, ctx.size, grad, *ctx.saved_tensors), None
+            dD = _skip_gradient(grad, ctx.saved_tensors[0], ctx.size)
+            return None, None, None, None, None, dD, None
+
+
+def _kept(
+    needs: _Needs,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    before: Tensor,
+    starts: Tensor,
+) -> list[Tensor | None]:
+    """What the gradients that are asked for are computed from; an empty tensor in the place of all else."""
+    empty = x.new_empty(0)
+    wanted = [
+        (x, needs.scores or needs.D),
+        (dt, needs.recurrence),
+        (A, needs.recurrence),
+        (B, needs.later or needs.C),
+        (C, needs.later or needs.B),
+        (before, needs.rates),
+        (starts, needs.rates or needs.C),
+    ]
+    kept = [tensor if needed else empty for tensor, needed in wanted]
+    return [*kept[:5], D if needs.x else None, *kept[5:]]
 
 
 def _differentiate(
+    needs: _Needs,
+    size: int,
     grad: Tensor,
     x: Tensor,
     dt: Tensor,
@@ -194,56 +280,104 @@ def _differentiate(
     D: Tensor | None,
     before: Tensor,
     starts: Tensor,
-    size: int,
 ) -> tuple[Tensor | None, ...]:
     """The gradients with respect to x, dt, A, B, C and D; ``before`` is what each step reads of earlier chunks.
 
     What a step k decays is all that steps i >= k read of steps j < k, in four parts: both in the chunk (a rectangle of
     the matrix of what i reads of j), j before it, i after it, or both outside. What a step reads of itself is in none.
     """
-    batch, length, heads, head_dim = x.shape
-    chunks = _split(x, dt, A, B, C, size)
+    batch, length, heads, head_dim = grad.shape
+    chunks, dy, empty = _split(x, dt, A, B, C, size), _heads_by_chunk(grad, size), grad.new_empty(0)
     groups = chunks.groups
-    dy = grad.reshape(-1, size, heads, head_dim).transpose(1, 2)
-    ends = _reached(chunks, dy, chunks.grow, chunks.C, batch, reverse=True)
-    dx, dB, dC = x.new_empty(x.shape), torch.empty_like(chunks.B), torch.empty_like(chunks.C)
-    dx_by_chunk = dx.view(-1, size, heads, head_dim).transpose(1, 2)
-    dlog_decay, ddt = torch.empty_like(chunks.dt), torch.empty_like(chunks.dt)
-    dD = None if D is None else torch.zeros_like(D)
-    for part in parts(x, chunks.x.shape[0], heads * size * max(size, head_dim)):
+    ends = empty
+    if length > size and (needs.later or needs.B):
+        ends = _reached(chunks, dy, chunks.grow, chunks.C, batch, reverse=True)
+    like = B if B.ndim == 4 else C
+    dB, dC = (grad.new_empty(dy.shape[0] * groups, size, like.shape[3]) if n else None for n in needs[3:5])
+    dx = grad.new_empty(grad.shape) if needs.x else None
+    ddt = torch.empty_like(chunks.dt) if needs.dt else None
+    dlog_decay = torch.empty_like(chunks.dt) if needs.rates else None
+    dD = grad.new_zeros(heads) if needs.D else None
+    for part in parts(grad, dy.shape[0], heads * size * max(size, head_dim)):
         pairs = _by_group(part, groups)
-        now, start, after = _select(chunks, part), starts[pairs], ends[pairs]
-        dy_now, u = dy[part].contiguous(), now.x * now.dt[..., None]
-        decays = _decays(now.log_decay, x.dtype)
-        dscores = (dy_now @ u.mT).mul_(decays)
-        dproducts = dscores.view(-1, heads // groups, size, size).sum(1)
-        direct = (dy_now * now.x).sum(-1)
-        dproducts.diagonal(dim1=1, dim2=2).add_((direct * now.dt).view(-1, heads // groups, size).sum(1))
-        products = now.C @ now.B.mT
-        dlog_decay[part] = _rectangles(_times_products(dscores, products, groups))
-        du = _times_products(decays, products, groups).mT @ dy_now
-        dB_now, dC_now = dproducts.mT @ now.C, dproducts @ now.B
-        if length > size:
+        now, dy_now, after = _select(chunks, part), dy[part].contiguous(), ends[pairs]
+        u = now.x * now.dt[..., None] if needs.scores else empty
+        decays = _decays(now.log_decay, grad.dtype)
+        dscores = (dy_now @ u.mT).mul_(decays) if needs.scores else empty
+        direct = (dy_now * now.x).sum(-1) if needs.dt or needs.products or needs.D else empty
+        dproducts = _products_gradient(dscores, direct * now.dt, groups) if needs.products else empty
+        products = now.C @ now.B.mT if needs.later else empty
+        later = empty
+        if needs.later and length > size:
             later = _by_head(now.B @ after.mT, groups, heads) * now.fade[..., None]
-            du += later
-            dlog_decay[part] += _from_here((dy_now * before[part]).sum(-1))
-            dlog_decay[part] += _until_here((later * u).sum(-1))
-            dB_now += _side_by_side(u, now.fade, groups) @ after
-            dC_now += _side_by_side(dy_now, now.grow, groups) @ start
-        dB[pairs], dC[pairs] = dB_now, dC_now
-        through = _direct(now)
-        ddt[part] = (du * now.x).sum(-1) + through * direct
-        through = through * now.dt
-        if D is not None and dD is not None:
-            through += D[:, None]
+        if dlog_decay is not None:
+            dlog_decay[part] = _rates_gradient(dy_now, dscores, products, before[part], later, u, groups)
+        if dB is not None:
+            dB[pairs] = _plus_across(dproducts.mT @ now.C, u, now.fade, after, groups)
+        if dC is not None:
+            dC[pairs] = _plus_across(dproducts @ now.B, dy_now, now.grow, starts[pairs], groups)
+        if needs.inputs:
+            du = _times_products(decays, products, groups).mT @ dy_now
+            du = du.add_(later) if len(later) else du
+            through = _direct(now)
+            if ddt is not None:
+                ddt[part] = (du * now.x).sum(-1) + through * direct
+            if dx is not None:
+                _heads_by_chunk(dx, size)[part] = _x_gradient(now.dt, dy_now, du, through * now.dt, D)
+        if dD is not None:
             dD += direct.sum((0, 2))
-        dx_by_chunk[part] = (du * now.dt[..., None]).addcmul_(dy_now, through[..., None])
-    if length > size:
-        across = (starts * ends).view(chunks.dt.shape[0], heads, -1).sum(-1)
-        dlog_decay += (across * chunks.grow[..., -1])[..., None]
-    ddt.addcmul_(A[:, None], dlog_decay)
-    dA = (chunks.dt * dlog_decay).sum((0, 2))
-    return dx, ddt.mT.reshape(dt.shape), dA, _as_given(dB, B), _as_given(dC, C), dD
+    dA = None
+    if dlog_decay is not None:
+        if length > size:
+            across = (starts * ends).view(dy.shape[0], heads, -1).sum(-1)
+            dlog_decay += (across * chunks.grow[..., -1])[..., None]
+        if ddt is not None:
+            ddt.addcmul_(A[:, None], dlog_decay)
+        if needs.A:
+            dA = (chunks.dt * dlog_decay).sum((0, 2))
+    ddt = None if ddt is None else ddt.mT.reshape(dt.shape)
+    return dx, ddt, dA, *(None if t is None else _as_given(t, like) for t in (dB, dC)), dD
+
+
+def _skip_gradient(grad: Tensor, x: Tensor, size: int) -> Tensor:
+    """The gradient with respect to D alone."""
+    _, _, heads, head_dim = grad.shape
+    dy, by_chunk = _heads_by_chunk(grad, size), _heads_by_chunk(x, size)
+    dD = grad.new_zeros(heads)
+    for part in parts(grad, dy.shape[0], heads * size * max(size, head_dim)):
+        dD += (dy[part].contiguous() * by_chunk[part]).sum(-1).sum((0, 2))
+    return dD
+
+
+def _products_gradient(dscores: Tensor, direct: Tensor, groups: int) -> Tensor:
+    """With respect to C_i^T B_j, (R G, l, l): dscores (R, H, l, l) for j < i, direct (R, H, l) for j = i."""
+    _, heads, size, _ = dscores.shape
+    dproducts = dscores.view(-1, heads // groups, size, size).sum(1)
+    dproducts.diagonal(dim1=1, dim2=2).add_(direct.view(-1, heads // groups, size).sum(1))
+    return dproducts
+
+
+def _plus_across(inside: Tensor, x: Tensor, weight: Tensor, states: Tensor, groups: int) -> Tensor:
+    """A gradient of B or C (R G, l, N) from inside the chunk, and what comes through the states at its end or start."""
+    return inside.add_(_side_by_side(x, weight, groups) @ states) if len(states) else inside
+
+
+def _rates_gradient(
+    dy: Tensor, dscores: Tensor, products: Tensor, before: Tensor, later: Tensor, u: Tensor, groups: int
+) -> Tensor:
+    """With respect to the log decays (R, H, l), but for what passes by the whole chunk; dscores are used up."""
+    rates = _rectangles(_times_products(dscores, products, groups))
+    if len(later):
+        rates += _from_here((dy * before).sum(-1))
+        rates += _until_here((later * u).sum(-1))
+    return rates
+
+
+def _x_gradient(dt: Tensor, dy: Tensor, du: Tensor, through: Tensor, D: Tensor | None) -> Tensor:
+    """With respect to x (R, H, l, P), ``through`` (R, H, l) being what a step reads of itself without D."""
+    if D is not None:
+        through += D[:, None]
+    return (du * dt[..., None]).addcmul_(dy, through[..., None])
 
 
 def _rectangles(x: Tensor) -> Tensor:

@@ -25,11 +25,14 @@ def scan_forward(x: Tensor, poles_re: Tensor, poles_im: Tensor) -> Tensor:
 
 
 def scan_backward(
-    grad: Tensor, h: Tensor, poles_re: Tensor, poles_im: Tensor
+    grad: Tensor, h: Tensor | None, poles_re: Tensor, poles_im: Tensor, of_x: bool = True
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients with respect to x, poles_re and poles_im."""
+    """Gradients with respect to x, poles_re and poles_im; empty that of x if not ``of_x``, those of poles without h."""
     n = poles_re.shape[0]
     dx = scan_forward(grad.flip(1), poles_re, -poles_im).flip(1)
+    kept = dx if of_x else grad.new_empty(0)
+    if h is None:
+        return kept, grad.new_empty(0), grad.new_empty(0)
     re, im = dx[:, 1:, :n], dx[:, 1:, n:]
     h_re, h_im = h[:, :-1, :n], h[:, :-1, n:]
-    return dx, (re * h_re + im * h_im).sum((0, 1)), (im * h_re - re * h_im).sum((0, 1))
+    return kept, (re * h_re + im * h_im).sum((0, 1)), (im * h_re - re * h_im).sum((0, 1))

@@ -100,8 +100,9 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _backward_kernel(  # type: ignore[no-untyped-def]
-    grad, h, poles_re, poles_im, ends, dx, dpoles, batch, length, n, chunk, doublings, LANES: tl.constexpr
-):
+    grad, h, poles_re, poles_im, ends, dx, dpoles, batch, length, n, chunk, doublings,
+    OF_X: tl.constexpr, OF_POLES: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
     # dx_t = grad_t + conj(lambda) dx_{t+1}; dpoles (chunks, 2, batch N): the chunk's sum of dx_t conj(h_{t-1}).
     k = tl.program_id(1)
     lane, valid, pole, at = _place(batch, length, n, k * chunk, True, LANES)
@@ -112,18 +113,21 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
     for i in tl.range(0, tl.minimum(chunk, length - k * chunk), num_stages=STAGES):
         grad_re = tl.load(grad + at, mask=valid, other=0.0)
         grad_im = tl.load(grad + at + n, mask=valid, other=0.0)
-        has_past = valid & (k * chunk + i < length - 1)
-        h_re = tl.load(h + at - 2 * n, mask=has_past, other=0.0)
-        h_im = tl.load(h + at - n, mask=has_past, other=0.0)
         re, im = _step(re, im, pole_re, pole_im, grad_re, grad_im)
-        dpole_re += re * h_re + im * h_im
-        dpole_im += im * h_re - re * h_im
-        tl.store(dx + at, re, mask=valid)
-        tl.store(dx + at + n, im, mask=valid)
+        if OF_POLES:
+            has_past = valid & (k * chunk + i < length - 1)
+            h_re = tl.load(h + at - 2 * n, mask=has_past, other=0.0)
+            h_im = tl.load(h + at - n, mask=has_past, other=0.0)
+            dpole_re += re * h_re + im * h_im
+            dpole_im += im * h_re - re * h_im
+        if OF_X:
+            tl.store(dx + at, re, mask=valid)
+            tl.store(dx + at + n, im, mask=valid)
         at -= 2 * n
-    partial = dpoles + k * (2 * batch * n) + lane
-    tl.store(partial, dpole_re, mask=valid)
-    tl.store(partial + batch * n, dpole_im, mask=valid)
+    if OF_POLES:
+        partial = dpoles + k * (2 * batch * n) + lane
+        tl.store(partial, dpole_re, mask=valid)
+        tl.store(partial + batch * n, dpole_im, mask=valid)
 
 
 def steps_per_program(programs: int, length: int, processors: int) -> int:
@@ -146,12 +150,20 @@ def _chunk(x: Tensor, n: int) -> int:
     return steps_per_program(triton.cdiv(x.shape[0] * n, LANES), x.shape[1], processors)
 
 
-def _launch(kernel: Any, chunks: int, x: Tensor, n: int, tensors: tuple[Tensor, ...], *settings: int) -> None:
+def _launch(
+    kernel: Any,
+    chunks: int,
+    x: Tensor,
+    n: int,
+    tensors: tuple[Tensor, ...],
+    *settings: int,
+    **constants: bool,
+) -> None:
     """One program for each block of states and each chunk."""
     batch, length = x.shape[:2]
     with torch.cuda.device_of(x):
         grid = (triton.cdiv(batch * n, LANES), chunks)
-        kernel[grid](*tensors, batch, length, n, *settings, LANES=LANES, num_warps=1)
+        kernel[grid](*tensors, batch, length, n, *settings, **constants, LANES=LANES, num_warps=1)
 
 
 def _ends(x: Tensor, poles_re: Tensor, poles_im: Tensor, chunk: int, reverse: bool) -> Tensor:
@@ -180,17 +192,28 @@ def scan_forward(x: Tensor, poles_re: Tensor, poles_im: Tensor, chunk: int | Non
 
 
 def scan_backward(
-    grad: Tensor, h: Tensor, poles_re: Tensor, poles_im: Tensor, chunk: int | None = None
+    grad: Tensor,
+    h: Tensor | None,
+    poles_re: Tensor,
+    poles_im: Tensor,
+    of_x: bool = True,
+    chunk: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients with respect to x, poles_re and poles_im; ``chunk`` as in ``scan_forward``."""
-    dx = torch.empty_like(grad)
+    """Gradients with respect to x, poles_re and poles_im; empty that of x if not ``of_x``, those of poles without h.
+
+    ``chunk`` as in ``scan_forward``.
+    """
+    of_poles, n = h is not None, poles_re.shape[0]
+    dx = grad.new_empty(grad.shape if of_x else 0)
     if grad.numel() == 0:
-        return dx, torch.zeros_like(poles_re), torch.zeros_like(poles_im)
-    n = poles_re.shape[0]
+        return dx, grad.new_zeros(n if of_poles else 0), grad.new_zeros(n if of_poles else 0)
     chunk = chunk or _chunk(grad, n)
     ends = _ends(grad, poles_re, poles_im, chunk, reverse=True)
-    dpoles = grad.new_empty(len(ends) + 1, 2, grad.shape[0], n)
-    tensors = (grad, h, poles_re, poles_im, ends, dx, dpoles)
-    _launch(_backward_kernel, len(dpoles), grad, n, tensors, chunk, chunk.bit_length() - 1)
+    dpoles = grad.new_empty((len(ends) + 1, 2, grad.shape[0], n) if of_poles else (0, 2, 0, 0))
+    tensors = (grad, grad if h is None else h, poles_re, poles_im, ends, dx, dpoles)
+    settings = (chunk, chunk.bit_length() - 1)
+    _launch(_backward_kernel, len(ends) + 1, grad, n, tensors, *settings, OF_X=of_x, OF_POLES=of_poles)
+    if not of_poles:
+        return dx, grad.new_empty(0), grad.new_empty(0)
     total = dpoles.sum((0, 2))
     return dx, total[0].clone(), total[1].clone()

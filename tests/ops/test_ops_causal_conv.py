@@ -93,7 +93,8 @@ def test_operators_keep_the_rules_of_custom_operators(silu: bool) -> None:
     torch.library.opcheck(torch.ops.compressm.causal_conv1d.default, (*leaves, silu))
     plain = [t.detach() for t in leaves]
     torch.library.opcheck(
-        torch.ops.compressm.causal_conv1d_backward.default, (torch.ones_like(plain[0]), *plain, silu)
+        torch.ops.compressm.causal_conv1d_backward.default,
+        (torch.ones_like(plain[0]), *plain, silu, [True, True, True]),
     )
 
 

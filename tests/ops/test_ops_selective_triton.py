@@ -89,7 +89,7 @@ def assert_near(actual: list[Tensor], expected: list[Tensor], dtype: torch.dtype
 INTERPRET = """
 import sys
 import torch
-from compressm_cli.ops import selective_triton
+from compressm_cli.ops import selective, selective_triton
 
 selective_triton.STEPS = 8
 
@@ -104,10 +104,28 @@ results = {}
 for key, (inputs, kept, grad) in torch.load(sys.argv[1]).items():
     inputs = [guarded(t) for t in inputs]
     arguments = (*inputs[:6], kept, *(inputs[6:] or (None, None)))
-    out, y, states = selective_triton.forward(*arguments, True)
-    assert torch.equal(out, selective_triton.forward(*arguments, False)[0])
-    gradients = selective_triton.backward(guarded(grad), *arguments, guarded(y), guarded(states))
+    gated = len(inputs) > 6
+    out, y, states = selective_triton.forward(*arguments, gated, True)
+    assert torch.equal(out, selective_triton.forward(*arguments, False, False)[0])
+    asked = [True] * 6 + [gated] * 2
+    gradients = selective_triton.backward(guarded(grad), *arguments, guarded(y), guarded(states), asked)
     results[key] = [out, *gradients[: len(inputs)]]
+    if not gated or grad.dtype != torch.float32:
+        continue
+    # Each gradient by itself, and all others: of what none of them reads there is nothing.
+    for number in range(8):
+        for others in (False, True):
+            needs = [(i == number) != others for i in range(8)]
+            kept_y, kept_states = selective._Needs(*needs).kept()
+            _, y, states = selective_triton.forward(*arguments, kept_y, kept_states)
+            read = selective._Needs(*needs).inputs()
+            empty = grad.new_empty(0)
+            x, dt, A, B, C = (t if n else empty for t, n in zip(inputs[:5], read))
+            D, bias, z = (t if n else None for t, n in zip(inputs[5:], read[5:]))
+            saved = x, dt, A, B, C, D, kept, bias, z, y, states
+            found = selective_triton.backward(guarded(grad), *saved, needs)
+            for asked, alone, together in zip(needs, found, gradients):
+                assert torch.equal(alone, together) if asked else not len(alone)
 torch.save(results, sys.argv[2])
 """
 
@@ -178,9 +196,16 @@ def test_kernels_compile_for_devices_that_are_not_here(
     sizes = {"STEPS": selective_triton.STEPS, "LANES": selective_triton.LANES, "GATED": gated}
     for some in (False, True):
         forward = ptx(
-            selective_triton._forward_kernel, dtype, capability, SORTED=some, SAVE=not some, **sizes
+            selective_triton._forward_kernel,
+            dtype,
+            capability,
+            SORTED=some,
+            KEEP_Y=gated,
+            SAVE=not some,
+            **sizes,
         )
-        backward = ptx(selective_triton._backward_kernel, dtype, capability, SORTED=some, **sizes)
+        asked = dict.fromkeys(selective_triton.ASKED, True) | {"OF_BIAS": gated, "OF_Z": gated}
+        backward = ptx(selective_triton._backward_kernel, dtype, capability, SORTED=some, **asked, **sizes)
         # States go from thread to thread through memory.
         assert "bar.sync" in forward
         assert "bar.sync" in backward

@@ -108,6 +108,11 @@ for key, (inputs, weight, chunk) in torch.load(sys.argv[1]).items():
     x, *poles = map(guarded, inputs)
     h = triton_scan.scan_forward(x, *poles, chunk=chunk)
     results[key] = [h, *triton_scan.scan_backward(guarded(weight), guarded(h), *poles, chunk=chunk)]
+    x_alone = triton_scan.scan_backward(guarded(weight), None, *poles, chunk=chunk)
+    poles_alone = triton_scan.scan_backward(guarded(weight), guarded(h), *poles, False, chunk)
+    assert [len(t) for t in (*x_alone[1:], poles_alone[0])] == [0, 0, 0]
+    for alone, together in zip((x_alone[0], *poles_alone[1:]), results[key][1:]):
+        assert torch.equal(alone, together)
 torch.save(results, sys.argv[2])
 """
 
@@ -176,7 +181,7 @@ def ptx(kernel: Any, dtype: str, capability: int, sizes: str, **constants: objec
         ("_ends_kernel", {"REVERSE": False}),
         ("_ends_kernel", {"REVERSE": True}),
         ("_forward_kernel", {}),
-        ("_backward_kernel", {}),
+        ("_backward_kernel", {"OF_X": True, "OF_POLES": True}),
     ],
 )
 def test_kernels_compile_for_devices_that_are_not_here(
@@ -298,7 +303,7 @@ class TestOnDevice:
         leaves = tuple(t.clone().requires_grad_() for t in (x, poles_re, poles_im))
         torch.library.opcheck(torch.ops.compressm.diagonal_scan.default, leaves)
         torch.library.opcheck(
-            torch.ops.compressm.diagonal_scan_backward.default, (weight, x, poles_re, poles_im)
+            torch.ops.compressm.diagonal_scan_backward.default, (weight, x, poles_re, poles_im, True)
         )
 
     @pytest.mark.parametrize("shape", [(0, 5, 3), (2, 0, 3)])
