@@ -18,7 +18,7 @@ from typer.main import get_command
 
 from compressm_cli import __version__
 from compressm_cli.cli.commands import Command, Group
-from compressm_cli.cli.console import report_error
+from compressm_cli.cli.console import report_error, settle_size
 from compressm_cli.cli.streams import guarded
 from compressm_cli.core.caches import settle_libraries
 from compressm_cli.core.errors import CompressmError, ElsewhereError
@@ -102,6 +102,7 @@ def compressm(
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (by default that of the process); returns the exit code."""
     settle_libraries()
+    settle_size()
     words = list(sys.argv[1:] if arguments is None else arguments)
     with guarded() as out:
         code = _run(words)
