@@ -71,6 +71,11 @@ def report_error(message: str, hint: str | None = None) -> None:
         typer.echo("\n".join(map(_cut, printable(hint).splitlines())), err=True)
 
 
+def tell(message: str) -> None:
+    """A line on stderr about what is no error, shown as ``report_error`` shows a message."""
+    typer.echo(_cut(printable(message)), err=True)
+
+
 def warn(message: str) -> None:
     """``warning: message`` on stderr, as ``report_error`` shows a message: the command goes on."""
     typer.echo(f"warning: {_cut(printable(message))}", err=True)

@@ -165,7 +165,8 @@ def test_all_end_soon_and_one_message_is_read(case: Case, tmp_path: Path) -> Non
     ]
     victim_is_main = case.failure == "lost" and case.victim == 0
     assert len(errors) == (case.count - 1 if victim_is_main else 1), errors
-    assert all(line.startswith("error: ") for line in errors)
+    stopped = case.failure == "interrupt"
+    assert all(line == "interrupted" if stopped else line.startswith("error: ") for line in errors)
     assert told.format(count=case.count) in errors[0]
     assert "lost contact" not in errors[0]
     run = tmp_path / "kill" / "v0001"
