@@ -240,6 +240,8 @@ def _forecast_table(recipe: "Recipe", known: "Forecast") -> object:
 
 
 def _memory_in_words(known: "MemoryForecast") -> str:
+    from compressm_cli.core.quantities import quantity
+
     most, when = known.largest
     whose = ""
     if known.processes > 1:
@@ -247,8 +249,8 @@ def _memory_in_words(known: "MemoryForecast") -> str:
         whose = f", in each of {known.processes} processes{part}"
     rows = "1 row" if known.rows == 1 else f"{known.rows} rows"
     return (
-        f"{most / 2**20:,.1f} MiB at most, {when}; {known.step / 2**20:,.1f} MiB in training steps, of {rows} at once"
-        f"{whose}; beside data and PyTorch"
+        f"{quantity(most, 'bytes')} at most, {when}; {quantity(known.step, 'bytes')} in training steps, of {rows} at "
+        f"once{whose}; beside data and PyTorch"
     )
 
 
