@@ -323,6 +323,8 @@ def test_all_errors_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
 
 
 OVERRIDES = [
+    ("name=a\nb", "name: 'a\\nb' has a line break in it; remove it"),
+    ("data.path='a\n b'", "data.path: \"'a\\n b'\" has a line break in it; remove it"),
     ("train.steps=x", "train.steps: found the text 'x'; write an integer of at least 1"),
     ("modle.depth=2", "modle: unknown key; did you mean 'model'?"),
     ("train.steps", "no '=' in it; write key=value, such as train.steps=100"),
