@@ -4,6 +4,7 @@ import errno
 import json
 import multiprocessing
 import os
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -99,8 +100,21 @@ def test_what_is_no_run_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="no such file or folder"):
         Run.find(tmp_path / "nowhere")
     for name in ("file", "empty"):
-        with pytest.raises(BadInputError, match="neither a run folder nor a folder of runs"):
+        with pytest.raises(BadInputError, match=r"neither a run folder nor a folder of runs .*, \.\.\.\)$"):
             Run.find(tmp_path / name)
+
+
+def test_the_runs_in_folders_of_a_folder_are_named(tmp_path: Path) -> None:
+    for _ in range(7):
+        started(tmp_path)
+    for number in range(5):
+        shutil.copytree(tmp_path / "one" / "v0001", tmp_path / "two" / f"v000{number + 1}")
+    with pytest.raises(BadInputError) as error:
+        Run.find(tmp_path)
+    named = [f"{tmp_path}/one/v000{n}" for n in range(1, 8)] + [
+        f"{tmp_path}/two/v000{n}" for n in range(1, 4)
+    ]
+    assert str(error.value).endswith(f"; give one of the runs in it: {', '.join(named)} and 2 more")
 
 
 # ---- files --------------------------------------------------------------------------------------------

@@ -20,6 +20,12 @@ ROOT = "outputs/"
 """Where runs are, unless a recipe says something else."""
 ANY_FILE, ANY_FOLDER = "file", "dir"
 """Notes of a candidate that stands for all of them; a shell completes them better."""
+METRICS = (
+    *("test_loss", "total_order", "parameters", "checkpoint_bytes", "training_flops", "inference_flops"),
+    *("total_seconds", "training_seconds", "step_seconds", "joules", "peak_memory"),
+    *("inference_seconds_single", "inference_seconds_batch"),
+)
+"""What a comparison may limit: ``Tolerances.metrics()``, whose module takes long to load."""
 RECIPES, MODELS = (".yaml", ".yml"), (".pt", ".safetensors")
 
 
@@ -61,6 +67,20 @@ def runs(incomplete: str) -> Candidates:
 def models(incomplete: str) -> Candidates:
     """Checkpoints, run folders, and folders that they may lie in."""
     return [*_runs(incomplete), *_paths(incomplete, MODELS)]
+
+
+def variants(incomplete: str) -> Candidates:
+    """How selective layers may be reduced, as a recipe's ``compression.variant`` says it."""
+    from compressm_cli.recipe.keys import complete_override
+
+    prefix = "compression.variant="
+    found = complete_override(f"{prefix}{incomplete}", {"compression": {"method": "hankel"}})
+    return [(key.removeprefix(prefix), about) for key, about in found.items() if key != f"{prefix}null"]
+
+
+def metrics(incomplete: str) -> Candidates:
+    """``METRIC=`` of what a comparison may limit; the ratio is typed."""
+    return [(f"{name}=", "") for name in METRICS if name.startswith(incomplete)]
 
 
 def files(incomplete: str) -> Candidates:

@@ -10,6 +10,7 @@ from compressm_cli.cli import candidates, console
 from compressm_cli.cli.commands import Command, examples
 from compressm_cli.cli.parameters import Device
 from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.files import try_to_write, unwritable
 
 if TYPE_CHECKING:
     from compressm_cli.reports import ComparisonReport
@@ -74,9 +75,8 @@ def compare(
         typer.Option(
             metavar="METRIC=RATIO",
             help="Largest allowed ratio to the baseline, such as parameters=0.8; may be repeated. A metric that was "
-            "not measured counts as broken. Metrics: test_loss, total_order, parameters, checkpoint_bytes, "
-            "training_flops, inference_flops, total_seconds, training_seconds, step_seconds, joules, peak_memory, "
-            "inference_seconds_single, inference_seconds_batch.",
+            f"not measured counts as broken. Metrics: {', '.join(candidates.METRICS)}.",
+            autocompletion=candidates.metrics,
             rich_help_panel=TOLERANCES,
         ),
     ] = None,
@@ -95,8 +95,8 @@ def compare(
     """
     if as_json and markdown:
         raise BadInputError("--json and --markdown exclude each other; give one of them")
-    if html is not None and not html.parent.is_dir():
-        raise BadInputError(f"--html {html}: no such folder: {html.parent}")
+    if html is not None:
+        _require_writable(html)
     limits = _limits(at_most or [])
     from compressm_cli import reports
 
@@ -114,6 +114,16 @@ def compare(
         typer.echo(f"page: {html}", err=True)
     if report.broken:
         raise typer.Exit(1)
+
+
+def _require_writable(html: Path) -> None:
+    """Before any work is done: BadInputError where the page could not be written."""
+    try:
+        if not html.parent.is_dir():
+            raise BadInputError(f"--html {html}: no such folder: {html.parent}")
+        try_to_write(html)
+    except OSError as error:
+        raise BadInputError(unwritable(f"--html {html}", error, "choose another file")) from error
 
 
 def _limits(texts: list[str]) -> dict[str, float]:

@@ -133,7 +133,11 @@ def _lines(group: Any, words: list[str], incomplete: str) -> Iterator[str]:
     skipped = _skipped_by_bash(incomplete, os.environ.get(WORD, "")) if is_bash else 0
     completion_init()
     finder = shell_completion.get_completion_class("bash")(group, {}, "compressm", SHELL)  # type: ignore[misc]
+    seen: set[str] = set()
     for item in finder.get_completions(words, incomplete):
+        if item.value in seen:  # in two ways, such as folders of outputs/
+            continue
+        seen.add(item.value)
         note = " ".join((item.help or "").split())
         text = f"{before}{item.value}"
         if note in (ANY_FILE, ANY_FOLDER):

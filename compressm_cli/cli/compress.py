@@ -10,6 +10,7 @@ from compressm_cli.cli import candidates, console
 from compressm_cli.cli.commands import Command, examples
 from compressm_cli.cli.parameters import Json
 from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.files import try_to_write, unwritable
 
 if TYPE_CHECKING:
     from compressm_cli.checkpoint import Checkpoint
@@ -98,6 +99,7 @@ def compress(
         typer.Option(
             metavar="VARIANT",
             help="How selective layers are reduced (see docs/methods/selective.md).",
+            autocompletion=candidates.variants,
             show_default="the best for the layer",
         ),
     ] = None,
@@ -134,8 +136,7 @@ def compress(
     target = {TARGETS[name]: value for name, value in given.items() if value is not None}
     if len(target) != 1:
         raise BadInputError("give exactly one of --order, --total, --keep and --energy")
-    if output.exists():
-        raise BadInputError(f"{output}: exists already; choose another --output")
+    _require_writable(output)
     compression: dict[str, Any] = {**target, "distill_steps": distill}
     if variant is not None:
         compression["variant"] = variant
@@ -148,7 +149,7 @@ def compress(
     if as_json:
         typer.echo(json.dumps(_as_json(model, output, size, done), indent=2, allow_nan=False))
     else:
-        _show(opened, done, output, size)
+        _show(f"{model}: {opened}", done, output, size)
     if recover is not None:
         _recover(done.checkpoint, recover)
 
@@ -176,7 +177,21 @@ def _write(checkpoint: "Checkpoint", output: Path) -> int:
         output.parent.mkdir(parents=True, exist_ok=True)
         return checkpoint.save(output)
     except OSError as error:
-        raise BadInputError(f"{output}: cannot be written: {error.strerror or error}") from error
+        raise _unwritable(output, error) from error
+
+
+def _require_writable(output: Path) -> None:
+    """Before any work is done: BadInputError where the small model could not be written."""
+    try:
+        if output.exists():
+            raise BadInputError(f"{output}: exists already; choose another --output")
+        try_to_write(output)
+    except OSError as error:
+        raise _unwritable(output, error) from error
+
+
+def _unwritable(output: Path, error: OSError) -> BadInputError:
+    return BadInputError(unwritable(output, error, "choose another --output"))
 
 
 def _recover(checkpoint: "Checkpoint", source: str) -> None:
@@ -221,10 +236,11 @@ def _as_json(model: Path, output: Path, size: int, done: "OneShot") -> dict[str,
 
 
 def _show(chosen: str, done: "OneShot", output: Path, size: int) -> None:
+    from compressm_cli.core.quantities import quantity
     from compressm_cli.reports.formats import percent, summed_gramians
 
     out = console.stdout()
-    out.print(f"{chosen}, compressed", markup=False)
+    out.print(f"{chosen}, compressed", markup=False, soft_wrap=True)
     recipe = done.checkpoint.recipe
     real, batches = recipe.data.unjudged() is None, recipe.compression.calibration_batches
     kinds = [(r.gramian, real, batches, r.horizon, r.realization is None) for r in done.records if r.gramian]
@@ -255,4 +271,4 @@ def _show(chosen: str, done: "OneShot", output: Path, size: int) -> None:
             f"accuracy {100 * before.accuracy:.2f} % -> {100 * after.accuracy:.2f} %"
         )
     out.print(f"parameters {done.parameters_before:,} -> {done.parameters_after:,}")
-    out.print(f"{output}: {size:,} bytes", markup=False, soft_wrap=True)
+    out.print(f"{output}: {quantity(size, 'bytes')}", markup=False, soft_wrap=True)

@@ -18,8 +18,22 @@ if TYPE_CHECKING:
 
 PIPE_WIDTH = 120
 """Columns of a table that is not written to a terminal."""
+SIZES = {"COLUMNS": range(40, 100_000), "LINES": range(1, 100_000)}
+"""Sizes of a terminal that something can be shown in, by the variable that tells them."""
 LONGEST_ERROR = 4000
 """Characters of an error, and of each of its lines."""
+
+
+def settle_size() -> None:
+    """Take a size of the terminal that nothing can be shown in, such as COLUMNS=0, for not given.
+
+    Whoever lays out text asks the environment first: rich, in consoles of its own and of Typer's, and Python. Rich
+    would show nothing, or blanks, and results would be lost.
+    """
+    for name, sizes in SIZES.items():
+        given = os.environ.get(name, "")
+        if not (given.isascii() and given.isdigit() and len(given) < 10 and int(given) in sizes):
+            os.environ.pop(name, None)
 
 
 def stdout() -> "Console":
@@ -55,6 +69,11 @@ def report_error(message: str, hint: str | None = None) -> None:
     typer.echo(f"error: {_cut(printable(message))}", err=True)
     if hint:
         typer.echo("\n".join(map(_cut, printable(hint).splitlines())), err=True)
+
+
+def tell(message: str) -> None:
+    """A line on stderr about what is no error, shown as ``report_error`` shows a message."""
+    typer.echo(_cut(printable(message)), err=True)
 
 
 def warn(message: str) -> None:

@@ -15,6 +15,7 @@ from compressm_cli.cli.commands import Command
 from compressm_cli.cli.console import escape, stdout, table
 from compressm_cli.cli.parameters import Json
 from compressm_cli.core.caches import Place, obstacle
+from compressm_cli.core.quantities import quantity
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def _memory() -> str:
         size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return "unknown: this system does not tell"
-    return f"{size / 2**30:.1f} GiB"
+    return quantity(size, "bytes")
 
 
 def _cuda() -> list[Finding]:
@@ -112,9 +113,8 @@ def _cuda() -> list[Finding]:
     found = []
     for index in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(index)
-        detail = (
-            f"{device.name}, {device.total_memory / 2**30:.1f} GiB, capability {device.major}.{device.minor}"
-        )
+        memory = quantity(device.total_memory, "bytes")
+        detail = f"{device.name}, {memory}, capability {device.major}.{device.minor}"
         found.append(Finding("cuda", f"cuda:{index}", True, detail))
     return found
 

@@ -18,11 +18,12 @@ from typer.main import get_command
 
 from compressm_cli import __version__
 from compressm_cli.cli.commands import Command, Group
-from compressm_cli.cli.console import report_error
+from compressm_cli.cli.console import report_error, settle_size, tell
 from compressm_cli.cli.streams import guarded
 from compressm_cli.core.caches import settle_libraries
 from compressm_cli.core.errors import CompressmError, ElsewhereError
 from compressm_cli.engine.failures import is_out_of_memory, out_of_memory
+from compressm_cli.engine.signals import StoppedError
 from compressm_cli.recipe.problems import RecipeError
 
 MODELS, MACHINE, MORE = "Models and runs", "This machine", "More"
@@ -102,6 +103,7 @@ def compressm(
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (by default that of the process); returns the exit code."""
     settle_libraries()
+    settle_size()
     words = list(sys.argv[1:] if arguments is None else arguments)
     with guarded() as out:
         code = _run(words)
@@ -115,6 +117,12 @@ def _run(words: list[str]) -> int:
         from compressm_cli.cli.completion import answer
 
         return answer(command)
+    try:
+        os.getcwd()
+    except OSError as error:
+        # Whatever comes later would fail of it, libraries without a word.
+        report_error(f"the current folder: {error.strerror}; it was deleted or moved: change to another one")
+        return 2
     try:
         with command.make_context("compressm", words) as ctx:
             command.invoke(ctx)
@@ -138,6 +146,9 @@ def _failed(error: Exception, command: str) -> int:
         return error.exit_code
     if isinstance(error, RecipeError) and len(error.problems) > 1:
         report_error(f"{error.count} errors in the recipe", str(error))
+        return error.exit_code
+    if isinstance(error, StoppedError):  # as somebody wished
+        tell(str(error))
         return error.exit_code
     if isinstance(error, CompressmError):
         report_error(str(error))
@@ -175,7 +186,7 @@ def _usage(error: typer.TyperException) -> str:
 
 
 def _interrupted() -> int:
-    report_error("interrupted")
+    tell("interrupted")
     return 130
 
 

@@ -11,6 +11,7 @@ from compressm_cli.cli import candidates
 from compressm_cli.cli.commands import Command, Group
 from compressm_cli.cli.console import escape, report_error, stdout, table
 from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.files import unwritable
 from compressm_cli.core.text import printable
 from compressm_cli.recipe.problems import Place, RecipeError
 from compressm_cli.recipe.shipped import find_recipe, read_header, shipped_recipes
@@ -91,7 +92,7 @@ def copy(
     try:
         shutil.copyfile(source, target)
     except OSError as error:
-        raise BadInputError(f"{target}: cannot be written: {error.strerror}; choose another DEST") from error
+        raise BadInputError(unwritable(target, error, "choose another DEST")) from error
     typer.echo(str(target))
 
 

@@ -5,7 +5,9 @@
 
 import shlex
 import sys
+from contextlib import suppress
 from functools import cache
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +16,7 @@ import typer
 from compressm_cli.cli import candidates, console
 from compressm_cli.cli.commands import Command, examples
 from compressm_cli.cli.parameters import Overrides
-from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.errors import BadInputError, CompressmError
 
 if TYPE_CHECKING:
     from compressm_cli.data.interface import Dataset
@@ -100,7 +102,8 @@ def train(
     from compressm_cli.recipe import load_recipe
 
     extra = [f"seeds=[{seeds}]"] if seeds else []
-    with joined(console.report_error) as group:
+    asked = _asked(recipe, overrides or [], seeds=seeds, auto_resume=auto_resume, dry_run=dry_run)
+    with joined(console.report_error, console.warn, asked) as group:
         resolved = group.from_main(lambda: load_recipe(recipe, [*(overrides or []), *extra]))
         if dry_run:
             if group.is_main:
@@ -109,6 +112,34 @@ def train(
             _continue(resolved, quiet, group, own_launcher=not auto_resume)
         else:
             _train(resolved, quiet, group)
+
+
+def _asked(
+    recipe: str | None,
+    changes: list[str],
+    seeds: str | None = None,
+    resume: str | None = None,
+    auto_resume: bool = False,
+    dry_run: bool = False,
+) -> dict[str, str | None]:
+    """What this process was asked for, of what all processes of a run must be asked for."""
+    from compressm_cli.recipe.shipped import find_recipe
+    from compressm_cli.recipe.yaml_text import MAX_BYTES
+
+    asked = {
+        "--resume": resume,
+        "the recipe": recipe,
+        "--dry-run": "given" if dry_run else None,
+        "--auto-resume": "given" if auto_resume else None,
+        "--seeds": seeds,
+        "the settings": shlex.join(changes) or None,
+    }
+    # Where it cannot be read, as on a machine that has it not, there is nothing to compare: process 0 reads it for all.
+    if recipe is not None:
+        with suppress(CompressmError, OSError), find_recipe(recipe).open("rb") as file:
+            text = file.read(MAX_BYTES)
+            asked["the checksum of the recipe's text"] = blake2b(text, digest_size=4).hexdigest()
+    return asked
 
 
 def _train(recipe: "Recipe", quiet: bool, group: "Group") -> None:
@@ -145,7 +176,7 @@ def _resume(folder: Path, changes: list[str], quiet: bool) -> None:
     from compressm_cli.recipe import load_recipe
     from compressm_cli.runs.folder import Run
 
-    with joined(console.report_error) as group:
+    with joined(console.report_error, console.warn, _asked(None, changes, resume=str(folder))) as group:
         run = group.from_main(lambda: Run.newest(folder))
         recipe = group.from_main(lambda: load_recipe(run.recipe_path))
         run = experiment.resume(run, recipe, _view(quiet, group), command_line(), group, changes)
@@ -209,6 +240,8 @@ def _forecast_table(recipe: "Recipe", known: "Forecast") -> object:
 
 
 def _memory_in_words(known: "MemoryForecast") -> str:
+    from compressm_cli.core.quantities import quantity
+
     most, when = known.largest
     whose = ""
     if known.processes > 1:
@@ -216,8 +249,8 @@ def _memory_in_words(known: "MemoryForecast") -> str:
         whose = f", in each of {known.processes} processes{part}"
     rows = "1 row" if known.rows == 1 else f"{known.rows} rows"
     return (
-        f"{most / 2**20:,.1f} MiB at most, {when}; {known.step / 2**20:,.1f} MiB in training steps, of {rows} at once"
-        f"{whose}; beside data and PyTorch"
+        f"{quantity(most, 'bytes')} at most, {when}; {quantity(known.step, 'bytes')} in training steps, of {rows} at "
+        f"once{whose}; beside data and PyTorch"
     )
 
 

@@ -13,6 +13,41 @@ NOT_OFFERED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 NO_FOLDERS = NOT_OFFERED | {errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR}
 """The same of a folder, which perhaps cannot be opened, or not as ``fsync`` wants it."""
 
+WRITABLE = "make it writable"
+SPACE = "free some space"
+ADVICE = {
+    errno.ENOSPC: SPACE,
+    errno.EDQUOT: f"{SPACE}, or ask for a larger quota",
+    errno.EFBIG: "lift the limit on the size of files (ulimit -f)",
+    errno.EROFS: WRITABLE,
+    errno.EACCES: WRITABLE,
+    errno.EPERM: WRITABLE,
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.EIO: "see whether the disk is sound",
+}
+"""What to do where something cannot be written, by the error that the system gave."""
+
+
+def unwritable(where: object, error: OSError, otherwise: str) -> str:
+    """The line about something that cannot be written: why, and what to do, ``otherwise`` where nothing else helps."""
+    advice = ADVICE.get(error.errno or 0)
+    return f"{where}: cannot be written: {error.strerror or error}; {f'{advice}, or ' if advice else ''}{otherwise}"
+
+
+def try_to_write(path: Path) -> None:
+    """OSError where a file cannot be written, before there is anything to write; folders may be missing."""
+    if path.exists():
+        with path.open("ab"):
+            return
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    temporary = folder / f".{path.name}.{os.getpid()}.{uuid.uuid4().hex}"
+    try:
+        temporary.open("xb").close()
+        temporary.unlink()
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that a reader, or a crash, sees the old content or the new, never a part."""

@@ -4,21 +4,8 @@ import errno
 import traceback
 
 from compressm_cli.core.errors import RunFailedError, command
+from compressm_cli.core.files import ADVICE
 from compressm_cli.runs.folder import Run
-
-WRITABLE = "make it writable"
-SPACE = "free some space"
-ADVICE = {
-    errno.ENOSPC: SPACE,
-    errno.EDQUOT: f"{SPACE}, or ask for a larger quota",
-    errno.EFBIG: "lift the limit on the size of files (ulimit -f)",
-    errno.EROFS: WRITABLE,
-    errno.EACCES: WRITABLE,
-    errno.EPERM: WRITABLE,
-    errno.EMFILE: "raise the limit on open files (ulimit -n)",
-    errno.EIO: "see whether the disk is sound",
-}
-"""What to do, by the error that the system gave."""
 
 NO_MEMORY = (
     *("can't allocate memory", "Cannot allocate memory", "not enough memory", "out of memory"),

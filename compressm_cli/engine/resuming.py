@@ -89,11 +89,20 @@ def _steps_done(run: Run) -> int:
 
 def require_open(run: Run, recipe: Recipe) -> None:
     """BadInputError where a run is done, and is not to be trained longer."""
-    if is_over(run) and not is_longer(run, recipe):
-        raise BadInputError(
-            f"{run.folder}: this run is done; there is nothing to resume; to train it longer, add train.steps=N with "
-            f"an N above {_steps_done(run)}"
-        )
+    if not is_over(run) or is_longer(run, recipe):
+        return
+    if recipe.train.steps < _steps_done(run):
+        raise _too_few(run, recipe.train.steps, _steps_done(run))
+    raise BadInputError(
+        f"{run.folder}: this run is done; there is nothing to resume; to train it longer, add train.steps=N with "
+        f"an N above {_steps_done(run)}"
+    )
+
+
+def _too_few(run: Run, steps: int, done: int) -> BadInputError:
+    return BadInputError(
+        f"train.steps={steps}: {run.folder} has been trained for {done} steps already; write more"
+    )
 
 
 def departure(run: Run, recipe: Recipe, view: View) -> Departure | None:
@@ -154,9 +163,7 @@ def _raise_without_end(run: Run, recipe: Recipe, checkpoint: Checkpoint | None) 
 def _require_possible(run: Run, found: Departure) -> None:
     steps = found.changed.get("train.steps")
     if steps is not None and steps["to"] <= found.step:
-        raise BadInputError(
-            f"train.steps={steps['to']}: {run.folder} has been trained for {found.step} steps already; write more"
-        )
+        raise _too_few(run, steps["to"], found.step)
     moved = [key for key in found.changed if key.startswith("data.")]
     if moved and found.fingerprint is None:
         raise BadInputError(
@@ -172,8 +179,11 @@ def set_out(run: Run, recipe: Recipe, found: Departure, view: View, keep_recipe:
     """
     run.remove_leftovers()
     if found.checkpoint is None:
+        view.message("there is no checkpoint yet: beginning again from step 0")
         run.forget_after(-1)  # also what is told of step 0, which is told again
     else:
+        path = run.last_checkpoint(found.step).relative_to(run.folder)
+        view.message(f"going on from step {found.step:,} of {recipe.train.steps:,} ({path})")
         before, training = found.checkpoint.recipe, found.checkpoint.training or {}
         if found.step == before.train.steps < recipe.train.steps:
             run.set_aside(found.step)

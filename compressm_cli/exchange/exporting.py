@@ -8,7 +8,7 @@ import torch
 
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.errors import BadInputError, RunFailedError
-from compressm_cli.core.files import write_atomically
+from compressm_cli.core.files import unwritable, write_atomically
 from compressm_cli.exchange import huggingface, mamba_ssm, own, ragged
 from compressm_cli.exchange.stock import stock_model
 from compressm_cli.exchange.tensors import (
@@ -44,9 +44,7 @@ def export(
         folder.mkdir(parents=True, exist_ok=True)
         return writer(folder)
     except OSError as error:
-        raise RunFailedError(
-            f"{folder}: cannot be written ({error.strerror}); choose another --output"
-        ) from error
+        raise RunFailedError(unwritable(folder, error, "choose another --output")) from error
 
 
 def _hf(checkpoint: Checkpoint, dtype: torch.dtype) -> Writer:

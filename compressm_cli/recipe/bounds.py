@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 
+from compressm_cli.core.quantities import quantity
 from compressm_cli.core.text import is_control, shorten
 from compressm_cli.data.interface import DataSpec, TaskConfig
 from compressm_cli.recipe.problems import KeyPath, Problem
@@ -84,7 +85,7 @@ def _sizes(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
     count = least_parameters(recipe)
     if count > MOST_PARAMETERS:
         message = (
-            f"at least {count:.3g} parameters take {4 * count / 2**30:,.0f} GiB without anything else; at most "
+            f"at least {count:.3g} parameters take {quantity(4 * count, 'bytes')} without anything else; at most "
             f"{MOST_PARAMETERS:.0e} are allowed; write a smaller model_dim, depth or state_dim"
         )
         yield ("model",), message

@@ -268,10 +268,7 @@ class _Explainer:
         if one.kind in LENGTH_ERRORS:
             return self._length(one, value)
         if one.kind == "string_pattern_mismatch":
-            form = (
-                one.part.get("description", "").rstrip(".") or f"text that matches {one.part.get('pattern')}"
-            )
-            return f"{shorten(value)} is not of the right form; write this: {form}"
+            return f"{shorten(value)} is not of the right form; write {wanted} of {one.part['form']}"
         if one.kind.endswith("_type"):
             if isinstance(value, float) and value.is_integer() and "integer" in wanted:
                 wanted = f"{wanted}, such as {int(value)}"

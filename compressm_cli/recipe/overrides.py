@@ -58,6 +58,11 @@ def _parse(text: str, place: Place) -> tuple[list[str], Node, list[Problem]]:
         raise _OverrideError(
             Problem(place, tuple(path), f"nothing but a comment after '='; write {key}=VALUE")
         )
+    if isinstance(node.value, str) and len(value.strip().splitlines()) > 1:
+        # YAML makes a blank of it: another value than was given.
+        raise _OverrideError(
+            Problem(place, tuple(path), f"{shorten(value)} has a line break in it; remove it")
+        )
     node.key_place = place
     return path, node, [Problem(place, (*path, *p.path), p.message) for p in problems]
 

@@ -13,6 +13,7 @@ from compressm_cli.core.text import is_control
 from compressm_cli.data import TASKS
 from compressm_cli.layers import LAYERS
 from compressm_cli.methods import METHODS
+from compressm_cli.methods.none import NoCompressionConfig
 
 if TYPE_CHECKING:
     AnyLayer = Any
@@ -173,10 +174,16 @@ class OutputConfig(Config):
         return value
 
 
+FORM = "letters, digits, '.', '_' and '-', at most 100, a letter or digit first"
+"""What the pattern of a name says, in words."""
+
+
 class Recipe(Config):
     """One experiment: what is trained, on what, how, and how it is compressed meanwhile."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    name: Annotated[
+        str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", json_schema_extra={"form": FORM})
+    ]
     """Name of the folder of its runs: letters, digits, '.', '_' and '-'."""
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
     """One run a seed; a single number is a list of one."""
@@ -188,8 +195,8 @@ class Recipe(Config):
     """The network."""
     train: TrainConfig
     """The optimization."""
-    compression: AnyMethod
-    """What is done to the model while it trains."""
+    compression: AnyMethod = NoCompressionConfig()
+    """What is done to the model while it trains; without it, nothing."""
     output: OutputConfig = OutputConfig()
     """Where the results go."""
 

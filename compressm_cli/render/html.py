@@ -8,6 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from compressm_cli import __version__
 from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.files import unwritable
 from compressm_cli.core.text import printable
 from compressm_cli.render.comparison_plots import comparison_figures
 from compressm_cli.render.drawing import Tell, draw
@@ -39,7 +40,7 @@ def write_html(report: ComparisonReport, path: Path, tell: Tell) -> None:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise BadInputError(f"--html {path}: cannot be written: {error.strerror}") from error
+        raise BadInputError(unwritable(f"--html {path}", error, "choose another file")) from error
 
 
 def render_html(report: ComparisonReport, tell: Tell) -> str:

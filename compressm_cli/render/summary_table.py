@@ -6,6 +6,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from compressm_cli.core.quantities import quantity
 from compressm_cli.render.progress import duration, short_time, speed_change
 
 MOST_LAYERS = 6
@@ -67,7 +68,7 @@ def _once(summary: dict[str, Any]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [
         ("wall time", "", duration(summary["seconds"]["total"])),
         ("joules", "", electrical),
-        ("peak memory", "", f"{summary['peak_memory']['bytes'] / 2**20:,.0f} MiB"),
+        ("peak memory", "", quantity(summary["peak_memory"]["bytes"], "bytes")),
     ]
     if checks["made"]:
         undone = f", {checks['rejected']} undone" if checks["rejected"] else ""

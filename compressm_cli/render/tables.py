@@ -6,11 +6,11 @@ from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from compressm_cli.core.quantities import Unit, quantity
 from compressm_cli.measure.roof import DEFINITION
 from compressm_cli.reports import formats
 from compressm_cli.reports.bench import BenchReport, BenchRow
 from compressm_cli.reports.comparison import ComparisonReport
-from compressm_cli.reports.formats import Unit
 from compressm_cli.reports.rows import Change, Row, Value
 from compressm_cli.reports.sizes import ModelSize
 from compressm_cli.reports.spectrum import SpectrumReport
@@ -89,8 +89,8 @@ def bench_table(report: BenchReport) -> Table:
         f"Medians of {first.rounds} rounds in alternation, on {first.device} (CPU threads: {first.threads}), "
         f"{first.precision}; random data without padding, learning rate zero, warm-up steps not counted. "
         "Where least and median lie far apart, the machine was busy with something else.",
-        f"{DEFINITION} Here: {formats.quantity(roof.flops_per_second, 'flops')}/s, beside "
-        f"{formats.quantity(roof.bytes_per_second, 'bytes')}/s of a copy in memory.",
+        f"{DEFINITION} Here: {quantity(roof.flops_per_second, 'flops')}/s, beside "
+        f"{quantity(roof.bytes_per_second, 'bytes')}/s of a copy in memory.",
         *(f"Peak memory: {kind}." for kind in peaks),
         *([BUSY] if report.busy else []),
     ]
@@ -136,15 +136,15 @@ def _bench_cells(row: BenchRow, notes: _Footnotes) -> list[str]:
     memory = row.peak_bytes
     return [
         ", ".join(map(str, row.orders.values())) if row.order is None else str(row.order),
-        formats.quantity(row.step_seconds, "seconds"),
-        formats.quantity(row.step_seconds_least, "seconds"),
+        quantity(row.step_seconds, "seconds"),
+        quantity(row.step_seconds_least, "seconds"),
         f"{row.tokens_per_second:,.0f}",
         formats.times(row.times_faster),
         f"{100 * row.roof_fraction:.2g} %",
         f"not measured {notes.mark(row.peak_bytes_reason or 'no reason recorded')}"
         if memory is None
-        else formats.quantity(memory, "bytes"),
-        formats.quantity(row.inference_seconds, "seconds"),
+        else quantity(memory, "bytes"),
+        quantity(row.inference_seconds, "seconds"),
     ]
 
 
@@ -183,7 +183,7 @@ def _cells(row: Row, notes: _Footnotes) -> list[str]:
 def _value(value: Value, unit: Unit, notes: _Footnotes) -> str:
     if value.mean is None:
         return f"not known {notes.mark(value.reason or 'no reason recorded')}"
-    shown = formats.quantity(value.mean.value, unit, value.mean.margin)
+    shown = quantity(value.mean.value, unit, value.mean.margin)
     return shown if value.note is None else f"{shown} {notes.mark(value.note)}"
 
 
@@ -207,7 +207,7 @@ def _agreement_cells(report: ComparisonReport, notes: _Footnotes) -> list[str]:
                 "",
             ]
         else:
-            cells += [formats.quantity(found.share.value, "share", found.share.margin), ""]
+            cells += [quantity(found.share.value, "share", found.share.margin), ""]
     return cells
 
 
@@ -223,7 +223,7 @@ def _orders_table(report: ComparisonReport) -> Table:
 def _course(start: float | None, final: float | None) -> str:
     if start is None or final is None:
         return "no such layer"
-    return f"{formats.quantity(start, 'order')} -> {formats.quantity(final, 'order')}"
+    return f"{quantity(start, 'order')} -> {quantity(final, 'order')}"
 
 
 def _speed_table(report: ComparisonReport) -> Table:
@@ -232,14 +232,14 @@ def _speed_table(report: ComparisonReport) -> Table:
     rows = []
     show = formats.ratio if len(report.sides) == 2 else formats.times
     for batch in speed.batches:
-        cells = [f"batch of {batch.batch}", formats.quantity(batch.seconds[0], "seconds")]
+        cells = [f"batch of {batch.batch}", quantity(batch.seconds[0], "seconds")]
         for seconds, found in zip(batch.seconds[1:], batch.ratios[1:], strict=True):
             spread = (
                 ""
                 if found.low is None or found.high is None
                 else f", {formats.interval(found.low, found.high)}"
             )
-            cells += [formats.quantity(seconds, "seconds"), show(found.value) + spread]
+            cells += [quantity(seconds, "seconds"), show(found.value) + spread]
         rows.append(cells)
     note = (
         f"Measured now on this machine ({speed.device}, threads: {speed.threads}, fp32), sequences of "
@@ -358,7 +358,7 @@ def _size_table(report: SpectrumReport) -> Table:
 
 def _size_cells(size: ModelSize, now: ModelSize) -> list[str]:
     def cell(value: float, before: float, unit: Unit) -> str:
-        text = formats.quantity(value, unit)
+        text = quantity(value, unit)
         return text if size is now else f"{text}  {value / before:.2f}x"
 
     name = "now" if size.energy_threshold is None else f"at {100 * size.energy_threshold:g} %"

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from compressm_cli.core.quantities import Unit
 from compressm_cli.measure.flops import inference_flops
 from compressm_cli.measure.probe import example_batch
-from compressm_cli.reports.formats import Unit
 from compressm_cli.reports.sides import Member
 
 Reading = tuple[float | None, str | None]

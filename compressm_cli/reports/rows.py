@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
+from compressm_cli.core.quantities import Unit
 from compressm_cli.reports.differences import apart
 from compressm_cli.reports.estimates import Estimate, difference, mean
-from compressm_cli.reports.formats import Unit
 from compressm_cli.reports.metrics import Metric
 from compressm_cli.reports.sides import Member, Side, common_seeds
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.quantities import quantity
 from compressm_cli.reports import formats
 from compressm_cli.reports.agreement import Agreement
 from compressm_cli.reports.estimates import Estimate
@@ -89,7 +90,7 @@ def sentences(
         lines += _balance(rows, speed, i)
         found = agreement[i]
         if found is not None and found.share is not None:
-            share = formats.quantity(found.share.value, "share", found.share.margin)
+            share = quantity(found.share.value, "share", found.share.margin)
             lines.append(f"Same prediction on {share} of the test rows.")
     for t in tolerances:
         lines.append(f"Tolerance {'kept' if t.holds else 'BROKEN'}: {t.side}: {t.allowed}; found {t.found}.")
@@ -105,8 +106,8 @@ def _accuracy(rows: list[Row], side: int) -> str:
         return f"test accuracy not known ({row.values[side].reason or row.values[0].reason})"
     found = change.difference
     numbers = (
-        f"test accuracy {formats.quantity(ours.value, 'share')} "
-        f"against {formats.quantity(theirs.value, 'share')}, "
+        f"test accuracy {quantity(ours.value, 'share')} "
+        f"against {quantity(theirs.value, 'share')}, "
         f"{formats.points(found.value, found.low, found.high)}, {change.basis}"
     )
     if found.low is None or found.high is None:

@@ -27,6 +27,8 @@ from compressm_cli.core.files import bring_to_disk, remove_temporaries, write_at
 from compressm_cli.runs.lock import held
 
 VERSION = re.compile(r"^v(\d{4,})$")
+MOST_NAMED = 10
+"""Runs that a message lists."""
 LOGS = ("metrics.jsonl", "compression.jsonl")
 
 
@@ -93,7 +95,9 @@ class Run:
         found = sorted(_versions(path), key=lambda v: int(v.group(1))) if path.is_dir() else []
         runs = [cls.open(path / v.group(0)) for v in found if (path / v.group(0) / "run.json").is_file()]
         if not runs:
-            raise BadInputError(f"{path}: neither a run folder nor a folder of runs (v0001, v0002, ...)")
+            raise BadInputError(
+                f"{path}: neither a run folder nor a folder of runs (v0001, v0002, ...){_runs_within(path)}"
+            )
         return runs
 
     @classmethod
@@ -299,6 +303,16 @@ class Run:
         if not isinstance(value, dict):
             raise BadInputError(f"{path}: expected a mapping, found {type(value).__name__}")
         return value
+
+
+def _runs_within(path: Path) -> str:
+    """The runs in folders of a folder, for a message."""
+    with suppress(OSError):
+        found = sorted(info.parent for info in path.glob("*/v*/run.json") if VERSION.match(info.parent.name))
+        if found:
+            more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+            return f"; give one of the runs in it: {', '.join(map(str, found[:MOST_NAMED]))}{more}"
+    return ""
 
 
 def _versions(parent: Path) -> list[re.Match[str]]:

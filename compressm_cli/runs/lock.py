@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from compressm_cli.core.errors import BadInputError, RunFailedError
-from compressm_cli.core.files import NOT_OFFERED
+from compressm_cli.core.files import NOT_OFFERED, unwritable
 
 HEARTBEAT_SECONDS = 15.0
 """How often the process that holds a run's lock touches it."""
@@ -34,7 +34,8 @@ def held(path: Path) -> Iterator[None]:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     except OSError as error:
-        raise RunFailedError(f"{path}: cannot be written: {error.strerror}") from error
+        way_on = "copy the run to a place that can be written, and resume it there"
+        raise RunFailedError(unwritable(path, error, way_on)) from error
     try:
         _take(path, descriptor)
         stop = threading.Event()

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import get_args
 from unittest import mock
 
 import pytest
@@ -15,9 +16,11 @@ from terminals import compressm, fish_candidates, has, typed
 
 from compressm_cli.cli.completion import split
 from compressm_cli.cli.main import COMMANDS, run
+from compressm_cli.methods.hankel.config import HankelConfig
 from compressm_cli.recipe import recipe_schema
 from compressm_cli.recipe.keys import complete_override, schema
 from compressm_cli.recipe.shipped import shipped_recipes
+from compressm_cli.reports import Tolerances
 
 ENVIRONMENT = ("_COMPRESSM_COMPLETE", "_COMPRESSM_LINE", "_COMPRESSM_WORD")
 
@@ -118,6 +121,22 @@ def test_models_are_runs_and_checkpoints(folder: Path) -> None:
     assert texts(f"compressm train --resume {inside}f") == []
     assert "small.pt" not in texts("compressm train --resume ")
     assert "outputs/full/" in texts("compressm train --resume=outputs/f")[0]
+
+
+def test_each_candidate_is_offered_once(folder: Path) -> None:
+    for line in ("compressm export ", "compressm export outputs/", "compressm train --resume outputs/"):
+        found = texts(line)
+        assert "outputs/full/" in found
+        assert len(found) == len(set(found)), line
+
+
+def test_values_that_a_command_looks_up(folder: Path) -> None:
+    metrics = [f"{name}=" for name in Tolerances.metrics()]
+    assert answered("compressm compare a b --at-most ") == [("part", name, "") for name in metrics]
+    assert texts("compressm compare a b --at-most=pe") == ["--at-most=peak_memory="]
+    variants = get_args(HankelConfig.model_fields["variant"].annotation)
+    assert texts("compressm compress a.pt --variant ") == list(variants)
+    assert texts("compressm compress a.pt --variant la") == ["last"]
 
 
 def test_files_are_left_to_the_shell(folder: Path) -> None:

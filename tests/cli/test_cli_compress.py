@@ -9,6 +9,7 @@ import torch
 
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.cli.main import run as command
+from compressm_cli.core.quantities import quantity
 from compressm_cli.models import build_model
 from compressm_cli.recipe import Recipe, recipe_from_mapping, recipe_to_yaml
 
@@ -63,8 +64,10 @@ def test_tables_say_what_was_done(tmp_path: Path, capsys: pytest.CaptureFixture[
     arguments = ["compress", str(model), "--keep", "0.5", "--variant", "pivoted", "--output", str(output)]
     assert command([*arguments, "compression.calibration_batches=1"]) == 0
     out = capsys.readouterr().out
-    for text in ("8 -> 4", "pivoted", "validation loss", "parameters", "small.pt"):
+    size = quantity(output.stat().st_size, "bytes")
+    for text in ("8 -> 4", "pivoted", "validation loss", "parameters", f"small.pt: {size}\n"):
         assert text in out
+    assert out.startswith(f"{model}: the given checkpoint, compressed\n")
 
 
 def test_the_small_model_is_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,6 +107,26 @@ def test_bad_input(
     assert command(["compress", str(model), "--output", str(tmp_path / "small.pt"), *arguments]) == 2
     assert error in capsys.readouterr().err
     assert not (tmp_path / "small.pt").exists()
+
+
+def test_where_nothing_can_be_written_no_work_is_begun(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    output = tmp_path / "file" / "folder" / "small.pt"
+    # The model would be looked for first.
+    assert command(["compress", str(tmp_path / "none.pt"), "--order", "2", "--output", str(output)]) == 2
+    told = capsys.readouterr().err
+    assert told == f"error: {output}: cannot be written: Not a directory; choose another --output\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no folder here that root cannot write to")
+def test_where_no_page_can_be_written_nothing_is_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(["compare", "none.pt", "none.pt", "--html", "/proc/page.html"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: --html /proc/page.html: cannot be written: ")
+    assert told.endswith("; choose another file\n")
 
 
 def test_what_is_there_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from typer.main import get_command
 from compressm_cli import __version__
 from compressm_cli.cli import main as main_module
 from compressm_cli.core.errors import BadInputError, RunFailedError
+from compressm_cli.engine.signals import EXIT_CODES, StoppedError
 from compressm_cli.recipe.problems import Place, Problem, RecipeError
 
 
@@ -153,7 +154,31 @@ def test_the_unexpected_is_one_line(failing: pytest.MonkeyPatch, capsys: pytest.
 
 def test_interrupted_is_130(failing: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_raising(KeyboardInterrupt(), failing) == 130
-    assert "error: interrupted" in capsys.readouterr().err
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize("name", EXIT_CODES)
+def test_a_stop_that_was_asked_for_is_no_error(
+    name: str, failing: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_raising(StoppedError(name, f"stopped by {name}; go on with"), failing) == EXIT_CODES[name]
+    assert capsys.readouterr().err == f"stopped by {name}; go on with\n"
+
+
+@pytest.mark.parametrize(
+    "line", ["--help", "doctor", "recipes list", "train quickstart/baseline", "analyze x", "zzz"]
+)
+def test_a_current_folder_that_is_gone_is_told(line: str, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    script = f'cd "{gone}" && rmdir "{gone}" && exec {sys.executable} -m compressm_cli {line}'
+    done = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, timeout=60, env={**os.environ}
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: the current folder: No such file or directory; it was deleted or moved: change to another one\n"
+    )
 
 
 def test_a_command_may_choose_its_exit_code(failing: pytest.MonkeyPatch) -> None:

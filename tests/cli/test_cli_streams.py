@@ -9,9 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from terminals import on_terminal
 
 from compressm_cli.cli.main import run
 from compressm_cli.cli.streams import REPLACEMENTS, Stream, guarded, shown_in
+from compressm_cli.render.plain_view import make_view
 from compressm_cli.runs.folder import Run
 
 TINY = ["train.steps=8", "train.eval_every=4", "model.model_dim=4", "model.layer.state_dim=4", "device=cpu"]
@@ -104,6 +106,40 @@ def test_results_that_cannot_be_printed_are_told(
         )
         assert told[-1].startswith(f"error: standard output: cannot be written: {reason}; "), line
         assert not any(text.startswith("error: ") for text in told[:-1])
+
+
+@pytest.mark.parametrize(
+    "size",
+    [{"COLUMNS": value} for value in ("0", "-5", "1", "abc", "", "1e3", "\N{SUPERSCRIPT TWO}", "9" * 5000)]
+    + [{"LINES": value} for value in ("0", "-5", "abc", "")],
+    ids=lambda size: "=".join(*size.items())[:14],
+)
+def test_a_size_that_nothing_can_be_shown_in_counts_as_not_given(
+    size: dict[str, str], trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = (
+        ["recipes", "list"],
+        ["analyze", str(trained), "--no-plots"],
+        ["compare", *[str(trained)] * 2, "--no-speed"],
+    )
+
+    def shown() -> list[str]:
+        codes = [run(line) for line in lines]
+        make_view(sys.stderr).finish(Run(trained).read_summary())
+        found = capsys.readouterr()
+        assert codes == [0, 0, 0]
+        return [found.out, found.err]
+
+    for name in ("COLUMNS", "LINES"):
+        monkeypatch.delenv(name, raising=False)
+    expected = shown()
+    for name, value in size.items():
+        monkeypatch.setenv(name, value)
+    assert shown() == expected
+
+
+def test_help_on_a_terminal_that_tells_no_size() -> None:
+    assert "--resume" in on_terminal(0, "train", "--help")
 
 
 def whole(root: Path) -> bool:

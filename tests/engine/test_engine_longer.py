@@ -194,8 +194,9 @@ def test_what_is_wrong_is_refused_before_anything_is_touched(tiny: Maker, train:
     unchanged(run, "train.steps=many", match="train.steps", error=RecipeError)
     unchanged(run, "train.stepz=20", match="did you mean 'steps'", error=RecipeError)
     done = "this run is done; there is nothing to resume; to train it longer, add train.steps=N with an N above 10"
-    for change in ("train.steps=10", "train.steps=5", "train.log_every=2"):
+    for change in ("train.steps=10", "train.log_every=2"):
         unchanged(run, change, match=done)
+    unchanged(run, "train.steps=5", match="train.steps=5: .* trained for 10 steps already; write more")
     part = interrupted(tiny(train=EVERY), train, 20)
     unchanged(part, "train.steps=15", match="has been trained for 15 steps already; write more")
 
@@ -245,6 +246,17 @@ def test_a_run_that_was_killed_on_the_way_to_be_longer_is_whole(
         assert run.read_info()["resumed"][-1]["changed"] == {"train.steps": {"from": 10, "to": 20}}
 
 
+def test_it_is_told_from_where_a_run_goes_on(tiny: Maker, train: Trainer) -> None:
+    fresh, again, later = Telling(), Telling(), Telling()
+    train(tiny(steps=10, train=EVERY), view=fresh)
+    assert not any("going on" in text for text in fresh.told)
+    run = interrupted(tiny(train=EVERY), train, 20)
+    longer(run, view=again)
+    longer(run, "train.steps=1200", "train.steps=31", view=later)
+    assert again.told[0] == "going on from step 15 of 30 (checkpoints/last-000000015.pt)"
+    assert later.told[0] == "going on from step 30 of 31 (checkpoints/last-000000030.pt)"
+
+
 # ---- the command -----------------------------------------------------------------------------------------------
 
 
@@ -259,6 +271,7 @@ def test_the_command(tiny: Maker, tmp_path: Path, capsys: pytest.CaptureFixture[
     shown = capsys.readouterr()
     assert shown.out.strip() == folder
     assert "train.steps 10 -> 15, from step 10 on" in shown.err
+    assert "going on from step 10 of 15 (checkpoints/last-000000010.pt)\n" in shown.err
     assert (
         {p.name for p in run.plots.iterdir()}
         == plots

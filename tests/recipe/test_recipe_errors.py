@@ -1,10 +1,12 @@
 """Every error of a recipe is told at once, with its place and what to write."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from compressm_cli.recipe import RecipeError, load_recipe, recipe_from_mapping
+from compressm_cli.recipe import RecipeError, load_recipe, recipe_from_mapping, recipe_schema
 
 GOOD = """\
 name: example
@@ -205,8 +207,14 @@ ONE_ERROR = [
     (
         "a name of the wrong form",
         [("name: example", "name: a/b")],
-        "recipe.yaml:1:7: name: 'a/b' is not of the right form; write this: "
-        "Name of the folder of its runs: letters, digits, '.', '_' and '-'",
+        "recipe.yaml:1:7: name: 'a/b' is not of the right form; write text of letters, digits, "
+        "'.', '_' and '-', at most 100, a letter or digit first",
+    ),
+    (
+        "a name with blanks",
+        [("name: example", "name: my first run")],
+        "recipe.yaml:1:7: name: 'my first run' is not of the right form; write text of letters, digits, "
+        "'.', '_' and '-', at most 100, a letter or digit first",
     ),
     (
         "duplicate key",
@@ -228,21 +236,34 @@ def test_one_error(tmp_path: Path, changes: list[tuple[str, str]], expected: str
     assert errors_of(tmp_path, changed(*changes)) == [expected]
 
 
+def test_every_pattern_is_said_in_words() -> None:
+    def parts(schema: Any) -> Iterator[dict[str, Any]]:
+        for value in schema.values() if isinstance(schema, dict) else schema:
+            if isinstance(value, dict | list):
+                yield from parts(value)
+        if isinstance(schema, dict) and isinstance(schema.get("pattern"), str):
+            yield schema
+
+    found = list(parts(recipe_schema()))
+    assert found
+    assert all("form" in part for part in found)
+
+
 UNREADABLE = [
     (
         "empty",
         "",
-        "recipe.yaml:1:1: the recipe is empty; write the keys name, data, model, train, compression",
+        "recipe.yaml:1:1: the recipe is empty; write the keys name, data, model, train",
     ),
     (
         "comment",
         "# x\n",
-        "recipe.yaml:1:1: the recipe is empty; write the keys name, data, model, train, compression",
+        "recipe.yaml:1:1: the recipe is empty; write the keys name, data, model, train",
     ),
     (
         "list",
         "- 1\n",
-        "recipe.yaml:1:1: found a list; write a mapping with the keys name, data, model, train, compression",
+        "recipe.yaml:1:1: found a list; write a mapping with the keys name, data, model, train",
     ),
     ("null", "---\n", "found nothing (null); write a mapping with the keys"),
     (
@@ -302,6 +323,8 @@ def test_all_errors_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
 
 
 OVERRIDES = [
+    ("name=a\nb", "name: 'a\\nb' has a line break in it; remove it"),
+    ("data.path='a\n b'", "data.path: \"'a\\n b'\" has a line break in it; remove it"),
     ("train.steps=x", "train.steps: found the text 'x'; write an integer of at least 1"),
     ("modle.depth=2", "modle: unknown key; did you mean 'model'?"),
     ("train.steps", "no '=' in it; write key=value, such as train.steps=100"),

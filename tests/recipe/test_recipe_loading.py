@@ -155,6 +155,18 @@ def test_resolved_recipes_are_read_back_equal(tmp_path: Path, mapping: dict[str,
     VALIDATOR.validate(resolved)
 
 
+def test_without_a_compression_a_recipe_is_a_baseline(tmp_path: Path) -> None:
+    text = shipped_recipes()["quickstart/baseline"].read_text(encoding="utf-8")
+    left, compression, _ = text.partition("compression:")
+    (tmp_path / "short.yaml").write_text(left, encoding="utf-8")
+    assert compression
+    recipe = load_recipe(tmp_path / "short.yaml")
+    assert recipe.compression.method == "none"
+    assert "method: none" in recipe_to_yaml(recipe)
+    cut = load_recipe(tmp_path / "short.yaml", ["compression={method: hankel, keep_fraction: 0.5}"])
+    assert cut.compression.method == "hankel"
+
+
 def test_resolving_writes_every_default(tmp_path: Path) -> None:
     resolved = recipe_to_mapping(load_text(tmp_path, GOOD))
     assert set(resolved) == set(Recipe.model_fields)

@@ -165,7 +165,8 @@ def test_all_end_soon_and_one_message_is_read(case: Case, tmp_path: Path) -> Non
     ]
     victim_is_main = case.failure == "lost" and case.victim == 0
     assert len(errors) == (case.count - 1 if victim_is_main else 1), errors
-    assert all(line.startswith("error: ") for line in errors)
+    stopped = case.failure == "interrupt"
+    assert all(line == "interrupted" if stopped else line.startswith("error: ") for line in errors)
     assert told.format(count=case.count) in errors[0]
     assert "lost contact" not in errors[0]
     run = tmp_path / "kill" / "v0001"
@@ -190,6 +191,20 @@ def test_torchrun_ends_soon_when_one_process_fails(tmp_path: Path) -> None:
     assert time.time() - told.stat().st_mtime < SECONDS
     assert [line[:20] for line in said.splitlines() if line.startswith("error: ")] == ["error: out of memory"]
     assert "process 2 of 4: RunFailedError: out of memory" in json.loads(told.read_text())["error"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", [DATA, STEP], ids=["data", "step"])
+@pytest.mark.parametrize(("count", "victim"), [(2, 0), (2, 1), (4, 0), (4, 2)])
+def test_the_loss_of_a_process_is_told_before_torchrun_ends_the_others(
+    place: str, count: int, victim: int, tmp_path: Path
+) -> None:
+    """Its SIGTERM reaches them at once, within a run and outside of it."""
+    path = processes.write_recipe(tmp_path, "lru")
+    launcher = processes.torchrun(path, count, losing=("SIGKILL", str(victim), place, "1"))
+    _, said = launcher.communicate(timeout=processes.LIMIT_SECONDS)
+    errors = {line for line in said.splitlines() if line.startswith("error: ")}
+    assert errors == {f"error: process {victim} of {count} was lost: it was killed, or its machine is gone"}
 
 
 def _late(failed: Path) -> bool:

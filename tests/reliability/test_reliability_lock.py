@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from compressm_cli.cli import main
+from compressm_cli.core.errors import RunFailedError
 from compressm_cli.engine import experiment
 from compressm_cli.recipe import Recipe, recipe_to_yaml
 from compressm_cli.runs import lock
@@ -154,6 +155,16 @@ def test_a_mandatory_lock_is_one_that_is_held(tmp_path: Path, monkeypatch: pytes
 def test_a_lock_that_fails_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     monkeypatch.setattr(lock.fcntl, "flock", refusing(code))
     with pytest.raises(OSError, match=os.strerror(code)), started(tmp_path).lock():
+        pass
+
+
+def test_a_lock_that_cannot_be_written_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = started(tmp_path)
+    monkeypatch.setattr(lock.os, "open", refusing(errno.EROFS))
+    told = "lock: cannot be written: Read-only file system; make it writable, or copy the run to a place"
+    with pytest.raises(RunFailedError, match=told), run.lock():
         pass
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from compressm_cli.core.quantities import Unit, quantity
 from compressm_cli.reports import formats
 
 
@@ -25,8 +26,8 @@ from compressm_cli.reports import formats
         (1500.0, "joules", None, "1.50 kJ"),
     ],
 )
-def test_quantity(value: float, unit: formats.Unit, margin: float | None, text: str) -> None:
-    assert formats.quantity(value, unit, margin) == text
+def test_quantity(value: float, unit: Unit, margin: float | None, text: str) -> None:
+    assert quantity(value, unit, margin) == text
 
 
 @pytest.mark.parametrize(

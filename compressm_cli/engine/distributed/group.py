@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from types import FrameType
 from typing import Any, TypeVar
 
 import torch
@@ -24,6 +25,7 @@ from compressm_cli.core.errors import (
     GroupEndedError,
     RunFailedError,
 )
+from compressm_cli.engine.distributed.meeting import Arrivals, Asked, require_same
 from compressm_cli.engine.distributed.notices import Notice, Notices
 
 T = TypeVar("T")
@@ -242,13 +244,19 @@ def _here(storage: Any, location: str) -> Any:
     return storage.cuda() if location.startswith("cuda") else storage
 
 
+def _unheard(_: str) -> None: ...
+
+
 @contextmanager
-def joined(tell: Callable[[str], None] | None = None) -> Iterator[Group]:
+def joined(
+    tell: Callable[[str], None] = _unheard, warn: Callable[[str], None] = _unheard, asked: Asked | None = None
+) -> Iterator[Group]:
     """Join the processes that torchrun has started, by its environment variables; alone without them.
 
-    Gloo carries what is on CPUs, NCCL what is on GPUs. Raises BadInputError where they cannot meet. An error within
-    ends all of them, and is raised in the process that had it; the others raise ElsewhereError, or are ended with
-    its exit code where they are. ``tell`` is given what a process has to say that is ended so.
+    Gloo carries what is on CPUs, NCCL what is on GPUs. Raises BadInputError where they cannot meet, or were not all
+    ``asked`` for the same. An error within ends all of them, and is raised in the process that had it; the others
+    raise ElsewhereError, or are ended with its exit code where they are. ``tell`` is given what a process has to say
+    that is ended so, ``warn`` whom it waits for.
     """
     size = _environment("WORLD_SIZE", "1")
     if size <= 1 or not dist.is_available():
@@ -257,13 +265,15 @@ def joined(tell: Callable[[str], None] | None = None) -> Iterator[Group]:
     rank, local_rank = _environment("RANK"), _environment("LOCAL_RANK", "0")
     if rank >= size:
         raise BadInputError(f"RANK={rank} in the environment: must be below WORLD_SIZE={size}; {LAUNCH}")
-    notices = Notices(rank, size, tell or (lambda _: None))
+    notices = Notices(rank, size, tell)
     group = Group(rank, size, local_rank, notices)
     try:
         with group.watched():
-            _meet(group, notices)
-            yield group
-            group.leave()
+            known = _meet(group, notices, warn, asked or {})
+            with _patient(notices):
+                group.from_main(lambda: require_same(known))
+                yield group
+                group.leave()
     except GroupEndedError as ended:
         if isinstance(ended.error, ElsewhereError) and notices.first is None:
             notices.leave()
@@ -290,21 +300,48 @@ def _prepare_to_end(exit_code: int) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _meet(group: Group, notices: Notices) -> None:
+@contextmanager
+def _patient(notices: Notices) -> Iterator[None]:
+    """Within, torchrun's SIGTERM ends no process that has yet to tell, or to be told, which one was lost.
+
+    It comes to all others a moment after the loss of one, wherever they are; within a run Stop takes it.
+    """
+
+    def receive(number: int, _: FrameType | None) -> None:
+        if notices.wait(LOST_SECONDS) is None:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        # Else this process is ending already.
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, receive)
+    yield
+    signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+
+def _meet(group: Group, notices: Notices, warn: Callable[[str], None], asked: Asked) -> list[Asked]:
+    """Meet the others; returns what each was asked for, by rank."""
+    arrivals = Arrivals(group.rank, group.size)
     backend = "gloo"
     if torch.cuda.is_available() and group.local_rank < torch.cuda.device_count():
         torch.cuda.set_device(group.local_rank)
         backend = "cpu:gloo,cuda:nccl"
     try:
-        store, rank, _ = next(dist.rendezvous("env://", timeout=TIMEOUT))
-        # torchrun may keep its store when it starts lost processes anew: the addresses of those are still in it.
-        fresh = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT') or 0}", store)
-        notices.begin(fresh, os.environ["MASTER_ADDR"])
+        with arrivals.told(warn):
+            # Not of all: the main one would wait for the others in there, where it can say nothing.
+            store, rank, _ = next(dist.rendezvous("env://?world_size=1", timeout=TIMEOUT))
+            # torchrun may keep its store when it starts lost processes anew: the addresses of those are still in it.
+            fresh = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT') or 0}", store)
+            notices.begin(fresh, os.environ["MASTER_ADDR"])
+            known = arrivals.asked(fresh, asked, TIMEOUT)
         dist.init_process_group(backend, store=fresh, rank=rank, world_size=group.size, timeout=TIMEOUT)
     except (OSError, RuntimeError, ValueError) as error:
         raise BadInputError(
             f"process {group.rank} of {group.size} cannot meet the others: {error}"
         ) from error
+    return known
 
 
 def _environment(name: str, default: str | None = None) -> int:
