@@ -60,7 +60,7 @@ class Ours:
         self.software = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
 
     def step(self) -> float:
-        """What ``training.loop`` does in a step; returns the loss, so that it is computed."""
+        """What ``engine.loop`` does in a step; returns the loss, so that it is computed."""
         from torch.nn import functional
 
         from compressm_cli.engine.optimizer import learning_rate, set_learning_rate

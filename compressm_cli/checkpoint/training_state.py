@@ -325,11 +325,11 @@ def _require_record(record: Any, where: str) -> None:
 
 
 CLOCK = ("total", "evaluation", "compression", "compile", "checkpoint")
-"""What ``accounting.clock.Stopwatch`` goes on counting from."""
+"""What ``measure.clock.Stopwatch`` goes on counting from."""
 EVALUATION = {"accuracy", "loss", "rows", "labels"}
-"""Fields of ``training.evaluation.Evaluation``, which this part must not import."""
+"""Fields of ``engine.evaluation.Evaluation``, which this part must not import."""
 RECORD = {
     "layer", "order_before", "order_after", "reason", "hsv", "kept", "realization", "gramian", "horizon", "tail",
     "bound", "measured_error", "predicted_error", "output_error", "kernel_order", "variant", "seconds",
 }  # fmt: skip
-"""Fields of ``compression.method.LayerRecord``, likewise."""
+"""Fields of ``structure.plan.LayerRecord``, likewise."""
