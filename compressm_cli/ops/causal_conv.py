@@ -121,7 +121,7 @@ def _arguments(
     )
 
 
-@torch.library.custom_op("compressm::causal_conv1d", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("compressm::causal_conv1d_v2", mutates_args=(), device_types="cpu")
 def _conv(x: Tensor, weight: Tensor, bias: Tensor, silu: bool) -> Tensor:
     y = x.new_empty(x.shape)
     parts, arguments = _arguments(x.shape, last_contiguous(x), weight, bias, silu)
@@ -130,7 +130,7 @@ def _conv(x: Tensor, weight: Tensor, bias: Tensor, silu: bool) -> Tensor:
 
 
 # ``needs`` is of x, weight and bias. A gradient that is not asked for is empty, and so is a tensor that none reads.
-@torch.library.custom_op("compressm::causal_conv1d_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("compressm::causal_conv1d_backward_v2", mutates_args=(), device_types="cpu")
 def _conv_backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, silu: bool, needs: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -181,12 +181,12 @@ _conv.register_autograd(_differentiate, setup_context=_save)
 
 
 # A multiply-add is two operations; the gradient needs one for x, one for the weight. As torch, without activations.
-@register_flop_formula(torch.ops.compressm.causal_conv1d)
+@register_flop_formula(torch.ops.compressm.causal_conv1d_v2)
 def _(x_shape: Any, weight_shape: Any, *args: Any, **kwargs: Any) -> int:
     return 2 * prod(x_shape) * weight_shape[1]
 
 
-@register_flop_formula(torch.ops.compressm.causal_conv1d_backward)
+@register_flop_formula(torch.ops.compressm.causal_conv1d_backward_v2)
 def _(grad_shape: Any, x_shape: Any, weight_shape: Any, *args: Any, **kwargs: Any) -> int:
     of_x, of_weight, _ = args[-1]
     return 2 * (of_x + of_weight) * prod(grad_shape) * weight_shape[1]

@@ -17,13 +17,15 @@ from torch.utils.flop_counter import register_flop_formula
 from compressm_cli.ops import cpu, torch_scan
 
 
-@torch.library.custom_op("compressm::diagonal_scan", mutates_args=())
+# A number in an operator's name grows with each change of its arguments, or of its gradient's: what PyTorch's compiler
+# has cached for an earlier version knows it by its name alone.
+@torch.library.custom_op("compressm::diagonal_scan_v2", mutates_args=())
 def _scan(x: Tensor, poles_re: Tensor, poles_im: Tensor) -> Tensor:
     return torch_scan.scan_forward(x, poles_re, poles_im)
 
 
 # What is not asked for is empty, and without the gradients of the poles h is None.
-@torch.library.custom_op("compressm::diagonal_scan_backward", mutates_args=())
+@torch.library.custom_op("compressm::diagonal_scan_backward_v2", mutates_args=())
 def _scan_backward(
     grad: Tensor, h: Tensor | None, poles_re: Tensor, poles_im: Tensor, of_x: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -100,12 +102,12 @@ _scan.register_autograd(_differentiate, setup_context=_save)
 
 
 # A complex multiply-add is 8 real operations; the gradient needs one for x and one for the poles.
-@register_flop_formula(torch.ops.compressm.diagonal_scan)
+@register_flop_formula(torch.ops.compressm.diagonal_scan_v2)
 def _(x_shape: Any, *args: Any, **kwargs: Any) -> int:
     return 8 * x_shape[0] * x_shape[1] * (x_shape[2] // 2)
 
 
-@register_flop_formula(torch.ops.compressm.diagonal_scan_backward)
+@register_flop_formula(torch.ops.compressm.diagonal_scan_backward_v2)
 def _(grad_shape: Any, h_shape: Any, *args: Any, **kwargs: Any) -> int:
     return (8 if h_shape is None else 16) * grad_shape[0] * grad_shape[1] * (grad_shape[2] // 2)
 

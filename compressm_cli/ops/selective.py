@@ -34,7 +34,7 @@ def _kernels(x: Tensor) -> ModuleType:
 # dt_bias and z are both given or both None; with them dt is what softplus makes the step sizes from. Kept for the
 # gradient, where that is said, are y, the output before the gate, and the states before each chunk. ``needs`` is of
 # x, dt, A, B, C, D, dt_bias and z. A tensor that is not needed is empty.
-@torch.library.custom_op("compressm::selective_scan", mutates_args=())
+@torch.library.custom_op("compressm::selective_scan_v2", mutates_args=())
 def _scan(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, kept: Tensor | None,
     dt_bias: Tensor | None, z: Tensor | None, keep_y: bool, keep_states: bool,
@@ -42,7 +42,7 @@ def _scan(
     return _kernels(x).forward(x, dt, A, B, C, D, kept, dt_bias, z, keep_y, keep_states)
 
 
-@torch.library.custom_op("compressm::selective_scan_backward", mutates_args=())
+@torch.library.custom_op("compressm::selective_scan_backward_v2", mutates_args=())
 def _scan_backward(
     grad: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, kept: Tensor | None,
     dt_bias: Tensor | None, z: Tensor | None, y: Tensor, states: Tensor, needs: list[bool],
@@ -156,12 +156,12 @@ def _flops_backward(needs: _Needs) -> int:
     return again + sum(parts.values())
 
 
-@register_flop_formula(torch.ops.compressm.selective_scan)
+@register_flop_formula(torch.ops.compressm.selective_scan_v2)
 def _(x_shape: Any, dt_shape: Any, A_shape: Any, *args: Any, **kwargs: Any) -> int:
     return FLOPS_FORWARD * prod(x_shape) * A_shape[1]
 
 
-@register_flop_formula(torch.ops.compressm.selective_scan_backward)
+@register_flop_formula(torch.ops.compressm.selective_scan_backward_v2)
 def _(grad_shape: Any, x_shape: Any, dt_shape: Any, A_shape: Any, *args: Any, **kwargs: Any) -> int:
     needs = _Needs(*args[-1])
     return _flops_backward(needs) * prod(grad_shape) * A_shape[1] if needs.recurrence else 0

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from compressm_cli.core.axes import Axis
 from compressm_cli.layers.interface import StateSpaceLayer, laid_out
@@ -308,14 +308,14 @@ class Train(Edit):
                 raise ValueError(f"{name}: one edit would train it, and another one would not")
 
     def _names(self, draft: "Draft") -> list[str]:
-        known = [name for name, _ in draft.model.named_parameters()]
+        known = [name for name, tensor in draft.tensors.items() if isinstance(tensor, nn.Parameter)]
         found: list[str] = []
         for pattern in self.patterns:
             named = [name for name in known if fnmatchcase(name, pattern)]
             if not named:
                 near = ", ".join(get_close_matches(pattern, known, n=3) or known[:3])
                 raise ValueError(f"{pattern!r} names no parameter of the model; it has {near}, ...")
-            found += named
+            found += [draft.canonical(name) for name in named]
         return found
 
     def touched(self, draft: "Draft") -> list[str]:

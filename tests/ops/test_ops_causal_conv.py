@@ -90,10 +90,10 @@ def test_views_of_any_layout() -> None:
 @pytest.mark.parametrize("silu", [False, True])
 def test_operators_keep_the_rules_of_custom_operators(silu: bool) -> None:
     leaves = [t.float().requires_grad_() for t in example(2, 7, LANES + 3, 4)]
-    torch.library.opcheck(torch.ops.compressm.causal_conv1d.default, (*leaves, silu))
+    torch.library.opcheck(torch.ops.compressm.causal_conv1d_v2.default, (*leaves, silu))
     plain = [t.detach() for t in leaves]
     torch.library.opcheck(
-        torch.ops.compressm.causal_conv1d_backward.default,
+        torch.ops.compressm.causal_conv1d_backward_v2.default,
         (torch.ones_like(plain[0]), *plain, silu, [True, True, True]),
     )
 

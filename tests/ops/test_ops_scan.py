@@ -86,9 +86,9 @@ def test_operators_keep_the_rules_of_custom_operators(
 ) -> None:
     x, poles_re, poles_im = example(*shape, dtype)
     leaves = tuple(t.clone().requires_grad_() for t in (x, poles_re, poles_im))
-    torch.library.opcheck(torch.ops.compressm.diagonal_scan.default, leaves)
+    torch.library.opcheck(torch.ops.compressm.diagonal_scan_v2.default, leaves)
     torch.library.opcheck(
-        torch.ops.compressm.diagonal_scan_backward.default, (x, x.clone(), poles_re, poles_im, True)
+        torch.ops.compressm.diagonal_scan_backward_v2.default, (x, x.clone(), poles_re, poles_im, True)
     )
 
 

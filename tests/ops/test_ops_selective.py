@@ -142,14 +142,14 @@ def test_operators_keep_the_rules_of_custom_operators(dtype: torch.dtype, some: 
     gate = (
         (D.detach().clone().requires_grad_(), x.detach().clone().requires_grad_()) if gated else (None, None)
     )
-    operator = torch.ops.compressm.selective_scan.default
+    operator = torch.ops.compressm.selective_scan_v2.default
     torch.library.opcheck(operator, (x, dt, A, B, C, D, kept, *gate, gated, True))
     torch.library.opcheck(
         operator, (*(t.detach() for t in (x, dt, A, B, C)), None, kept, None, None, False, False)
     )
     plain = [None if t is None else t.detach() for t in (x, dt, A, B, C, D, kept, *gate)]
     _, y, states = operator(*plain, gated, True)
-    backward = torch.ops.compressm.selective_scan_backward.default
+    backward = torch.ops.compressm.selective_scan_backward_v2.default
     asked = [True] * 6 + [gated] * 2
     torch.library.opcheck(backward, (torch.ones_like(plain[0]), *plain, y, states, asked))
 
@@ -299,7 +299,7 @@ def test_nothing_in_nothing_out(shape: tuple[int, ...], dtype: torch.dtype) -> N
 
 def test_without_gradient_nothing_is_kept() -> None:
     inputs = [t.float() for t in example(2, 40, 18, 3)]
-    _, y, states = torch.ops.compressm.selective_scan(*inputs, None, None, None, False, False)
+    _, y, states = torch.ops.compressm.selective_scan_v2(*inputs, None, None, None, False, False)
     assert y.numel() == states.numel() == 0
 
 

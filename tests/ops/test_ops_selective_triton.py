@@ -269,7 +269,7 @@ class TestOnDevice:
         inputs, kept, _ = example(Case(2, 70, 18, 3, some=True))
         leaves = [t.to("cuda", torch.float32).requires_grad_() for t in inputs]
         arguments = (*leaves, kept.cuda(), None, None, True)
-        torch.library.opcheck(torch.ops.compressm.selective_scan.default, arguments)
+        torch.library.opcheck(torch.ops.compressm.selective_scan_v2.default, arguments)
 
     def test_operator_compiles_whole(self) -> None:
         inputs, kept, grad = example(Case(2, 70, 18, 3, some=True))

@@ -301,9 +301,9 @@ class TestOnDevice:
     def test_operators_keep_the_rules_of_custom_operators(self, case: Case, dtype: torch.dtype) -> None:
         (x, poles_re, poles_im), weight = cast(*example(case), dtype, "cuda")
         leaves = tuple(t.clone().requires_grad_() for t in (x, poles_re, poles_im))
-        torch.library.opcheck(torch.ops.compressm.diagonal_scan.default, leaves)
+        torch.library.opcheck(torch.ops.compressm.diagonal_scan_v2.default, leaves)
         torch.library.opcheck(
-            torch.ops.compressm.diagonal_scan_backward.default, (weight, x, poles_re, poles_im, True)
+            torch.ops.compressm.diagonal_scan_backward_v2.default, (weight, x, poles_re, poles_im, True)
         )
 
     @pytest.mark.parametrize("shape", [(0, 5, 3), (2, 0, 3)])

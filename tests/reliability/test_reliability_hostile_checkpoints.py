@@ -217,7 +217,7 @@ def test_every_part_of_the_training_state_is_looked_at(tmp_path: Path, content: 
         (["processes"], [], "training.processes[0] must be a mapping, found nothing"),
         (["method", "rejections"], -1, "training.method.rejections must be a whole number"),
         (["trial", "until"], "soon", "training.trial.until must be a step, found the text 'soon'"),
-        (["trial", "plan", 0, "order_before"], 9, "training.trial.saved: weights do not fit"),
+        (["trial", "saved", "sizes", "blocks.0.layer:states"], 9, "training.trial.saved: weights do not fit"),
         (["trial", "plan", 0, "surprise"], 9, "training.trial.plan[0] must be a layer's record"),
         (["clock", "total"], None, "training.clock.total must be a number of seconds"),
         (["counts"], {"made": 1}, "training.counts must be the counters made, cut and rejected"),

@@ -40,7 +40,7 @@ from compressm_cli.methods.method import CheckContext, Method
 from compressm_cli.structure import surgery
 from compressm_cli.structure.draft import Draft
 from compressm_cli.structure.edits import Edit, Park, Wake
-from compressm_cli.structure.masks import masks_of, own_buffers
+from compressm_cli.structure.masks import masks_of, own_buffers, set_mask
 from compressm_cli.structure.plan import Plan
 
 
@@ -130,7 +130,9 @@ def plan(method: Method, model: nn.Module, context: CheckContext) -> Plan:
 
     def decide() -> Plan:
         plain = copied(share.skeleton, {}, {name: b.cpu() for name, b in share.buffers.items()})
-        surgery.restore_constraints(plain, masks, surgery.frozen(share.skeleton))
+        surgery.restore_constraints(plain, {}, surgery.frozen(share.skeleton))
+        for name, mask in masks.items():  # which are read without their parameters
+            set_mask(plain, name, mask)
         Reader(plain.train(model.training), fetch)
         try:
             decided = method.plan(plain, replace(context, calibrate=calibrate))
