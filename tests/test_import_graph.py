@@ -28,6 +28,7 @@ ARROWS: dict[str, set[str]] = {
     "measure": {"data"},
     "exchange": {"checkpoint"},
     "engine": {"checkpoint", "measure", "runs"},
+    "compressor": {"engine"},
     "reports": {"engine", "exchange"},
     "render": {"reports"},
     "cli": {"render", "engine", "recipe"},

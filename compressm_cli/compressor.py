@@ -1,0 +1,234 @@
+"""Compression in a training loop of one's own: five lines, with any optimizer."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from compressm_cli.engine.evaluation import in_evaluation_mode
+from compressm_cli.methods import METHODS
+from compressm_cli.methods.calibration import Statistic
+from compressm_cli.methods.method import CheckContext, Method, StepContext
+from compressm_cli.structure.edits import Train
+from compressm_cli.structure.masks import enforce_masks, mask_gradients
+from compressm_cli.structure.plan import LayerRecord, Plan
+from compressm_cli.structure.store import ParkedUnits, parked_units, set_parked_units
+from compressm_cli.structure.surgery import apply_edits
+
+Batches = Callable[[], Iterable[Any]]
+"""Called at a check: batches of what the model is called with, a tensor or a tuple of arguments."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What came of a step."""
+
+    shapes_changed: bool = False
+    """Whether parameters are other ones now: what was compiled or wrapped around the model before is out of date."""
+    records: list[LayerRecord] = field(default_factory=list)
+    """What the method found at each layer, where it looked, and why it did what it did."""
+
+    def __bool__(self) -> bool:
+        return self.shapes_changed
+
+
+class Compressor:
+    """Makes a model smaller while a loop of yours trains it.
+
+        compressor = Compressor(model, optimizer, {"method": "hankel", "energy_threshold": 0.99}, total_steps=10_000)
+        for step, (inputs, labels) in enumerate(loader):
+            loss = loss_of(compressor.model(inputs), labels) + compressor.penalty()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            compressor.after_step()
+
+    The optimizer keeps its groups, so that schedulers of learning rates go on; its state is cut with the parameters.
+    ``copies`` of the model, such as moving averages of its weights, are cut by the same plans. A model that is wrapped
+    in ``DistributedDataParallel`` is wrapped anew after each change of shapes: call ``compressor.model``. In several
+    processes every one calls the same methods, and each must come to the same plan: give all the same calibration
+    batches.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer | None,
+        method: Method | Mapping[str, Any],
+        *,
+        total_steps: int,
+        calibration: Batches | None = None,
+        length: int = 1,
+        copies: Sequence[nn.Module] = (),
+        seed: int = 0,
+    ) -> None:
+        """``method`` is one, or what a recipe says under ``compression:``.
+
+        ``calibration`` is for methods that measure on data; padding must not be in it. ``length`` is that of the
+        longest sequence, for Gramians over a finite horizon. Raises ValueError for settings that are none of the
+        method's.
+        """
+        self._wrapped, self._optimizer = model, optimizer
+        self.method = method if isinstance(method, Method) else _method_of(method)
+        self._calibration, self._length, self._copies = calibration, length, list(copies)
+        self._total = total_steps
+        self._checks = set(self.method.check_steps(total_steps))
+        self._generator = torch.Generator().manual_seed(seed)
+        self.step = 0
+        """Steps that were made."""
+
+    @property
+    def model(self) -> nn.Module:
+        """What to call in training: the model, wrapped as it was given."""
+        return self._wrapped
+
+    @property
+    def plain(self) -> nn.Module:
+        """The model without a wrapper."""
+        wrapped = self._wrapped
+        return wrapped.module if isinstance(wrapped, DistributedDataParallel) else wrapped
+
+    def penalty(self) -> Tensor | float:
+        """What to add to the loss of the next step; 0.0 where the method wants nothing."""
+        found = self.method.penalty(self._context(self.step + 1))
+        return 0.0 if found is None else found
+
+    def after_backward(self) -> None:
+        """Let the method look at the gradients, before they are clipped; masked entries are taken out of them."""
+        mask_gradients(self.plain)
+        self.method.after_backward(self._context(self.step + 1))
+
+    def after_step(self) -> Change:
+        """Call it after the optimizer's step: carries out what the method wants. Gradients of what is cut are gone."""
+        self.step += 1
+        enforce_masks(self.plain)
+        change = self._apply(self.method.after_step(self._context(self.step)))
+        if self.step not in self._checks:
+            return change
+        plan = self.method.plan(self.plain, self._check())
+        checked = self._apply(plan)
+        if plan:
+            self.method.accepted(plan)
+        return Change(change.shapes_changed or checked.shapes_changed, [*change.records, *checked.records])
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the compressor remembers, beside the model and its optimizer: plain data and tensors."""
+        return {
+            "step": self.step,
+            "method": self.method.state_dict(),
+            "generator": self._generator.get_state(),
+            "parked": parked_units(self.plain).state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state_dict``; the model must have the shapes that it had then (``resize``)."""
+        self.step = state["step"]
+        self.method.load_state_dict(state["method"])
+        self._generator.set_state(state["generator"])
+        set_parked_units(self.plain, ParkedUnits.of_state(state["parked"]))
+
+    # ---- within --------------------------------------------------------------------------------------------
+
+    def _context(self, step: int) -> StepContext:
+        return StepContext(step, self._total, self.plain, self._generator)
+
+    def _check(self) -> CheckContext:
+        return CheckContext(self.step, self._total, self._length, self._generator, self._calibrate)
+
+    def _apply(self, plan: Plan | None) -> Change:
+        if plan is None:
+            return Change()
+        if not plan.edits:
+            return Change(records=plan.records)
+        before = [id(p) for p in self.plain.parameters()]
+        apply_edits(self.plain, self._optimizer, plan.edits)
+        for twin in self._copies:
+            apply_edits(twin, None, plan.edits)
+        changed = [id(p) for p in self.plain.parameters()] != before
+        if isinstance(self._wrapped, DistributedDataParallel) and (changed or _trains(plan)):
+            self._wrapped = _wrapped_anew(self._wrapped)
+        return Change(changed, plan.records)
+
+    @torch.no_grad()
+    def _calibrate(self, statistics: Mapping[str, Statistic], batches: int) -> None:
+        if self._calibration is None:
+            raise ValueError(
+                "the method measures on data: give Compressor(..., calibration=...), which returns batches of what the "
+                "model is called with"
+            )
+        model = self.plain
+        with ExitStack() as stack:
+            stack.enter_context(in_evaluation_mode(model))
+            for name, statistic in statistics.items():
+                hook = model.get_submodule(name).register_forward_pre_hook(_seen_by(statistic))
+                stack.callback(hook.remove)
+            for batch in islice(self._calibration(), batches):
+                model(*batch) if isinstance(batch, (tuple, list)) else model(batch)
+                for statistic in statistics.values():
+                    statistic.end_batch()
+
+
+def compress(
+    model: nn.Module,
+    method: Method | Mapping[str, Any],
+    *,
+    calibration: Batches | None = None,
+    length: int = 1,
+    seed: int = 0,
+) -> list[LayerRecord]:
+    """Cut a trained model once, in place, without an optimizer; returns what was found and done at each layer."""
+    settings = (
+        method if isinstance(method, Method) else {**method, "schedule": {"kind": "listed", "at_steps": [1]}}
+    )
+    compressor = Compressor(
+        model, None, settings, total_steps=1, calibration=calibration, length=length, seed=seed
+    )
+    return compressor.after_step().records
+
+
+def _method_of(settings: Mapping[str, Any]) -> Method:
+    name = settings.get("method")
+    if name not in METHODS:
+        raise ValueError(f"method: {name!r} is none; there are {', '.join(METHODS)}")
+    try:
+        config = METHODS[name].Config.model_validate(dict(settings))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or name
+        raise ValueError(f"{place}: {first['msg']}") from error
+    if config.safety is not None:
+        raise ValueError(
+            "safety: a loop of one's own has no way back; leave it out, and keep checkpoints of yours"
+        )
+    return METHODS[name](config)
+
+
+def _seen_by(statistic: Statistic) -> Callable[[nn.Module, Any], None]:
+    return lambda _, inputs: statistic.update(inputs[0].detach(), None)
+
+
+def _trains(plan: Plan) -> bool:
+    """Whether it says what is trained, which a wrapper for several processes must know."""
+    return any(isinstance(edit, Train) for edit in plan.edits)
+
+
+def _wrapped_anew(wrapped: DistributedDataParallel) -> DistributedDataParallel:
+    """The module in a fresh wrapper, of the settings that the old one had."""
+    settings: dict[str, Any] = {
+        "device_ids": wrapped.device_ids,
+        "output_device": wrapped.output_device,
+        "process_group": wrapped.process_group,
+        "find_unused_parameters": wrapped.find_unused_parameters,
+        "gradient_as_bucket_view": wrapped.gradient_as_bucket_view,
+        "static_graph": wrapped.static_graph,
+    }
+    if not wrapped.broadcast_buffers:  # only where it was asked for: the setting is about to get another name
+        settings["broadcast_buffers"] = False
+    return DistributedDataParallel(wrapped.module, **settings)

@@ -1,0 +1,190 @@
+"""Compression in a training loop of one's own."""
+
+import copy
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import SGD, AdamW, Optimizer, RMSprop
+from torch.optim.lr_scheduler import StepLR
+from torch.optim.swa_utils import AveragedModel
+
+import compressm
+from compressm_cli.layers.lru import LRU, LRUConfig
+from compressm_cli.layers.mamba import Mamba, MambaConfig
+
+STEPS = 12
+HANKEL = {
+    "method": "hankel",
+    "keep_fraction": 0.5,
+    "schedule": {"kind": "listed", "at_steps": [4, 8]},
+    "moments": "slice",
+}
+
+
+class Own(nn.Module):
+    """A network of somebody else's, with layers of ours somewhere in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = nn.ModuleDict({"first": LRU(LRUConfig(), 6, 16), "second": Mamba(MambaConfig(), 6, 8)})
+        self.out = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
+        for layer in self.inside.values():
+            x = x + torch.tanh(layer(x))
+        return self.out(x.mean(1)) * scale
+
+
+def own() -> Own:
+    torch.manual_seed(0)
+    return Own()
+
+
+def batch(step: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    return torch.randn(4, 20, 6, generator=generator), torch.randint(3, (4,), generator=generator)
+
+
+def calibration() -> Iterable[Any]:
+    return ((batch(100 + i)[0], 2.0) if i % 2 else batch(100 + i)[0] for i in range(50))
+
+
+def train(compressor: compressm.Compressor, optimizer: Optimizer, steps: range) -> list[compressm.Change]:
+    changes = []
+    for step in steps:
+        inputs, labels = batch(step)
+        loss = nn.functional.cross_entropy(compressor.model(inputs), labels) + compressor.penalty()
+        loss.backward()
+        compressor.after_backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        changes.append(compressor.after_step())
+    return changes
+
+
+OPTIMIZERS: dict[str, Any] = {
+    "adamw": lambda p: AdamW(p, lr=1e-2),
+    "sgd": lambda p: SGD(p, lr=1e-2, momentum=0.9),
+    "rmsprop": lambda p: RMSprop(p, lr=1e-3, momentum=0.5),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_loop_of_ones_own_makes_its_model_smaller(name: str) -> None:
+    """With its schedule of learning rates, and a moving average of the weights that is cut alike."""
+    model = own()
+    optimizer = OPTIMIZERS[name](model.parameters())
+    schedule, average = StepLR(optimizer, 5), AveragedModel(model)
+    compressor = compressm.Compressor(
+        model, optimizer, HANKEL, total_steps=STEPS, calibration=calibration, copies=[average.module]
+    )
+    changes = []
+    for step in range(STEPS):
+        changes += train(compressor, optimizer, range(step, step + 1))
+        schedule.step()
+        average.update_parameters(model)
+    assert [bool(change) for change in changes] == [step in (4, 8) for step in range(1, STEPS + 1)]
+    first, second = ([r.order_after for r in changes[at].records] for at in (3, 7))
+    assert all(after <= wanted for after, wanted in zip(first + second, [8, 4, 4, 2], strict=True))
+    sizes = compressm.StructureMap.of(model).sizes()
+    assert [sizes["inside.first:states"], sizes["inside.second:states"]] == second
+    assert [id(p) for g in optimizer.param_groups for p in g["params"]] == [id(p) for p in model.parameters()]
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(
+        OPTIMIZERS[name]([nn.Parameter(torch.ones(1))]).defaults["lr"] / 100
+    )
+    assert all(
+        a.shape == b.shape for a, b in zip(average.module.parameters(), model.parameters(), strict=True)
+    )
+    assert bool(torch.isfinite(average(batch(0)[0])).all())
+
+
+def test_it_goes_on_from_its_state_bit_by_bit() -> None:
+    model = own()
+    optimizer = AdamW(model.parameters(), lr=1e-2)
+    compressor = compressm.Compressor(model, optimizer, HANKEL, total_steps=STEPS, calibration=calibration)
+    train(compressor, optimizer, range(6))
+    kept = copy.deepcopy((model.state_dict(), optimizer.state_dict(), compressor.state_dict()))
+    train(compressor, optimizer, range(6, STEPS))
+    again = own()
+    others = AdamW(again.parameters(), lr=1e-2)
+    compressm.resize(again, others, kept[0])
+    again.load_state_dict(kept[0])
+    others.load_state_dict(kept[1])
+    resumed = compressm.Compressor(again, others, HANKEL, total_steps=STEPS, calibration=calibration)
+    resumed.load_state_dict(kept[2])
+    train(resumed, others, range(6, STEPS))
+    assert resumed.step == compressor.step == STEPS
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+def test_a_trained_model_is_cut_once() -> None:
+    model = own()
+    records = compressm.compress(model, {"method": "hankel", "target_order": [5, 3]}, calibration=calibration)
+    assert [(r.layer, r.order_before, r.order_after) for r in records] == [
+        ("inside.first", 16, 4),
+        ("inside.second", 8, 3),
+    ]
+    assert model(batch(0)[0]).shape == (4, 3)
+
+
+def test_a_wrapper_for_several_processes_is_renewed(tmp_path: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        wrapped = DistributedDataParallel(own())
+        optimizer = AdamW(wrapped.parameters(), lr=1e-2)
+        compressor = compressm.Compressor(
+            wrapped, optimizer, HANKEL, total_steps=STEPS, calibration=calibration
+        )
+        train(compressor, optimizer, range(3))
+        assert compressor.model is wrapped
+        train(compressor, optimizer, range(3, STEPS))
+        assert isinstance(compressor.model, DistributedDataParallel)
+        assert compressor.model is not wrapped
+        assert compressor.plain is wrapped.module
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "hankle"}, "method: 'hankle' is none; there are none, hankel"),
+        (
+            {"method": "hankel", "keep_fraction": 2.0},
+            "keep_fraction: Input should be less than 1",
+        ),
+        ({"method": "hankel", "keep_fraction": 0.5, "colour": 1}, "colour: Extra inputs are not permitted"),
+        ({**HANKEL, "safety": {}}, "a loop of one's own has no way back"),
+    ],
+)
+def test_settings_that_are_none_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        compressm.Compressor(own(), None, settings, total_steps=10)
+
+
+def test_who_needs_data_asks_for_them() -> None:
+    with pytest.raises(ValueError, match=r"give Compressor\(\.\.\., calibration"):
+        compressm.compress(own(), {"method": "hankel", "keep_fraction": 0.5})
+
+
+def test_the_interface_is_imported_when_it_is_used() -> None:
+    code = (
+        "import sys, compressm, compressm_cli; heavy = ('torch', 'numba', 'scipy', 'pydantic');"
+        "assert not [m for m in heavy if m in sys.modules];"
+        "compressm.StructureMap, compressm.Axis;"
+        "assert not [m for m in heavy[1:] if m in sys.modules];"
+        "assert all(getattr(compressm, n) is getattr(compressm_cli, n) for n in compressm.__all__);"
+        "print(len(compressm.__all__))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == len(compressm.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        compressm.nothing  # noqa: B018
