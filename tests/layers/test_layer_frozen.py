@@ -35,7 +35,9 @@ def gradients(layer: nn.Module, input_too: bool) -> dict[str, Tensor | None]:
 
 @pytest.mark.parametrize("input_too", [True, False])
 @pytest.mark.parametrize(
-    "frozen", [{"recurrent"}, {"matrix"}, {"other"}, {"recurrent", "matrix", "other"}], ids=str
+    "frozen",
+    [{"recurrent"}, {"matrix"}, {"other"}, {"recurrent", "matrix", "other"}],
+    ids=lambda roles: " ".join(sorted(roles)),
 )
 @pytest.mark.parametrize(("case", "form"), FORMS)
 def test_gradients_of_what_is_not_frozen_are_the_same(
