@@ -1,7 +1,6 @@
 """Compression in a training loop of one's own: five lines, with any optimizer."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from compressm_cli.engine.evaluation import in_evaluation_mode
+from compressm_cli.engine.evaluation import seeing_inputs
 from compressm_cli.methods import METHODS
 from compressm_cli.methods.calibration import Statistic
 from compressm_cli.methods.method import CheckContext, Method, StepContext
@@ -164,11 +163,7 @@ class Compressor:
                 "model is called with"
             )
         model = self.plain
-        with ExitStack() as stack:
-            stack.enter_context(in_evaluation_mode(model))
-            for name, statistic in statistics.items():
-                hook = model.get_submodule(name).register_forward_pre_hook(_seen_by(statistic))
-                stack.callback(hook.remove)
+        with seeing_inputs(model, statistics):
             for batch in islice(self._calibration(), batches):
                 model(*batch) if isinstance(batch, (tuple, list)) else model(batch)
                 for statistic in statistics.values():
@@ -208,10 +203,6 @@ def _method_of(settings: Mapping[str, Any]) -> Method:
             "safety: a loop of one's own has no way back; leave it out, and keep checkpoints of yours"
         )
     return METHODS[name](config)
-
-
-def _seen_by(statistic: Statistic) -> Callable[[nn.Module, Any], None]:
-    return lambda _, inputs: statistic.update(inputs[0].detach(), None)
 
 
 def _trains(plan: Plan) -> bool:

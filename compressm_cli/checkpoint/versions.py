@@ -46,7 +46,7 @@ def _with_sizes(trial: Content) -> Content:
     if not (isinstance(records, list) and isinstance(saved, dict)):
         return trial
     whole = [r for r in records if isinstance(r, dict) and {"layer", "order_before"} <= r.keys()]
-    sizes = {f"{r['layer']}:states": r["order_before"] for r in whole}
+    sizes = {state_axis(r["layer"]): r["order_before"] for r in whole}
     return {**trial, "saved": {**saved, "sizes": sizes, "parked": None}}
 
 

@@ -68,6 +68,24 @@ def calibrate(
     its error is raised when all batches are through, so that processes that share the passes stay together.
     """
     lengths: list[Tensor | None] = [None]
+    with seeing_inputs(model, statistics, lambda: lengths[0]):
+        for batch in batches:
+            for index in torch.arange(len(batch), device=batch.labels.device).split(rows):
+                part = batch if len(index) == len(batch) else batch.rows(index)
+                lengths[0] = part.lengths
+                model(part.inputs, part.lengths)
+            for statistic in statistics.values():
+                statistic.end_batch()
+
+
+@contextmanager
+def seeing_inputs(
+    model: nn.Module, statistics: Mapping[str, Statistic], lengths: Callable[[], Tensor | None] = lambda: None
+) -> Iterator[None]:
+    """Within, in evaluation mode, each statistic takes in what passes show to the layer that it is named after.
+
+    ``lengths`` are those of the rows that are passed now. The first error of an update is raised at the end.
+    """
     failures: list[Exception] = []
 
     def seen_by(statistic: Statistic) -> Callable[[nn.Module, Any], None]:
@@ -75,7 +93,7 @@ def calibrate(
             started = time.perf_counter()
             try:
                 if not failures:
-                    statistic.update(inputs[0].detach(), lengths[0])
+                    statistic.update(inputs[0].detach(), lengths())
             except Exception as error:
                 failures.append(error)
             statistic.seconds += time.perf_counter() - started
@@ -87,13 +105,7 @@ def calibrate(
         for name, statistic in statistics.items():
             hook = model.get_submodule(name).register_forward_pre_hook(seen_by(statistic))
             stack.callback(hook.remove)
-        for batch in batches:
-            for index in torch.arange(len(batch), device=batch.labels.device).split(rows):
-                part = batch if len(index) == len(batch) else batch.rows(index)
-                lengths[0] = part.lengths
-                model(part.inputs, part.lengths)
-            for statistic in statistics.values():
-                statistic.end_batch()
+        yield
     if failures:
         raise failures[0]
 

@@ -14,6 +14,7 @@ from compressm_cli.structure.edits import Edit
 from compressm_cli.structure.map import StructureMap, tensors_of
 from compressm_cli.structure.masks import set_masks
 from compressm_cli.structure.plan import Plan
+from compressm_cli.structure.store import ParkedUnits
 
 T = TypeVar("T")
 
@@ -57,8 +58,7 @@ def resize(model: nn.Module, optimizer: Optimizer | None, weights: Mapping[str, 
     Only shapes and types of ``weights`` count.
     """
     draft = Draft(model, optimizer)
-    draft.parked.axes.clear()
-    draft.parked.shadows.clear()
+    draft.parked = ParkedUnits()
     now = tensors_of(model)
     for name in _may_change(model):
         old, wanted = now.get(name), weights.get(name)
