@@ -1,13 +1,18 @@
-"""For all tests: one thread, no terminal, and process-wide settings of a training run do not outlive its test."""
+"""For all tests: one thread, no terminal, the same examples each time; settings of a process end with a test."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from compressm_cli.engine import forms as training_forms
 from compressm_cli.ops.forms import DEFAULT
+
+# The same examples each time, so that who changed nothing breaks nothing; others: pytest --hypothesis-profile=default
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -33,12 +33,17 @@ class Pick:
 
 
 def randomized(model: M, seed: int = 0) -> M:
-    """In float64, with no parameter or statistic at a value that it starts from."""
+    """In float64, with no parameter or statistic at a value that it starts from.
+
+    Matrices and kernels are scaled by what they sum over, so that numbers stay near one through many layers and an
+    absolute bound on errors is one relative to them.
+    """
     generator = torch.Generator().manual_seed(seed)
     model.double()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.normal_(0, 0.7, generator=generator)
+            terms = parameter[0].numel() if parameter.ndim > 1 else 1
+            parameter.normal_(0, 0.7 if terms == 1 else (2 / terms) ** 0.5, generator=generator)
         for buffer in model.buffers():
             if buffer.is_floating_point():
                 buffer.uniform_(0.5, 1.5, generator=generator)
