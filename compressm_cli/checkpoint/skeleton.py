@@ -96,6 +96,12 @@ def added_shapes(layer: StateSpaceLayer, order: int, inner: int) -> dict[str, tu
     return {n: (lead,) if n == "kept" else (lead, order, inner) for n in values}
 
 
+def _is_empty(layer: StateSpaceLayer, name: str) -> bool:
+    """Whether there is a place for a tensor of this name, and none in it."""
+    place, _, leaf = name.rpartition(".")
+    return getattr(layer.get_submodule(place), leaf, "") is None
+
+
 def _inner(name: str, order: int, weights: Mapping[str, Tensor]) -> int:
     """Length of B and C before the maps that a cut has added; the order where there are none."""
     for leaf in MAPS:
@@ -112,15 +118,16 @@ def _added(
 ) -> dict[str, Tensor | None]:
     """Tensors without content for what a cut has added to a layer, and what depends on it."""
     extra = layer.state_parameters | layer.state_buffers
-    present = {n for n in extra if f"{name}.{n}" in weights and getattr(layer, n, "") is None}
+    present = {n for n in extra if f"{name}.{n}" in weights and _is_empty(layer, n)}
+    divisors = {n for axis in layer.axes() for n, _ in axis.divisors} & present
+    values: dict[str, Tensor | None] = {n: torch.empty((), dtype=torch.int64) for n in divisors}
+    present -= divisors
     if not present:
-        return {}
+        return values
     if present not in CUTS:
         raise ValueError(f"{name} has {' and '.join(sorted(present))}, which no cut leaves by itself")
     shapes = added_shapes(layer, order, inner=layer.state_dim)
-    values: dict[str, Tensor | None] = {
-        n: torch.empty(shapes[n], dtype=torch.int64 if n == "kept" else None) for n in present
-    }
+    values |= {n: torch.empty(shapes[n], dtype=torch.int64 if n == "kept" else None) for n in present}
     if "B_map" in present:
         values["A_log"] = torch.empty(layer.get_parameter("A_log").shape[0], order)
     return values

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from compressm_cli.core.axes import declared
 from compressm_cli.core.text import found, shorten
 from compressm_cli.data.interface import CLASSES, MOST_NAMES, SPLITS, DataSpec, Fingerprint
 from compressm_cli.layers.interface import state_space_layers
@@ -221,11 +222,17 @@ def require_finite(tensors: Mapping[Any, Tensor], where: str) -> None:
 
 
 def require_orders_kept(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Where channels have orders of their own, these are within the layer's."""
+    """Where channels have orders of their own, these are within the layer's; what sums are divided by is no less than
+    what is summed.
+    """
     for name, layer in state_space_layers(model).items():
         kept = weights.get(f"{name}.kept")
         if kept is not None and not ((kept >= 0) & (kept <= layer.state_dim)).all():
             raise DamagedError(f"{name}.kept must be from 0 to {layer.state_dim}")
+    for axis in declared(model):
+        for name, least in axis.divisors:
+            if name in weights and not least <= int(weights[name]) <= LARGEST:
+                raise DamagedError(f"{name} must be from {least} to {LARGEST}, found {int(weights[name])}")
 
 
 def require_constraints(

@@ -61,6 +61,9 @@ class Axis:
     """Axes that keep the same units, such as channels that residual adds join."""
     minimum: int = 1
     multiple_of: int = 1
+    divisors: tuple[tuple[str, int], ...] = ()
+    """Buffers that hold what sums over the axis are divided by, and what that is now: None until units leave, so that a
+    mean or a root of a length stays what it was when those units are silent."""
 
     def __post_init__(self) -> None:
         if self.size < 0 or self.minimum < 0 or self.multiple_of < 1:
@@ -95,6 +98,7 @@ class Axis:
             module=f"{prefix}.{self.module}" if self.module else prefix,
             slots=tuple(slot.within(prefix) for slot in self.slots),
             tied_to=tuple(f"{prefix}{n}" if n.startswith(":") else f"{prefix}.{n}" for n in self.tied_to),
+            divisors=tuple((f"{prefix}.{buffer}", value) for buffer, value in self.divisors),
         )
 
 

@@ -11,6 +11,9 @@ from torch.nn import functional
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.exchange.names import ENCODER, HEAD, foreign_name
+from compressm_cli.layers.interface import STATES
+from compressm_cli.models import build_model
+from compressm_cli.structure.map import StructureMap
 
 KINDS = ("mamba", "mamba2")
 NOT_STOCK = ("B_proj", "C_proj", "B_map", "C_map", "kept")
@@ -61,6 +64,15 @@ def require_language_model(checkpoint: Checkpoint, target: str) -> None:
     for wrong, reason in reasons:
         if wrong:
             raise BadInputError(f"--to {target} cannot hold this model: {reason}; use --to safetensors")
+    with torch.device("meta"):
+        whole = build_model(model, data)
+    for name, size in StructureMap.of(whole).sizes().items():
+        now = checkpoint.sizes.get(name, size)
+        if now != size and not name.endswith(STATES):
+            raise BadInputError(
+                f"--to {target} cannot hold this model: of {name} {now} of {size} are left, and its layers have all "
+                "of them; use --to safetensors"
+            )
 
 
 def stock_model(checkpoint: Checkpoint, target: str, dtype: torch.dtype) -> StockModel:

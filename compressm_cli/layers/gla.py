@@ -4,7 +4,8 @@
 Parameters have the names of flash-linear-attention's ``GatedLinearAttention``.
 """
 
-from typing import Annotated, Any, Literal
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from compressm_cli.core.axes import Axis, Slot
 from compressm_cli.layers.interface import LayerConfig, StateDim
 from compressm_cli.layers.selective import (
     GroupProjection,
@@ -23,6 +25,7 @@ from compressm_cli.layers.selective import (
     mean_square,
     wide,
 )
+from compressm_cli.layers.slots import rows
 from compressm_cli.ops import gated_linear_attention, ssd
 
 EPSILON = 1e-5
@@ -71,11 +74,16 @@ class _Decayed(torch.autograd.Function):
 
 
 class GLA(SelectiveLayer):
-    """q, k, v, decays and a gate from the input; the recurrence; RMS norm a head; times silu(gate); o_proj."""
+    """q, k, v, decays and a gate from the input; the recurrence; RMS norm a head; times silu(gate); o_proj.
+
+    Queries are divided by the root of the length of keys: of that which they had, ``divisor``, where single entries
+    were taken out.
+    """
 
     Config = GLAConfig
     recurrent_parameters = frozenset({"gk_proj.1.bias"})
     state_parameters = frozenset({"q_proj.weight", "k_proj.weight", "gk_proj.1.weight", "gk_proj.1.bias"})
+    state_buffers: ClassVar = frozenset({"divisor"})
 
     def __init__(self, config: GLAConfig, model_dim: int, state_dim: int) -> None:
         super().__init__(config, model_dim, state_dim)
@@ -92,10 +100,25 @@ class GLA(SelectiveLayer):
         )
         self.g_norm = nn.RMSNorm(model_dim // config.heads, eps=EPSILON)
         self.o_proj = nn.Linear(model_dim, model_dim, bias=False)
+        self.divisor: Tensor | None
+        self.register_buffer("divisor", None)
 
     @property
     def state_dim(self) -> int:
         return self.k_proj.weight.shape[0] // self.heads
+
+    def state_slots(self) -> tuple[Slot, ...]:
+        """A state is one entry of the keys and queries of every head."""
+        place = {"repeat": self.heads, "span": self.state_dim}
+        found = rows("q_proj", self.q_proj, "out", **place) + rows("k_proj", self.k_proj, "in", **place)
+        decays = self.gk_proj[1]
+        assert isinstance(decays, nn.Linear)
+        return found if self.scalar else found + rows("gk_proj.1", decays, "in", **place)
+
+    def axes(self) -> list[Axis]:
+        """Its states; queries go on being divided by the root of how many there were."""
+        (states,) = super().axes()
+        return [replace(states, divisors=(("divisor", self.state_dim),))]
 
     def forward(self, u: Tensor) -> Tensor:
         y = self._recurrence(*self._selected(u))
@@ -109,7 +132,8 @@ class GLA(SelectiveLayer):
         log_decay = functional.logsigmoid(wide(self.gk_proj(u))) / self.slowness
         if not self.scalar:
             log_decay = log_decay.unflatten(-1, (self.heads, -1))
-        return q * self.state_dim**-0.5, k, v, log_decay
+        scale = self.state_dim**-0.5 if self.divisor is None else self.divisor.to(q.dtype).rsqrt()
+        return q * scale, k, v, log_decay
 
     def _recurrence(self, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor) -> Tensor:
         if not self.scalar:
@@ -191,8 +215,8 @@ class GLA(SelectiveLayer):
         return keys * scale, queries / scale
 
     def _shorter(self, projection: GroupProjection | HeadProjection) -> float:
-        """Root of the new length of keys over the old one."""
-        return float((projection.order / self.state_dim) ** 0.5)
+        """Root of the new length of keys over the old one; 1 where queries are divided by another one's."""
+        return float((projection.order / self.state_dim) ** 0.5) if self.divisor is None else 1.0
 
     def _by_head(self, rows: Tensor) -> Tensor:
         return rows.unflatten(0, (self.heads, -1))

@@ -139,12 +139,12 @@ class StateSpaceLayer(nn.Module, ABC):
         if not set(values) <= known:
             raise ValueError(f"expected some of {sorted(known)}, got {sorted(values)}")
         for name, value in values.items():
-            if name in self.state_buffers:
-                device = next(self.parameters()).device
-                setattr(self, name, None if value is None else value.detach().to(device).clone())
-                continue
             place, _, leaf = name.rpartition(".")
             module = self.get_submodule(place)
+            if name in self.state_buffers:
+                device = next(self.parameters()).device
+                setattr(module, leaf, None if value is None else value.detach().to(device).clone())
+                continue
             old = getattr(module, leaf)
             like = next(self.parameters()) if old is None else old
             parameter = None

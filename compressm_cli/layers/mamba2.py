@@ -4,14 +4,15 @@ Parameters have the names and shapes of ``mamba_ssm.Mamba2``, so that weights mo
 ``B_proj`` and ``C_proj`` were added by a cut.
 """
 
-from typing import Annotated, Any, Literal
+import math
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from compressm_cli.core.axes import Role, Slot
+from compressm_cli.core.axes import Axis, Role, Slot
 from compressm_cli.layers.interface import StateDim
 from compressm_cli.layers.selective import (
     GroupProjection,
@@ -58,17 +59,32 @@ class Mamba2Config(KernelConfig):
 
 
 class GatedNorm(nn.Module):
-    """RMS normalization of y silu(z), each of ``groups`` parts of the channels apart."""
+    """RMS normalization of y silu(z), each of ``groups`` parts of the channels apart.
+
+    The mean of a part is over as many channels as it had, ``divisor``, where some were taken out.
+    """
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
         self.groups = groups
         self.weight = nn.Parameter(torch.ones(channels))
+        self.divisor: Tensor | None
+        self.register_buffer("divisor", None)
 
     def forward(self, y: Tensor, z: Tensor) -> Tensor:
-        gated = (wide(y) * functional.silu(wide(z))).unflatten(-1, (self.groups, -1))
-        scaled = gated * torch.rsqrt(mean_square(gated) + EPSILON)
+        gated = self.parts(wide(y) * functional.silu(wide(z)))
+        scaled = gated * torch.rsqrt(self.power(gated))
         return (scaled.flatten(-2) * self.weight).to(z.dtype)
+
+    def parts(self, values: Tensor) -> Tensor:
+        """(..., channels) -> (..., groups, channels of a group)."""
+        return values.unflatten(-1, (self.groups, -1))
+
+    def power(self, gated: Tensor) -> Tensor:
+        """What each part (..., groups, n) is divided by the root of: (..., groups, 1)."""
+        if self.divisor is None:
+            return mean_square(gated) + EPSILON
+        return gated.pow(2).sum(-1, keepdim=True) / self.divisor + EPSILON
 
 
 class Mamba2(SelectiveLayer):
@@ -81,22 +97,23 @@ class Mamba2(SelectiveLayer):
     Config = Mamba2Config
     recurrent_parameters = frozenset({"A_log", "D", "dt_bias", "B_proj", "C_proj"})
     state_parameters = frozenset({"in_proj.weight", "conv1d.weight", "conv1d.bias", "B_proj", "C_proj"})
+    state_buffers: ClassVar = frozenset({"norm.divisor"})
 
     def __init__(self, config: Mamba2Config, model_dim: int, state_dim: int) -> None:
         super().__init__(config, model_dim, state_dim)
         self.config = config
         config.check_width(model_dim)
-        self.channels = config.expand * model_dim
-        self.heads, self.groups = self.channels // config.head_dim, config.groups
+        channels = config.expand * model_dim
+        heads, self.groups = channels // config.head_dim, config.groups
         shared = 2 * config.groups * state_dim
-        self.in_proj = nn.Linear(model_dim, 2 * self.channels + shared + self.heads, bias=False)
-        mixed = self.channels + shared
+        self.in_proj = nn.Linear(model_dim, 2 * channels + shared + heads, bias=False)
+        mixed = channels + shared
         self.conv1d = nn.Conv1d(mixed, mixed, config.conv_width, groups=mixed)
-        self.dt_bias = nn.Parameter(inverse_softplus(torch.exp(config.draw_log_dt(self.heads))))
-        self.A_log = nn.Parameter(torch.log(torch.empty(self.heads).uniform_(1, 16)))
-        self.D = nn.Parameter(torch.ones(self.heads))
-        self.norm = GatedNorm(self.channels, config.norm_groups or config.groups)
-        self.out_proj = nn.Linear(self.channels, model_dim, bias=False)
+        self.dt_bias = nn.Parameter(inverse_softplus(torch.exp(config.draw_log_dt(heads))))
+        self.A_log = nn.Parameter(torch.log(torch.empty(heads).uniform_(1, 16)))
+        self.D = nn.Parameter(torch.ones(heads))
+        self.norm = GatedNorm(channels, config.norm_groups or config.groups)
+        self.out_proj = nn.Linear(channels, model_dim, bias=False)
         self.B_proj: nn.Parameter | None
         self.C_proj: nn.Parameter | None
         self.register_parameter("B_proj", None)
@@ -109,6 +126,16 @@ class Mamba2(SelectiveLayer):
             coordinates = torch.eye(start)[:order].expand(config.groups, -1, -1)
             layer.set_state_parameters({"B_proj": coordinates, "C_proj": coordinates})
         return layer
+
+    @property
+    def heads(self) -> int:
+        """Heads now."""
+        return self.D.shape[0]
+
+    @property
+    def channels(self) -> int:
+        """Channels of all heads now."""
+        return self.out_proj.weight.shape[1]
 
     @property
     def state_dim(self) -> int:
@@ -130,6 +157,44 @@ class Mamba2(SelectiveLayer):
         ):
             found += [of(name, first), of(name, first + groups * states, "out")]
         return tuple(found)
+
+    def axes(self) -> list[Axis]:
+        """Its states, its heads, and the channels of a head.
+
+        A unit of the heads is one head in each group, and in each part that the norm scales apart; there is no such
+        axis where these parts cut through heads. A unit of the channels is the same channel in every head.
+        """
+        return [*super().axes(), *self._head_axes(), self._channel_axis()]
+
+    def _head_axes(self) -> list[Axis]:
+        parts = math.lcm(self.groups, self.norm.groups)
+        if self.heads % parts:
+            return []
+        heads, width = self.heads // parts, self.channels // self.heads
+        slots = self._channel_slots(block=width, repeat=parts, span=heads * width)
+        place = {"repeat": parts, "span": heads}
+        slots += [Slot(name, 0, role="own", **place) for name in ("dt_bias", "A_log", "D")]
+        steps = self.in_proj.weight.shape[0] - self.heads
+        slots.append(Slot("in_proj.weight", 0, offset=steps, role="own", **place))
+        return [Axis(":heads", "head", heads, tuple(slots), "", divisors=self._divisors())]
+
+    def _channel_axis(self) -> Axis:
+        parts = math.lcm(self.heads, self.norm.groups)
+        size = self.channels // parts
+        slots = self._channel_slots(block=1, repeat=parts, span=size)
+        return Axis(":channels", "channel", size, tuple(slots), "", divisors=self._divisors())
+
+    def _channel_slots(self, **place: int) -> list[Slot]:
+        """Of what has an entry for each channel. Without its gate z a channel is silent, also in the norm's mean."""
+        return [
+            Slot("in_proj.weight", 0, role="out", **place),
+            Slot("in_proj.weight", 0, offset=self.channels, role="own", **place),
+            *(Slot(name, 0, role="own", **place) for name in ("conv1d.weight", "conv1d.bias", "norm.weight")),
+            Slot("out_proj.weight", 1, role="own", **place),
+        ]
+
+    def _divisors(self) -> tuple[tuple[str, int], ...]:
+        return (("norm.divisor", self.channels // self.norm.groups),)
 
     @property
     def _inner_dim(self) -> int:
@@ -164,8 +229,8 @@ class Mamba2(SelectiveLayer):
         A = -torch.exp(wide(self.A_log))
         gate = functional.silu(z)
         y = ssd(x, dt, A, B, C, self.D).flatten(-2)
-        power = mean_square((y * gate).unflatten(-1, (self.norm.groups, -1))) + EPSILON
-        scale = (self.norm.weight * gate).unflatten(-1, (self.norm.groups, -1)) ** 2 / power
+        power = self.norm.power(self.norm.parts(y * gate))
+        scale = self.norm.parts(self.norm.weight * gate) ** 2 / power
         weight = scale.flatten(-2) * wide(self.out_proj.weight).pow(2).sum(0)
         return HeadTrace(dt[..., None] * x, dt * A, B, C, weight.unflatten(-1, (self.heads, -1)))
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from compressm_cli.core.axes import Axis, Slot
+from compressm_cli.core.axes import Axis, Slot, declared
 from compressm_cli.layers.interface import laid_out
 from compressm_cli.structure.map import StructureMap, tensors_of
 from compressm_cli.structure.masks import masks_of, set_mask
@@ -172,6 +172,10 @@ class Draft:
             if not parking:
                 self.parked.forget(name, dim, gone)
             piece.select(dim, (~gone).nonzero().flatten())
+        for name, value in axis.divisors:
+            piece = self.piece(name)
+            if piece.value is None:
+                piece.value = torch.tensor(value)
 
     def _require_known(self, name: str, piece: Piece) -> None:
         """ValueError where the optimizer keeps something of a parameter that nobody knows how to cut."""
@@ -215,6 +219,7 @@ class Draft:
         done += [partial(self._train, name, active) for name, active in self.training.items()]
         done.append(lambda: set_parked_units(self.model, self.parked))
         done.append(lambda: follow_shapes(self.model))
+        done.append(lambda: _forget_divisors(self.model))
         return done
 
     def _assignments(self, name: str, piece: Piece) -> list[Callable[[], None]]:
@@ -314,6 +319,15 @@ def follow_shapes(model: nn.Module) -> None:
             module.num_features = weight.shape[0]
         elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
             module.normalized_shape = tuple(weight.shape)
+
+
+def _forget_divisors(model: nn.Module) -> None:
+    """Take away what sums are divided by where all units are there again, so that nothing is left of their absence."""
+    for axis in declared(model):
+        for name, value in axis.divisors:
+            held = tensors_of(model).get(name)
+            if held is not None and not held.is_meta and int(held) == value:
+                _set_buffers(model, [name], None)
 
 
 def _copied(value: Tensor, device: torch.device) -> Tensor:

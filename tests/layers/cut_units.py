@@ -84,9 +84,19 @@ def cut(model: M, removed: Removed) -> tuple[M, list[Pick]]:
     for name, units in removed.items():
         axes = axes_of(twin)
         for axis in tied(axes, name):
-            keep = axis.kept([unit for unit in range(axis.size) if unit not in units])
+            axis.kept([unit for unit in range(axis.size) if unit not in units])
+            for name, value in axis.divisors:
+                if _tensor(twin, name) is None and units:
+                    place, _, leaf = name.rpartition(".")
+                    setattr(twin.get_submodule(place), leaf, torch.tensor(value))
+            places: dict[tuple[str, int], list[Tensor]] = {}
             for slot in axis.slots:
-                picks.append(Pick(slot.tensor, slot.dim, slot.entries(keep)))
+                gone = slot.entries(torch.tensor(list(units), dtype=torch.int64))
+                places.setdefault((slot.tensor, slot.dim), []).append(gone)
+            for (name, dim), removed_entries in places.items():
+                whole = torch.arange(_tensor(twin, name).shape[dim])
+                kept = whole[~torch.isin(whole, torch.cat(removed_entries))]
+                picks.append(Pick(name, dim, kept))
                 _select(twin, picks[-1])
     return twin, picks
 

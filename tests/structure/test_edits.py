@@ -12,7 +12,8 @@ from torch.optim import Adagrad, Adam, AdamW, NAdam, Optimizer, RMSprop
 
 from compressm_cli.core.axes import Axis, Slot
 from compressm_cli.data.interface import DataSpec, Split
-from compressm_cli.layers.interface import state_axis
+from compressm_cli.layers import LAYERS
+from compressm_cli.layers.interface import state_axis, state_space_layers
 from compressm_cli.measure.flops import inference_flops, training_step_flops
 from compressm_cli.measure.memory import step_bytes
 from compressm_cli.models import build_model
@@ -220,7 +221,7 @@ def stack(kind: str) -> nn.Module:
     return build_model(config, DataSpec(classes=4, length=13, features=2)).double()
 
 
-AXES = [(kind, ":states") for kind in ("lru", "s4d", "s5", "mamba", "mamba2")] + [("mamba", ":channels")]
+AXES = [(kind, ":states") for kind in LAYERS]
 
 
 @pytest.mark.parametrize(("kind", "axis"), AXES)
@@ -251,8 +252,11 @@ def test_units_of_a_layer_are_cut_exactly(kind: str, axis: str) -> None:
 
 
 def test_states_that_cannot_be_told_apart_are_only_projected() -> None:
+    model = stack("mamba")
+    layer = state_space_layers(model)["blocks.0.layer"]
+    layer.set_state_parameters({"kept": torch.full((12,), 3)})
     with pytest.raises(ValueError, match=r"blocks.0.layer:states: .* by a projection"):
-        apply_edits(stack("gla"), None, [Keep(state_axis("blocks.0.layer"), [0, 1])])
+        apply_edits(model, None, [Keep(state_axis("blocks.0.layer"), [0, 1])])
 
 
 # ---- whole or not at all -----------------------------------------------------------------------------------
