@@ -120,7 +120,7 @@ def cuts(task: str, run: Path) -> None:
     file = run / "one_shot.json"
     known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
     found: list[dict[str, object]] = known or [
-        {"variant": FULL, "loss": full.loss, "accuracy": full.accuracy}
+        {"variant": FULL, "loss": full.loss, "accuracy": full.metrics["accuracy"]}
     ]
     _, variants, orders = ONE_SHOT[task]
     for variant in variants:
@@ -143,7 +143,7 @@ def cuts(task: str, run: Path) -> None:
                 continue
             small = done.checkpoint.build_model()
             result = evaluate(small, dataset.test, 32)
-            line |= {"loss": result.loss, "accuracy": result.accuracy}
+            line |= {"loss": result.loss, "accuracy": result.metrics["accuracy"]}
             line["errors"] = [(r.measured_error, r.predicted_error) for r in done.records]
             difference = logits_of(small, dataset.test) - logits
             line["logits_error"] = float(difference.norm() / logits.norm())

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.checkpoint.versions import FORMAT
 from compressm_cli.engine import experiment
 from compressm_cli.engine.view import SilentView
 from compressm_cli.recipe import load_recipe
@@ -23,7 +24,7 @@ def test_a_checkpoint_of_format_2_is_read_and_written_anew(tmp_path: Path) -> No
     assert old.training is not None
     assert old.training["trial"]["saved"]["sizes"] == {f"{name}:states": 4 for name in LAYERS}
     old.save(tmp_path / "new.pt")
-    assert torch.load(tmp_path / "new.pt", weights_only=True)["format"] == 3
+    assert torch.load(tmp_path / "new.pt", weights_only=True)["format"] == FORMAT
     new = Checkpoint.load(tmp_path / "new.pt")
     one, other = old.build_model().eval(), new.build_model().eval()
     inputs = torch.linspace(-1, 1, 128).view(2, 64, 1)

@@ -79,7 +79,7 @@ def same_weights() -> Callable[[Run, Run], bool]:
 def rough_flops(monkeypatch: pytest.MonkeyPatch) -> None:
     """Counting FLOPs takes longer than training such a model; here any number that goes with the shapes will do."""
 
-    def parameters(model: torch.nn.Module, _: Any) -> int:
+    def parameters(model: torch.nn.Module, *_: Any) -> int:
         return sum(p.numel() for p in model.parameters())
 
     monkeypatch.setattr(workload, "training_step_flops", parameters)

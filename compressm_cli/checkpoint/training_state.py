@@ -232,7 +232,13 @@ def _require_progress(training: dict[str, Any], where: str) -> None:
     missing = {"made", "cut", "rejected"} - set(counts)
     require(not missing, f"{where}.counts", "the counters made, cut and rejected", counts)
     best = part(training, "best", dict, where)
-    require(is_number(best.get("accuracy")), f"{where}.best.accuracy", "a number", best.get("accuracy"))
+    value = best.get("value")
+    require(
+        "value" in best and (value is None or is_number(value)),
+        f"{where}.best.value",
+        "null or a number",
+        value,
+    )
     require(is_count(best.get("step"), 0, LATEST), f"{where}.best.step", "a whole number", best.get("step"))
     windows = part(training, "windows", dict, where)
     for name in ("start", "final"):
@@ -279,8 +285,11 @@ def _require_evaluation(value: Any, where: str) -> None:
         f"a mapping of {', '.join(sorted(EVALUATION))}",
         value,
     )
-    numbers = all(type(number) in (int, float) for number in value.values())
-    require(numbers, where, "a mapping of numbers", value)
+    metrics = mapping_of(
+        value, "metrics", lambda v: v is None or type(v) in (int, float), "null or a number", where
+    )
+    numbers = all(type(value[name]) in (int, float) for name in EVALUATION - {"metrics"})
+    require(numbers and len(metrics) <= 100, where, "a mapping of numbers", value)
 
 
 def _require_trial(trial: dict[str, Any], recipe: Recipe, data: DataSpec, groups: int, where: str) -> None:
@@ -326,7 +335,7 @@ def _require_record(record: Any, where: str) -> None:
 
 CLOCK = ("total", "evaluation", "compression", "compile", "checkpoint")
 """What ``measure.clock.Stopwatch`` goes on counting from."""
-EVALUATION = {"accuracy", "loss", "rows", "labels"}
+EVALUATION = {"loss", "metrics", "rows", "labels"}
 """Fields of ``engine.evaluation.Evaluation``, which this part must not import."""
 RECORD = {
     "layer", "order_before", "order_after", "reason", "hsv", "kept", "realization", "gramian", "horizon", "tail",

@@ -124,12 +124,18 @@ def read_spec(content: Mapping[str, Any], recipe: Recipe) -> DataSpec:
 
 
 def _spec(given: dict[str, Any], where: str) -> DataSpec:
+    given = {"targets": None, **given}  # which older versions did not write
     names = [field.name for field in fields(DataSpec)]
     require(
         sorted(map(str, given)) == sorted(names), where, f"a mapping with the keys {', '.join(names)}", given
     )
     rows = given["rows"]
-    require(is_count(given["classes"], 1), f"{where}.classes", "a positive whole number", given["classes"])
+    targets, classes = given["targets"], given["classes"]
+    right = targets is None or is_count(targets, 1)
+    require(right, f"{where}.targets", "null or a positive whole number", targets)
+    right = is_count(classes, 1) if targets is None else is_count(classes, 0, 0)
+    wanted = "a positive whole number" if targets is None else "0, beside targets"
+    require(right, f"{where}.classes", wanted, classes)
     require(is_count(given["length"], 1, LONGEST), f"{where}.length", f"from 1 to {LONGEST}", given["length"])
     require(
         (given["features"] is None) != (given["vocabulary"] is None),
@@ -177,7 +183,7 @@ def _require_task(spec: DataSpec, recipe: Recipe) -> None:
     known = known_spec(recipe)
     if known is None:
         return
-    for name in ("classes", "features", "vocabulary", "per_step"):
+    for name in ("classes", "targets", "features", "vocabulary", "per_step"):
         wanted, value = getattr(known, name), getattr(spec, name)
         require(value == wanted, f"data.{name}", f"{wanted}, as of the task {recipe.data.task}", value)
 

@@ -3,6 +3,7 @@
 1   parameters of the optimizer in the order in which they were made (no longer read)
 2   ``orders`` by layer; a trial's shapes are those that its records tell
 3   ``sizes`` of all axes, also in what a trial goes back to; ``parked`` units
+4   evaluations have ``metrics`` by name, and the best one a ``value``, where there was the accuracy alone
 """
 
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 from compressm_cli.checkpoint.validation import DamagedError, described, read_orders
 from compressm_cli.layers.interface import state_axis
 
-FORMAT = 3
+FORMAT = 4
 Content = dict[str, Any]
 
 
@@ -50,4 +51,31 @@ def _with_sizes(trial: Content) -> Content:
     return {**trial, "saved": {**saved, "sizes": sizes, "parked": None}}
 
 
-_MIGRATIONS: dict[int, Callable[[Content], Content]] = {2: _sizes_instead_of_orders}
+def _metrics_instead_of_accuracy(content: Content) -> Content:
+    training = content.get("training")
+    if not isinstance(training, dict):
+        return content
+    new, best, evaluated = dict(training), training.get("best"), training.get("evaluated")
+    if isinstance(best, dict) and "accuracy" in best:
+        # -1 stood for none yet.
+        value = None if best["accuracy"] == -1.0 else best["accuracy"]
+        new["best"] = {**{k: v for k, v in best.items() if k != "accuracy"}, "value": value}
+    if isinstance(evaluated, list | tuple) and len(evaluated) == 2:
+        new["evaluated"] = (evaluated[0], _with_metrics(evaluated[1]))
+    if isinstance(training.get("trial"), dict):
+        new["trial"] = {**training["trial"], "before": _with_metrics(training["trial"].get("before"))}
+    return {**content, "training": new}
+
+
+def _with_metrics(evaluation: Any) -> Any:
+    """An evaluation; what is damaged stays so, and is told later."""
+    if not isinstance(evaluation, dict) or "accuracy" not in evaluation:
+        return evaluation
+    rest = {key: value for key, value in evaluation.items() if key != "accuracy"}
+    return {**rest, "metrics": {"accuracy": evaluation["accuracy"]}}
+
+
+_MIGRATIONS: dict[int, Callable[[Content], Content]] = {
+    2: _sizes_instead_of_orders,
+    3: _metrics_instead_of_accuracy,
+}

@@ -226,8 +226,8 @@ def _as_json(model: Path, output: Path, size: int, done: "OneShot") -> dict[str,
         "layers": [asdict(record) for record in done.records],
         "parameters": {"before": done.parameters_before, "after": done.parameters_after},
         "validation": {
-            "before": None if done.before is None else asdict(done.before),
-            "after": None if done.after is None else asdict(done.after),
+            "before": None if done.before is None else done.before.record(),
+            "after": None if done.after is None else done.after.record(),
             "reason": None
             if done.after
             else done.checkpoint.recipe.data.unjudged() or "not evaluated: --no-evaluation",
@@ -237,6 +237,7 @@ def _as_json(model: Path, output: Path, size: int, done: "OneShot") -> dict[str,
 
 def _show(chosen: str, done: "OneShot", output: Path, size: int) -> None:
     from compressm_cli.core.quantities import quantity
+    from compressm_cli.objectives import primary_of
     from compressm_cli.reports.formats import percent, summed_gramians
 
     out = console.stdout()
@@ -266,9 +267,10 @@ def _show(chosen: str, done: "OneShot", output: Path, size: int) -> None:
     out.print(f"data: {done.data}", markup=False, soft_wrap=True)
     before, after = done.before, done.after
     if before is not None and after is not None:
+        metric = primary_of(done.checkpoint.recipe)
+        values = (metric.precisely(before.value(metric)), metric.precisely(after.value(metric)))
         out.print(
-            f"validation loss {before.loss:.4f} -> {after.loss:.4f}, "
-            f"accuracy {100 * before.accuracy:.2f} % -> {100 * after.accuracy:.2f} %"
+            f"validation loss {before.loss:.4f} -> {after.loss:.4f}, {metric.title} {values[0]} -> {values[1]}"
         )
     out.print(f"parameters {done.parameters_before:,} -> {done.parameters_after:,}")
     out.print(f"{output}: {quantity(size, 'bytes')}", markup=False, soft_wrap=True)

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-Unit = Literal["share", "count", "order", "bytes", "flops", "seconds", "joules", "nats"]
+Unit = Literal["share", "count", "order", "bytes", "flops", "seconds", "joules", "nats", "number"]
 
 
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))

@@ -29,6 +29,7 @@ class DataSpec:
     """What a model must know of a data set to be built, and a user to judge its size."""
 
     classes: int
+    """0 where labels are real numbers."""
     length: int
     """Longest sequence, in steps."""
     features: int | None = None
@@ -39,6 +40,13 @@ class DataSpec:
     """Rows of the train, validation and test splits."""
     per_step: bool = False
     """Whether each step has a label of its own, else a sequence has one."""
+    targets: int | None = None
+    """How many real numbers a label is; None where labels are classes."""
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers a model says of a sequence, or a step: the width of its head."""
+        return self.classes if self.targets is None else self.targets
 
 
 @dataclass(frozen=True)
@@ -47,8 +55,8 @@ class Split:
 
     inputs: (rows, length, features) float32, or (rows, length) tokens padded with 0 at the end, kept in
     any integer type that holds them. labels: (rows,) int64, or where each step has one (rows, length) of
-    any integer type, ``IGNORE`` where a step is not scored. lengths: (rows,) int64 where rows differ in
-    length, else None.
+    any integer type, ``IGNORE`` where a step is not scored; or real numbers, (rows, targets) or (rows, length, targets)
+    float32, NaN where one is not scored. lengths: (rows,) int64 where rows differ in length, else None.
     """
 
     inputs: Tensor
@@ -58,20 +66,27 @@ class Split:
     def __len__(self) -> int:
         return self.labels.shape[0]
 
+    @property
+    def scored(self) -> Tensor:
+        """Which labels count, of the shape of the labels."""
+        return ~self.labels.isnan() if self.labels.is_floating_point() else self.labels != IGNORE
+
     def to(self, device: torch.device) -> "Split":
         """The same rows on another device."""
         lengths = None if self.lengths is None else self.lengths.to(device)
         return Split(self.inputs.to(device), self.labels.to(device), lengths)
 
     def rows(self, index: Tensor) -> "Split":
-        """Some rows, as a batch: tokens and labels in int64, cut after the longest row of the batch."""
+        """Some rows, as a batch: tokens and classes in int64, cut after the longest row of the batch."""
         lengths = None if self.lengths is None else self.lengths[index]
         longest = self.inputs.shape[1] if lengths is None else int(lengths.max())
         inputs = self.inputs[index, :longest]
         if not inputs.is_floating_point():
             inputs = inputs.to(torch.int64)
-        labels = self.labels[index] if self.labels.ndim == 1 else self.labels[index, :longest]
-        return Split(inputs, labels.to(torch.int64), lengths)
+        real = self.labels.is_floating_point()
+        per_step = self.labels.ndim == (3 if real else 2)
+        labels = self.labels[index, :longest] if per_step else self.labels[index]
+        return Split(inputs, labels if real else labels.to(torch.int64), lengths)
 
 
 @dataclass(frozen=True)
@@ -151,6 +166,10 @@ class TaskConfig(Config):
 
     paths: ClassVar[tuple[str, ...]] = ("path",)
     """The keys that are paths, where they are texts at all."""
+    own_objective: ClassVar[str] = "classification"
+    """The kind of objective for a recipe that names none."""
+    bytes_per_token: ClassVar[float | None] = None
+    """Of the text that the labels are tokens of; None where it is not known, or there is none."""
 
     task: str
 
@@ -194,7 +213,7 @@ class TaskConfig(Config):
             split: Split = getattr(loaded, name)
             if len(split) == 0:
                 raise BadInputError(f"data: the {name} split of task '{self.task}' has no rows")
-            scored = (split.labels != IGNORE).reshape(len(split), -1).any(1)
+            scored = split.scored.reshape(len(split), -1).any(1)
             if not bool(scored.any()):
                 raise BadInputError(
                     f"data: of the {name} split of task '{self.task}' no label is scored: all are {IGNORE}, "

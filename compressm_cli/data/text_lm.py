@@ -1,7 +1,7 @@
 """Language modelling, byte by byte: the user's text, or the corpus that comes with the package."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -30,6 +30,9 @@ class TextLm(TaskConfig):
     into three stretches, train, validation, test, and each of them into windows; what is left at the end
     of a stretch, less than a window, is not used.
     """
+
+    own_objective: ClassVar[str] = "language"
+    bytes_per_token: ClassVar[float | None] = 1.0
 
     task: Literal["text_lm"] = "text_lm"
     path: Annotated[str, Field(min_length=1)] | None = None

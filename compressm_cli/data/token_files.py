@@ -31,6 +31,7 @@ class TokenFiles(TaskConfig):
     """
 
     paths: ClassVar[tuple[str, ...]] = ("path", "tokenizer")
+    own_objective: ClassVar[str] = "language"
 
     task: Literal["tokens"] = "tokens"
     vocabulary: Annotated[int, Field(ge=1, le=10_000_000)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from compressm_cli.data.interface import IGNORE, Split
+from compressm_cli.data.interface import Split
 
 
 def derived_generator(seed: int, *purpose: str | int) -> torch.Generator:
@@ -40,7 +40,7 @@ def share_of(batch: Split, rank: int, processes: int, parts: int, in_step: bool 
         own = [part.tensor_split(processes)[rank] for part in rows.tensor_split(parts)]
     else:
         own = list(rows.tensor_split(processes * parts)[rank * parts : (rank + 1) * parts])
-    return Share([batch.rows(r) for r in own], (batch.labels != IGNORE).sum(), processes)
+    return Share([batch.rows(r) for r in own], batch.scored.sum(), processes)
 
 
 class Batches:

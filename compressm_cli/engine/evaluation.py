@@ -1,4 +1,4 @@
-"""Accuracy and loss on a split, and what the layers see on calibration batches."""
+"""Loss and metrics on a split, and what the layers see on calibration batches."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -10,52 +10,64 @@ import torch
 from torch import Tensor, nn
 
 from compressm_cli.core.errors import BadInputError
-from compressm_cli.data.interface import IGNORE, Split
-from compressm_cli.data.objective import cross_entropy
+from compressm_cli.data.interface import Split
 from compressm_cli.engine.distributed.group import Group
 from compressm_cli.engine.precision import autocast
 from compressm_cli.methods.calibration import Statistic
+from compressm_cli.objectives.classification import Classification
+from compressm_cli.objectives.objective import Metric, Objective
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """Mean over the labels of a split: one a row, or those of the scored steps."""
 
-    accuracy: float
     loss: float
+    metrics: dict[str, float | None]
+    """Those of the objective, by name; None where one cannot be known."""
     rows: int
     labels: int
     """How many labels were scored."""
 
+    def record(self) -> dict[str, Any]:
+        """As files tell it: the metrics by their names, beside the rest."""
+        return {**self.metrics, "loss": self.loss, "rows": self.rows, "labels": self.labels}
+
+    def value(self, metric: Metric) -> float | None:
+        """None where it is not known."""
+        return self.metrics.get(metric.name)
+
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, split: Split, batch_size: int, precision: str = "fp32", group: Group | None = None
+    model: nn.Module,
+    split: Split,
+    batch_size: int,
+    precision: str = "fp32",
+    group: Group | None = None,
+    objective: Objective | None = None,
 ) -> Evaluation:
     """Evaluate in evaluation mode, each process of the group its part; leaves the model in the mode it was in.
 
-    Raises BadInputError for a split of which no label is scored.
+    Without an ``objective`` it is that of classes. Raises BadInputError for a split of which no label is scored.
     """
     group = group or Group()
     device = split.labels.device
-    loss = torch.zeros((), dtype=torch.float64, device=device)
-    correct, labels = (torch.zeros((), dtype=torch.long, device=device) for _ in range(2))
+    judge = (objective or Classification()).judge()
+    scores = judge.scores(split)
     own = torch.arange(len(split), device=device).tensor_split(group.size)[group.rank]
     with in_evaluation_mode(model):
         for index in own.split(batch_size) if len(own) else ():
             batch = split.rows(index)
             with autocast(device, precision):
-                logits = model(batch.inputs, batch.lengths)
-            loss += cross_entropy(logits, batch.labels, reduction="sum")
-            correct += (logits.argmax(dim=-1) == batch.labels).sum()
-            labels += (batch.labels != IGNORE).sum()
-    group.sum(loss, correct, labels)
-    scored = int(labels)
-    if scored == 0:
+                outputs = judge.forward(model, batch)
+            scores.update(outputs, batch)
+    scores.reduce(group)
+    if int(scores.labels) == 0:
         raise BadInputError(
             "no label of the split is scored, so there is nothing to evaluate on; give other data"
         )
-    return Evaluation(float(correct) / scored, float(loss) / scored, len(split), scored)
+    return Evaluation(scores.mean_loss(), scores.metrics(), len(split), int(scores.labels))
 
 
 @torch.no_grad()

@@ -27,6 +27,7 @@ from compressm_cli.engine.signals import EXIT_CODES, Stop, StoppedError, listeni
 from compressm_cli.engine.threads import threads_to_begin, threads_to_go_on, using
 from compressm_cli.engine.trackers import require_trackers
 from compressm_cli.engine.view import View
+from compressm_cli.objectives import objective_of
 from compressm_cli.recipe import Recipe, load_recipe, recipe_to_yaml
 from compressm_cli.runs.folder import Run
 
@@ -57,9 +58,10 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def load_data(recipe: Recipe) -> Dataset:
-    """The recipe's data set; BadInputError where a split is empty, or has nothing that is scored."""
+    """The recipe's data set; BadInputError where a split is empty, has nothing scored, or no such labels."""
     check_recipe(recipe)
     dataset: Dataset = recipe.data.dataset()
+    objective_of(recipe, dataset.spec)
     return dataset
 
 

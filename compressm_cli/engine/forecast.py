@@ -17,6 +17,7 @@ from compressm_cli.measure.probe import example_batch
 from compressm_cli.methods import METHODS
 from compressm_cli.methods.method import Method
 from compressm_cli.models import build_model
+from compressm_cli.objectives import Objective, objective_of
 from compressm_cli.recipe import Recipe
 from compressm_cli.recipe.bounds import least_parameters
 from compressm_cli.structure import surgery
@@ -83,7 +84,8 @@ def forecast(recipe: Recipe, group: Group | None = None) -> Forecast:
     with torch.device("meta" if least_parameters(recipe) > LARGE_MODEL else "cpu"):
         model = build_model(recipe.model, spec)
     batch_size = min(recipe.train.batch_size, spec.rows[0] or recipe.train.batch_size)
-    work = Workload(recipe.train, spec, batch_size, group)
+    objective = objective_of(recipe, spec)
+    work = Workload(recipe.train, spec, batch_size, group, objective)
     counted = work.measures(model, model, work.costs_here(model, resolve_device(recipe.device)))
     method = METHODS[recipe.compression.method](recipe.compression)
     return Forecast(
@@ -93,7 +95,7 @@ def forecast(recipe: Recipe, group: Group | None = None) -> Forecast:
         parameters=counted["parameters"],
         training_step_flops=counted["step"],
         inference_flops_per_sequence=counted["inference"],
-        memory=_memory(recipe, spec, model, method, work, batch_size, group),
+        memory=_memory(recipe, spec, model, method, work, batch_size, group, objective),
         check_steps=method.check_steps(recipe.train.steps),
     )
 
@@ -106,6 +108,7 @@ def _memory(
     work: Workload,
     batch_size: int,
     group: Group,
+    objective: Objective,
 ) -> MemoryForecast:
     config, on_cpu = recipe.train, resolve_device(recipe.device).type == "cpu"
     sharded = config.parallel == "fsdp" and not group.is_alone
@@ -121,7 +124,7 @@ def _memory(
     # DistributedDataParallel's buckets are there all the time; without more passes they are the gradients.
     buckets = 0 if group.is_alone or sharded else trained
     own = config.accumulate > 1 or not buckets
-    passes = step_bytes(model, part, config.accumulate, gradients=own and not sharded)
+    passes = step_bytes(model, part, config.accumulate, gradients=own and not sharded, objective=objective)
     batch = batch_bytes(example_batch(spec, batch_size)) + config.accumulate * batch_bytes(part)
     rows = _evaluated_at_once(spec, work, 1 if sharded else group.size)
     between = standing + gradients + gathered

@@ -12,6 +12,7 @@ from compressm_cli.measure.clock import Stopwatch
 from compressm_cli.measure.flops import CONVENTION, TrainingFlops
 from compressm_cli.measure.joules import JouleMeter, Joules, combine, together
 from compressm_cli.measure.memory import PeakMemory, largest
+from compressm_cli.objectives import objective_config, primary_of
 from compressm_cli.recipe import Recipe
 
 
@@ -31,8 +32,9 @@ class Ledger:
         self.flops = TrainingFlops()
         self.counts = {"made": 0, "cut": 0, "rejected": 0}
         """Checks of the method, those that cut, and cuts that were undone after a trial."""
-        self.best: dict[str, Any] = {"accuracy": -1.0, "step": 0}
-        """Of the evaluations; not of a cut that is on trial."""
+        self.primary = primary_of(recipe)
+        self.best: dict[str, Any] = {"value": None, "step": 0}
+        """Of the evaluations, by the primary metric; not of a cut that is on trial."""
         self._evaluated: tuple[int, Evaluation] | None = None
         self._windows: dict[str, list[float]] = {"start": [], "final": []}
         """Mean seconds of a step, by logged window: before the first change of shape, and since the last."""
@@ -78,11 +80,12 @@ class Ledger:
         """That of the validation split after a step, where it was the latest."""
         return None if self._evaluated is None or self._evaluated[0] != step else self._evaluated[1]
 
-    def improve(self, step: int, accuracy: float) -> bool:
-        """Whether this accuracy is the best until now; it is then what others must exceed."""
-        better = accuracy > self.best["accuracy"]
+    def improve(self, step: int, result: Evaluation) -> bool:
+        """Whether this is the best evaluation until now; it is then what others must exceed."""
+        value = result.value(self.primary)
+        better = self.primary.is_better(value, self.best["value"])
         if better:
-            self.best = {"accuracy": accuracy, "step": step}
+            self.best = {"value": value, "step": step}
         return better
 
     def process_state(self) -> dict[str, Any]:
@@ -125,18 +128,20 @@ class Ledger:
         start, final = self._start, self.now
         joules = combine([*self._earlier_joules, together(self._group.gather(self._meter.stop()))])
         return {
-            "format": 1,
+            "format": 2,
             "recipe": self._recipe.name,
             "seed": self._seed,
             "steps": self._recipe.train.steps,
             "device": str(self._device),
             "precision": self._recipe.train.precision,
             "processes": self._group.size,
-            "test": asdict(test),
+            "objective": objective_config(self._recipe).kind,
+            "primary": asdict(self.primary),
+            "test": test.record(),
             "validation": {
-                "accuracy": validation.accuracy,
+                **validation.metrics,
                 "loss": validation.loss,
-                "best_accuracy": self.best["accuracy"],
+                f"best_{self.primary.name}": self.best["value"],
                 "best_step": self.best["step"],
             },
             **{

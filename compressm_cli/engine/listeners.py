@@ -11,6 +11,8 @@ from compressm_cli.engine.divergence import Rollbacks
 from compressm_cli.engine.evaluation import Evaluation
 from compressm_cli.engine.trackers import Trackers
 from compressm_cli.engine.view import Verdict, View
+from compressm_cli.objectives.classification import ACCURACY
+from compressm_cli.objectives.objective import Metric
 from compressm_cli.recipe import Recipe
 from compressm_cli.runs.folder import Run
 from compressm_cli.structure.plan import LayerRecord
@@ -31,9 +33,16 @@ class Listeners:
     """
 
     def __init__(
-        self, run: Run, view: View, trackers: Sequence[str], rollbacks: Rollbacks, group: Group
+        self,
+        run: Run,
+        view: View,
+        trackers: Sequence[str],
+        rollbacks: Rollbacks,
+        group: Group,
+        primary: Metric = ACCURACY,
     ) -> None:
-        self.run, self.view = run, view
+        """``primary`` is the metric that whoever watches is told."""
+        self.run, self.view, self._primary = run, view, primary
         self._rollbacks, self._group = rollbacks, group
         self._trackers = Trackers(trackers if group.is_main else [], view.message)
 
@@ -55,9 +64,10 @@ class Listeners:
 
     def evaluation(self, step: int, result: Evaluation, after_cut: bool) -> None:
         """The validation split was evaluated."""
-        line = {"step": step, "validation_loss": result.loss, "validation_accuracy": result.accuracy}
+        metrics = {f"validation_{name}": value for name, value in result.metrics.items()}
+        line = {"step": step, "validation_loss": result.loss, **metrics}
         self._log({**line, "after_cut": True} if after_cut else line)
-        self.view.evaluation(step, result.loss, result.accuracy)
+        self.view.evaluation(step, result.loss, self._primary, result.value(self._primary))
 
     def compression(
         self, step: int, records: list[LayerRecord], verdict: Verdict, of_step: int | None = None

@@ -28,6 +28,7 @@ from compressm_cli.engine.validation import Validation
 from compressm_cli.engine.view import View
 from compressm_cli.engine.window import LossWindow
 from compressm_cli.engine.workload import Workload
+from compressm_cli.objectives import objective_of, primary_of
 from compressm_cli.recipe import Recipe
 from compressm_cli.runs.folder import Run
 from compressm_cli.structure.plan import LayerRecord
@@ -65,13 +66,16 @@ class Trainer:
         require_device(self.group, device)
         prepare(device, self.config.precision)
         self.rollbacks = Rollbacks(self.config.on_divergence)
-        self.listeners = listeners = Listeners(run, view, recipe.output.trackers, self.rollbacks, self.group)
+        self.listeners = listeners = Listeners(
+            run, view, recipe.output.trackers, self.rollbacks, self.group, primary_of(recipe)
+        )
         # Before the clock begins: a tracker may wait for a network.
         listeners.open(recipe, seed, 0 if resume is None else resume.step)
         self.ledger = ledger = Ledger(recipe, seed, device, self.group)
         self.splits = [s.to(device) for s in (dataset.train, dataset.validation, dataset.test)]
         self.batches = Batches(self.splits[0], self.config.batch_size, seed)
-        self.work = work = Workload(self.config, dataset.spec, self.batches.batch_size, self.group)
+        self.objective = objective = objective_of(recipe, dataset.spec)
+        self.work = work = Workload(self.config, dataset.spec, self.batches.batch_size, self.group, objective)
         self.batch_norm = recipe.model.norm == "batch"
         if self.batch_norm:
             work.require_statistics(self.splits[0])
@@ -84,7 +88,7 @@ class Trainer:
             recipe, seed, dataset, run, state, trial, self.window, self.rollbacks, ledger, listeners
         )
         self.validation = Validation(
-            recipe, self.splits[1], work, state, trial, self.saving, ledger, listeners
+            recipe, self.splits[1], objective, work, state, trial, self.saving, ledger, listeners
         )
         self.checks = Checks(
             recipe, dataset.spec, self.batches, work, state, trial, self.validation, ledger, listeners
@@ -196,7 +200,7 @@ class Trainer:
             state.step, self.group.rank, self.group.size, parts, in_step=self.batch_norm
         )
         step = (state.model, state.optimizer, share, self.config, state.forward)
-        self.window.add(training_step(*step, state.method, state.context))
+        self.window.add(training_step(*step, state.method, state.context, self.objective))
 
     def _log_if_due(self) -> None:
         step, due = self.state.step, self._is_due("log_every")

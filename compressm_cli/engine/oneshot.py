@@ -18,6 +18,7 @@ from compressm_cli.methods.hankel.config import MEASURES, TARGETS
 from compressm_cli.methods.hankel.method import Hankel, HankelConfig, Measured
 from compressm_cli.methods.method import CheckContext
 from compressm_cli.methods.schedule import ListedSchedule
+from compressm_cli.objectives import objective_of
 from compressm_cli.recipe import Recipe, recipe_from_mapping, recipe_to_mapping
 from compressm_cli.structure import surgery
 from compressm_cli.structure.plan import LayerRecord, Plan
@@ -111,7 +112,8 @@ def compress(
     require_same_shape(checkpoint, dataset.spec)
     model = checkpoint.build_model()
     rows = checkpoint.recipe.train.rows()
-    before = evaluate(model, dataset.validation, rows) if evaluated else None
+    objective = objective_of(checkpoint.recipe, dataset.spec)
+    before = evaluate(model, dataset.validation, rows, objective=objective) if evaluated else None
     whole = _parameters(model)
     plan = _method(config).plan(model, _context(checkpoint, model, dataset))
     if not plan:
@@ -121,7 +123,7 @@ def compress(
         surgery.apply_plan(model, None, plan)
     except ValueError as error:
         raise RunFailedError(f"nothing was cut: {error}") from error
-    after = evaluate(model, dataset.validation, rows) if evaluated else None
+    after = evaluate(model, dataset.validation, rows, objective=objective) if evaluated else None
     small = Checkpoint.of(
         model, checkpoint.recipe, checkpoint.data, checkpoint.step, fingerprint=dataset.fingerprint
     )
@@ -147,7 +149,7 @@ def _context(checkpoint: Checkpoint, model: nn.Module, dataset: Dataset | None) 
 
 def require_same_shape(checkpoint: Checkpoint, spec: DataSpec) -> None:
     """BadInputError where a model cannot read a data set or predict its classes."""
-    for name in ("classes", "features", "vocabulary", "per_step"):
+    for name in ("classes", "targets", "features", "vocabulary", "per_step"):
         model, data = getattr(checkpoint.data, name), getattr(spec, name)
         if model != data:
             raise BadInputError(

@@ -10,6 +10,7 @@ from compressm_cli.engine.changes import changes, is_same_run, told
 from compressm_cli.engine.origins import load, now
 from compressm_cli.engine.same_data import recorded
 from compressm_cli.engine.view import View
+from compressm_cli.objectives import primary_of
 from compressm_cli.recipe import Recipe, load_recipe, recipe_to_yaml
 from compressm_cli.runs.folder import Run
 
@@ -145,10 +146,12 @@ def _keep_best(run: Run, checkpoint: Checkpoint) -> None:
     except BadInputError:  # none yet
         return
     lines = (line for line in run.read_metrics() if line["step"] == step)
-    found = [line["validation_accuracy"] for line in lines if "validation_accuracy" in line]
-    if step > checkpoint.step and found:
+    primary, best = primary_of(checkpoint.recipe), None
+    for value in (line.get(f"validation_{primary.name}") for line in lines):
+        best = value if primary.is_better(value, best) else best
+    if step > checkpoint.step and best is not None:
         assert checkpoint.training is not None
-        checkpoint.training["best"] = {"accuracy": max(found), "step": step}
+        checkpoint.training["best"] = {"value": best, "step": step}
 
 
 def _raise_without_end(run: Run, recipe: Recipe, checkpoint: Checkpoint | None) -> NoReturn:

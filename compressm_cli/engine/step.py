@@ -6,11 +6,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from compressm_cli.data.interface import Split
-from compressm_cli.data.objective import cross_entropy
 from compressm_cli.engine.batches import Share
 from compressm_cli.engine.distributed.replicas import without_exchange
 from compressm_cli.engine.precision import autocast
 from compressm_cli.methods.method import Method, StepContext
+from compressm_cli.objectives.classification import Classification
+from compressm_cli.objectives.objective import Objective
 from compressm_cli.recipe.schema import TrainConfig
 from compressm_cli.structure.masks import enforce_masks, mask_gradients
 
@@ -25,8 +26,11 @@ def training_step(
     forward: Forward | None = None,
     method: Method | None = None,
     context: StepContext | None = None,
+    objective: Objective | None = None,
 ) -> Tensor:
-    """Update the model by the mean cross-entropy over a batch; the learning rate is the one that the optimizer has.
+    """Update the model by the mean loss over a batch; the learning rate is the one that the optimizer has.
+
+    Without an ``objective`` the loss is cross-entropy.
 
     ``forward`` is the compiled or the replicated model, where it is one. A ``method`` may add a penalty and look at the
     gradients, in its ``context``. Returns the loss, detached, on the device; of several processes each has its own
@@ -34,13 +38,14 @@ def training_step(
     """
     optimizer.zero_grad(set_to_none=True)
     called = model if forward is None else forward
+    objective = objective or Classification()
     *before, last = share.parts
     losses = []
     for part in before:
         with without_exchange(called):
-            losses.append(_backward(part, share, config, called))
+            losses.append(_backward(part, share, config, called, objective))
     penalty = None if method is None or context is None else method.penalty(context)
-    losses.append(_backward(last, share, config, called, penalty))
+    losses.append(_backward(last, share, config, called, objective, penalty))
     mask_gradients(model)
     if method is not None and context is not None:
         method.after_backward(context)
@@ -52,16 +57,21 @@ def training_step(
 
 
 def _backward(
-    part: Split, share: Share, config: TrainConfig, forward: Forward, penalty: Tensor | None = None
+    part: Split,
+    share: Share,
+    config: TrainConfig,
+    forward: Forward,
+    objective: Objective,
+    penalty: Tensor | None = None,
 ) -> Tensor:
     """Add the gradients of one part, and of a penalty; returns what the part contributes to the loss of the batch."""
     with autocast(part.labels.device, config.precision):
-        logits = forward(part.inputs, part.lengths)
+        outputs = objective.forward(forward, part)
     if share.labels is None:
-        loss = cross_entropy(logits, part.labels)
+        loss = objective.loss(outputs, part)
         (loss if penalty is None else loss + penalty).backward()
         return loss.detach()
-    loss = cross_entropy(logits, part.labels, reduction="sum") / share.labels
+    loss = objective.loss(outputs, part, "sum") / share.labels
     # The processes' gradients are averaged, and their losses add up; each has the same penalty.
     scaled = loss * share.processes
     (scaled if penalty is None else scaled + penalty).backward()

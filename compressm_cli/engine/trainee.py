@@ -16,6 +16,7 @@ from compressm_cli.engine.step import training_step
 from compressm_cli.measure.clock import mean_seconds
 from compressm_cli.measure.probe import example_batch
 from compressm_cli.models import build_model
+from compressm_cli.objectives import Objective, objective_of
 from compressm_cli.ops.forms import CostModel
 from compressm_cli.recipe import Recipe
 
@@ -37,6 +38,10 @@ class Setting:
         with torch.random.fork_rng(devices=[]):
             model = build_model(recipe.model, data)
         return cls(recipe, data, costs_here(model, config.form, device, config.precision))
+
+    @property
+    def objective(self) -> Objective:
+        return objective_of(self.recipe, self.data)
 
     @property
     def device(self) -> torch.device:
@@ -70,6 +75,7 @@ class Trainee:
         self.forward: Callable[..., torch.Tensor] = (
             torch.compile(self.model) if self.config.compile else self.model
         )
+        self.objective = setting.objective
         self.optimizer = build_optimizer(self.model, self.config)
         set_learning_rate(self.optimizer, 0.0)
 
@@ -87,12 +93,14 @@ class Trainee:
         return share_of(self.batch, 0, 1, self.config.accumulate)
 
     def _step(self) -> None:
-        training_step(self.model, self.optimizer, self._share(), self.config, self.forward)
+        training_step(
+            self.model, self.optimizer, self._share(), self.config, self.forward, objective=self.objective
+        )
 
     def _pass(self) -> None:
         for part in self._share().parts:
             with autocast(self.device, self.config.precision):
-                self.model(part.inputs, part.lengths)
+                self.objective.forward(self.model, part)
 
 
 def random_batch(data: DataSpec, rows: int, device: torch.device) -> Split:
@@ -104,4 +112,6 @@ def random_batch(data: DataSpec, rows: int, device: torch.device) -> Split:
         inputs = torch.randn(shape, generator=generator)
     else:
         inputs = torch.randint(min(1, data.vocabulary - 1), data.vocabulary, shape, generator=generator)
+    if data.targets is not None:
+        return Split(inputs, torch.randn(example.labels.shape, generator=generator)).to(device)
     return Split(inputs, torch.randint(data.classes, example.labels.shape, generator=generator)).to(device)

@@ -65,14 +65,18 @@ class Trial:
         self._listeners.compression(self._state.step, plan.records, "trial")
 
     def verdict(self, result: Evaluation) -> tuple[bool, str]:
-        """Whether the cut is to be kept, by the accuracy at its trial's end, and why."""
+        """Whether the cut is to be kept, by the primary metric at its trial's end, and why.
+
+        Not where that is not known, or no number: nothing shows then that the cut did no harm.
+        """
         cut, safety = self._cut, self._safety
         assert cut is not None
         assert safety is not None
-        before, steps = cut.before.accuracy, self._state.step - cut.begun
-        why = f"validation accuracy {before:.4f} before, {result.accuracy:.4f} after {steps} further steps"
-        # A fall of exactly the tolerance is accepted, whatever its last bit.
-        return before - result.accuracy <= safety.tolerance + 1e-9, why
+        primary, steps = self._ledger.primary, self._state.step - cut.begun
+        before, after = cut.before.value(primary), result.value(primary)
+        told = (primary.exactly(before), primary.exactly(after))
+        why = f"validation {primary.title} {told[0]} before, {told[1]} after {steps} further steps"
+        return primary.is_kept(before, after, safety.tolerance, safety.relative), why
 
     def accept(self, why: str) -> None:
         """Keep the cut."""

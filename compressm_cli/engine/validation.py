@@ -11,6 +11,7 @@ from compressm_cli.engine.saving import Saving
 from compressm_cli.engine.train_state import TrainState
 from compressm_cli.engine.trial import Trial
 from compressm_cli.engine.workload import Workload
+from compressm_cli.objectives import Objective
 from compressm_cli.recipe import Recipe
 
 
@@ -21,6 +22,7 @@ class Validation:
         self,
         recipe: Recipe,
         split: Split,
+        objective: Objective,
         work: Workload,
         state: TrainState,
         trial: Trial,
@@ -30,6 +32,7 @@ class Validation:
     ) -> None:
         """``split`` is that of validation."""
         self._split, self._precision, self._work = split, recipe.train.precision, work
+        self._objective = objective
         self._state, self._trial, self._saving = state, trial, saving
         self._ledger, self._listeners = ledger, listeners
 
@@ -54,11 +57,12 @@ class Validation:
 
     def keep_if_best(self, result: Evaluation) -> None:
         """Write the model, which this is the evaluation of, where there was no better one."""
-        if self._ledger.improve(self._state.step, result.accuracy):
+        if self._ledger.improve(self._state.step, result):
             self._saving.save_best()
 
     def measure(self, split: Split) -> Evaluation:
         """Evaluate any split; nothing is told of it."""
         rows = self._work.evaluation_rows
         with self._ledger.clock.phase("evaluation"):
-            return evaluate(self._state.model, split, rows, self._precision, self._state.placement.rows)
+            group = self._state.placement.rows
+            return evaluate(self._state.model, split, rows, self._precision, group, self._objective)

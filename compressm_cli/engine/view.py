@@ -2,6 +2,7 @@
 
 from typing import Any, Literal, Protocol
 
+from compressm_cli.objectives.objective import Metric
 from compressm_cli.structure.plan import LayerRecord
 
 Verdict = Literal["applied", "nothing", "trial", "accepted", "rejected", "undone"]
@@ -18,8 +19,8 @@ class View(Protocol):
     def step(self, step: int, loss: float, learning_rate: float, step_seconds: float) -> None:
         """A step was trained; counted from 1, and less than before where a cut was undone."""
 
-    def evaluation(self, step: int, loss: float, accuracy: float) -> None:
-        """The validation split was evaluated."""
+    def evaluation(self, step: int, loss: float, metric: Metric, value: float | None) -> None:
+        """The validation split was evaluated; the model is judged by this metric, None where it is not known."""
 
     def compression(self, step: int, records: list[LayerRecord], verdict: Verdict) -> None:
         """The method looked at the model; or, with ``accepted`` or ``rejected``, a trial ended."""
@@ -43,7 +44,7 @@ class SilentView:
 
     def step(self, step: int, loss: float, learning_rate: float, step_seconds: float) -> None: ...
 
-    def evaluation(self, step: int, loss: float, accuracy: float) -> None: ...
+    def evaluation(self, step: int, loss: float, metric: Metric, value: float | None) -> None: ...
 
     def compression(self, step: int, records: list[LayerRecord], verdict: Verdict) -> None: ...
 

@@ -11,6 +11,7 @@ from compressm_cli.engine.distributed.group import Group
 from compressm_cli.engine.forms import choose_forms, costs_here, forget_forms
 from compressm_cli.measure.flops import inference_flops, training_step_flops
 from compressm_cli.measure.probe import example_batch
+from compressm_cli.objectives.objective import Objective
 from compressm_cli.ops.forms import CostModel
 from compressm_cli.ops.scan import load_kernels
 from compressm_cli.recipe.schema import TrainConfig
@@ -23,8 +24,17 @@ EVALUATION_BATCH = 4
 class Workload:
     """The sizes of a run's batches; BadInputError where a part of one would have no rows."""
 
-    def __init__(self, config: TrainConfig, data: DataSpec, batch_size: int, group: Group) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        data: DataSpec,
+        batch_size: int,
+        group: Group,
+        objective: Objective | None = None,
+    ) -> None:
+        """Without an ``objective`` the loss is cross-entropy."""
         self._config, self._data, self._group, self._batch_size = config, data, group, batch_size
+        self._objective = objective
         self.parts = group.size * config.accumulate
         if batch_size < self.parts:
             raise BadInputError(
@@ -74,12 +84,13 @@ class Workload:
         forget_forms(model)
         forget_forms(plain)
         inference = inference_flops(plain, example_batch(self._data, 1))
+        batch = example_batch(self._data, self._batch_size)
         how = (self._config.form, costs, self.rows, self._data.length)
         choose_forms(plain, *how)
         return {
             "orders": surgery.orders(model),
             "parameters": sum(p.numel() for p in model.parameters()),
             "forms": choose_forms(model, *how),
-            "step": training_step_flops(plain, example_batch(self._data, self._batch_size)),
+            "step": training_step_flops(plain, batch, self._objective),
             "inference": inference,
         }

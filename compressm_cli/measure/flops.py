@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from compressm_cli.data.interface import Split
 from compressm_cli.measure.probe import inference, on_copy, training_step
+from compressm_cli.objectives.objective import Objective
 
 CONVENTION = (
     "1 multiply-add = 2 FLOPs, of complex numbers 8. Counted as executed, forward and backward: matrix "
@@ -36,9 +38,10 @@ def count_inference(model: nn.Module, batch: Split) -> FlopCount:
     return on_copy(model, batch, lambda twin, rows: _count(inference, twin, rows))
 
 
-def count_training_step(model: nn.Module, batch: Split) -> FlopCount:
-    """One forward of ``model(inputs, lengths)`` in training mode, cross-entropy and backward."""
-    return on_copy(model, batch, lambda twin, rows: _count(training_step, twin, rows))
+def count_training_step(model: nn.Module, batch: Split, objective: Objective | None = None) -> FlopCount:
+    """One forward of ``model(inputs, lengths)`` in training mode, the objective's loss and backward."""
+    step = partial(training_step, objective=objective)
+    return on_copy(model, batch, lambda twin, rows: _count(step, twin, rows))
 
 
 def inference_flops(model: nn.Module, batch: Split) -> int:
@@ -46,9 +49,9 @@ def inference_flops(model: nn.Module, batch: Split) -> int:
     return count_inference(model, batch).total
 
 
-def training_step_flops(model: nn.Module, batch: Split) -> int:
+def training_step_flops(model: nn.Module, batch: Split, objective: Objective | None = None) -> int:
     """Total of ``count_training_step``."""
-    return count_training_step(model, batch).total
+    return count_training_step(model, batch, objective).total
 
 
 class TrainingFlops:

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map_only
 
 from compressm_cli.data.interface import Split
 from compressm_cli.measure.probe import inference, on_copy, training_step
+from compressm_cli.objectives.objective import Objective
 
 
 class PeakMemory:
@@ -77,15 +78,21 @@ def batch_bytes(batch: Split) -> int:
     return sum(_size(t) for t in (batch.inputs, batch.labels, batch.lengths) if t is not None)
 
 
-def estimate_training_bytes(model: nn.Module, batch: Split) -> int:
+def estimate_training_bytes(model: nn.Module, batch: Split, objective: Objective | None = None) -> int:
     """Bytes of tensors that one training step with AdamW holds at its peak, in one process and in one pass.
 
     Parameters, buffers, two moments for every trained parameter, and ``step_bytes``.
     """
-    return held_bytes(model) + 2 * trained_bytes(model) + step_bytes(model, batch)
+    return held_bytes(model) + 2 * trained_bytes(model) + step_bytes(model, batch, objective=objective)
 
 
-def step_bytes(model: nn.Module, batch: Split, passes: int = 1, gradients: bool = True) -> int:
+def step_bytes(
+    model: nn.Module,
+    batch: Split,
+    passes: int = 1,
+    gradients: bool = True,
+    objective: Objective | None = None,
+) -> int:
     """Peak of all tensors that exist at once between the first operator of a step and the last of its backward.
 
     ``passes`` of ``batch`` one after the other add up their gradients, which count where ``gradients`` says so; the
@@ -101,7 +108,7 @@ def step_bytes(model: nn.Module, batch: Split, passes: int = 1, gradients: bool 
                     p.register_post_accumulate_grad_hook(_without_gradient)
         # From the second pass on all gradients are there.
         for _ in range(min(2, passes)):
-            training_step(copy, part)
+            training_step(copy, part, objective)
 
     return on_copy(model, batch, lambda copy, part: _peak(copy, part, steps))
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from compressm_cli.data.interface import DataSpec, Split
-from compressm_cli.data.objective import cross_entropy
+from compressm_cli.objectives.classification import Classification
+from compressm_cli.objectives.objective import Objective
 
 T = TypeVar("T")
 
@@ -27,6 +28,8 @@ def example_batch(spec: DataSpec, rows: int) -> Split:
     else:
         inputs = torch.zeros(()).expand(rows, spec.length, spec.features)
     labels = (rows, spec.length) if spec.per_step else (rows,)
+    if spec.targets is not None:
+        return Split(inputs, torch.zeros(()).expand(*labels, spec.targets))
     return Split(inputs, torch.zeros((), dtype=torch.int64).expand(labels))
 
 
@@ -51,10 +54,11 @@ def on_copy(model: nn.Module, batch: Split, measure: Callable[[nn.Module, Split]
         return measure(twin, batch.to(device))
 
 
-def training_step(model: nn.Module, batch: Split) -> None:
-    """Forward in training mode, cross-entropy, backward."""
+def training_step(model: nn.Module, batch: Split, objective: Objective | None = None) -> None:
+    """Forward in training mode, loss (cross-entropy, where no objective is given), backward."""
     model.train()
-    cross_entropy(model(batch.inputs, batch.lengths), batch.labels).backward()
+    objective = objective or Classification()
+    objective.loss(objective.forward(model, batch), batch).backward()
 
 
 def inference(model: nn.Module, batch: Split) -> None:

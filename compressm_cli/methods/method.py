@@ -25,8 +25,11 @@ class SafetyConfig(Config):
 
     trial_steps: Annotated[int, Field(ge=1)] = 50
     """Steps trained with the cut model before the verdict."""
-    tolerance: Annotated[float, Field(ge=0.0, le=1.0)] = 0.02
-    """Largest fall of the validation accuracy (0.02 is two points) that is accepted."""
+    tolerance: Annotated[float, Field(ge=0.0)] = 0.02
+    """Largest fall of the validation accuracy (0.02 is two points) that is accepted, or of what else the objective's
+    ``primary`` is; of what is better when lower, the largest rise."""
+    relative: bool = False
+    """Whether ``tolerance`` is a share of the value before the cut, not a difference."""
     on_rejection: Literal["gentler", "stop"] = "gentler"
     """``gentler``: next time remove half as many states; ``stop``: no further cut in this run."""
 

@@ -140,7 +140,7 @@ def build_model(config: Any, data: Any, orders: dict[str, int] | None = None) ->
         layer = LAYERS[config.layer.kind].of_order(config.layer, width, state_dim, order)
         blocks.append(Block(layer, width, config.dropout, config.norm))
     norm = build_norm(config.norm if config.final_norm else "none", width)
-    head = nn.Linear(width, data.classes, bias=not data.per_step)
+    head = nn.Linear(width, data.outputs, bias=not data.per_step)
     if config.tie_embeddings:
         if not data.per_step or data.vocabulary != data.classes:
             raise BadInputError(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from compressm_cli.core.quantities import quantity
 from compressm_cli.core.text import is_control, shorten
 from compressm_cli.data.interface import DataSpec, TaskConfig
+from compressm_cli.objectives import OBJECTIVES, objective_config, primary_of
 from compressm_cli.recipe.problems import KeyPath, Problem
 from compressm_cli.recipe.schema import Recipe
 from compressm_cli.recipe.yaml_text import Node
@@ -39,7 +40,7 @@ def bound_problems(recipe: Recipe, root: Node) -> list[Problem]:
     ]
     if problems:
         return problems
-    found = [*_names(recipe), *_sizes(recipe)]
+    found = [*_names(recipe), *_sizes(recipe), *_objective(recipe)]
     return [Problem(root.closest(path).place, path, message) for path, message in found]
 
 
@@ -59,7 +60,7 @@ def least_parameters(recipe: Recipe) -> int:
     """
     width, dims = recipe.model.model_dim, recipe.model.state_dims()
     data = known_spec(recipe)
-    ends = 0 if data is None else data.classes + (data.vocabulary or data.features or 0)
+    ends = 0 if data is None else data.outputs + (data.vocabulary or data.features or 0)
     return width * (2 * width * len(dims) + sum(dims) + ends)
 
 
@@ -89,6 +90,18 @@ def _sizes(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
             f"{MOST_PARAMETERS:.0e} are allowed; write a smaller model_dim, depth or state_dim"
         )
         yield ("model",), message
+
+
+def _objective(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
+    """What the labels do not fit, as far as they are known; and what no metric can fall by."""
+    config, spec = objective_config(recipe), known_spec(recipe)
+    if spec is not None and (problem := OBJECTIVES[config.kind].problem(config, spec, recipe.data)):
+        yield ("objective",), problem
+    safety, primary = recipe.compression.safety, primary_of(recipe)
+    if safety is not None and safety.tolerance > 1 and (safety.relative or primary.unit == "share"):
+        what = "a share of the value before" if safety.relative else primary.title
+        message = f"{safety.tolerance:g} is out of range for {what}; write a number from 0 to 1, such as 0.02"
+        yield ("compression", "safety", "tolerance"), message
 
 
 def _scalars(root: Node) -> Iterator[tuple[KeyPath, Node]]:

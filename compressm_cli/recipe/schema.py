@@ -14,15 +14,20 @@ from compressm_cli.data import TASKS
 from compressm_cli.layers import LAYERS
 from compressm_cli.methods import METHODS
 from compressm_cli.methods.none import NoCompressionConfig
+from compressm_cli.objectives import OBJECTIVES
 
 if TYPE_CHECKING:
     AnyLayer = Any
     AnyTask = Any
     AnyMethod = Any
+    AnyObjective = Any
 else:
     AnyLayer = Annotated[reduce(or_, (c.Config for c in LAYERS.values())), Field(discriminator="kind")]
     AnyTask = Annotated[reduce(or_, TASKS.values()), Field(discriminator="task")]
     AnyMethod = Annotated[reduce(or_, (c.Config for c in METHODS.values())), Field(discriminator="method")]
+    AnyObjective = Annotated[
+        reduce(or_, (c.Config for c in OBJECTIVES.values())), Field(discriminator="kind")
+    ]
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -193,6 +198,8 @@ class Recipe(Config):
     """The task: which sequences, with which labels."""
     model: ModelConfig
     """The network."""
+    objective: AnyObjective | None = None
+    """What is learned and by what models are judged; null is the task's own."""
     train: TrainConfig
     """The optimization."""
     compression: AnyMethod = NoCompressionConfig()

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from compressm_cli.core.text import printable
+from compressm_cli.objectives.objective import Metric
 from compressm_cli.render.charts import sparkline, spectrum
 from compressm_cli.render.progress import (
     VERDICTS,
@@ -40,7 +41,7 @@ STYLES: dict[Verdict, str] = {
 
 
 class LiveView:
-    """Progress, losses, accuracy, orders and spectra; see ``View`` for the calls."""
+    """Progress, losses, the metric, orders and spectra; see ``View`` for the calls."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -61,9 +62,9 @@ class LiveView:
         with self._lock:
             self._known().step(step, loss, learning_rate, step_seconds)
 
-    def evaluation(self, step: int, loss: float, accuracy: float) -> None:
+    def evaluation(self, step: int, loss: float, metric: Metric, value: float | None) -> None:
         with self._lock:
-            self._known().evaluation(step, loss, accuracy)
+            self._known().evaluation(step, metric, value)
 
     def compression(self, step: int, records: list[LayerRecord], verdict: Verdict) -> None:
         with self._lock:
@@ -141,10 +142,10 @@ def _numbers(progress: Progress, width: int) -> RenderableType:
         Text(loss, style="bold"),
         Text(sparkline(progress.losses, min(60, width - 34)), "cyan"),
     )
-    accuracy = "" if progress.accuracy is None else f"{progress.accuracy:.1%}"
-    best = progress.best_accuracy
-    note = "" if best is None else f"best {best[0]:.1%} at step {best[1]:,}"
-    grid.add_row(Text("validation accuracy"), Text(accuracy, style="bold green"), Text(note))
+    metric, best = progress.metric, progress.best
+    value = "" if progress.value is None else metric.shown(progress.value)
+    note = "" if best is None else f"best {metric.shown(best[0])} at step {best[1]:,}"
+    grid.add_row(Text(f"validation {metric.title}"), Text(value, style="bold green"), Text(note))
     now, before = progress.step_seconds(), progress.first_step_seconds()
     faster = ""
     if now is not None and before is not None:

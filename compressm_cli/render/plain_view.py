@@ -7,6 +7,7 @@ from rich.console import Console
 
 from compressm_cli.core.text import printable
 from compressm_cli.engine.view import Verdict, View
+from compressm_cli.objectives.objective import Metric
 from compressm_cli.render.live_view import LiveView
 from compressm_cli.render.progress import VERDICTS, Progress, duration, reasons, short_time
 from compressm_cli.render.summary_table import summary_table
@@ -46,11 +47,11 @@ class PlainView:
             f"{short_time(step_seconds)} a step{remaining}"
         )
 
-    def evaluation(self, step: int, loss: float, accuracy: float) -> None:
+    def evaluation(self, step: int, loss: float, metric: Metric, value: float | None) -> None:
         progress = self._known()
-        progress.evaluation(step, loss, accuracy)
+        progress.evaluation(step, metric, value)
         self.message(
-            f"step {step:,}/{progress.total_steps:,}  validation loss {loss:.4f}, accuracy {accuracy:.1%}"
+            f"step {step:,}/{progress.total_steps:,}  validation loss {loss:.4f}, {metric.title} {metric.shown(value)}"
         )
 
     def compression(self, step: int, records: list[LayerRecord], verdict: Verdict) -> None:

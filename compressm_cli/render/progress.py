@@ -7,6 +7,8 @@ from collections import deque
 from dataclasses import replace
 
 from compressm_cli.engine.view import Verdict
+from compressm_cli.objectives.classification import ACCURACY
+from compressm_cli.objectives.objective import Metric
 from compressm_cli.structure.plan import LayerRecord
 
 VERDICTS: dict[Verdict, str] = {
@@ -31,9 +33,11 @@ class Progress:
         self.loss: float | None = None
         self.learning_rate: float | None = None
         self.losses: deque[float] = deque(maxlen=60)
-        self.accuracy: float | None = None
-        self.best_accuracy: tuple[float, int] | None = None
-        """Accuracy and step."""
+        self.metric = ACCURACY
+        """By which the model is judged."""
+        self.value: float | None = None
+        self.best: tuple[float, int] | None = None
+        """The metric's best value, and its step."""
         self.start_orders, self.orders = dict(orders), dict(orders)
         self.spectra: dict[str, LayerRecord] = {}
         """The newest record with a spectrum of each layer."""
@@ -54,10 +58,10 @@ class Progress:
         if self.orders == self.start_orders:
             self._first_seconds.append(step_seconds)
 
-    def evaluation(self, step: int, loss: float, accuracy: float) -> None:
-        self.accuracy = accuracy
-        if self.best_accuracy is None or accuracy > self.best_accuracy[0]:
-            self.best_accuracy = (accuracy, step)
+    def evaluation(self, step: int, metric: Metric, value: float | None) -> None:
+        self.metric, self.value = metric, value
+        if value is not None and metric.is_better(value, self.best and self.best[0]):
+            self.best = (value, step)
 
     def compression(self, step: int, records: list[LayerRecord], verdict: Verdict) -> None:
         self.last_check = (step, records, verdict)

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from compressm_cli.core.quantities import quantity
+from compressm_cli.objectives import recorded_primary
 from compressm_cli.render.progress import duration, short_time, speed_change
 
 MOST_LAYERS = 6
@@ -20,20 +21,21 @@ def summary_table(summary: dict[str, Any]) -> Table:
     table.add_column("")
     for heading in ("start", "final", "change"):
         table.add_column(heading, justify="right")
-    for row in [*_accuracies(summary), *_orders(summary["orders"]), *_costs(summary), *_once(summary)]:
+    for row in [*_judged(summary), *_orders(summary["orders"]), *_costs(summary), *_once(summary)]:
         table.add_row(*(Text(cell) for cell in row))
     return table
 
 
-def _accuracies(summary: dict[str, Any]) -> list[tuple[str, ...]]:
-    test, validation = summary["test"], summary["validation"]
+def _judged(summary: dict[str, Any]) -> list[tuple[str, ...]]:
+    test, validation, metric = summary["test"], summary["validation"], recorded_primary(summary)
+    best = validation[f"best_{metric.name}"]
     return [
-        ("test accuracy", "", f"{test['accuracy']:.1%}"),
+        (f"test {metric.title}", "", metric.shown(test[metric.name])),
         (
-            "validation accuracy",
+            f"validation {metric.title}",
             "",
-            f"{validation['accuracy']:.1%}",
-            f"best {validation['best_accuracy']:.1%}",
+            metric.shown(validation[metric.name]),
+            "" if best is None else f"best {metric.shown(best)}",
         ),
     ]
 

@@ -128,7 +128,10 @@ def _row(
     memory: StepMemory,
 ) -> BenchRow:
     model, data, rows = setting.model(orders), setting.data, setting.rows
-    flops, seconds = training_step_flops(model, example_batch(data, rows)), times.step_seconds
+    flops, seconds = (
+        training_step_flops(model, example_batch(data, rows), setting.objective),
+        times.step_seconds,
+    )
     return BenchRow(
         order=next(iter(orders.values())) if len(set(orders.values())) == 1 else None,
         orders=orders,

@@ -14,7 +14,8 @@ from compressm_cli.measure.clock import STARVED
 from compressm_cli.recipe import Recipe, load_recipe
 from compressm_cli.runs.folder import Run
 
-SUMMARY_FORMAT = 1
+SUMMARY_FORMATS = (1, 2)
+"""1 knew the accuracy alone; 2 says what its metric is."""
 
 
 @dataclass(frozen=True)
@@ -135,10 +136,10 @@ def _read_run(run: Run) -> Member:
             f"compare needs finished runs. Finish it with: {command('train', '--resume', run.folder)}"
         )
     summary = run.read_summary()
-    if summary.get("format") != SUMMARY_FORMAT:
+    if summary.get("format") not in SUMMARY_FORMATS:
         raise BadInputError(
             f"{run.folder / 'summary.json'}: format {summary.get('format')!r}; "
-            f"this version reads {SUMMARY_FORMAT}"
+            f"this version reads {' and '.join(map(str, SUMMARY_FORMATS))}"
         )
     recipe = load_recipe(run.recipe_path)
     return Member(run.folder, recipe, summary.get("seed"), run.final_checkpoint, run, info, summary)

@@ -8,6 +8,7 @@ from compressm_cli.engine.distributed.group import Group
 from compressm_cli.engine.precision import resolve_device
 from compressm_cli.engine.workload import Workload
 from compressm_cli.models import build_model
+from compressm_cli.objectives import objective_of
 from compressm_cli.ops.forms import CostModel
 
 
@@ -36,7 +37,8 @@ class Sizes:
         wanted = self._recipe.train.batch_size
         self.batch_size = min(wanted, data.rows[0] or wanted)
         """Sequences of a training step: the recipe's, or all there are."""
-        self._work = Workload(self._recipe.train, data, self.batch_size, Group())
+        objective = objective_of(self._recipe, data)
+        self._work = Workload(self._recipe.train, data, self.batch_size, Group(), objective)
         self._costs: CostModel | None = None
         self._known: list[ModelSize] = []
 

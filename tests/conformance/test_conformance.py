@@ -245,7 +245,7 @@ def test_what_is_undone_leaves_no_trace(
     def evaluate(*args: Any) -> Any:
         """Each evaluation is worse than the last."""
         calls.append(1)
-        return replace(original(*args), accuracy=1.0 / len(calls))
+        return replace(original(*args), metrics={"accuracy": 1.0 / len(calls)})
 
     monkeypatch.setattr(validation, "evaluate", evaluate)
     safety = {"trial_steps": 3, "tolerance": 0.0, "on_rejection": "stop"}

@@ -149,7 +149,7 @@ def test_the_best_model_stays_the_best(tiny: Maker, train: Trainer, monkeypatch:
 
     def evaluate(model: Any, *args: Any) -> Any:
         found = next(frames)
-        return replace(original(model, *args), accuracy=found)
+        return replace(original(model, *args), metrics={"accuracy": found})
 
     monkeypatch.setattr(validation, "evaluate", evaluate)
     frames = iter([0.1, 0.2, 0.9, 0.3])

@@ -140,7 +140,7 @@ def test_evaluation_does_not_depend_on_the_batch_size_and_leaves_the_model() -> 
     split = Split(torch.randn(23, 12, 2, generator=generator), torch.arange(23) % 3)
     random, buffers = torch.get_rng_state(), {n: b.clone() for n, b in model.named_buffers()}
     one, other = evaluate(model, split, 23), evaluate(model, split, 4)
-    assert one.accuracy == other.accuracy
+    assert one.metrics == other.metrics
     assert one.loss == pytest.approx(other.loss, rel=1e-6)
     assert one.rows == 23
     assert model.training
@@ -149,7 +149,7 @@ def test_evaluation_does_not_depend_on_the_batch_size_and_leaves_the_model() -> 
     model.eval()
     with torch.no_grad():
         logits = model(split.inputs)
-    assert one.accuracy == pytest.approx(float((logits.argmax(1) == split.labels).float().mean()))
+    assert one.metrics["accuracy"] == pytest.approx(float((logits.argmax(1) == split.labels).float().mean()))
     assert one.loss == pytest.approx(float(nn.functional.cross_entropy(logits, split.labels)), rel=1e-5)
 
 

@@ -12,6 +12,7 @@ from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.engine import experiment, validation
 from compressm_cli.engine.view import SilentView
+from compressm_cli.objectives import Metric
 from compressm_cli.recipe import Recipe, load_recipe
 from compressm_cli.runs.folder import Run
 from compressm_cli.structure import surgery
@@ -32,7 +33,7 @@ class Interrupting(SilentView):
     def __init__(self, step: int, occurrence: int = 1) -> None:
         self.at, self.left = step, occurrence
 
-    def evaluation(self, step: int, loss: float, accuracy: float) -> None:
+    def evaluation(self, step: int, loss: float, metric: Metric, value: float | None) -> None:
         if step == self.at:
             self.left -= 1
             if self.left == 0:
@@ -104,7 +105,9 @@ def test_a_run_resumed_within_a_trial_ends_bit_equal(
     def evaluate(model: Any, *args: Any) -> Any:
         result = original(model, *args)
         cut_accuracy = 0.0 if verdict == "rejected" else 1.0
-        return replace(result, accuracy=cut_accuracy if surgery.orders(model)[LAYER] < 8 else 0.5)
+        return replace(
+            result, metrics={"accuracy": cut_accuracy if surgery.orders(model)[LAYER] < 8 else 0.5}
+        )
 
     monkeypatch.setattr(validation, "evaluate", evaluate)
     safety = {"trial_steps": 12, "tolerance": 0.1, "on_rejection": "stop"}
@@ -126,7 +129,9 @@ def test_checkpoints_of_an_undone_trial_are_gone(
     original = validation.evaluate
 
     def evaluate(model: Any, *args: Any) -> Any:
-        return replace(original(model, *args), accuracy=0.0 if surgery.orders(model)[LAYER] < 8 else 0.5)
+        return replace(
+            original(model, *args), metrics={"accuracy": 0.0 if surgery.orders(model)[LAYER] < 8 else 0.5}
+        )
 
     monkeypatch.setattr(validation, "evaluate", evaluate)
     safety = {"trial_steps": 12, "on_rejection": "stop"}

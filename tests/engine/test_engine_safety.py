@@ -38,7 +38,7 @@ def cuts_hurt(monkeypatch: pytest.MonkeyPatch) -> None:
     def evaluate(model: Any, *args: Any) -> Any:
         result = original(model, *args)
         whole = surgery.orders(model)[LAYER] == UNCUT
-        return replace(result, accuracy=0.5 + result.accuracy / 2 if whole else 0.0)
+        return replace(result, metrics={"accuracy": 0.5 + result.metrics["accuracy"] / 2 if whole else 0.0})
 
     monkeypatch.setattr(validation, "evaluate", evaluate)
 
@@ -50,7 +50,12 @@ def cuts_help(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def evaluate(model: Any, *args: Any) -> Any:
         result = original(model, *args)
-        return replace(result, accuracy=result.accuracy / 2 if surgery.orders(model)[LAYER] == UNCUT else 1.0)
+        return replace(
+            result,
+            metrics={
+                "accuracy": result.metrics["accuracy"] / 2 if surgery.orders(model)[LAYER] == UNCUT else 1.0
+            },
+        )
 
     monkeypatch.setattr(validation, "evaluate", evaluate)
 
@@ -211,7 +216,8 @@ def test_a_fall_of_exactly_the_tolerance_is_accepted(
 
     def evaluate(model: Any, *args: Any) -> Any:
         return replace(
-            original(model, *args), accuracy=0.97 if surgery.orders(model)[LAYER] == UNCUT else 0.95
+            original(model, *args),
+            metrics={"accuracy": 0.97 if surgery.orders(model)[LAYER] == UNCUT else 0.95},
         )
 
     monkeypatch.setattr(validation, "evaluate", evaluate)

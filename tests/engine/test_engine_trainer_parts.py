@@ -21,7 +21,7 @@ from compressm_cli.runs.folder import Run
 from compressm_cli.structure.plan import LayerRecord
 
 PARTS = ("checks", "ledger", "listeners", "loop", "saving", "train_state", "trial", "validation")
-BEFORE, AFTER = (Evaluation(accuracy, loss=1.0, rows=10, labels=10) for accuracy in (0.5, 0.25))
+BEFORE, AFTER = (Evaluation(1.0, {"accuracy": accuracy}, rows=10, labels=10) for accuracy in (0.5, 0.25))
 
 
 @pytest.mark.parametrize("name", PARTS)
@@ -55,7 +55,7 @@ def ledger(tiny: Any) -> Ledger:
     made.add_window(0.5)
     made.add_window(0.7)
     made.add_evaluation(10, BEFORE)
-    assert made.improve(10, BEFORE.accuracy)
+    assert made.improve(10, BEFORE)
     return made
 
 
@@ -83,8 +83,8 @@ def test_a_cut_that_is_undone_leaves_its_count_and_what_it_cost(ledger: Ledger) 
 
 
 def test_the_best_is_the_first_of_equals(ledger: Ledger) -> None:
-    assert not ledger.improve(20, BEFORE.accuracy)
-    assert ledger.best == {"accuracy": BEFORE.accuracy, "step": 10}
+    assert not ledger.improve(20, BEFORE)
+    assert ledger.best == {"value": 0.5, "step": 10}
 
 
 def test_a_ledger_goes_on_from_its_state(tiny: Any, ledger: Ledger) -> None:
@@ -104,12 +104,12 @@ def test_going_back_costs_what_was_spent(ledger: Ledger) -> None:
     ledger.add_cut()
     ledger.flops.step(7)
     ledger.add_evaluation(17, AFTER)
-    ledger.improve(17, 0.9)
+    ledger.improve(17, Evaluation(1.0, {"accuracy": 0.9}, rows=10, labels=10))
     ledger.go_back(state)
     assert ledger.counts["cut"] == 0
     assert ledger.evaluation(10) == BEFORE
     assert ledger.flops.total == (10 + 7) * 8
-    assert ledger.best == {"accuracy": 0.9, "step": 17}
+    assert ledger.best == {"value": 0.9, "step": 17}
 
 
 # ---- listeners -----------------------------------------------------------------------------------------

@@ -17,12 +17,12 @@ from torch import nn
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.errors import BadInputError, GroupEndedError, RunFailedError
 from compressm_cli.data.interface import IGNORE, Split
-from compressm_cli.data.objective import cross_entropy
 from compressm_cli.engine.batches import share_of
 from compressm_cli.engine.distributed.agreement import checksum
 from compressm_cli.engine.distributed.group import Group, joined
 from compressm_cli.engine.step import training_step
 from compressm_cli.models.sequence import SequenceNorm
+from compressm_cli.objectives.classification import cross_entropy
 from compressm_cli.recipe import load_recipe
 from compressm_cli.recipe.problems import RecipeError
 from compressm_cli.recipe.schema import TrainConfig

@@ -628,7 +628,7 @@ def test_what_was_gathered_is_a_checkpoint_for_one_process(
     optimizer.load_state_dict(noted["state"]["optimizer"])
     assert_same(model, optimizer, noted)
     result, there = evaluate(model, batch_of(50, 24), 8), main_process["evaluation"]["result"]
-    assert (result.accuracy, result.labels) == (there.accuracy, there.labels)
+    assert (result.metrics, result.labels) == (there.metrics, there.labels)
     assert result.loss == pytest.approx(there.loss, rel=1e-5)
 
 

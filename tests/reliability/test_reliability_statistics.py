@@ -134,7 +134,7 @@ def test_what_was_evaluated_is_what_was_saved(found: tuple[str, list[dict[str, A
     again = evaluate(saved.build_model(), data_of(case).test, 64)
     told = members[0]["summary"]["test"]
     assert again.loss == pytest.approx(told["loss"], rel=1e-6)
-    assert (again.accuracy, again.labels) == (told["accuracy"], told["labels"])
+    assert (again.metrics["accuracy"], again.labels) == (told["accuracy"], told["labels"])
 
 
 def test_training_is_that_of_one_process(found: tuple[str, list[dict[str, Any]]], tmp_path: Path) -> None:

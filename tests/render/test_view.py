@@ -10,6 +10,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from compressm_cli.engine.view import SilentView, View
+from compressm_cli.objectives import ACCURACY
 from compressm_cli.render import plain_view as view_module
 from compressm_cli.render import progress as progress_module
 from compressm_cli.render.charts import sparkline, spectrum
@@ -79,7 +80,7 @@ def train(view: View | Progress, clock: FakeTime, first: int, last: int, seconds
 def cut_run(clock: FakeTime, layers: int = 2) -> Progress:
     progress = Progress("digits", 3, 1000, {f"blocks.{i}.layer": 64 for i in range(layers)}, "cpu")
     train(progress, clock, 1, 100, 0.02)
-    progress.evaluation(100, 0.4, 0.9)
+    progress.evaluation(100, ACCURACY, 0.9)
     progress.compression(100, [record(name, 64, 16) for name in progress.orders], "applied")
     train(progress, clock, 101, 200, 0.01)
     return progress
@@ -247,7 +248,7 @@ def test_a_live_run_that_breaks_off_gives_the_terminal_back() -> None:
 def tell_a_run(view: View) -> None:
     view.start("digits", 3, 1000, ORDERS, "cpu")
     view.step(1, 2.3, 1e-3, 0.02)
-    view.evaluation(50, 0.5, 0.85)
+    view.evaluation(50, 0.5, ACCURACY, 0.85)
     view.compression(100, [record("blocks.0.layer", 64, 16), record("blocks.1.layer", 64, 64)], "trial")
     view.compression(150, [record("blocks.0.layer", 64, 16), record("blocks.1.layer", 64, 64)], "accepted")
     view.message("a word")
@@ -258,7 +259,7 @@ def test_plain_lines_are_ascii_and_one_an_event() -> None:
     stream = io.StringIO()
     view = PlainView(stream)
     view.start("digits", 3, 1000, ORDERS, "cpu")
-    view.evaluation(50, 0.5, 0.85)
+    view.evaluation(50, 0.5, ACCURACY, 0.85)
     view.compression(100, [record("blocks.0.layer", 64, 16), record("blocks.1.layer", 64, 64)], "trial")
     view.message("a word")
     assert stream.getvalue().isascii()

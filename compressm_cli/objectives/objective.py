@@ -1,0 +1,167 @@
+"""The interface of every objective: what is learned from the labels, and what a model is judged by."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from compressm_cli.core.config import Config
+from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.quantities import Unit
+from compressm_cli.data.interface import DataSpec, Split, TaskConfig
+
+T = TypeVar("T")
+Reduction = Literal["mean", "sum"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that a model is judged by."""
+
+    name: str
+    """Its key in files: letters, digits and ``_``."""
+    title: str
+    higher_is_better: bool = False
+    unit: Unit = "number"
+
+    def is_better(self, value: float | None, best: float | None) -> bool:
+        """Whether a value exceeds the best until now; one that is not known, or no number, never does."""
+        if value is None or not math.isfinite(value):
+            return False
+        return best is None or (value > best if self.higher_is_better else value < best)
+
+    def is_kept(self, before: float | None, after: float | None, tolerance: float, relative: bool) -> bool:
+        """Whether it became worse by no more than the tolerance, perhaps a share of what it was before.
+
+        Not where it is not known any more, or no number.
+        """
+        if after is None or not math.isfinite(after):
+            return False
+        if before is None or not math.isfinite(before):
+            return True
+        fall = before - after if self.higher_is_better else after - before
+        allowed = tolerance * abs(before) if relative else tolerance
+        # A fall of exactly the tolerance is accepted, whatever its last bit.
+        return fall <= allowed + 1e-9 * max(abs(before), abs(after))
+
+    def shown(self, value: float | None) -> str:
+        """A value as a terminal shows it."""
+        if value is None:
+            return "not known"
+        return f"{value:.1%}" if self.unit == "share" else f"{value:.4g}"
+
+    def precisely(self, value: float | None) -> str:
+        """The same with another two digits."""
+        if value is None:
+            return "not known"
+        return f"{100 * value:.2f} %" if self.unit == "share" else f"{value:.6g}"
+
+    def exactly(self, value: float | None) -> str:
+        """A value as reasons give it."""
+        if value is None:
+            return "not known"
+        return f"{value:.4f}" if self.unit == "share" else f"{value:.6g}"
+
+
+class ObjectiveConfig(Config):
+    """The part of a recipe that all objectives share (``objective:``)."""
+
+    kind: str
+    primary: str
+
+
+class Processes(Protocol):
+    """Who evaluates a split together."""
+
+    def sum(self, *tensors: Tensor) -> None:
+        """Replace each tensor by the sum of those of all processes."""
+
+    def gather(self, value: T) -> list[T]:
+        """That of each process, in their order."""
+
+
+class Scores:
+    """What the rows of a split come to, in sums and counts, so that means over several processes are exact."""
+
+    def __init__(self, objective: "Objective", device: torch.device) -> None:
+        self._objective = objective
+        self.loss = torch.zeros((), dtype=torch.float64, device=device)
+        self.labels = torch.zeros((), dtype=torch.long, device=device)
+        """How many labels were scored."""
+
+    def update(self, outputs: Tensor, batch: Split) -> None:
+        """Take in what a model says of some rows."""
+        self.loss += self._objective.loss(outputs, batch, "sum")
+        self.labels += batch.scored.sum()
+
+    def sums(self) -> list[Tensor]:
+        """All that adds up over rows."""
+        return [self.loss, self.labels]
+
+    def reduce(self, processes: Processes) -> None:
+        """Make these the scores of all rows, where each process has seen its part; collective."""
+        processes.sum(*self.sums())
+
+    def mean_loss(self) -> float:
+        return float(self.loss) / int(self.labels)
+
+    def metrics(self) -> dict[str, float | None]:
+        """The objective's metrics by name; None where one cannot be known."""
+        return {}
+
+
+class Objective(ABC):
+    """What is learned and judged. To add one: subclass, declare ``Config``, name it in ``OBJECTIVES``.
+
+    ``METRICS`` are all that it may be judged by.
+    """
+
+    Config: ClassVar[type[ObjectiveConfig]]
+    METRICS: ClassVar[tuple[Metric, ...]]
+
+    def __init__(
+        self, config: Any = None, spec: DataSpec | None = None, task: TaskConfig | None = None
+    ) -> None:
+        """For the labels of a data set; ``task`` for what it knows of them beyond their shape.
+
+        Raises BadInputError where these cannot be learned so.
+        """
+        default: Any = self.Config
+        self.config: Any = default() if config is None else config
+        self.spec, self.task = spec, task
+        if spec is not None and (problem := self.problem(self.config, spec, task)):
+            raise BadInputError(f"objective: {problem}")
+
+    @classmethod
+    def problem(cls, config: Any, spec: DataSpec, task: TaskConfig | None) -> str | None:
+        """Why these labels cannot be learned so, and what to write; None where they can."""
+        return None
+
+    @classmethod
+    def primary_of(cls, config: Any) -> Metric:
+        """The metric that decides which model is the best, and whether a cut is kept."""
+        return next(metric for metric in cls.METRICS if metric.name == config.primary)
+
+    @property
+    def primary(self) -> Metric:
+        return self.primary_of(self.config)
+
+    def forward(self, model: Any, batch: Split) -> Tensor:
+        """What a model says: (rows, outputs), or (rows, steps, outputs)."""
+        outputs: Tensor = model(batch.inputs, batch.lengths)
+        return outputs
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, batch: Split, reduction: Reduction = "mean") -> Tensor:
+        """Over the scored labels; what training makes small."""
+
+    def judge(self) -> "Objective":
+        """By which a model is evaluated; another one where training has more in mind than the labels."""
+        return self
+
+    def scores(self, split: Split) -> Scores:
+        """Nothing yet, to be updated with the rows of a split."""
+        return Scores(self, split.labels.device)
