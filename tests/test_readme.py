@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from compressm_cli.cli.main import run
 from compressm_cli.recipe import load_recipe
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -51,10 +52,12 @@ def test_the_error_in_the_readme_is_what_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_commands_in_the_readme_work(tmp_path: Path) -> None:
-    (tmp_path / "my.yaml").write_text(block("yaml"), encoding="utf-8")
-    first = compressm(["train", "quickstart/baseline", *SHORT], tmp_path)
-    assert first.returncode == 0, first.stderr
+def test_the_commands_in_the_readme_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my.yaml").write_text(block("yaml"), encoding="utf-8")
+    assert run(["train", "quickstart/baseline", *SHORT]) == 0
     known = commands()
     assert {words[0] for words in known} == {
         "recipes",
@@ -73,12 +76,14 @@ def test_the_commands_in_the_readme_work(tmp_path: Path) -> None:
         longer = "--resume" in words and "train.steps=6000" in words
         if longer:
             words = [word.replace("train.steps=6000", "train.steps=10") for word in words]
-        done = compressm([*words, *extra], tmp_path)
+        capsys.readouterr()
+        code = run([*words, *extra])
+        printed = capsys.readouterr()
         if "--resume" in words and not longer:
-            assert done.returncode == 2
-            assert "this run is done" in done.stderr
+            assert code == 2
+            assert "this run is done" in printed.err
         else:
-            assert done.returncode == 0, (words, done.stderr)
+            assert code == 0, (words, printed.err)
         if training and "--dry-run" not in words:
-            assert (tmp_path / done.stdout.splitlines()[-1] / "summary.json").is_file()
-    assert (tmp_path / "report.html").stat().st_size > 10_000
+            assert Path(printed.out.splitlines()[-1], "summary.json").is_file()
+    assert Path("report.html").stat().st_size > 10_000

@@ -59,6 +59,24 @@ def analyzed(model: Path, overrides: list[str], capsys: pytest.CaptureFixture[st
     return layers
 
 
+class ByDefault(dict[str, tuple[Path, list[dict[str, Any]]]]):
+    """A model of each layer with what ``analyze`` says of it without overrides, made once for all tests."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def of(self, layer: str, capsys: pytest.CaptureFixture[str]) -> tuple[Path, list[dict[str, Any]]]:
+        if layer not in self:
+            model = saved(self.folder, layer)
+            self[layer] = (model, analyzed(model, [], capsys))
+        return self[layer]
+
+
+@pytest.fixture(scope="module")
+def by_default(tmp_path_factory: pytest.TempPathFactory) -> ByDefault:
+    return ByDefault(tmp_path_factory.mktemp("by-default"))
+
+
 class Compress:
     """Runs of ``compress`` on one model, each into a file of its own."""
 
@@ -66,7 +84,7 @@ class Compress:
         self.model, self.overrides, self.capsys = model, overrides, capsys
 
     def __call__(self, *target: str, code: int = 0) -> list[dict[str, Any]]:
-        output = self.model.with_name(f"{self.model.stem}-{'-'.join(target)}.pt")
+        output = self.model.with_name(f"{'-'.join([self.model.stem, *target, *self.overrides])}.pt")
         arguments = ["compress", str(self.model), *target, "--output", str(output), "--no-evaluation"]
         found = told([*arguments, *self.overrides], self.capsys, code)
         layers: list[dict[str, Any]] = found.get("layers", [])
@@ -78,11 +96,13 @@ class Compress:
     [*((layer, "empirical") for layer in LAYERS), *((layer, "analytic") for layer in TIME_INVARIANT)],
 )
 def test_orders_at_thresholds_are_those_that_compress_comes_to(
-    tmp_path: Path, layer: str, gramian: str, capsys: pytest.CaptureFixture[str]
+    by_default: ByDefault, layer: str, gramian: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = saved(tmp_path, layer)
+    model, layers = by_default.of(layer, capsys)
     overrides = [] if gramian == "empirical" else ["compression.gramian=analytic"]
-    layers, compress = analyzed(model, overrides, capsys), Compress(model, overrides, capsys)
+    if overrides:
+        layers = analyzed(model, overrides, capsys)
+    compress = Compress(model, overrides, capsys)
     assert {one["gramian"] for one in layers} == {gramian}
     cut = 0
     for i, threshold in enumerate(THRESHOLDS):
@@ -106,10 +126,10 @@ def test_orders_at_thresholds_are_those_that_compress_comes_to(
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_other_targets_go_by_the_same_spectra(
-    tmp_path: Path, layer: str, capsys: pytest.CaptureFixture[str]
+    by_default: ByDefault, layer: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = saved(tmp_path, layer)
-    layers, compress = analyzed(model, [], capsys), Compress(model, [], capsys)
+    model, layers = by_default.of(layer, capsys)
+    compress = Compress(model, [], capsys)
     for target in (("--total", "9"), ("--keep", "0.5"), ("--order", "3")):
         records = compress(*target)
         for record, one in zip(records, layers, strict=True):
