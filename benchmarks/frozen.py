@@ -26,6 +26,7 @@ def build(kind: str, depth: int, width: int) -> SequenceModel:
     layer = LAYERS[kind].Config(kind=kind)
     torch.manual_seed(0)
     config = SimpleNamespace(
+        kind="sequence",
         layer=layer,
         model_dim=width,
         dropout=0.0,

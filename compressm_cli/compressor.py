@@ -189,7 +189,7 @@ def compress(
 
 
 def _method_of(settings: Mapping[str, Any]) -> Method:
-    name = settings.get("method")
+    name = str(settings.get("method"))
     if name not in METHODS:
         raise ValueError(f"method: {name!r} is none; there are {', '.join(METHODS)}")
     try:

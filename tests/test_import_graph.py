@@ -24,8 +24,9 @@ ARROWS: dict[str, set[str]] = {
     "structure": {"layers"},
     "methods": {"structure"},
     "objectives": {"data"},
-    "recipe": {"objectives", "methods"},
-    "checkpoint": {"recipe", "models"},
+    "plugins": {"objectives", "methods", "models"},
+    "recipe": {"plugins"},
+    "checkpoint": {"recipe"},
     "measure": {"objectives"},
     "exchange": {"checkpoint"},
     "engine": {"checkpoint", "measure", "runs"},
@@ -44,7 +45,6 @@ NARROW: dict[tuple[str, str], str | tuple[str, ...]] = {
     ("measure", "data"): "data.interface",
     ("objectives", "data"): "data.interface",
     ("reports", "data"): "data.interface",
-    ("reports", "layers"): ("layers.interface", "layers.time_invariant"),
 }
 
 COMMON = {"core"}

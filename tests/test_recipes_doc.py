@@ -18,11 +18,11 @@ from compressm_cli.layers import LAYERS
 from compressm_cli.methods import METHODS
 from compressm_cli.methods.method import SafetyConfig
 from compressm_cli.methods.schedule import AdaptiveSchedule, EquidistantSchedule, ListedSchedule
+from compressm_cli.models.sequence import SequenceConfig
 from compressm_cli.objectives import OBJECTIVES
 from compressm_cli.recipe import load_recipe, recipe_schema
 from compressm_cli.recipe.keys import SCHEMA
 from compressm_cli.recipe.schema import (
-    ModelConfig,
     OutputConfig,
     Recipe,
     RollBackConfig,
@@ -40,7 +40,7 @@ def sections() -> dict[str, type[Config]]:
     return {
         "The whole": Recipe,
         **{f"`data: {{task: {name}}}`": task for name, task in TASKS.items()},
-        "`model:`": ModelConfig,
+        "`model:`": SequenceConfig,
         **{f"`model: {{layer: {{kind: {name}}}}}`": layer.Config for name, layer in LAYERS.items()},
         **{f"`objective: {{kind: {name}}}`": kind.Config for name, kind in OBJECTIVES.items()},
         "`train:`": TrainConfig,

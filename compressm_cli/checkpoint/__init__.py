@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from compressm_cli import plugins
 from compressm_cli.checkpoint.archive import ArchiveError, check_archive, read_archive
 from compressm_cli.checkpoint.parked import read_parked
-from compressm_cli.checkpoint.skeleton import orders_of, skeleton, with_weights
+from compressm_cli.checkpoint.skeleton import orders_of, skeleton, start_orders, with_weights
 from compressm_cli.checkpoint.training_state import require_training
 from compressm_cli.checkpoint.validation import (
     LATEST,
@@ -21,6 +22,7 @@ from compressm_cli.checkpoint.validation import (
     part,
     read_fingerprint,
     read_orders,
+    read_plugins,
     read_recipe,
     read_spec,
     read_tensors,
@@ -87,6 +89,11 @@ class Checkpoint:
         return orders_of(self.sizes)
 
     @property
+    def start_orders(self) -> dict[str, int]:
+        """The same before any cut."""
+        return start_orders(self.recipe, self.data)
+
+    @property
     def is_outline(self) -> bool:
         """Whether the values of all tensors of the model are left out."""
         return any(weight.is_meta for weight in self.weights.values())
@@ -119,6 +126,7 @@ class Checkpoint:
             "frozen": self.frozen,
             "parked": self.parked.state_dict(),
             "step": self.step,
+            "plugins": [asdict(origin) for origin in plugins.needed(self.recipe)],
             "training": self.training,
             "fingerprint": None if self.fingerprint is None else asdict(self.fingerprint),
         }
@@ -149,6 +157,7 @@ class Checkpoint:
         """A checkpoint of plain data and tensors, validated; BadInputError naming ``path`` where it is damaged."""
         try:
             content = migrated(dict(content))
+            plugins.require(read_plugins(content), path)
             recipe = read_recipe(content, str(path))
             data, sizes = read_spec(content, recipe), read_orders(content, "sizes")
             fingerprint = read_fingerprint(content)

@@ -57,19 +57,25 @@ def orders_of(sizes: Mapping[str, int]) -> dict[str, int]:
 def _with_orders(
     recipe: Recipe, data: DataSpec, orders: Mapping[str, int], weights: Mapping[str, Tensor]
 ) -> nn.Module:
-    names = [f"blocks.{i}.layer" for i in range(recipe.model.depth)]
-    if list(orders) != names:
-        raise ValueError(
-            f"orders are given for {len(orders)} layers, which are not the {len(names)} of the recipe"
-        )
-    inner = [_inner(name, order, weights) for name, order in orders.items()]
     # The orders at the start of training say nothing of the shapes now, and could be of any size.
-    layer = recipe.model.layer.model_copy(update={"state_dim": inner})
+    config = recipe.model.with_state_dims([_inner(name, order, weights) for name, order in orders.items()])
     with torch.device("meta"):
-        model = build_model(recipe.model.model_copy(update={"layer": layer}), data)
-        for (name, part), order in zip(state_space_layers(model).items(), orders.values(), strict=True):
-            part.set_state_parameters(_added(part, name, order, weights))
+        model = build_model(config, data)
+        layers = state_space_layers(model)
+        if list(orders) != list(layers):
+            raise ValueError(
+                f"orders are given for {len(orders)} layers, which are not the {len(layers)} of the recipe"
+            )
+        for name, part in layers.items():
+            part.set_state_parameters(_added(part, name, orders[name], weights))
     return model
+
+
+def start_orders(recipe: Recipe, data: DataSpec) -> dict[str, int]:
+    """The order of each state space layer before any cut, by its name."""
+    with torch.device("meta"):
+        layers = state_space_layers(build_model(recipe.model, data))
+    return {name: layer.state_dim for name, layer in layers.items()}
 
 
 def with_memory(model: nn.Module, device: torch.device) -> nn.Module:

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from compressm_cli import plugins
 from compressm_cli.core.axes import declared
+from compressm_cli.core.registry import Origin
 from compressm_cli.core.text import found, shorten
 from compressm_cli.data.interface import CLASSES, MOST_NAMES, SPLITS, DataSpec, Fingerprint
 from compressm_cli.layers.interface import state_space_layers
@@ -25,6 +27,9 @@ LARGEST_RECIPE = 100_000
 """Values in a recipe."""
 LATEST = 2**53
 """Of a training step."""
+
+
+ORIGIN = {field.name for field in fields(Origin)}
 
 
 class DamagedError(ValueError):
@@ -114,6 +119,28 @@ def _require_small(mapping: dict[str, Any]) -> None:
             waiting += value.values()
         elif isinstance(value, (list, tuple)):
             waiting += value
+
+
+def read_plugins(content: Mapping[str, Any]) -> list[Origin]:
+    """The plug-ins that a checkpoint or a run was made with; none where an older version wrote it."""
+    if "plugins" not in content:
+        return []
+    listed = part(content, "plugins", list)
+    for i, given in enumerate(listed):
+        where = f"plugins[{i}]"
+        require(
+            type(given) is dict and set(given) == ORIGIN,
+            where,
+            f"a mapping of {', '.join(sorted(ORIGIN))}",
+            given,
+        )
+        module = given["module"]
+        right = type(module) is str and len(module) <= 200 and plugins.MODULE.fullmatch(module) is not None
+        require(right, f"{where}.module", "the name of a module", module)
+        for name in ("distribution", "version"):
+            right = given[name] is None or (type(given[name]) is str and len(given[name]) <= 200)
+            require(right, f"{where}.{name}", "null or text of at most 200 characters", given[name])
+    return [Origin(**given) for given in listed]
 
 
 def read_spec(content: Mapping[str, Any], recipe: Recipe) -> DataSpec:

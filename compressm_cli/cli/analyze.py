@@ -8,7 +8,7 @@ import typer
 
 from compressm_cli.cli import candidates, console
 from compressm_cli.cli.commands import Command, examples
-from compressm_cli.cli.parameters import Json, Model, Overrides
+from compressm_cli.cli.parameters import Json, Model, Overrides, Plugins
 from compressm_cli.core.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def analyze(
     no_plots: Annotated[
         bool, typer.Option("--no-plots", help="Draw no figures.", rich_help_panel=FIGURES)
     ] = False,
+    plugin: Plugins = None,
 ) -> None:
     """Show the order, spectrum and poles of each layer, and what smaller orders would cost.
 

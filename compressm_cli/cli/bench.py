@@ -7,7 +7,7 @@ import typer
 
 from compressm_cli.cli import console
 from compressm_cli.cli.commands import Command, examples
-from compressm_cli.cli.parameters import Device, Json, Overrides, Recipe
+from compressm_cli.cli.parameters import Device, Json, Overrides, Plugins, Recipe
 from compressm_cli.core.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def bench(
         Device | None, typer.Option(help="Instead of the recipe's; the same as device=...")
     ] = None,
     as_json: Json = False,
+    plugin: Plugins = None,
 ) -> None:
     """Time training steps and inference of the model of RECIPE on this machine.
 

@@ -8,7 +8,7 @@ import typer
 
 from compressm_cli.cli import candidates, console
 from compressm_cli.cli.commands import Command, examples
-from compressm_cli.cli.parameters import Device
+from compressm_cli.cli.parameters import Device, Plugins
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.files import try_to_write, unwritable
 
@@ -88,6 +88,7 @@ def compare(
         Device,
         typer.Option(help="Where it is measured and predictions are made.", rich_help_panel=SPEED),
     ] = "auto",
+    plugin: Plugins = None,
 ) -> None:
     """Compare models with BASELINE: accuracy, orders, size, FLOPs, time, joules, memory, speed.
 

@@ -8,7 +8,7 @@ import typer
 
 from compressm_cli.cli import candidates, console
 from compressm_cli.cli.commands import Command, examples
-from compressm_cli.cli.parameters import Json
+from compressm_cli.cli.parameters import Json, Plugins
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.files import try_to_write, unwritable
 
@@ -123,6 +123,7 @@ def compress(
         bool, typer.Option("--no-evaluation", help="Do not evaluate the validation split before and after.")
     ] = False,
     as_json: Json = False,
+    plugin: Plugins = None,
 ) -> None:
     """Cut the states of a trained model in one shot, and write the smaller model.
 

@@ -7,6 +7,7 @@ import typer
 
 from compressm_cli.cli import candidates, console
 from compressm_cli.cli.commands import Command, examples
+from compressm_cli.cli.parameters import Plugins
 
 app = typer.Typer(add_completion=False)
 
@@ -47,6 +48,7 @@ def export(
         Literal["float32", "bfloat16", "float16"],
         typer.Option(help="Type of the weights; only float32 changes nothing."),
     ] = "float32",
+    plugin: Plugins = None,
 ) -> None:
     """Write a model for others to load.
 

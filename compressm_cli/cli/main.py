@@ -18,10 +18,11 @@ from typer.main import get_command
 
 from compressm_cli import __version__
 from compressm_cli.cli.commands import Command, Group
-from compressm_cli.cli.console import report_error, settle_size, tell
+from compressm_cli.cli.console import report_error, settle_size, tell, warn
 from compressm_cli.cli.streams import guarded
 from compressm_cli.core.caches import settle_libraries
 from compressm_cli.core.errors import CompressmError, ElsewhereError
+from compressm_cli.core.invocation import INVOCATION
 from compressm_cli.engine.failures import is_out_of_memory, out_of_memory
 from compressm_cli.engine.signals import StoppedError
 from compressm_cli.recipe.problems import RecipeError
@@ -105,6 +106,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     settle_libraries()
     settle_size()
     words = list(sys.argv[1:] if arguments is None else arguments)
+    INVOCATION.words, INVOCATION.plugins, INVOCATION.warn = words, [], warn
     with guarded() as out:
         code = _run(words)
         out.flush()

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from compressm_cli.cli import candidates
+from compressm_cli.core.invocation import INVOCATION
 
 Recipe = Annotated[
     str,
@@ -21,6 +22,28 @@ Overrides = Annotated[
         metavar="KEY=VALUE",
         help="Settings instead of the recipe's, such as train.steps=500. They are YAML.",
         autocompletion=candidates.keys,
+    ),
+]
+
+
+def _load(ctx: typer.Context, modules: list[str] | None) -> list[str]:
+    if modules and not ctx.resilient_parsing:
+        from compressm_cli import plugins
+
+        for module in modules:
+            INVOCATION.plugins.append(module)
+            plugins.load(module)
+    return modules or []
+
+
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin",
+        metavar="MODULE",
+        help="Import this module, whose layers, models, methods, objectives and tasks recipes may then name. May be "
+        "given several times.",
+        callback=_load,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]

@@ -10,6 +10,7 @@ import typer
 from compressm_cli.cli import candidates
 from compressm_cli.cli.commands import Command, Group
 from compressm_cli.cli.console import escape, report_error, stdout, table
+from compressm_cli.cli.parameters import Plugins
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.files import unwritable
 from compressm_cli.core.text import printable
@@ -104,6 +105,7 @@ def validate(
             metavar="RECIPE", help="A YAML file, or a shipped recipe.", autocompletion=candidates.recipes
         ),
     ],
+    plugin: Plugins = None,
 ) -> None:
     """Check recipes, files or shipped ones by name; tells every error and where it is."""
     from compressm_cli.recipe import load_recipe
@@ -123,10 +125,12 @@ def validate(
 
 
 @app.command(cls=Command)
-def schema() -> None:
+def schema(plugin: Plugins = None) -> None:
     """Print the JSON schema of a recipe, for editors."""
+    from compressm_cli import plugins
     from compressm_cli.recipe import recipe_schema
 
+    plugins.load_installed()
     typer.echo(json.dumps(recipe_schema(), indent=2))
 
 

@@ -15,8 +15,9 @@ import typer
 
 from compressm_cli.cli import candidates, console
 from compressm_cli.cli.commands import Command, examples
-from compressm_cli.cli.parameters import Overrides
+from compressm_cli.cli.parameters import Overrides, Plugins
 from compressm_cli.core.errors import BadInputError, CompressmError
+from compressm_cli.core.invocation import INVOCATION
 
 if TYPE_CHECKING:
     from compressm_cli.data.interface import Dataset
@@ -78,6 +79,7 @@ def train(
             rich_help_panel=GOING_ON,
         ),
     ] = False,
+    plugin: Plugins = None,
 ) -> None:
     """Train the model of RECIPE, compressing it meanwhile.
 
@@ -132,6 +134,7 @@ def _asked(
         "--dry-run": "given" if dry_run else None,
         "--auto-resume": "given" if auto_resume else None,
         "--seeds": seeds,
+        "--plugin": " ".join(INVOCATION.plugins) or None,
         "the settings": shlex.join(changes) or None,
     }
     # Where it cannot be read, as on a machine that has it not, there is nothing to compare: process 0 reads it for all.
@@ -173,12 +176,12 @@ def _continue(recipe: "Recipe", quiet: bool, group: "Group", own_launcher: bool)
 def _resume(folder: Path, changes: list[str], quiet: bool) -> None:
     from compressm_cli.engine import experiment
     from compressm_cli.engine.distributed.group import joined
-    from compressm_cli.recipe import load_recipe
+    from compressm_cli.engine.origins import recipe_of
     from compressm_cli.runs.folder import Run
 
     with joined(console.report_error, console.warn, _asked(None, changes, resume=str(folder))) as group:
         run = group.from_main(lambda: Run.newest(folder))
-        recipe = group.from_main(lambda: load_recipe(run.recipe_path))
+        recipe = group.from_main(lambda: recipe_of(run))
         run = experiment.resume(run, recipe, _view(quiet, group), command_line(), group, changes)
         _done(run, group)
 

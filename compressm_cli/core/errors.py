@@ -1,6 +1,6 @@
 """The errors that a user sees: one message, one exit code, no traceback."""
 
-import shlex
+from compressm_cli.core.invocation import INVOCATION
 
 
 class CompressmError(Exception):
@@ -43,4 +43,4 @@ class GroupEndedError(BaseException):
 
 def command(*words: object) -> str:
     """A ``compressm`` command for a message, quoted so that a shell takes it as it is."""
-    return shlex.join(["compressm", *map(str, words)])
+    return INVOCATION.command(*words)

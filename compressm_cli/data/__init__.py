@@ -1,5 +1,6 @@
 """The tasks: where sequences and their labels come from, by the name that a recipe gives them."""
 
+from compressm_cli.core.registry import Registry
 from compressm_cli.data.digits import Digits
 from compressm_cli.data.files import Files
 from compressm_cli.data.imdb import Imdb
@@ -14,19 +15,25 @@ from compressm_cli.data.smnist import SequentialMnist
 from compressm_cli.data.text_lm import TextLm
 from compressm_cli.data.token_files import TokenFiles
 
-TASKS: dict[str, type[TaskConfig]] = {
-    "digits": Digits,
-    "mnist1d": Mnist1D,
-    "smnist": SequentialMnist,
-    "scifar": SequentialCifar,
-    "listops": ListOps,
-    "imdb": Imdb,
-    "selective_copying": SelectiveCopying,
-    "induction_heads": InductionHeads,
-    "mqar": Mqar,
-    "text_lm": TextLm,
-    "tokens": TokenFiles,
-    "files": Files,
-}
+TASKS: Registry[TaskConfig] = Registry(
+    "task",
+    "task",
+    TaskConfig,
+    TaskConfig,
+    {
+        "digits": Digits,
+        "mnist1d": Mnist1D,
+        "smnist": SequentialMnist,
+        "scifar": SequentialCifar,
+        "listops": ListOps,
+        "imdb": Imdb,
+        "selective_copying": SelectiveCopying,
+        "induction_heads": InductionHeads,
+        "mqar": Mqar,
+        "text_lm": TextLm,
+        "tokens": TokenFiles,
+        "files": Files,
+    },
+)
 
 __all__ = ["IGNORE", "TASKS", "DataSpec", "Dataset", "Split", "TaskConfig"]

@@ -34,7 +34,7 @@ from compressm_cli.runs.folder import Run
 
 def check_recipe(recipe: Recipe) -> None:
     """What can be refused before any work is done: BadInputError for what does not fit together."""
-    layers = recipe.model.depth
+    layers = len(recipe.model.state_dims())
     target = getattr(recipe.compression, "target_order", None)
     if isinstance(target, list) and len(target) != layers:
         raise BadInputError(
@@ -49,7 +49,7 @@ def check_recipe(recipe: Recipe) -> None:
         )
     device = resolve_device(recipe.device)
     try:
-        recipe.model.layer.check_device(device)
+        recipe.model.check_device(device)
     except ValueError as error:
         raise BadInputError(f"model.{error}") from error
     if recipe.train.compile:

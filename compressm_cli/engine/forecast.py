@@ -16,7 +16,7 @@ from compressm_cli.measure.memory import batch_bytes, held_bytes, inference_byte
 from compressm_cli.measure.probe import example_batch
 from compressm_cli.methods import METHODS
 from compressm_cli.methods.method import Method
-from compressm_cli.models import build_model
+from compressm_cli.models import blocks_of, build_model
 from compressm_cli.objectives import Objective, objective_of
 from compressm_cli.recipe import Recipe
 from compressm_cli.recipe.bounds import least_parameters
@@ -152,6 +152,6 @@ def _gathered_bytes(model: nn.Module, on_cpu: bool) -> int:
 
     On a CPU also copies of the parameters of all layers, which the backward needs.
     """
-    blocks = [held_bytes(block) for block in model.get_submodule("blocks").children()]
+    blocks = [held_bytes(block) for block in blocks_of(model).values()]
     lent = sum(held_bytes(layer) for layer in state_space_layers(model).values()) if on_cpu else 0
-    return held_bytes(model) - sum(blocks) + 2 * max(blocks) + lent
+    return held_bytes(model) - sum(blocks) + 2 * max(blocks, default=0) + lent

@@ -28,6 +28,7 @@ from compressm_cli.engine.validation import Validation
 from compressm_cli.engine.view import View
 from compressm_cli.engine.window import LossWindow
 from compressm_cli.engine.workload import Workload
+from compressm_cli.models import has_batch_statistics
 from compressm_cli.objectives import objective_of, primary_of
 from compressm_cli.recipe import Recipe
 from compressm_cli.runs.folder import Run
@@ -76,13 +77,13 @@ class Trainer:
         self.batches = Batches(self.splits[0], self.config.batch_size, seed)
         self.objective = objective = objective_of(recipe, dataset.spec)
         self.work = work = Workload(self.config, dataset.spec, self.batches.batch_size, self.group, objective)
-        self.batch_norm = recipe.model.norm == "batch"
-        if self.batch_norm:
-            work.require_statistics(self.splits[0])
         self.window = LossWindow(self.group, ledger.clock, device)
         self.state = state = TrainState(
             recipe, seed, dataset, resume, initial, self.group, device, work, ledger, listeners
         )
+        self.batch_norm = has_batch_statistics(state.model)
+        if self.batch_norm:
+            work.require_statistics(self.splits[0])
         self.trial = trial = Trial(recipe, state, ledger, listeners)
         self.saving = Saving(
             recipe, seed, dataset, run, state, trial, self.window, self.rollbacks, ledger, listeners

@@ -3,16 +3,20 @@
 import os
 import platform
 import subprocess
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from compressm_cli import __version__
+from compressm_cli import __version__, plugins
+from compressm_cli.checkpoint.validation import DamagedError, read_plugins
+from compressm_cli.core.errors import BadInputError
 from compressm_cli.engine.precision import resolve_device
 from compressm_cli.ops.machine import load_average, processor_name
-from compressm_cli.recipe import Recipe
+from compressm_cli.recipe import Recipe, load_recipe
+from compressm_cli.runs.folder import Run
 
 
 def beginnings(
@@ -35,12 +39,22 @@ def beginnings(
             "name": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
             "threads": torch.get_num_threads(),
         },
+        "plugins": [asdict(origin) for origin in plugins.needed(recipe)],
         "processes": processes,
         "launcher": launcher,
         "machine": {"system": platform.system(), "node": platform.node()},
         "load": load(),
         "git": _git(),
     }
+
+
+def recipe_of(run: Run) -> Recipe:
+    """The recipe of a run, whose plug-ins must be loaded or installed; BadInputError where one is not."""
+    try:
+        plugins.require(read_plugins(run.read_info()), run.folder)
+    except DamagedError as error:
+        raise BadInputError(f"{run.folder / 'run.json'}: damaged: {error}") from error
+    return load_recipe(run.recipe_path)
 
 
 def load() -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compressm_cli import plugins
 from compressm_cli.checkpoint import FORMAT as CHECKPOINT_FORMAT
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.errors import BadInputError
@@ -17,7 +18,7 @@ from compressm_cli.exchange.tensors import read_safetensors
 from compressm_cli.recipe import recipe_to_mapping
 
 KEY = "compressm"
-"""Of the metadata: JSON of format, recipe, data, sizes, frozen, step and fingerprint (of the data)."""
+"""Of the metadata: JSON of format, recipe, data, sizes, frozen, step, plugins and fingerprint (of the data)."""
 FORMAT = 2
 FORMATS = {1: 2, FORMAT: CHECKPOINT_FORMAT}
 """Formats of this file, and of the checkpoints that have the same content."""
@@ -33,6 +34,7 @@ def metadata_of(checkpoint: Checkpoint) -> dict[str, str]:
         "sizes": checkpoint.sizes,
         "frozen": checkpoint.frozen,
         "step": checkpoint.step,
+        "plugins": [asdict(origin) for origin in plugins.needed(checkpoint.recipe)],
         "fingerprint": None if checkpoint.fingerprint is None else asdict(checkpoint.fingerprint),
     }
     return {KEY: json.dumps(content, allow_nan=False)}
@@ -41,7 +43,7 @@ def metadata_of(checkpoint: Checkpoint) -> dict[str, str]:
 def weights_of(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, Tensor]:
     """The tensors of ``model.safetensors``: weights and masks, without a tied head."""
     weights = cast(checkpoint.weights, dtype)
-    if checkpoint.recipe.model.tie_embeddings:
+    if getattr(checkpoint.recipe.model, "tie_embeddings", False):
         weights.pop(HEAD)
     return weights | {f"{MASKS}{name}": mask for name, mask in checkpoint.masks.items()}
 

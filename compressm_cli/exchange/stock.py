@@ -13,6 +13,7 @@ from compressm_cli.core.errors import BadInputError
 from compressm_cli.exchange.names import ENCODER, HEAD, foreign_name
 from compressm_cli.layers.interface import STATES
 from compressm_cli.models import build_model
+from compressm_cli.models.sequence import SequenceConfig
 from compressm_cli.structure.map import StructureMap
 
 KINDS = ("mamba", "mamba2")
@@ -52,6 +53,10 @@ class StockModel:
 def require_language_model(checkpoint: Checkpoint, target: str) -> None:
     """Refuse what is not a stack of Mamba or Mamba-2 layers that predicts the next token, as theirs are."""
     model, data = checkpoint.recipe.model, checkpoint.data
+    if not isinstance(model, SequenceConfig):
+        raise BadInputError(
+            f"--to {target} cannot hold this model: its kind is {model.kind}, not sequence; use --to safetensors"
+        )
     reasons = [
         (model.layer.kind not in KINDS, f"its layers are {model.layer.kind}, not mamba or mamba2"),
         (

@@ -1,7 +1,10 @@
 """The in-training compression methods, by the name that a recipe gives them."""
 
+from compressm_cli.core.registry import Registry
 from compressm_cli.methods.hankel.method import Hankel
-from compressm_cli.methods.method import Method
+from compressm_cli.methods.method import Method, MethodConfig
 from compressm_cli.methods.none import NoCompression
 
-METHODS: dict[str, type[Method]] = {"none": NoCompression, "hankel": Hankel}
+METHODS: Registry[Method] = Registry(
+    "method", "method", Method, MethodConfig, {"none": NoCompression, "hankel": Hankel}
+)

@@ -1,20 +1,81 @@
 """The stack of state space blocks that classifies sequences or their steps."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.registry import OneOf
 from compressm_cli.layers import LAYERS
 from compressm_cli.layers.channel_norm import ChannelNorm
 from compressm_cli.layers.interface import StateSpaceLayer
+from compressm_cli.models.interface import Model, ModelConfig
 from compressm_cli.ops.batch_norm import batch_norm
 from compressm_cli.ops.gated import gated_residual
 
 MOMENTUM = 0.1
 """What the statistics of a batch weigh in the running ones."""
+
+
+class SequenceConfig(ModelConfig):
+    """A stack of blocks: normalization, layer, GELU, GLU, dropout, residual; then mean pooling and a head.
+
+    Layers with a gate of their own (Mamba, gated linear attention) go without GELU and GLU; tasks with a label
+    a step, such as language modelling, without pooling.
+    """
+
+    kind: Literal["sequence"] = "sequence"
+    layer: Annotated[Any, OneOf(LAYERS)]
+    """The state space layer of each block."""
+    model_dim: Annotated[int, Field(ge=1, le=65536)] = 64
+    """Width H of the residual stream."""
+    depth: Annotated[int, Field(ge=1, le=256)] = 1
+    """Number of blocks."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Probability, after the activation and after the gate."""
+    norm: Literal["layer", "rms", "batch", "none"] = "layer"
+    """Normalization before each layer. ``batch`` has no affine parameters, as in the paper's code; its statistics are
+    those of the steps, without padding, that all processes pass through the model at once."""
+    final_norm: bool = False
+    """The same normalization once more, after the last block."""
+    tie_embeddings: bool = False
+    """Use the embedding as the head as well; only of tasks that predict a token at each step."""
+
+    @model_validator(mode="after")
+    def _a_state_dim_a_block(self) -> "SequenceConfig":
+        dims = self.layer.state_dim
+        if isinstance(dims, list) and len(dims) != self.depth:
+            raise ValueError(
+                f"layer.state_dim lists {len(dims)} numbers for {self.depth} blocks; "
+                f"write one number, or {self.depth}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_fitting_width(self) -> "SequenceConfig":
+        self.layer.check_width(self.model_dim)
+        return self
+
+    def state_dims(self) -> list[int]:
+        """The number of states of each block."""
+        dims = self.layer.state_dim
+        return list(dims) if isinstance(dims, list) else [dims] * self.depth
+
+    def with_state_dims(self, dims: Sequence[int]) -> Self:
+        if len(dims) != self.depth:
+            raise ValueError(f"orders are given for {len(dims)} layers, and the recipe has {self.depth}")
+        return self.model_copy(update={"layer": self.layer.model_copy(update={"state_dim": list(dims)})})
+
+    def check_device(self, device: torch.device) -> None:
+        self.layer.check_device(device)
+
+    def least_parameters(self, ends: int) -> int:
+        """Each block has two square matrices of its width at least, and one of its width by its states."""
+        dims = self.state_dims()
+        return self.model_dim * (2 * self.model_dim * len(dims) + sum(dims) + ends)
 
 
 class SequenceNorm(nn.Module):
@@ -45,6 +106,13 @@ def pool_statistics(model: nn.Module, processes: int) -> None:
     for module in model.modules():
         if isinstance(module, SequenceNorm | ChannelNorm):
             module.processes = processes
+
+
+def has_batch_statistics(model: nn.Module) -> bool:
+    """Whether what the model does to a row in training depends on the rows beside it."""
+    return any(
+        isinstance(module, ChannelNorm | nn.modules.batchnorm._BatchNorm) for module in model.modules()
+    )
 
 
 def build_norm(kind: str, model_dim: int) -> nn.Module:
@@ -85,12 +153,14 @@ class Block(nn.Module):
         return gated_residual(x, y, self.mix.weight, self.mix.bias, self.dropout, self.training)
 
 
-class SequenceModel(nn.Module):
+class SequenceModel(Model):
     """Encoder or embedding, blocks, final normalization, head.
 
     Classifies sequences, ``(batch, length, ...) -> (batch, classes)`` by their mean over time, or steps,
     ``-> (batch, length, classes)``: a language model, where the classes are the next tokens.
     """
+
+    Config = SequenceConfig
 
     def __init__(
         self, encoder: nn.Module, blocks: list[Block], norm: nn.Module, head: nn.Linear, per_step: bool
@@ -124,27 +194,23 @@ class SequenceModel(nn.Module):
         total = x.where(real[..., None], 0.0).sum(dim=1, dtype=wide)
         return self.head((total / real.sum(dim=1, keepdim=True)).to(x.dtype))
 
-
-def build_model(config: Any, data: Any, orders: dict[str, int] | None = None) -> SequenceModel:
-    """The model of a recipe's ``model:`` for a data set's ``DataSpec``, with fresh weights.
-
-    ``orders`` gives layers, by module name, the shapes that a cut to another state dimension leaves.
-    Raises BadInputError for tied embeddings where inputs and classes are not the same tokens.
-    """
-    width = config.model_dim
-    tokens = data.vocabulary is not None
-    encoder = nn.Embedding(data.vocabulary, width) if tokens else nn.Linear(data.features, width)
-    blocks = []
-    for i, state_dim in enumerate(config.state_dims()):
-        order = (orders or {}).get(f"blocks.{i}.layer", state_dim)
-        layer = LAYERS[config.layer.kind].of_order(config.layer, width, state_dim, order)
-        blocks.append(Block(layer, width, config.dropout, config.norm))
-    norm = build_norm(config.norm if config.final_norm else "none", width)
-    head = nn.Linear(width, data.outputs, bias=not data.per_step)
-    if config.tie_embeddings:
-        if not data.per_step or data.vocabulary != data.classes:
-            raise BadInputError(
-                "model.tie_embeddings is true, but the task does not predict the tokens it reads; write false"
-            )
-        head.weight = encoder.weight
-    return SequenceModel(encoder, blocks, norm, head, data.per_step)
+    @classmethod
+    def build(cls, config: Any, data: Any, orders: Mapping[str, int] | None = None) -> "SequenceModel":
+        """Raises BadInputError for tied embeddings where inputs and classes are not the same tokens."""
+        width = config.model_dim
+        tokens = data.vocabulary is not None
+        encoder = nn.Embedding(data.vocabulary, width) if tokens else nn.Linear(data.features, width)
+        blocks = []
+        for i, state_dim in enumerate(config.state_dims()):
+            order = (orders or {}).get(f"blocks.{i}.layer", state_dim)
+            layer = LAYERS[config.layer.kind].of_order(config.layer, width, state_dim, order)
+            blocks.append(Block(layer, width, config.dropout, config.norm))
+        norm = build_norm(config.norm if config.final_norm else "none", width)
+        head = nn.Linear(width, data.outputs, bias=not data.per_step)
+        if config.tie_embeddings:
+            if not data.per_step or data.vocabulary != data.classes:
+                raise BadInputError(
+                    "model.tie_embeddings is true, but the task does not predict the tokens it reads; write false"
+                )
+            head.weight = encoder.weight
+        return cls(encoder, blocks, norm, head, data.per_step)

@@ -2,18 +2,25 @@
 
 from typing import Any
 
+from compressm_cli.core.registry import Registry
 from compressm_cli.data.interface import DataSpec
 from compressm_cli.objectives.classification import ACCURACY, Classification
 from compressm_cli.objectives.language import Language
 from compressm_cli.objectives.objective import Metric, Objective, ObjectiveConfig, Scores
 from compressm_cli.objectives.regression import Forecasting, Regression
 
-OBJECTIVES: dict[str, type[Objective]] = {
-    "classification": Classification,
-    "language": Language,
-    "regression": Regression,
-    "forecasting": Forecasting,
-}
+OBJECTIVES: Registry[Objective] = Registry(
+    "objective",
+    "kind",
+    Objective,
+    ObjectiveConfig,
+    {
+        "classification": Classification,
+        "language": Language,
+        "regression": Regression,
+        "forecasting": Forecasting,
+    },
+)
 
 
 def objective_config(recipe: Any) -> ObjectiveConfig:

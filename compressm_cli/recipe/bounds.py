@@ -54,14 +54,11 @@ def known_spec(recipe: Recipe) -> DataSpec | None:
 
 
 def least_parameters(recipe: Recipe) -> int:
-    """The least number of parameters that the model can have; layers of every kind have some times more.
-
-    Each block has two square matrices of its width at least, and one of its width by its states.
-    """
-    width, dims = recipe.model.model_dim, recipe.model.state_dims()
+    """The least number of parameters that the model can have; layers of every kind have some times more."""
     data = known_spec(recipe)
     ends = 0 if data is None else data.outputs + (data.vocabulary or data.features or 0)
-    return width * (2 * width * len(dims) + sum(dims) + ends)
+    least: int = recipe.model.least_parameters(ends)
+    return least
 
 
 def _names(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:

@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from compressm_cli.core.registry import generation
 from compressm_cli.core.text import found, shorten
 from compressm_cli.recipe.problems import KeyPath, Problem, key_path
 from compressm_cli.recipe.yaml_text import Node
@@ -55,7 +56,7 @@ def explain(error: ValidationError, root: Node, model: type[BaseModel]) -> tuple
 
     Of very many only the first are looked into, since each takes time; the second value counts the others.
     """
-    outline = _outline(model)
+    outline = _outline(model, generation())
     errors = error.errors(include_url=False)
     located = [_Located.of(details, outline, root) for details in errors[:MAX_EXPLAINED]]
     explainer = _Explainer(outline, root)
@@ -63,8 +64,8 @@ def explain(error: ValidationError, root: Node, model: type[BaseModel]) -> tuple
     return problems, max(0, len(errors) - MAX_EXPLAINED)
 
 
-@cache
-def _outline(model: type[BaseModel]) -> "Outline":
+@lru_cache(maxsize=1)
+def _outline(model: type[BaseModel], _: int) -> "Outline":
     return Outline(model.model_json_schema())
 
 

@@ -1,20 +1,30 @@
 """From YAML to a Recipe and back; every error at once, with its place."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from compressm_cli import plugins
+from compressm_cli.core.registry import Registry
 from compressm_cli.core.text import found
+from compressm_cli.data import TASKS
+from compressm_cli.layers import LAYERS
+from compressm_cli.methods import METHODS
+from compressm_cli.models import MODELS
+from compressm_cli.objectives import OBJECTIVES
 from compressm_cli.recipe.bounds import bound_problems, text_problems
 from compressm_cli.recipe.explain import explain
 from compressm_cli.recipe.overrides import apply_overrides
-from compressm_cli.recipe.problems import Place, Problem, RecipeError
-from compressm_cli.recipe.schema import Recipe
+from compressm_cli.recipe.problems import KeyPath, Place, Problem, RecipeError
+from compressm_cli.recipe.schema import Recipe, settle
 from compressm_cli.recipe.shipped import find_recipe
 from compressm_cli.recipe.yaml_text import MAX_BYTES, Node, dump_yaml, from_plain, parse_yaml
+
+DEFAULT_KIND = "sequence"
+"""Of a model, where a recipe says nothing."""
 
 
 def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -70,6 +80,7 @@ def recipe_to_yaml(recipe: Recipe) -> str:
 
 def recipe_schema() -> dict[str, Any]:
     """The JSON schema (draft 2020-12) of a recipe, for editors."""
+    settle()
     schema = Recipe.model_json_schema()
     seeds = schema["properties"]["seeds"]
     kept = {key: seeds.pop(key) for key in ("default", "description", "title") if key in seeds}
@@ -83,16 +94,45 @@ def recipe_schema() -> dict[str, Any]:
 
 def _validated(root: Node, problems: list[Problem]) -> Recipe:
     problems, untold = problems + text_problems(root), 0
+    unavailable = _unavailable(root)
+    model = root.child("model")
+    if model is not None and isinstance(model.value, dict):
+        model.value.setdefault("kind", Node(DEFAULT_KIND, model.place))
+    settle()
     try:
         recipe = Recipe.model_validate(root.plain())
     except ValidationError as error:
         explained, untold = explain(error, root, Recipe)
-        problems += explained
+        problems += [unavailable.get(problem.path, problem) for problem in explained]
     else:
         problems += bound_problems(recipe, root)
     if problems:
         raise RecipeError(problems, untold)
     return recipe
+
+
+def _unavailable(root: Node) -> dict[KeyPath, Problem]:
+    """Have plug-ins loaded that may be, if names in the recipe need them; why a name is nobody's, by its key path."""
+    found = {}
+    for path, registry, node in _names(root):
+        if isinstance(node.value, str) and (why := plugins.find(registry, node.value)) is not None:
+            found[path] = Problem(node.place, path, why)
+    return found
+
+
+def _names(root: Node) -> Iterator[tuple[KeyPath, Registry[Any], Node]]:
+    """What is named in a recipe: its key path, and the registry that it is to be in."""
+    for section, registry in (("data", TASKS), ("objective", OBJECTIVES), ("compression", METHODS)):
+        parent = root.child(section)
+        if parent is not None and (node := parent.child(registry.tag)) is not None:
+            yield (section, registry.tag), registry, node
+    waiting: list[tuple[KeyPath, Node | None]] = [(("model",), root.child("model"))]
+    while waiting:
+        path, parent = waiting.pop()
+        if parent is not None and isinstance(parent.value, dict):
+            waiting += [((*path, key), node) for key, node in parent.value.items()]
+            if (node := parent.child("kind")) is not None:
+                yield (*path, "kind"), MODELS if path == ("model",) else LAYERS, node
 
 
 def _required_keys() -> str:

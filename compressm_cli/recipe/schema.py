@@ -1,80 +1,23 @@
 """The recipe: the whole YAML as strict, immutable pydantic models."""
 
-from functools import reduce
-from operator import or_
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from compressm_cli.core.config import Config
 from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.registry import OneOf, generation
 from compressm_cli.core.text import is_control
 from compressm_cli.data import TASKS
-from compressm_cli.layers import LAYERS
 from compressm_cli.methods import METHODS
 from compressm_cli.methods.none import NoCompressionConfig
+from compressm_cli.models import MODELS
 from compressm_cli.objectives import OBJECTIVES
-
-if TYPE_CHECKING:
-    AnyLayer = Any
-    AnyTask = Any
-    AnyMethod = Any
-    AnyObjective = Any
-else:
-    AnyLayer = Annotated[reduce(or_, (c.Config for c in LAYERS.values())), Field(discriminator="kind")]
-    AnyTask = Annotated[reduce(or_, TASKS.values()), Field(discriminator="task")]
-    AnyMethod = Annotated[reduce(or_, (c.Config for c in METHODS.values())), Field(discriminator="method")]
-    AnyObjective = Annotated[
-        reduce(or_, (c.Config for c in OBJECTIVES.values())), Field(discriminator="kind")
-    ]
+from compressm_cli.plugins import REGISTRIES
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
-
-
-class ModelConfig(Config):
-    """A stack of blocks: normalization, layer, GELU, GLU, dropout, residual; then mean pooling and a head.
-
-    Layers with a gate of their own (Mamba, gated linear attention) go without GELU and GLU; tasks with a label
-    a step, such as language modelling, without pooling.
-    """
-
-    layer: AnyLayer
-    """The state space layer of each block."""
-    model_dim: Annotated[int, Field(ge=1, le=65536)] = 64
-    """Width H of the residual stream."""
-    depth: Annotated[int, Field(ge=1, le=256)] = 1
-    """Number of blocks."""
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    """Probability, after the activation and after the gate."""
-    norm: Literal["layer", "rms", "batch", "none"] = "layer"
-    """Normalization before each layer. ``batch`` has no affine parameters, as in the paper's code; its statistics are
-    those of the steps, without padding, that all processes pass through the model at once."""
-    final_norm: bool = False
-    """The same normalization once more, after the last block."""
-    tie_embeddings: bool = False
-    """Use the embedding as the head as well; only of tasks that predict a token at each step."""
-
-    @model_validator(mode="after")
-    def _a_state_dim_a_block(self) -> "ModelConfig":
-        dims = self.layer.state_dim
-        if isinstance(dims, list) and len(dims) != self.depth:
-            raise ValueError(
-                f"layer.state_dim lists {len(dims)} numbers for {self.depth} blocks; "
-                f"write one number, or {self.depth}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _a_fitting_width(self) -> "ModelConfig":
-        self.layer.check_width(self.model_dim)
-        return self
-
-    def state_dims(self) -> list[int]:
-        """The number of states of each block."""
-        dims = self.layer.state_dim
-        return list(dims) if isinstance(dims, list) else [dims] * self.depth
 
 
 class StopConfig(Config):
@@ -194,18 +137,24 @@ class Recipe(Config):
     """One run a seed; a single number is a list of one."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto`` is CUDA where there is a usable GPU."""
-    data: AnyTask
+    data: Annotated[Any, OneOf(TASKS)]
     """The task: which sequences, with which labels."""
-    model: ModelConfig
+    model: Annotated[Any, OneOf(MODELS)]
     """The network."""
-    objective: AnyObjective | None = None
+    objective: Annotated[Any, OneOf(OBJECTIVES)] | None = None
     """What is learned and by what models are judged; null is the task's own."""
     train: TrainConfig
     """The optimization."""
-    compression: AnyMethod = NoCompressionConfig()
+    compression: Annotated[Any, OneOf(METHODS)] = NoCompressionConfig()
     """What is done to the model while it trains; without it, nothing."""
     output: OutputConfig = OutputConfig()
     """Where the results go."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For other processes: as plain data, to be validated there, where plug-ins are perhaps not loaded yet."""
+        from compressm_cli.recipe.loading import recipe_from_mapping
+
+        return recipe_from_mapping, (self.model_dump(mode="json"), "the recipe of another process")
 
     def located(self) -> "Recipe":
         """The same with the paths of its data made absolute: relative ones start at the current folder.
@@ -232,3 +181,17 @@ class Recipe(Config):
         if len(set(value)) != len(value):
             raise ValueError(f"seeds repeat in {value}; write each once")
         return value
+
+
+def settle() -> None:
+    """Let recipes name all classes that are registered by now."""
+    global _settled
+    if _settled != generation():
+        for registry in REGISTRIES:
+            for entry in registry.entries().values():
+                entry.config.model_rebuild(force=True)
+        Recipe.model_rebuild(force=True)
+        _settled = generation()
+
+
+_settled = generation()

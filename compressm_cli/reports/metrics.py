@@ -135,7 +135,9 @@ SPEED_METRICS = ("inference_seconds_single", "inference_seconds_batch")
 
 def start_orders(member: Member) -> dict[str, int]:
     """The order of each layer at the start of the training."""
-    return dict(zip(final_orders(member), member.recipe.model.state_dims(), strict=True))
+    if member.summary is not None:
+        return dict(member.recorded("orders.start"))
+    return member.checkpoint.start_orders
 
 
 def final_orders(member: Member) -> dict[str, int]:

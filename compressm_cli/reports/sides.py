@@ -9,9 +9,10 @@ from typing import Any
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.errors import BadInputError, command
 from compressm_cli.data.interface import Fingerprint
+from compressm_cli.engine.origins import recipe_of
 from compressm_cli.engine.same_data import recorded
 from compressm_cli.measure.clock import STARVED
-from compressm_cli.recipe import Recipe, load_recipe
+from compressm_cli.recipe import Recipe
 from compressm_cli.runs.folder import Run
 
 SUMMARY_FORMATS = (1, 2)
@@ -141,7 +142,7 @@ def _read_run(run: Run) -> Member:
             f"{run.folder / 'summary.json'}: format {summary.get('format')!r}; "
             f"this version reads {' and '.join(map(str, SUMMARY_FORMATS))}"
         )
-    recipe = load_recipe(run.recipe_path)
+    recipe = recipe_of(run)
     return Member(run.folder, recipe, summary.get("seed"), run.final_checkpoint, run, info, summary)
 
 

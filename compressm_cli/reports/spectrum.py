@@ -16,6 +16,7 @@ from compressm_cli.engine.precision import require_compiler, resolve_device
 from compressm_cli.engine.same_data import names_data, relation
 from compressm_cli.engine.threads import choose_threads, using
 from compressm_cli.engine.trainee import Setting
+from compressm_cli.layers import LAYERS
 from compressm_cli.layers.time_invariant import TimeInvariantLayer
 from compressm_cli.lti import order_for_energy
 from compressm_cli.measure.flops import CONVENTION
@@ -282,21 +283,18 @@ def _outlook(
 
 
 def _spectra(checkpoint: Checkpoint, found: Outlook, thresholds: list[float]) -> list[LayerSpectrum]:
-    start = dict(zip(checkpoint.orders, checkpoint.recipe.model.state_dims(), strict=True))
-    kind = checkpoint.recipe.model.layer.kind
+    start = checkpoint.start_orders
     spectra = []
     for name, reduction in found.measured.items():
         if isinstance(reduction, str):
             raise BadInputError(f"{name} of this model cannot be analyzed: {reduction}")
         records = [next(r for r in plan.records if r.layer == name) for plan in found.plans]
         rows = [_at(*each, reduction) for each in zip(thresholds, records, strict=True)]
-        spectra.append(_layer(name, kind, reduction, start[name], rows))
+        spectra.append(_layer(name, reduction, start[name], rows))
     return spectra
 
 
-def _layer(
-    name: str, kind: str, reduction: Reduction, start: int, rows: list[OrderAtThreshold]
-) -> LayerSpectrum:
+def _layer(name: str, reduction: Reduction, start: int, rows: list[OrderAtThreshold]) -> LayerSpectrum:
     hsv, layer = reduction.hsv(), reduction.layer
     record = LayerRecord(name, layer.state_dim, layer.state_dim, "")
     reduction.describe(record)
@@ -304,7 +302,7 @@ def _layer(
     poles = torch.cat([system.A for system in systems]) if systems else None
     return LayerSpectrum(
         layer=name,
-        kind=kind,
+        kind=LAYERS.name_of(type(layer)),
         systems=len(systems) or 1,
         order=layer.state_dim,
         start_order=start,

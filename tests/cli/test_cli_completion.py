@@ -154,6 +154,7 @@ def test_keys_go_part_by_part(folder: Path) -> None:
         "device=",
         "data.",
         "model.",
+        "objective.",
         "train.",
         "compression.",
         "output.",

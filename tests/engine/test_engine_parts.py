@@ -21,7 +21,8 @@ from compressm_cli.engine.precision import require_compiler, resolve_device
 from compressm_cli.layers import LAYERS
 from compressm_cli.methods.calibration import Statistic
 from compressm_cli.models import build_model
-from compressm_cli.recipe.schema import ModelConfig, TrainConfig
+from compressm_cli.models.sequence import SequenceConfig
+from compressm_cli.recipe.schema import TrainConfig
 from compressm_cli.structure import surgery
 from compressm_cli.structure.edits import MaskEntries, Train
 from compressm_cli.structure.masks import enforce_masks, masks_of
@@ -35,7 +36,7 @@ def numbered(rows: int, lengths: torch.Tensor | None = None) -> Split:
 
 def small_model(kind: str = "lru", dropout: float = 0.3, orders: dict[str, int] | None = None) -> nn.Module:
     torch.manual_seed(0)
-    config = ModelConfig(
+    config = SequenceConfig(
         layer={"kind": kind, "state_dim": 4}, model_dim=6, depth=2, dropout=dropout, norm="batch"
     )
     return build_model(config, DataSpec(classes=3, length=12, features=2), orders)

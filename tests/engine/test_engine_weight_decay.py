@@ -19,9 +19,10 @@ from compressm_cli.engine.view import SilentView
 from compressm_cli.layers import LAYERS
 from compressm_cli.layers.interface import parameter_groups, parameter_roles, state_space_layers
 from compressm_cli.models import build_model
+from compressm_cli.models.sequence import SequenceConfig
 from compressm_cli.objectives import Metric
 from compressm_cli.recipe import Recipe, load_recipe, recipe_from_mapping
-from compressm_cli.recipe.schema import ModelConfig, TrainConfig
+from compressm_cli.recipe.schema import TrainConfig
 from compressm_cli.runs.folder import Run
 
 TIED = DataSpec(classes=11, length=12, vocabulary=11, per_step=True)
@@ -42,7 +43,7 @@ def model(kind: str, data: DataSpec = FEATURES, **settings: Any) -> nn.Module:
     torch.manual_seed(0)
     layer = {"kind": kind, "state_dim": 4, **SIZES.get(kind, {})}
     settings = {"norm": "rms", "final_norm": True, **settings}
-    return build_model(ModelConfig(layer=layer, model_dim=8, depth=2, **settings), data)
+    return build_model(SequenceConfig(layer=layer, model_dim=8, depth=2, **settings), data)
 
 
 def decayed(found: nn.Module) -> set[str]:

@@ -15,7 +15,7 @@ from compressm_cli.engine.evaluation import calibrate
 from compressm_cli.layers import LAYERS
 from compressm_cli.methods.method import CheckContext
 from compressm_cli.models import build_model
-from compressm_cli.recipe.schema import ModelConfig
+from compressm_cli.models.sequence import SequenceConfig
 from compressm_cli.structure import surgery
 
 PAGE = Path(__file__).parents[2] / "docs" / "adding-a-method.md"
@@ -51,7 +51,7 @@ def test_the_example_keeps_the_slowest_states(example: dict[str, Any], kind: str
 
 
 def test_the_example_of_a_statistic_adds_up_what_a_layer_sees(example: dict[str, Any]) -> None:
-    config = ModelConfig(layer={"kind": "lru", "state_dim": 4}, model_dim=6, depth=2)
+    config = SequenceConfig(layer={"kind": "lru", "state_dim": 4}, model_dim=6, depth=2)
     model = build_model(config, DataSpec(classes=3, length=12, features=2))
     lengths = torch.tensor([12, 3, 5, 7, 2])
     split = Split(torch.randn(5, 12, 2), torch.zeros(5, dtype=torch.int64), lengths)

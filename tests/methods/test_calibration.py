@@ -25,7 +25,7 @@ from compressm_cli.methods.hankel.selective.group import GroupReduction
 from compressm_cli.methods.hankel.selective.vector import VectorReduction
 from compressm_cli.methods.method import CheckContext
 from compressm_cli.models import build_model
-from compressm_cli.recipe.schema import ModelConfig
+from compressm_cli.models.sequence import SequenceConfig
 from compressm_cli.structure.edits import Project
 from compressm_cli.structure.plan import Plan
 
@@ -155,7 +155,7 @@ def test_lengths_that_are_all_full_change_nothing() -> None:
 
 def model_of(kind: str) -> nn.Module:
     torch.manual_seed(0)
-    config = ModelConfig(layer={"kind": kind, "state_dim": ORDER}, model_dim=16, depth=3)
+    config = SequenceConfig(layer={"kind": kind, "state_dim": ORDER}, model_dim=16, depth=3)
     return build_model(config, DataSpec(classes=4, length=64, features=1))
 
 

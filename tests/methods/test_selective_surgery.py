@@ -37,7 +37,8 @@ from compressm_cli.methods.hankel.method import Hankel, HankelConfig
 from compressm_cli.methods.hankel.selective.distill import Batch, distilled, output_error
 from compressm_cli.methods.hankel.selective.excerpt import Rows
 from compressm_cli.models import build_model
-from compressm_cli.recipe.schema import ModelConfig, TrainConfig
+from compressm_cli.models.sequence import SequenceConfig
+from compressm_cli.recipe.schema import TrainConfig
 from compressm_cli.structure import surgery
 from compressm_cli.structure.edits import Moments, Project
 from compressm_cli.structure.plan import Plan
@@ -51,7 +52,7 @@ MAPS = {"maps": {"B_proj", "C_proj"}, "channels": {"B_map", "C_map"}}
 def small_model(case: str) -> nn.Module:
     torch.manual_seed(3)
     layer = {**CASES[case], "state_dim": ORDER}
-    config = ModelConfig(layer=layer, model_dim=WIDTH, depth=2)
+    config = SequenceConfig(layer=layer, model_dim=WIDTH, depth=2)
     return build_model(config, DataSpec(classes=4, length=LENGTH, features=2)).double()
 
 

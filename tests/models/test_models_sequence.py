@@ -21,6 +21,7 @@ PER_STEP = SimpleNamespace(classes=CLASSES, features=None, vocabulary=11, per_st
 def model_config(kind: str = "lru", norm: str = "layer", dropout: float = 0.0, depth: int = 2) -> Any:
     layer = LAYERS[kind].Config(kind=kind, state_dim=5, **SMALL.get(kind, {}))
     return SimpleNamespace(
+        kind="sequence",
         layer=layer,
         model_dim=6,
         depth=depth,

@@ -56,8 +56,8 @@ ONE_ERROR = [
     (
         "unknown key with none close",
         [("  depth: 2", "  zzz: 2")],
-        "recipe.yaml:7:3: model.zzz: unknown key; allowed here: layer, model_dim, depth, dropout, "
-        "norm, final_norm, tie_embeddings",
+        "recipe.yaml:7:3: model.zzz: unknown key; allowed here: kind, layer, model_dim, depth, "
+        "dropout, norm, final_norm, tie_embeddings",
     ),
     (
         "key of another mapping",

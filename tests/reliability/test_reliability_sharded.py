@@ -38,8 +38,9 @@ from compressm_cli.methods import METHODS
 from compressm_cli.methods.calibration import Statistic
 from compressm_cli.methods.method import CheckContext, Method
 from compressm_cli.models import build_model
+from compressm_cli.models.sequence import SequenceConfig
 from compressm_cli.recipe import recipe_from_mapping
-from compressm_cli.recipe.schema import ModelConfig, TrainConfig
+from compressm_cli.recipe.schema import TrainConfig
 from compressm_cli.structure import surgery
 from compressm_cli.structure.edits import MaskEntries, Project, Train
 from compressm_cli.structure.masks import enforce_masks, masks_of
@@ -62,7 +63,7 @@ FROZEN = [f"{FIRST}.D", "head.weight"]
 
 def model_of(kind: str) -> nn.Module:
     torch.manual_seed(3)
-    config = ModelConfig(layer={"kind": kind, "state_dim": ORDER}, model_dim=WIDTH, depth=2)
+    config = SequenceConfig(layer={"kind": kind, "state_dim": ORDER}, model_dim=WIDTH, depth=2)
     return build_model(config, DATA)
 
 
@@ -352,7 +353,7 @@ def run_tied(group: Group) -> dict[str, Any]:
     """Embeddings shared with the head, and statistics of batches."""
     torch.manual_seed(0)
     data = DataSpec(classes=11, length=LENGTH, vocabulary=11, per_step=True)
-    config = ModelConfig(
+    config = SequenceConfig(
         layer={"kind": "s5", "state_dim": 5}, model_dim=6, depth=2, norm="batch", tie_embeddings=True
     )
     work = Work(build_model(config, data), group)
@@ -374,7 +375,7 @@ def run_tied(group: Group) -> dict[str, Any]:
 
 def deep_model() -> nn.Module:
     torch.manual_seed(0)
-    config = ModelConfig(layer={"kind": "lru", "state_dim": 8}, model_dim=WIDTH, depth=6)
+    config = SequenceConfig(layer={"kind": "lru", "state_dim": 8}, model_dim=WIDTH, depth=6)
     return build_model(config, DATA)
 
 

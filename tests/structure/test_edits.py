@@ -17,7 +17,7 @@ from compressm_cli.layers.interface import state_axis, state_space_layers
 from compressm_cli.measure.flops import inference_flops, training_step_flops
 from compressm_cli.measure.memory import step_bytes
 from compressm_cli.models import build_model
-from compressm_cli.recipe.schema import ModelConfig
+from compressm_cli.models.sequence import SequenceConfig
 from compressm_cli.structure.edits import Edit, Keep, MaskEntries, Park, Train, Wake
 from compressm_cli.structure.map import StructureMap, tensors_of
 from compressm_cli.structure.masks import enforce_masks, mask_gradients, masks_of
@@ -215,7 +215,7 @@ def test_a_cut_model_is_the_full_one_with_those_units_silent(kept: dict[str, lis
 
 def stack(kind: str) -> nn.Module:
     torch.manual_seed(3)
-    config = ModelConfig(
+    config = SequenceConfig(
         layer={"kind": kind, "state_dim": 5, **SMALL.get(kind, {})}, model_dim=6, depth=2, norm="layer"
     )
     return build_model(config, DataSpec(classes=4, length=13, features=2)).double()

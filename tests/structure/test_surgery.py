@@ -15,7 +15,8 @@ from compressm_cli.layers.interface import state_axis, state_space_layers
 from compressm_cli.layers.time_invariant import StateProjection, TimeInvariantLayer
 from compressm_cli.methods.hankel.balanced import BalancedSystem
 from compressm_cli.models import build_model
-from compressm_cli.recipe.schema import ModelConfig, TrainConfig
+from compressm_cli.models.sequence import SequenceConfig
+from compressm_cli.recipe.schema import TrainConfig
 from compressm_cli.structure import surgery
 from compressm_cli.structure.edits import MaskEntries, Moments, Project, Train
 from compressm_cli.structure.masks import enforce_masks, masks_of
@@ -27,7 +28,7 @@ FIRST, SECOND = "blocks.0.layer", "blocks.1.layer"
 
 def small_model(kind: str = "lru") -> nn.Module:
     torch.manual_seed(3)
-    config = ModelConfig(layer={"kind": kind, "state_dim": ORDER}, model_dim=WIDTH, depth=2)
+    config = SequenceConfig(layer={"kind": kind, "state_dim": ORDER}, model_dim=WIDTH, depth=2)
     return build_model(config, DataSpec(classes=4, length=LENGTH, features=2)).double()
 
 

@@ -18,6 +18,8 @@ from torch.optim import Optimizer
 
 from compressm_cli.engine.distributed.group import Group
 from compressm_cli.engine.distributed.parting import parted
+from compressm_cli.layers.interface import state_space_layers
+from compressm_cli.models import blocks_of
 from compressm_cli.structure import surgery
 from compressm_cli.structure.masks import masks_of, own_buffers, set_masks
 
@@ -139,11 +141,12 @@ def copied(
 def assembled(share: Share, sharding: Sharding) -> nn.Module:
     """A sharded model of the shares, in training mode as the skeleton is."""
     blocks: dict[nn.Module, nn.Module] = {}
-    for name, block in share.skeleton.get_submodule("blocks").named_children():
-        blocks[block] = _sharded(block, f"blocks.{name}.", share, sharding, {})
-        if sharding.mesh.device_type == "cpu":
-            blocks[block].get_submodule("layer").register_forward_pre_hook(_lend_copies)
+    for name, block in blocks_of(share.skeleton).items():
+        blocks[block] = _sharded(block, f"{name}.", share, sharding, {})
     model = _sharded(share.skeleton, "", share, sharding, blocks)
+    if sharding.mesh.device_type == "cpu":
+        for layer in state_space_layers(model).values():
+            layer.register_forward_pre_hook(_lend_copies)
     surgery.restore_constraints(model, dict(share.masks), surgery.frozen(share.skeleton))
     if any(b.is_floating_point() for b in own_buffers(model).values()):
         # Statistics of batches: as with DistributedDataParallel, all go on from the main process's.
