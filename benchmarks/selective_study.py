@@ -144,7 +144,9 @@ def cuts(task: str, run: Path) -> None:
             small = done.checkpoint.build_model()
             result = evaluate(small, dataset.test, 32)
             line |= {"loss": result.loss, "accuracy": result.metrics["accuracy"]}
-            line["errors"] = [(r.measured_error, r.predicted_error) for r in done.records]
+            line["errors"] = [
+                (r.details["measured_error"], r.details["predicted_error"]) for r in done.records
+            ]
             difference = logits_of(small, dataset.test) - logits
             line["logits_error"] = float(difference.norm() / logits.norm())
             found.append(line)

@@ -17,7 +17,7 @@ from compressm_cli.methods.calibration import Statistic
 from compressm_cli.methods.method import CheckContext, Method, StepContext
 from compressm_cli.structure.edits import Train
 from compressm_cli.structure.masks import enforce_masks, mask_gradients
-from compressm_cli.structure.plan import LayerRecord, Plan
+from compressm_cli.structure.plan import Plan, UnitRecord
 from compressm_cli.structure.store import ParkedUnits, parked_units, set_parked_units
 from compressm_cli.structure.surgery import apply_edits
 
@@ -31,7 +31,7 @@ class Change:
 
     shapes_changed: bool = False
     """Whether parameters are other ones now: what was compiled or wrapped around the model before is out of date."""
-    records: list[LayerRecord] = field(default_factory=list)
+    records: list[UnitRecord] = field(default_factory=list)
     """What the method found at each layer, where it looked, and why it did what it did."""
 
     def __bool__(self) -> bool:
@@ -114,7 +114,7 @@ class Compressor:
         plan = self.method.plan(self.plain, self._check())
         checked = self._apply(plan)
         if plan:
-            self.method.accepted(plan)
+            self.method.accepted(plan.records)
         return Change(change.shapes_changed or checked.shapes_changed, [*change.records, *checked.records])
 
     def state_dict(self) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def compress(
     calibration: Batches | None = None,
     length: int = 1,
     seed: int = 0,
-) -> list[LayerRecord]:
+) -> list[UnitRecord]:
     """Cut a trained model once, in place, without an optimizer; returns what was found and done at each layer."""
     settings = (
         method if isinstance(method, Method) else {**method, "schedule": {"kind": "listed", "at_steps": [1]}}

@@ -91,7 +91,7 @@ def test_a_loop_of_ones_own_makes_its_model_smaller(name: str) -> None:
         schedule.step()
         average.update_parameters(model)
     assert [bool(change) for change in changes] == [step in (4, 8) for step in range(1, STEPS + 1)]
-    first, second = ([r.order_after for r in changes[at].records] for at in (3, 7))
+    first, second = ([r.after for r in changes[at].records] for at in (3, 7))
     assert all(after <= wanted for after, wanted in zip(first + second, [8, 4, 4, 2], strict=True))
     sizes = compressm.StructureMap.of(model).sizes()
     assert [sizes["inside.first:states"], sizes["inside.second:states"]] == second
@@ -127,7 +127,7 @@ def test_it_goes_on_from_its_state_bit_by_bit() -> None:
 def test_a_trained_model_is_cut_once() -> None:
     model = own()
     records = compressm.compress(model, {"method": "hankel", "target_order": [5, 3]}, calibration=calibration)
-    assert [(r.layer, r.order_before, r.order_after) for r in records] == [
+    assert [(r.title, r.before, r.after) for r in records] == [
         ("inside.first", 16, 4),
         ("inside.second", 8, 3),
     ]

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.core.registry import Entry
 from compressm_cli.engine import experiment, workload
 from compressm_cli.engine.view import SilentView, View
+from compressm_cli.methods import METHODS
+from compressm_cli.methods.method import Method
 from compressm_cli.recipe import Recipe, recipe_from_mapping
 from compressm_cli.runs.folder import Run
 
@@ -73,6 +76,11 @@ def same_weights() -> Callable[[Run, Run], bool]:
         return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
     return compare
+
+
+def instead_of_none(method: type[Method]) -> dict[str, Entry[Method]]:
+    """The methods, with one of the test's by the name of the one that does nothing."""
+    return {**METHODS.entries(), "none": Entry(method, method.Config)}
 
 
 @pytest.fixture

@@ -15,18 +15,13 @@ from compressm_cli.checkpoint.parked import read_parked
 from compressm_cli.checkpoint.skeleton import orders_of, skeleton, start_orders, with_weights
 from compressm_cli.checkpoint.training_state import require_training
 from compressm_cli.checkpoint.validation import (
-    LATEST,
     MISFIT,
-    DamagedError,
-    is_count,
-    part,
     read_fingerprint,
     read_orders,
     read_plugins,
     read_recipe,
     read_spec,
     read_tensors,
-    require,
     require_constraints,
     require_fit,
     require_orders_kept,
@@ -34,6 +29,7 @@ from compressm_cli.checkpoint.validation import (
 from compressm_cli.checkpoint.versions import FORMAT, UnknownFormatError, migrated
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.files import write_atomically
+from compressm_cli.core.validation import LATEST, DamagedError, is_count, part, require
 from compressm_cli.data.interface import DataSpec, Fingerprint
 from compressm_cli.recipe import Recipe, recipe_to_mapping
 from compressm_cli.structure import surgery

@@ -6,16 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compressm_cli.checkpoint.validation import (
-    DamagedError,
-    is_count,
-    is_dense,
-    mapping_of,
-    part,
-    require,
-    require_finite,
-)
+from compressm_cli.checkpoint.validation import is_dense, require_finite
 from compressm_cli.core.text import shorten
+from compressm_cli.core.validation import DamagedError, is_count, mapping_of, part, require
 from compressm_cli.structure.map import StructureMap, tensors_of
 from compressm_cli.structure.store import ParkedUnits
 

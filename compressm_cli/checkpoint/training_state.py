@@ -3,6 +3,7 @@
 Keys that are not known here are left to those who wrote them.
 """
 
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -11,26 +12,31 @@ from torch import Tensor, nn
 from compressm_cli.checkpoint.parked import read_parked
 from compressm_cli.checkpoint.skeleton import skeleton
 from compressm_cli.checkpoint.validation import (
-    LATEST,
-    DamagedError,
-    described,
-    is_count,
     is_dense,
-    is_number,
-    mapping_of,
-    part,
     read_orders,
     read_tensors,
-    require,
     require_constraints,
     require_finite,
     require_fit,
 )
 from compressm_cli.core.text import shorten
+from compressm_cli.core.validation import (
+    LATEST,
+    DamagedError,
+    described,
+    is_count,
+    is_number,
+    mapping_of,
+    part,
+    require,
+)
 from compressm_cli.data.interface import DataSpec
-from compressm_cli.layers.interface import ROLES, parameter_groups, state_space_layers
+from compressm_cli.layers.interface import ROLES, parameter_groups
+from compressm_cli.methods import METHODS
+from compressm_cli.methods.method import Method
 from compressm_cli.ops.forms import FORMS, Problem, terms
 from compressm_cli.recipe import Recipe
+from compressm_cli.structure.plan import UnitRecord
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -152,37 +158,10 @@ def _require_generator(value: Any, where: str) -> None:
 
 
 def _require_method(saved: dict[str, Any], model: nn.Module, recipe: Recipe, where: str) -> None:
-    if recipe.compression.method != "hankel":
-        return
-    layers = state_space_layers(model)
-    orders = mapping_of(
-        saved, "start_orders", lambda v: is_count(v, 1, 65536), "a whole number of at least 1", where
-    )
-    require(
-        not orders or list(orders) == list(layers), f"{where}.start_orders", "of the model's layers", orders
-    )
-    require(
-        is_count(saved.get("rejections")), f"{where}.rejections", "a whole number", saved.get("rejections")
-    )
-    settling = saved.get("settling")
-    adaptive = recipe.compression.schedule.kind == "adaptive"
-    require(settling is None or type(settling) is dict, f"{where}.settling", "null or a mapping", settling)
-    require(
-        (settling is not None) == adaptive,
-        f"{where}.settling",
-        "there where the schedule is adaptive",
-        settling,
-    )
-    if settling is not None:
-        last = settling.get("last", 0)
-        right = last is None or (type(last) is list and len(last) == len(layers) and all(map(is_count, last)))
-        require(right, f"{where}.settling.last", "null or an order for each layer", last)
-        require(
-            is_count(settling.get("still")),
-            f"{where}.settling.still",
-            "a whole number",
-            settling.get("still"),
-        )
+    try:
+        METHODS[recipe.compression.method](recipe.compression).validate(saved, model)
+    except ValueError as error:
+        raise DamagedError(f"{where}.{error}") from error
 
 
 def _require_accounts(training: dict[str, Any], where: str) -> None:
@@ -303,9 +282,9 @@ def _require_trial(trial: dict[str, Any], recipe: Recipe, data: DataSpec, groups
     require(is_count(trial.get("until"), 0, LATEST), f"{where}.until", "a step", trial.get("until"))
     _require_evaluation(trial.get("before"), f"{where}.before")
     _require_numbers(trial.get("windows"), f"{where}.windows")
-    plan = part(trial, "plan", list, where)
-    for i, record in enumerate(plan):
-        _require_record(record, f"{where}.plan[{i}]")
+    method = METHODS[recipe.compression.method]
+    for i, record in enumerate(part(trial, "records", list, where)):
+        _require_record(record, method, f"{where}.records[{i}]")
     saved = part(trial, "saved", dict, where)
     place = f"{where}.saved"
     require(is_count(saved.get("step"), 0, LATEST), f"{place}.step", "a step", saved.get("step"))
@@ -321,24 +300,28 @@ def _require_trial(trial: dict[str, Any], recipe: Recipe, data: DataSpec, groups
     _require_random(part(saved, "random", dict, place), f"{place}.random")
 
 
-def _require_record(record: Any, where: str) -> None:
-    require(type(record) is dict, where, "a mapping", record)
-    strange = [name for name in record if name not in RECORD]
-    require(not strange, where, "a layer's record", strange[:1])
-    for name, kind in (("layer", str), ("order_before", int), ("order_after", int), ("reason", str)):
-        part(record, name, kind, where)
-    for name, value in record.items():
-        right = value is None or type(value) in (str, int, float, list)
-        require(right, f"{where}.{name}", "a number, text or null", value)
-    _require_numbers(record.get("hsv", []), f"{where}.hsv")
+def _require_record(record: Any, method: type[Method], where: str) -> None:
+    require(
+        type(record) is dict and set(record) == RECORD,
+        where,
+        f"a record of {', '.join(sorted(RECORD))}",
+        record,
+    )
+    for name in ("unit", "kind", "reason"):
+        require(type(record[name]) is str, f"{where}.{name}", "text", record[name])
+    for name in ("before", "after"):
+        require(is_count(record[name], 0, LATEST), f"{where}.{name}", "a whole number", record[name])
+    _require_numbers(record["scores"], f"{where}.scores")
+    require(is_number(record["seconds"]), f"{where}.seconds", "a number", record["seconds"])
+    require(type(record["details"]) is dict, f"{where}.details", "a mapping", record["details"])
+    try:
+        method.require_details(record["details"])
+    except ValueError as error:
+        raise DamagedError(f"{where}.{error}") from error
 
 
 CLOCK = ("total", "evaluation", "compression", "compile", "checkpoint")
 """What ``measure.clock.Stopwatch`` goes on counting from."""
 EVALUATION = {"loss", "metrics", "rows", "labels"}
 """Fields of ``engine.evaluation.Evaluation``, which this part must not import."""
-RECORD = {
-    "layer", "order_before", "order_after", "reason", "hsv", "kept", "realization", "gramian", "horizon", "tail",
-    "bound", "measured_error", "predicted_error", "output_error", "kernel_order", "variant", "seconds",
-}  # fmt: skip
-"""Fields of ``structure.plan.LayerRecord``, likewise."""
+RECORD = {field.name for field in fields(UnitRecord)}

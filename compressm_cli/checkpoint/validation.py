@@ -1,8 +1,7 @@
 """What a checkpoint's content must be, before a model is built of it. Everything wrong is one clause with its place."""
 
-import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -12,85 +11,28 @@ from torch import Tensor, nn
 from compressm_cli import plugins
 from compressm_cli.core.axes import declared
 from compressm_cli.core.registry import Origin
-from compressm_cli.core.text import found, shorten
+from compressm_cli.core.text import shorten
+from compressm_cli.core.validation import (
+    LARGEST,
+    DamagedError,
+    described,
+    is_count,
+    mapping_of,
+    part,
+    require,
+)
 from compressm_cli.data.interface import CLASSES, MOST_NAMES, SPLITS, DataSpec, Fingerprint
 from compressm_cli.layers.interface import state_space_layers
 from compressm_cli.recipe import Recipe, RecipeError, recipe_from_mapping
 from compressm_cli.recipe.bounds import known_spec
 
 MISFIT = "weights do not fit the shapes in the checkpoint"
-LARGEST = 2**31
-"""Of a count: classes, tokens, features, steps of a sequence, states."""
 LONGEST = 10_000_000
 """Steps of a sequence."""
 LARGEST_RECIPE = 100_000
 """Values in a recipe."""
-LATEST = 2**53
-"""Of a training step."""
-
 
 ORIGIN = {field.name for field in fields(Origin)}
-
-
-class DamagedError(ValueError):
-    """What is wrong with the content of a checkpoint, as one clause."""
-
-
-def require(is_right: bool, where: str, wanted: str, value: object) -> None:
-    """Raise DamagedError unless a value is right."""
-    if not is_right:
-        raise DamagedError(f"{where} must be {wanted}, found {described(value)}")
-
-
-def described(value: object) -> str:
-    """A value, in a few words."""
-    if isinstance(value, Tensor):
-        return (
-            f"a tensor {str(value.dtype).removeprefix('torch.')} of the shape {shorten(tuple(value.shape))}"
-        )
-    return found(value)
-
-
-def is_count(value: object, least: int = 0, most: int = LARGEST) -> bool:
-    """Whether it is a whole number in these bounds."""
-    return type(value) is int and least <= value <= most
-
-
-def is_number(value: object) -> bool:
-    """Whether it is a finite number."""
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
-
-
-def part(content: Mapping[str, Any], key: str, kind: type, where: str = "") -> Any:
-    """The value of a required key, of exactly this type."""
-    place = f"{where}.{key}" if where else key
-    if key not in content:
-        raise DamagedError(f"{place} is missing")
-    names = {
-        dict: "a mapping",
-        list: "a list",
-        int: "a whole number",
-        str: "text",
-        Tensor: "a tensor",
-        bool: "true or false",
-    }
-    value = content[key]
-    require(type(value) is kind, place, names.get(kind, kind.__name__), value)
-    return value
-
-
-def mapping_of(
-    content: Mapping[str, Any], key: str, is_right: Callable[[Any], bool], wanted: str, where: str = ""
-) -> dict[str, Any]:
-    """The value of a required key: a mapping of names to what is right."""
-    value = part(content, key, dict, where)
-    place = f"{where}.{key}" if where else key
-    for name, item in value.items():
-        require(
-            type(name) is str and len(name) <= 200, f"{place}: a name", "text of at most 200 characters", name
-        )
-        require(is_right(item), f"{place}[{shorten(name)}]", wanted, item)
-    return value
 
 
 def read_recipe(content: Mapping[str, Any], where: str) -> Recipe:

@@ -4,15 +4,17 @@
 2   ``orders`` by layer; a trial's shapes are those that its records tell
 3   ``sizes`` of all axes, also in what a trial goes back to; ``parked`` units
 4   evaluations have ``metrics`` by name, and the best one a ``value``, where there was the accuracy alone
+5   a trial's ``records``, of any units, instead of its ``plan``, of layers alone
 """
 
 from collections.abc import Callable
 from typing import Any
 
-from compressm_cli.checkpoint.validation import DamagedError, described, read_orders
+from compressm_cli.checkpoint.validation import read_orders
+from compressm_cli.core.validation import DamagedError, described
 from compressm_cli.layers.interface import state_axis
 
-FORMAT = 4
+FORMAT = 5
 Content = dict[str, Any]
 
 
@@ -75,7 +77,36 @@ def _with_metrics(evaluation: Any) -> Any:
     return {**rest, "metrics": {"accuracy": evaluation["accuracy"]}}
 
 
+def _records_of_units(content: Content) -> Content:
+    training = content.get("training")
+    if not (isinstance(training, dict) and isinstance(training.get("trial"), dict)):
+        return content
+    trial = dict(training["trial"])
+    plan = trial.pop("plan", None)
+    if isinstance(plan, list):
+        trial["records"] = [_record_of_a_unit(record) for record in plan]
+    return {**content, "training": {**training, "trial": trial}}
+
+
+def _record_of_a_unit(layer: Any) -> Any:
+    """What a layer's record is now; what is damaged stays so."""
+    if not (isinstance(layer, dict) and {"layer", "order_before", "order_after", "reason"} <= layer.keys()):
+        return layer
+    details = dict(layer)
+    record = {
+        "unit": state_axis(details.pop("layer")),
+        "kind": "state",
+        "before": details.pop("order_before"),
+        "after": details.pop("order_after"),
+        "reason": details.pop("reason"),
+        "scores": [],
+        "seconds": details.pop("seconds", 0.0),
+    }
+    return {**record, "details": details}
+
+
 _MIGRATIONS: dict[int, Callable[[Content], Content]] = {
     2: _sizes_instead_of_orders,
     3: _metrics_instead_of_accuracy,
+    4: _records_of_units,
 }

@@ -217,14 +217,13 @@ def _recover(checkpoint: "Checkpoint", source: str) -> None:
 
 
 def _as_json(model: Path, output: Path, size: int, done: "OneShot") -> dict[str, Any]:
-    from dataclasses import asdict
 
     return {
         "model": str(model),
         "output": str(output),
         "bytes": size,
         "data": done.data,
-        "layers": [asdict(record) for record in done.records],
+        "layers": [record.line() for record in done.records],
         "parameters": {"before": done.parameters_before, "after": done.parameters_after},
         "validation": {
             "before": None if done.before is None else done.before.record(),
@@ -245,25 +244,26 @@ def _show(chosen: str, done: "OneShot", output: Path, size: int) -> None:
     out.print(f"{chosen}, compressed", markup=False, soft_wrap=True)
     recipe = done.checkpoint.recipe
     real, batches = recipe.data.unjudged() is None, recipe.compression.calibration_batches
-    kinds = [(r.gramian, real, batches, r.horizon, r.realization is None) for r in done.records if r.gramian]
+    known = [r.details for r in done.records]
+    kinds = [
+        (d["gramian"], real, batches, d["horizon"], d["realization"] is None) for d in known if d["gramian"]
+    ]
     for kind in dict.fromkeys(kinds):
         out.print(f"by {summed_gramians(*kind)}", markup=False)
-    distilled = any(r.output_error is not None for r in done.records)
+    distilled = any(d["output_error"] is not None for d in known)
     errors = [
         "recurrence's\nerror",
         "the same,\npredicted",
         *(["layer's error,\ndistilled"] if distilled else []),
     ]
     table = console.table("layer", "order", "variant", *errors, "what was done")
-    for r in done.records:
-        order = (
-            f"{r.order_before} -> {r.order_after}" if r.order_before != r.order_after else str(r.order_after)
-        )
-        variant = r.variant or r.realization or "-"
-        found = [r.measured_error, r.predicted_error, *([r.output_error] if distilled else [])]
-        if r.kernel_order not in (None, r.order_after):
-            order += f" [mamba-ssm's kernels: {r.kernel_order}]"
-        table.add_row(*map(console.escape, (r.layer, order, variant, *map(percent, found), r.reason)))
+    for r, d in zip(done.records, known, strict=True):
+        order = f"{r.before} -> {r.after}" if r.is_change else str(r.after)
+        variant = d["variant"] or d["realization"] or "-"
+        found = [d["measured_error"], d["predicted_error"], *([d["output_error"]] if distilled else [])]
+        if d["kernel_order"] not in (None, r.after):
+            order += f" [mamba-ssm's kernels: {d['kernel_order']}]"
+        table.add_row(*map(console.escape, (r.title, order, variant, *map(percent, found), r.reason)))
     out.print(table)
     out.print(f"data: {done.data}", markup=False, soft_wrap=True)
     before, after = done.before, done.after

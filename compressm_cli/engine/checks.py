@@ -15,7 +15,7 @@ from compressm_cli.methods.calibration import Statistic
 from compressm_cli.methods.method import CheckContext
 from compressm_cli.recipe import Recipe
 from compressm_cli.structure.edits import MaskEntries
-from compressm_cli.structure.plan import LayerRecord, Plan
+from compressm_cli.structure.plan import UnitRecord
 
 
 class Checks:
@@ -46,8 +46,7 @@ class Checks:
         """Do what is due at a check; returns whether the model is another one now."""
         state = self._state
         if self._trial.is_on:
-            reason = f"nothing cut: the cut of step {self._trial.begun} is still on trial"
-            self._record([LayerRecord(name, order, order, reason) for name, order in state.orders.items()])
+            self._record(self._trial.waiting())
             return False
         self._ledger.counts["made"] += 1
         with self._ledger.clock.phase("compression"):
@@ -61,15 +60,15 @@ class Checks:
             try:
                 state.apply(plan)
             except ValueError as error:
-                self._refuse(plan, error)
+                self._refuse(plan.records, error)
                 return False
             state.renew()
         windows = self._ledger.add_cut()
         if saved is None:
-            state.method.accepted(plan)
+            state.method.accepted(plan.records)
             self._listeners.compression(state.step, plan.records, "applied")
         else:
-            self._trial.begin(plan, saved, before, windows)
+            self._trial.begin(plan.records, saved, before, windows)
         self._validation.evaluate(after_cut=True)
         return True
 
@@ -82,24 +81,19 @@ class Checks:
             try:
                 self._state.apply(plan)
             except ValueError as error:
-                self._refuse(plan, error)
+                self._refuse(plan.records, error)
                 return
             if not all(isinstance(edit, MaskEntries) for edit in plan.edits):
                 self._state.renew()
         if plan.records:
             self._listeners.compression(self._state.step, plan.records, "applied")
 
-    def _refuse(self, plan: Plan, error: ValueError) -> None:
+    def _refuse(self, records: list[UnitRecord], error: ValueError) -> None:
         """Log a plan that could not be carried out; surgery left the model as it was."""
-        for record in plan.records:
-            if record.order_after != record.order_before:
-                record.order_after, record.kept = record.order_before, None
-                record.tail = record.bound = None
-                record.measured_error = record.predicted_error = record.output_error = None
-                record.reason = f"nothing cut: refused: {error}"
-        self._record(plan.records)
+        self._state.method.refused(records, str(error))
+        self._record(records)
 
-    def _record(self, records: list[LayerRecord]) -> None:
+    def _record(self, records: list[UnitRecord]) -> None:
         """That nothing was cut, and why."""
         self._listeners.compression(self._state.step, records, "nothing")
 

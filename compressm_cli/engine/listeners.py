@@ -1,7 +1,6 @@
 """Who is told of a run while it is trained: its logs, whoever watches it, and trackers."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from compressm_cli.objectives.classification import ACCURACY
 from compressm_cli.objectives.objective import Metric
 from compressm_cli.recipe import Recipe
 from compressm_cli.runs.folder import Run
-from compressm_cli.structure.plan import LayerRecord
+from compressm_cli.structure.plan import UnitRecord
 
 ACCEPTED: dict[Verdict, bool | None] = {
     "nothing": None,
@@ -70,15 +69,14 @@ class Listeners:
         self.view.evaluation(step, result.loss, self._primary, result.value(self._primary))
 
     def compression(
-        self, step: int, records: list[LayerRecord], verdict: Verdict, of_step: int | None = None
+        self, step: int, records: list[UnitRecord], verdict: Verdict, of_step: int | None = None
     ) -> None:
         """The method looked at the model at a step; or there is a verdict on the cut of an earlier one, ``of_step``."""
         if verdict in ACCEPTED:
             under = step if of_step is None else of_step
             for record in records:
-                cut = record.order_after != record.order_before
-                line = {"step": under, **asdict(record), "accepted": ACCEPTED[verdict] if cut else None}
-                self.run.append_compression(line)
+                accepted = ACCEPTED[verdict] if record.is_change else None
+                self.run.append_compression({"step": under, **record.line(), "accepted": accepted})
             self._trackers.compression(under, records, verdict)
         self.view.compression(step, records, verdict)
 

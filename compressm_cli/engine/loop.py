@@ -32,7 +32,6 @@ from compressm_cli.models import has_batch_statistics
 from compressm_cli.objectives import objective_of, primary_of
 from compressm_cli.recipe import Recipe
 from compressm_cli.runs.folder import Run
-from compressm_cli.structure.plan import LayerRecord
 
 VIEW_SECONDS = 0.2
 Interval = Literal["eval_every", "log_every", "checkpoint_every"]
@@ -274,7 +273,7 @@ class Trainer:
         """Go back to the last good checkpoint and lower the learning rate; raises where the run may not (again)."""
         if not self.rollbacks.left:
             raise self.rollbacks.final_error(error, self.splits[0], self.run.checkpoints) from error
-        came_from, orders = self.state.step, self.state.orders
+        came_from, sizes = self.state.step, self.state.sizes
         with self.ledger.clock.phase("checkpoint"):
             window = self.saving.go_back(error)
             self.state.renew(logged=False)
@@ -284,8 +283,7 @@ class Trainer:
         self.saving.save()
         self.listeners.rolled_back(self.state.step)
         self.listeners.message(self.rollbacks.told())
-        if (now := self.state.orders) != orders:
-            undone = [LayerRecord(name, n, n, "as at the last good checkpoint") for name, n in now.items()]
+        if undone := self.state.undone(sizes, "as at the last good checkpoint"):
             self.listeners.compression(self.state.step, undone, "undone")
 
     # ---- the end -------------------------------------------------------------------------------------------

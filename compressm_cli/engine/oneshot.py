@@ -21,7 +21,7 @@ from compressm_cli.methods.schedule import ListedSchedule
 from compressm_cli.objectives import objective_of
 from compressm_cli.recipe import Recipe, recipe_from_mapping, recipe_to_mapping
 from compressm_cli.structure import surgery
-from compressm_cli.structure.plan import LayerRecord, Plan
+from compressm_cli.structure.plan import Plan, UnitRecord
 
 ONCE = ListedSchedule(kind="listed", at_steps=[1])
 LARGEST_BATCH = 16
@@ -33,7 +33,7 @@ class OneShot:
     """A compressed model and what became of it."""
 
     checkpoint: Checkpoint
-    records: list[LayerRecord]
+    records: list[UnitRecord]
     before: Evaluation | None
     """On the validation split; None where it was not asked for, or where the data do not judge a model."""
     after: Evaluation | None
@@ -117,7 +117,7 @@ def compress(
     whole = _parameters(model)
     plan = _method(config).plan(model, _context(checkpoint, model, dataset))
     if not plan:
-        reasons = "; ".join(f"{r.layer}: {r.reason.removeprefix('nothing cut: ')}" for r in plan.records)
+        reasons = "; ".join(f"{r.title}: {r.reason.removeprefix('nothing cut: ')}" for r in plan.records)
         raise RunFailedError(f"nothing was cut: {reasons}")
     try:
         surgery.apply_plan(model, None, plan)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.recipe import Recipe, recipe_to_mapping
 from compressm_cli.runs.folder import Run
-from compressm_cli.structure.plan import LayerRecord
+from compressm_cli.structure.plan import UnitRecord
 
 CLOSE_SECONDS = 60.0
 """How long a tracker may take to end: one that uploads may wait for a network that is gone."""
@@ -157,14 +157,14 @@ class Trackers:
         values = scalars_of(line)
         self._tell(lambda tracker: tracker.scalars(line["step"], values))
 
-    def compression(self, step: int, records: list[LayerRecord], verdict: str) -> None:
+    def compression(self, step: int, records: list[UnitRecord], verdict: str) -> None:
         """A check of the method, or the end of a trial."""
         undone = verdict == "rejected"
-        now = {f"orders/{r.layer}": float(r.order_before if undone else r.order_after) for r in records}
+        now = {f"orders/{r.title}": float(r.before if undone else r.after) for r in records}
         self._tell(lambda tracker: tracker.scalars(step, now))
         for r in records:
-            told = f"{verdict}: {r.order_before} -> {r.order_after}: {r.reason}"
-            self._tell(lambda tracker, r=r, told=told: tracker.text(step, f"compression/{r.layer}", told))  # type: ignore[misc]
+            told = f"{verdict}: {r.before} -> {r.after}: {r.reason}"
+            self._tell(lambda tracker, r=r, told=told: tracker.text(step, f"compression/{r.title}", told))  # type: ignore[misc]
 
     def rewind(self, step: int) -> None:
         """Training went back to ``step``."""

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.core.errors import RunFailedError
 from compressm_cli.data.interface import Dataset
 from compressm_cli.engine import state
 from compressm_cli.engine.batches import derived_generator
@@ -23,7 +24,8 @@ from compressm_cli.models import build_model
 from compressm_cli.ops.forms import CostModel
 from compressm_cli.recipe import Recipe
 from compressm_cli.structure import surgery
-from compressm_cli.structure.plan import Plan
+from compressm_cli.structure.map import StructureMap
+from compressm_cli.structure.plan import Plan, UnitRecord
 
 
 class TrainState:
@@ -80,6 +82,11 @@ class TrainState:
         return surgery.orders(self.model)
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """Of all axes, by name."""
+        return surgery.sizes(self.model)
+
+    @property
     def context(self) -> StepContext:
         """Of the step now, for the method."""
         return StepContext(self.step, self._config.steps, self.model, self.generator)
@@ -88,7 +95,8 @@ class TrainState:
         """What the method wants changed right after a step, in all processes."""
         if not self.method.acts_each_step:
             return None
-        return self.group.from_main(lambda: self.method.after_step(self.context))
+        plan = self.group.from_main(lambda: self.method.after_step(self.context))
+        return None if plan is None else self._told(plan)
 
     def require_finite(self) -> None:
         """DivergedError where a weight, a buffer or a moment of the optimizer is not finite."""
@@ -102,7 +110,29 @@ class TrainState:
 
     def plan(self, context: CheckContext) -> Plan:
         """What the method wants changed."""
-        return self.placement.plan(self.method, self.model, context)
+        return self._told(self.placement.plan(self.method, self.model, context))
+
+    def _told(self, plan: Plan) -> Plan:
+        """The plan; RunFailedError for records that a checkpoint of a trial would not be read back with."""
+        for record in plan.records:
+            try:
+                self.method.require_details(record.details)
+            except ValueError as error:
+                name = self.method.config.method
+                raise RunFailedError(
+                    f"compression.method: {name}: its record of {record.unit}: {error}"
+                ) from None
+        return plan
+
+    def undone(self, sizes: dict[str, int], reason: str) -> list[UnitRecord]:
+        """Records of the axes that have not these ``sizes`` any more, with what they have."""
+        found = StructureMap.of(self.model)
+        details = self.method.no_details
+        return [
+            UnitRecord(name, axis.kind, axis.size, axis.size, reason, details=details())
+            for name, axis in found.items()
+            if sizes.get(name) != axis.size
+        ]
 
     def apply(self, plan: Plan) -> None:
         """Carry out a plan; ``renew`` is due then. ValueError, with nothing changed, where it cannot be."""

@@ -9,15 +9,15 @@ from compressm_cli.engine.listeners import Listeners
 from compressm_cli.engine.train_state import TrainState
 from compressm_cli.methods.method import SafetyConfig
 from compressm_cli.recipe import Recipe
-from compressm_cli.structure.plan import LayerRecord, Plan
+from compressm_cli.structure.plan import UnitRecord
 
 
 @dataclass
 class _Cut:
     """What is on trial."""
 
-    plan: Plan
-    """After a resumption its records alone."""
+    records: list[UnitRecord]
+    """Of its plan."""
     until: int
     """The step of the verdict."""
     saved: dict[str, Any]
@@ -59,10 +59,21 @@ class Trial:
         """The step of the cut that is on trial."""
         return None if self._cut is None else self._cut.begun
 
-    def begin(self, plan: Plan, saved: dict[str, Any], before: Evaluation, windows: list[float]) -> None:
+    def begin(
+        self, records: list[UnitRecord], saved: dict[str, Any], before: Evaluation, windows: list[float]
+    ) -> None:
         """A plan was carried out; ``saved``, ``before`` and ``windows`` are what the run goes back to without it."""
-        self._cut = _Cut(plan, self._end(saved["step"]), saved, before, windows)
-        self._listeners.compression(self._state.step, plan.records, "trial")
+        self._cut = _Cut(records, self._end(saved["step"]), saved, before, windows)
+        self._listeners.compression(self._state.step, records, "trial")
+
+    def waiting(self) -> list[UnitRecord]:
+        """Of a check at which nothing is looked at: of each unit that the cut's plan told of."""
+        assert self._cut is not None
+        reason = f"nothing cut: the cut of step {self._cut.begun} is still on trial"
+        details = self._state.method.no_details
+        return [
+            UnitRecord(r.unit, r.kind, r.after, r.after, reason, details=details()) for r in self._cut.records
+        ]
 
     def verdict(self, result: Evaluation) -> tuple[bool, str]:
         """Whether the cut is to be kept, by the primary metric at its trial's end, and why.
@@ -81,8 +92,8 @@ class Trial:
     def accept(self, why: str) -> None:
         """Keep the cut."""
         cut = self._concluded(why)
-        self._state.method.accepted(cut.plan)
-        self._listeners.compression(self._state.step, cut.plan.records, "accepted", cut.begun)
+        self._state.method.accepted(cut.records)
+        self._listeners.compression(self._state.step, cut.records, "accepted", cut.begun)
 
     def reject(self, why: str) -> None:
         """Undo the cut: put back everything that decides how training goes on, and forget what was logged since."""
@@ -92,8 +103,8 @@ class Trial:
             self._state.renew()
         self._ledger.undo_cut(self._state.step, cut.before, cut.windows)
         self._listeners.forget_after(self._state.step)
-        self._state.method.rejected(cut.plan)
-        self._listeners.compression(self._state.step, cut.plan.records, "rejected")
+        self._state.method.rejected(cut.records)
+        self._listeners.compression(self._state.step, cut.records, "rejected")
 
     def process_state(self) -> dict[str, Any]:
         """What the processes do not have in common, for a checkpoint."""
@@ -105,7 +116,7 @@ class Trial:
         if cut is None:
             return None
         return {
-            "plan": [asdict(record) for record in cut.plan.records],
+            "records": [asdict(record) for record in cut.records],
             "until": cut.until,
             "saved": cut.saved,
             "before": asdict(cut.before),
@@ -120,10 +131,10 @@ class Trial:
         if saved is None:
             self._cut = None
             return
-        plan = Plan(records=[LayerRecord(**record) for record in saved["plan"]])
+        records = [UnitRecord(**record) for record in saved["records"]]
         to_go_back_to = {**saved["saved"], "random": process["trial_random"]}
         until, before = self._end(to_go_back_to["step"]), Evaluation(**saved["before"])
-        self._cut = _Cut(plan, until, to_go_back_to, before, saved["windows"])
+        self._cut = _Cut(records, until, to_go_back_to, before, saved["windows"])
 
     def _end(self, begun: int) -> int:
         """The step of the verdict on a cut."""
@@ -135,7 +146,7 @@ class Trial:
         cut = self._cut
         assert cut is not None
         self._cut = None
-        for record in cut.plan.records:
-            if record.order_after != record.order_before:
+        for record in cut.records:
+            if record.is_change:
                 record.reason += f"; {why}"
         return cut

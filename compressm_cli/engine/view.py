@@ -3,7 +3,7 @@
 from typing import Any, Literal, Protocol
 
 from compressm_cli.objectives.objective import Metric
-from compressm_cli.structure.plan import LayerRecord
+from compressm_cli.structure.plan import UnitRecord
 
 Verdict = Literal["applied", "nothing", "trial", "accepted", "rejected", "undone"]
 
@@ -22,7 +22,7 @@ class View(Protocol):
     def evaluation(self, step: int, loss: float, metric: Metric, value: float | None) -> None:
         """The validation split was evaluated; the model is judged by this metric, None where it is not known."""
 
-    def compression(self, step: int, records: list[LayerRecord], verdict: Verdict) -> None:
+    def compression(self, step: int, records: list[UnitRecord], verdict: Verdict) -> None:
         """The method looked at the model; or, with ``accepted`` or ``rejected``, a trial ended."""
 
     def message(self, text: str) -> None:
@@ -46,7 +46,7 @@ class SilentView:
 
     def evaluation(self, step: int, loss: float, metric: Metric, value: float | None) -> None: ...
 
-    def compression(self, step: int, records: list[LayerRecord], verdict: Verdict) -> None: ...
+    def compression(self, step: int, records: list[UnitRecord], verdict: Verdict) -> None: ...
 
     def message(self, text: str) -> None: ...
 

@@ -5,19 +5,20 @@ changes shapes, masks, ``requires_grad`` and optimizer state; the training loop 
 a tentative plan is kept.
 """
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, JsonValue, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from compressm_cli.core.config import Config
 from compressm_cli.methods.calibration import Statistic
 from compressm_cli.methods.schedule import EquidistantSchedule, ScheduleConfig
-from compressm_cli.structure.plan import Plan
+from compressm_cli.structure.plan import LINE, Plan, UnitRecord
 
 
 class SafetyConfig(Config):
@@ -79,6 +80,9 @@ class Method(ABC):
 
     Config: ClassVar[type[MethodConfig]]
 
+    Details: ClassVar[Any] = dict[str, JsonValue]
+    """What the ``details`` of its records are, which are plain data: a subclass of ``Config``, say."""
+
     def __init__(self, config: Any) -> None:
         self.config = config
 
@@ -117,11 +121,35 @@ class Method(ABC):
         """
         return 0, 0
 
-    def accepted(self, plan: Plan) -> None:
-        """The loop kept the plan."""
+    def accepted(self, records: list[UnitRecord]) -> None:
+        """The loop kept the plan that came with these records."""
 
-    def rejected(self, plan: Plan) -> None:
-        """The loop undid the plan: be gentler, or stop, as the recipe says."""
+    def rejected(self, records: list[UnitRecord]) -> None:
+        """The loop undid the plan that came with these records: be gentler, or stop, as the recipe says."""
+
+    def refused(self, records: list[UnitRecord], why: str) -> None:
+        """The plan could not be carried out, and nothing was changed: its records are to say so."""
+        for record in records:
+            if record.is_change:
+                record.after, record.reason = record.before, f"nothing cut: refused: {why}"
+
+    def no_details(self) -> dict[str, Any]:
+        """The details of a record where the method did not look."""
+        return {}
+
+    @classmethod
+    def require_details(cls, details: Any) -> None:
+        """ValueError, in one clause, unless a record of the method may have such details."""
+        try:
+            TypeAdapter(cls.Details).validate_python(details, strict=True)
+            json.dumps(details, allow_nan=False)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(".".join(map(str, ("details", *first["loc"]))) + f": {first['msg']}") from None
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"details: not plain data of finite numbers: {error}") from None
+        if taken := sorted(LINE.intersection(details)):
+            raise ValueError(f"details: {taken[0]!r} is a key of every record")
 
     def state_dict(self) -> dict[str, Any]:
         """What the method remembers between checks: plain data and tensors."""
@@ -129,3 +157,9 @@ class Method(ABC):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore ``state_dict``'s result."""
+
+    def validate(self, state: dict[str, Any], model: nn.Module) -> None:
+        """ValueError, in one clause, for a ``state`` from a checkpoint that ``load_state_dict`` could not restore.
+
+        ``model`` is the checkpoint's, without values. Asked before anything of a run is touched.
+        """

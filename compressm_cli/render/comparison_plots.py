@@ -11,7 +11,7 @@ from compressm_cli.core.errors import BadInputError
 from compressm_cli.engine.oneshot import asked
 from compressm_cli.methods.hankel.config import HankelConfig
 from compressm_cli.render.drawing import Painter
-from compressm_cli.render.plots import Line, drawable, index_label, order_histories
+from compressm_cli.render.plots import Line, checks_of, drawable, index_label, order_histories
 from compressm_cli.render.style import BLUE, GREY, RED, colours, new_figure, percent, style, thousands
 from compressm_cli.reports import formats
 from compressm_cli.reports.comparison import ComparisonReport
@@ -154,7 +154,7 @@ def _draw_accuracy(axes: "Axes", run: Run, colour: object, label: str | None) ->
 
 
 def _draw_orders(axes: "Axes", run: Run, colour: object, label: str | None) -> bool:
-    metrics, checks = run.read_metrics(), run.read_compression()
+    metrics, checks = run.read_metrics(), checks_of(run)
     steps, totals = total_order_history(run.read_summary()["orders"]["start"], metrics, checks)
     axes.step(steps, totals, where="post", color=colour, lw=1.6, alpha=0.85, label=label)
     axes.set_ylim(bottom=0)

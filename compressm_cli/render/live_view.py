@@ -25,7 +25,7 @@ from compressm_cli.render.progress import (
     speed_change,
 )
 from compressm_cli.render.summary_table import summary_table
-from compressm_cli.structure.plan import LayerRecord
+from compressm_cli.structure.plan import UnitRecord
 
 REDRAWS_PER_SECOND = 4
 WIDEST = 110
@@ -66,7 +66,7 @@ class LiveView:
         with self._lock:
             self._known().evaluation(step, metric, value)
 
-    def compression(self, step: int, records: list[LayerRecord], verdict: Verdict) -> None:
+    def compression(self, step: int, records: list[UnitRecord], verdict: Verdict) -> None:
         with self._lock:
             self._known().compression(step, records, verdict)
 
@@ -170,7 +170,7 @@ def _layers(progress: Progress, width: int, room: int) -> RenderableType:
         record = progress.spectra.get(name)
         chart = Text("not known before the first check", style="dim")
         if record is not None:
-            chart = spectrum(record.hsv, kept_values(record), space, rows)
+            chart = spectrum(record.details["hsv"], kept_values(record), space, rows)
         table.add_row(Text(name), _order(progress, name), chart)
     if len(shown) < len(names):
         hidden = len(names) - len(shown)

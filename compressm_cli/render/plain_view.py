@@ -11,7 +11,7 @@ from compressm_cli.objectives.objective import Metric
 from compressm_cli.render.live_view import LiveView
 from compressm_cli.render.progress import VERDICTS, Progress, duration, reasons, short_time
 from compressm_cli.render.summary_table import summary_table
-from compressm_cli.structure.plan import LayerRecord
+from compressm_cli.structure.plan import UnitRecord
 
 LINE_SECONDS = 5.0
 """Least time between two plain lines about steps."""
@@ -54,7 +54,7 @@ class PlainView:
             f"step {step:,}/{progress.total_steps:,}  validation loss {loss:.4f}, {metric.title} {metric.shown(value)}"
         )
 
-    def compression(self, step: int, records: list[LayerRecord], verdict: Verdict) -> None:
+    def compression(self, step: int, records: list[UnitRecord], verdict: Verdict) -> None:
         progress = self._known()
         progress.compression(step, records, verdict)
         told = "; ".join(reasons(records))

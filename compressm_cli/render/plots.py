@@ -20,6 +20,7 @@ from compressm_cli.render.style import (
 from compressm_cli.reports.formats import gramians
 from compressm_cli.reports.spectrum import SpectrumReport
 from compressm_cli.runs.folder import Run
+from compressm_cli.structure.plan import line_of_today
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,7 +44,7 @@ def run_figures(run: Run) -> dict[str, Painter]:
 
     @cache
     def records() -> tuple[list[Line], list[Line]]:
-        return run.read_metrics(), run.read_compression()
+        return run.read_metrics(), checks_of(run)
 
     return {
         "training.png": lambda: training_figure(*records()),
@@ -134,11 +135,12 @@ def orders_figure(metrics: list[Line], checks: list[Line]) -> "Figure | None":
             )
         rejected = [c for c in checks if c["accepted"] is False]
         if rejected:
-            steps, wanted = [c["step"] for c in rejected], [c["order_after"] for c in rejected]
+            steps, wanted = [c["step"] for c in rejected], [c["after"] for c in rejected]
             axes.plot(steps, wanted, "x", color=RED, ms=7, mew=1.8, label="rejected cut")
-        axes.set_title("Order of each layer")
+        states = all(check["kind"] == "state" for check in checks)
+        axes.set_title("Order of each layer" if states else "Units of each axis")
         axes.set_xlabel("training step")
-        axes.set_ylabel("order (states)")
+        axes.set_ylabel("order (states)" if states else "units")
         axes.set_ylim(bottom=0)
         axes.set_xlim(0, last)
         thousands(axes.xaxis)
@@ -148,12 +150,12 @@ def orders_figure(metrics: list[Line], checks: list[Line]) -> "Figure | None":
 
 
 def order_histories(checks: list[Line], last: int) -> dict[str, tuple[list[int], list[int]]]:
-    """By layer: steps and the orders from then on, from step 0 to ``last``."""
+    """By layer, or another axis: steps and the orders from then on, from step 0 to ``last``."""
     histories: dict[str, tuple[list[int], list[int]]] = {}
     for check in sorted(checks, key=lambda c: c["step"]):
-        steps, orders = histories.setdefault(check["layer"], ([0], [check["order_before"]]))
+        steps, orders = histories.setdefault(_title(check), ([0], [check["before"]]))
         steps.append(check["step"])
-        orders.append(check["order_after"] if check["accepted"] else check["order_before"])
+        orders.append(check["after"] if check["accepted"] else check["before"])
     for steps, orders in histories.values():
         steps.append(last)
         orders.append(orders[-1])
@@ -162,10 +164,10 @@ def order_histories(checks: list[Line], last: int) -> dict[str, tuple[list[int],
 
 def check_spectra_figure(checks: list[Line]) -> "Figure | None":
     """The spectrum of each layer at each check, before the cut; None where no check recorded one."""
-    found = [c for c in checks if c["hsv"]]
+    found = [c for c in checks if c.get("hsv")]
     if not found:
         return None
-    layers = list(dict.fromkeys(c["layer"] for c in found))
+    layers = list(dict.fromkeys(map(_title, found)))
     steps = [c["step"] for c in found]
     columns = min(len(layers), 3)
     rows = math.ceil(len(layers) / columns)
@@ -179,7 +181,7 @@ def check_spectra_figure(checks: list[Line]) -> "Figure | None":
         norm = Normalize(min(steps), max(max(steps), min(steps) + 1))
         scale = sequence()
         for axes, layer in zip(panels, layers, strict=False):
-            for check in (c for c in found if c["layer"] == layer):
+            for check in (c for c in found if _title(c) == layer):
                 values = drawable(check["hsv"])
                 axes.semilogy(range(1, len(values) + 1), values, color=scale(norm(check["step"])), lw=1.4)
             axes.set_title(layer)
@@ -197,6 +199,15 @@ def check_spectra_figure(checks: list[Line]) -> "Figure | None":
             bar.outline.set_visible(False)
             thousands(bar.ax.yaxis)
     return figure
+
+
+def checks_of(run: Run) -> list[Line]:
+    """What a run's method found at its checks, also where an earlier version wrote it."""
+    return [line_of_today(line) for line in run.read_compression()]
+
+
+def _title(check: Line) -> str:
+    return str(check.get("layer", check["unit"]))
 
 
 def drawable(values: list[float]) -> list[float]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from compressm_cli.engine.view import Verdict
 from compressm_cli.objectives.classification import ACCURACY
 from compressm_cli.objectives.objective import Metric
-from compressm_cli.structure.plan import LayerRecord
+from compressm_cli.structure.plan import UnitRecord
 
 VERDICTS: dict[Verdict, str] = {
     "applied": "cut",
@@ -39,9 +39,9 @@ class Progress:
         self.best: tuple[float, int] | None = None
         """The metric's best value, and its step."""
         self.start_orders, self.orders = dict(orders), dict(orders)
-        self.spectra: dict[str, LayerRecord] = {}
+        self.spectra: dict[str, UnitRecord] = {}
         """The newest record with a spectrum of each layer."""
-        self.last_check: tuple[int, list[LayerRecord], Verdict] | None = None
+        self.last_check: tuple[int, list[UnitRecord], Verdict] | None = None
         self.on_trial = False
         """Whether the orders may yet be undone."""
         self._pace: deque[tuple[float, int]] = deque(maxlen=64)
@@ -63,13 +63,14 @@ class Progress:
         if value is not None and metric.is_better(value, self.best and self.best[0]):
             self.best = (value, step)
 
-    def compression(self, step: int, records: list[LayerRecord], verdict: Verdict) -> None:
+    def compression(self, step: int, records: list[UnitRecord], verdict: Verdict) -> None:
         self.last_check = (step, records, verdict)
         for record in records:
-            stands = replace(record, order_after=record.order_before) if verdict == "rejected" else record
-            self.orders[record.layer] = stands.order_after
-            if record.hsv:
-                self.spectra[record.layer] = stands
+            stands = replace(record, after=record.before) if verdict == "rejected" else record
+            self.start_orders.setdefault(record.title, record.before)
+            self.orders[record.title] = stands.after
+            if record.details.get("hsv"):
+                self.spectra[record.title] = stands
         if verdict != "nothing":
             self.on_trial = verdict == "trial"
             # A step costs something else from here on.
@@ -98,32 +99,33 @@ class Progress:
         return statistics.median(self._first_seconds)
 
 
-def kept_values(record: LayerRecord) -> int:
-    """How many of ``record.hsv`` are kept.
+def kept_values(record: UnitRecord) -> int:
+    """How many of the Hankel singular values that a record tells are kept.
 
     A real realization has twice as many values as the layer has states, and a state may take one or two of
     them: the discarded share tells which; where it does not (several systems, another selection), all
     states count alike.
     """
-    if record.order_after >= record.order_before:
-        return len(record.hsv)
-    alike = max(1, round(len(record.hsv) * record.order_after / record.order_before))
-    if record.tail is None:
+    hsv, tail = record.details["hsv"], record.details["tail"]
+    if record.after >= record.before:
+        return len(hsv)
+    alike = max(1, round(len(hsv) * record.after / record.before))
+    if tail is None:
         return alike
-    total, rest, matches = sum(record.hsv), sum(record.hsv), []
-    for kept, value in enumerate(record.hsv, start=1):
+    total, rest, matches = sum(hsv), sum(hsv), []
+    for kept, value in enumerate(hsv, start=1):
         rest -= value
-        if math.isclose(rest / total, record.tail, abs_tol=1e-9):
+        if math.isclose(rest / total, tail, abs_tol=1e-9):
             matches.append(kept)
     return min(matches, key=lambda kept: abs(kept - alike), default=alike)
 
 
-def reasons(records: list[LayerRecord]) -> list[str]:
-    """``layer: reason``, layers with the same reason together."""
-    layers: dict[str, list[str]] = {}
+def reasons(records: list[UnitRecord]) -> list[str]:
+    """``unit: reason``, units with the same reason together."""
+    units: dict[str, list[str]] = {}
     for record in records:
-        layers.setdefault(record.reason, []).append(record.layer)
-    return [f"{', '.join(names)}: {reason}" for reason, names in layers.items()]
+        units.setdefault(record.reason, []).append(record.title)
+    return [f"{', '.join(names)}: {reason}" for reason, names in units.items()]
 
 
 def duration(seconds: float) -> str:

@@ -22,13 +22,14 @@ from compressm_cli.lti import order_for_energy
 from compressm_cli.measure.flops import CONVENTION
 from compressm_cli.methods.hankel.config import HankelConfig
 from compressm_cli.methods.hankel.method import REFUSED
+from compressm_cli.methods.hankel.record import hankel_record
 from compressm_cli.methods.hankel.reduction import Reduction
 from compressm_cli.ops.machine import is_busy
 from compressm_cli.recipe import Recipe
 from compressm_cli.reports.sizes import ModelSize, Sizes
 from compressm_cli.reports.timing import time_steps
 from compressm_cli.runs.folder import Run
-from compressm_cli.structure.plan import LayerRecord
+from compressm_cli.structure.plan import UnitRecord
 
 RealizationKind = Literal["real", "complex"]
 THRESHOLDS = (0.9, 0.95, 0.99, 0.999)
@@ -288,7 +289,7 @@ def _spectra(checkpoint: Checkpoint, found: Outlook, thresholds: list[float]) ->
     for name, reduction in found.measured.items():
         if isinstance(reduction, str):
             raise BadInputError(f"{name} of this model cannot be analyzed: {reduction}")
-        records = [next(r for r in plan.records if r.layer == name) for plan in found.plans]
+        records = [next(r for r in plan.records if r.title == name) for plan in found.plans]
         rows = [_at(*each, reduction) for each in zip(thresholds, records, strict=True)]
         spectra.append(_layer(name, reduction, start[name], rows))
     return spectra
@@ -296,8 +297,9 @@ def _spectra(checkpoint: Checkpoint, found: Outlook, thresholds: list[float]) ->
 
 def _layer(name: str, reduction: Reduction, start: int, rows: list[OrderAtThreshold]) -> LayerSpectrum:
     hsv, layer = reduction.hsv(), reduction.layer
-    record = LayerRecord(name, layer.state_dim, layer.state_dim, "")
+    record = hankel_record(name, layer.state_dim)
     reduction.describe(record)
+    details = record.details
     systems = layer.systems() if isinstance(layer, TimeInvariantLayer) else []
     poles = torch.cat([system.A for system in systems]) if systems else None
     return LayerSpectrum(
@@ -312,10 +314,10 @@ def _layer(name: str, reduction: Reduction, start: int, rows: list[OrderAtThresh
         hsv=hsv.tolist(),
         decay=float(hsv[-1] / hsv[0]) if hsv[0] > 0 else 0.0,
         thresholds=rows,
-        realization=record.realization,
-        gramian=str(record.gramian),
-        horizon=record.horizon,
-        variant=record.variant,
+        realization=details["realization"],
+        gramian=str(details["gramian"]),
+        horizon=details["horizon"],
+        variant=details["variant"],
     )
 
 
@@ -324,30 +326,30 @@ def _real(poles: torch.Tensor) -> int:
     return int((poles.imag.abs() <= NEARLY_REAL * poles.abs()).sum()) if poles.is_complex() else len(poles)
 
 
-def _at(threshold: float, record: LayerRecord, reduction: Reduction) -> OrderAtThreshold:
-    hsv = reduction.hsv()
-    whole = record.order_after == record.order_before  # then nothing is lost
-    bounded = record.gramian == "analytic" and record.horizon is None
+def _at(threshold: float, record: UnitRecord, reduction: Reduction) -> OrderAtThreshold:
+    hsv, details = reduction.hsv(), record.details
+    whole = not record.is_change  # then nothing is lost
+    bounded = details["gramian"] == "analytic" and details["horizon"] is None
     return OrderAtThreshold(
         energy_threshold=threshold,
         values_needed=order_for_energy(hsv, threshold),
-        order=record.order_after,
-        values_kept=len(hsv) if whole else record.kept,
-        tail=0.0 if whole else record.tail,
-        bound=0.0 if whole and bounded else record.bound,
-        measured_error=record.measured_error,
-        kernel_order=record.kernel_order,
-        predicted_error=record.predicted_error,
+        order=record.after,
+        values_kept=len(hsv) if whole else details["kept"],
+        tail=0.0 if whole else details["tail"],
+        bound=0.0 if whole and bounded else details["bound"],
+        measured_error=details["measured_error"],
+        kernel_order=details["kernel_order"],
+        predicted_error=details["predicted_error"],
         reason=record.reason,
         exception=_exception(record, reduction),
     )
 
 
-def _exception(record: LayerRecord, reduction: Reduction) -> str | None:
+def _exception(record: UnitRecord, reduction: Reduction) -> str | None:
     if record.reason.startswith(REFUSED):
         return f"the layer keeps its order: {record.reason.removeprefix(REFUSED)}"
     # A spectrum is another one only where a system was balanced over another time.
-    return record.reason.partition("; ")[2] if record.hsv != reduction.hsv().tolist() else None
+    return record.reason.partition("; ")[2] if record.details["hsv"] != reduction.hsv().tolist() else None
 
 
 def _timed(report: SpectrumReport, checkpoint: Checkpoint, data: DataSpec) -> SpectrumReport:

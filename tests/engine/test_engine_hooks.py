@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_runs import instead_of_none
 from torch import Tensor
 
 from compressm_cli.checkpoint import Checkpoint
@@ -86,7 +87,7 @@ class Wrong(NoCompression):
 
 
 def with_method(monkeypatch: pytest.MonkeyPatch, method: type[NoCompression]) -> None:
-    monkeypatch.setitem(METHODS, "none", method)
+    monkeypatch.setattr(METHODS, "_entries", instead_of_none(method))
 
 
 @pytest.mark.usefixtures("rough_flops")

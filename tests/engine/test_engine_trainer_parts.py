@@ -1,7 +1,6 @@
 """What the trainer is made of: each part by itself, and that none reaches into another."""
 
 import ast
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from compressm_cli.engine.listeners import Listeners
 from compressm_cli.engine.view import SilentView, Verdict
 from compressm_cli.recipe.schema import RollBackConfig
 from compressm_cli.runs.folder import Run
-from compressm_cli.structure.plan import LayerRecord
+from compressm_cli.structure.plan import UnitRecord
 
 PARTS = ("checks", "ledger", "listeners", "loop", "saving", "train_state", "trial", "validation")
 BEFORE, AFTER = (Evaluation(1.0, {"accuracy": accuracy}, rows=10, labels=10) for accuracy in (0.5, 0.25))
@@ -119,7 +118,7 @@ class Told(SilentView):
     def __init__(self) -> None:
         self.verdicts: list[tuple[int, Verdict]] = []
 
-    def compression(self, step: int, records: list[LayerRecord], verdict: Verdict) -> None:
+    def compression(self, step: int, records: list[UnitRecord], verdict: Verdict) -> None:
         self.verdicts.append((step, verdict))
 
 
@@ -133,7 +132,7 @@ def told(tmp_path: Path, rollbacks: Rollbacks) -> Listeners:
     return Listeners(Run.create(tmp_path, "told"), Told(), [], rollbacks, Group())
 
 
-RECORDS = [LayerRecord("a", 8, 5, "cut"), LayerRecord("b", 8, 8, "nothing cut")]
+RECORDS = [UnitRecord("a:states", "state", 8, 5, "cut"), UnitRecord("b:states", "state", 8, 8, "nothing cut")]
 
 
 @pytest.mark.parametrize(
@@ -144,8 +143,8 @@ def test_a_verdict_is_logged_under_the_step_of_its_cut(
 ) -> None:
     told.compression(12, RECORDS, verdict, of_step=7)
     first, second = told.run.read_compression()
-    assert first == {"step": 7, **asdict(RECORDS[0]), "accepted": accepted}
-    assert second == {"step": 7, **asdict(RECORDS[1]), "accepted": None}
+    assert first == {"step": 7, **RECORDS[0].line(), "accepted": accepted}
+    assert second == {"step": 7, **RECORDS[1].line(), "accepted": None}
     assert told.view.verdicts == [(12, verdict)]  # type: ignore[attr-defined]
 
 

@@ -95,8 +95,8 @@ def numbers(found: Plan) -> dict[str, Any]:
     assert isinstance(edit, Project)
     projections = edit.projections if isinstance(edit.projections, list) else [edit.projections]
     return {
-        "hsv": torch.tensor(record.hsv),
-        "errors": [record.measured_error, record.predicted_error],
+        "hsv": torch.tensor(record.details["hsv"]),
+        "errors": [record.details["measured_error"], record.details["predicted_error"]],
         "projections": [there_and_back(p) for p in projections],
     }
 

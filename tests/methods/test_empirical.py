@@ -18,7 +18,7 @@ from compressm_cli.methods.hankel.balanced import BalancedSystem
 from compressm_cli.methods.hankel.method import Hankel, HankelConfig
 from compressm_cli.methods.method import CheckContext
 from compressm_cli.structure import surgery
-from compressm_cli.structure.plan import LayerRecord
+from compressm_cli.structure.plan import UnitRecord
 
 WIDTH, ORDER = 3, 8
 
@@ -175,7 +175,7 @@ def test_relative_error_needs_an_output() -> None:
     assert empirical.relative_error([(0.0, 0.0)]) is None
 
 
-def cut(layer: TimeInvariantLayer, gramian: str, inputs: list[Tensor], **settings: Any) -> LayerRecord:
+def cut(layer: TimeInvariantLayer, gramian: str, inputs: list[Tensor], **settings: Any) -> UnitRecord:
     model = nn.ModuleList([layer])
     schedule = {"kind": "listed", "at_steps": [1]}
     config = HankelConfig(
@@ -212,7 +212,7 @@ def test_the_empirical_cut_is_better_on_the_inputs_that_there_are(
         layer = build(kind, seed)
         before = outputs(layer, fresh)
         record = cut(layer, gramian, inputs, realization=realization, horizon="infinite")
-        assert record.order_after <= 3
+        assert record.after <= 3
         errors[gramian] = float((outputs(layer, fresh) - before).norm() / before.norm())
     assert errors["empirical"] < errors["analytic"]
 
@@ -224,12 +224,13 @@ def test_the_recorded_error_is_the_recurrences(kind: str) -> None:
     before = outputs(layer, inputs)
     record = cut(layer, "empirical", inputs, calibration_batches=2)
     lost = float((outputs(layer, inputs) - before).norm())
-    assert record.measured_error == pytest.approx(lost / float(before.norm()), rel=1e-6)
+    assert record.details["measured_error"] == pytest.approx(lost / float(before.norm()), rel=1e-6)
     whole = before + torch.cat([layer.get_parameter("D").detach() * u for u in inputs])
-    assert record.measured_error != pytest.approx(lost / float(whole.norm()), rel=0.01)  # nor that of y + D u
-    assert record.bound is None
-    assert record.gramian == "empirical"
+    # Nor that of y + D u.
+    assert record.details["measured_error"] != pytest.approx(lost / float(whole.norm()), rel=0.01)
+    assert record.details["bound"] is None
+    assert record.details["gramian"] == "empirical"
 
 
 def test_an_analytic_cut_measures_no_error() -> None:
-    assert cut(build(), "analytic", [coloured(2, 30)]).measured_error is None
+    assert cut(build(), "analytic", [coloured(2, 30)]).details["measured_error"] is None

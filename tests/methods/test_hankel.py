@@ -19,7 +19,7 @@ from compressm_cli.lti import Realization, order_for_energy
 from compressm_cli.methods.hankel.method import Hankel, HankelConfig
 from compressm_cli.methods.method import CheckContext
 from compressm_cli.structure import surgery
-from compressm_cli.structure.plan import LayerRecord, Plan
+from compressm_cli.structure.plan import Plan, UnitRecord
 
 OMEGA = np.linspace(0.0, np.pi, 2001)
 WIDTH, ORDER = 3, 8
@@ -144,7 +144,7 @@ def plan_for(
     return model, method.plan(model, context(seed=seed))
 
 
-def cut(layer: TimeInvariantLayer, **settings: Any) -> LayerRecord:
+def cut(layer: TimeInvariantLayer, **settings: Any) -> UnitRecord:
     """Carry out the plan for one layer; returns its record."""
     model, plan = plan_for([layer], **settings)
     surgery.apply_plan(model, None, plan)
@@ -172,7 +172,7 @@ def test_complex_realization_is_an_independent_balanced_truncation(seed: int, or
     layer = build(seed=seed)
     expected = transfer(reference_truncation(dense(layer.systems()[0]), order))
     record = cut(layer, realization="complex", selection="largest", target_order=order)
-    assert layer.state_dim == record.order_after == order
+    assert layer.state_dim == record.after == order
     found = transfer(dense(layer.systems()[0]))
     assert h_infinity(found - expected) <= 1e-8 * h_infinity(expected)
 
@@ -183,8 +183,8 @@ def test_real_realization_is_an_independent_truncation_of_the_real_system(seed: 
     layer = build(seed=seed)
     reference = reference_real_truncation(layer.systems()[0], order)
     record = cut(layer, realization="real", target_order=order)
-    assert layer.state_dim == record.order_after == count_states(reference[0]) <= order
-    assert record.kept == len(reference[0])
+    assert layer.state_dim == record.after == count_states(reference[0]) <= order
+    assert record.details["kept"] == len(reference[0])
     expected, found = transfer(reference), real_part_transfer(dense(layer.systems()[0]))
     assert h_infinity(found - expected) <= 1e-8 * h_infinity(expected)
 
@@ -195,7 +195,7 @@ def test_the_largest_real_order_that_fits_is_taken(seed: int, order: int, expect
     layer = build(seed=seed, state_dim=12)
     reference = reference_real_truncation(layer.systems()[0], order)
     assert len(reference[0]) == expected
-    assert cut(layer, target_order=order).kept == expected
+    assert cut(layer, target_order=order).details["kept"] == expected
 
 
 @pytest.mark.parametrize("kind", TIME_INVARIANT)
@@ -228,7 +228,7 @@ def test_recorded_hankel_singular_values_are_the_independent_ones(kind: str, rea
     matrices = [closed(s) if realization == "real" else dense(s) for s in layer.systems()]
     expected = np.mean([reference_hsv(m) for m in matrices], axis=0)
     _, plan = plan_for([layer], realization=realization, energy_threshold=0.9)
-    np.testing.assert_allclose(plan.records[0].hsv, expected, rtol=1e-8, atol=1e-8 * expected[0])
+    np.testing.assert_allclose(plan.records[0].details["hsv"], expected, rtol=1e-8, atol=1e-8 * expected[0])
 
 
 @pytest.mark.parametrize("kind", TIME_INVARIANT)
@@ -240,8 +240,8 @@ def test_the_measured_error_is_within_the_recorded_bound(kind: str, realization:
     record = cut(layer, realization=realization, target_order=order)
     after = [real_part_transfer(dense(s)) for s in layer.systems()]
     measured = max(h_infinity(new - old) for old, new in zip(before, after, strict=True))
-    assert record.bound is not None
-    assert 0 < measured <= record.bound * (1 + 1e-6)
+    assert record.details["bound"] is not None
+    assert 0 < measured <= record.details["bound"] * (1 + 1e-6)
 
 
 @pytest.mark.parametrize("realization", ["real", "complex"])
@@ -255,10 +255,10 @@ def test_gramians_over_the_length_of_a_sequence(realization: str) -> None:
     Q = sum((C @ M).conj().T @ C @ M for M in powers)
     expected = svd(factor(Q).conj().T @ factor(P), compute_uv=False)
     record = cut(layer, realization=realization, horizon="sequence", target_order=4)
-    assert record.horizon == 30
-    assert record.bound is None
-    assert record.order_after <= 4
-    np.testing.assert_allclose(record.hsv, expected, rtol=1e-8, atol=1e-8 * expected[0])
+    assert record.details["horizon"] == 30
+    assert record.details["bound"] is None
+    assert record.after <= 4
+    np.testing.assert_allclose(record.details["hsv"], expected, rtol=1e-8, atol=1e-8 * expected[0])
 
 
 @pytest.mark.parametrize("realization", ["real", "complex"])
@@ -266,7 +266,7 @@ def test_where_a_horizon_gives_an_unstable_system_all_time_is_looked_at(realizat
     """Poles far slower than the sequences are long: a reduction over the length alone makes them unstable."""
     layer, twin = (build("s4d", dt_min=0.001, dt_max=0.1) for _ in range(2))
     record = cut(layer, realization=realization, horizon="sequence", target_order=3)
-    assert record.order_after == 3
+    assert record.after == 3
     assert (
         "systems balanced over all time, since over 30 steps: the reduced system is not stable"
         in record.reason
@@ -284,7 +284,9 @@ def test_where_a_horizon_gives_an_unstable_system_all_time_is_looked_at(realizat
 @pytest.mark.parametrize("realization", ["real", "complex"])
 def test_tail_is_the_discarded_share_of_the_energy(realization: str) -> None:
     record = cut(build(), realization=realization, target_order=3)
-    assert record.tail == pytest.approx(sum(record.hsv[record.kept :]) / sum(record.hsv))
+    assert record.details["tail"] == pytest.approx(
+        sum(record.details["hsv"][record.details["kept"] :]) / sum(record.details["hsv"])
+    )
 
 
 def test_real_poles_are_kept_as_single_states() -> None:
@@ -308,10 +310,10 @@ def test_real_poles_are_kept_as_single_states() -> None:
 def test_energy_threshold_keeps_that_share_and_no_more(threshold: float) -> None:
     layer = build(state_dim=16)
     record = cut(layer, realization="complex", energy_threshold=threshold)
-    assert record.order_after == order_for_energy(torch.tensor(record.hsv), threshold)
-    energy = np.cumsum(record.hsv) / np.sum(record.hsv)
-    assert energy[record.order_after - 1] >= threshold
-    assert record.order_after == 1 or energy[record.order_after - 2] < threshold
+    assert record.after == order_for_energy(torch.tensor(record.details["hsv"]), threshold)
+    energy = np.cumsum(record.details["hsv"]) / np.sum(record.details["hsv"])
+    assert energy[record.after - 1] >= threshold
+    assert record.after == 1 or energy[record.after - 2] < threshold
 
 
 def test_energy_threshold_of_the_real_system() -> None:
@@ -320,9 +322,9 @@ def test_energy_threshold_of_the_real_system() -> None:
     k = order_for_energy(torch.tensor(reference_hsv(m).copy()), 0.9)
     states = count_states(reference_truncation(m, k)[0])
     record = cut(layer, energy_threshold=0.9)
-    assert record.order_after == states < 16
-    assert record.tail is not None
-    assert record.tail <= 0.1
+    assert record.after == states < 16
+    assert record.details["tail"] is not None
+    assert record.details["tail"] <= 0.1
 
 
 @pytest.mark.parametrize("kind", TIME_INVARIANT)
@@ -335,14 +337,14 @@ def test_a_threshold_of_one_cuts_nothing(kind: str, realization: str) -> None:
             layer.get_parameter("C_im")[:, 4:] = 0.0
     _, plan = plan_for([layer], energy_threshold=1.0, realization=realization)
     assert not plan
-    assert plan.records[0].order_after == 12
+    assert plan.records[0].after == 12
     assert plan.records[0].reason.startswith("nothing cut")
 
 
 def test_keep_fraction_is_of_the_present_order() -> None:
     layer = build()
-    assert cut(layer, keep_fraction=0.5, realization="complex").order_after == 4
-    assert cut(layer, keep_fraction=0.5, realization="complex").order_after == 2
+    assert cut(layer, keep_fraction=0.5, realization="complex").after == 4
+    assert cut(layer, keep_fraction=0.5, realization="complex").after == 2
 
 
 def test_target_order_is_reached_by_equal_ratios() -> None:
@@ -380,7 +382,7 @@ def test_target_order_total_goes_where_the_energy_is() -> None:
 @pytest.mark.parametrize("kind", TIME_INVARIANT)
 def test_targets_are_reached_by_the_real_system_too(kind: str) -> None:
     layer = build(kind)
-    assert cut(layer, target_order=4).order_after in (3, 4)
+    assert cut(layer, target_order=4).after in (3, 4)
     assert layer.state_dim in (3, 4)
 
 
@@ -410,10 +412,10 @@ def test_min_reduction_leaves_small_cuts_undone() -> None:
 
 
 def test_min_order_and_multiple_of_round_up() -> None:
-    assert cut(build(), target_order=6, min_order=6, realization="complex").order_after == 6
-    assert cut(build(), energy_threshold=0.01, min_order=3, realization="complex").order_after == 3
-    assert cut(build(), energy_threshold=0.01, multiple_of=4, realization="complex").order_after == 4
-    assert cut(build(), target_order=5, multiple_of=4).order_after == 8
+    assert cut(build(), target_order=6, min_order=6, realization="complex").after == 6
+    assert cut(build(), energy_threshold=0.01, min_order=3, realization="complex").after == 3
+    assert cut(build(), energy_threshold=0.01, multiple_of=4, realization="complex").after == 4
+    assert cut(build(), target_order=5, multiple_of=4).after == 8
 
 
 def test_a_multiple_is_kept_where_fewer_coordinates_exist() -> None:
@@ -423,7 +425,7 @@ def test_a_multiple_is_kept_where_fewer_coordinates_exist() -> None:
         for name in ("C_re", "C_im"):
             layer.get_parameter(name)[:, 2:] = 0.0
     before = real_part_transfer(dense(layer.systems()[0]))
-    assert cut(layer, energy_threshold=0.999999, multiple_of=4).order_after == 4
+    assert cut(layer, energy_threshold=0.999999, multiple_of=4).after == 4
     after = real_part_transfer(dense(layer.systems()[0]))
     assert h_infinity(after - before) <= 1e-8 * h_infinity(before)
 
@@ -435,8 +437,8 @@ def test_a_system_without_output_is_cut_to_an_idle_state(realization: str) -> No
         for name in ("C_re", "C_im"):
             layer.get_parameter(name).zero_()
     record = cut(layer, energy_threshold=0.9, realization=realization)
-    assert record.order_after == 1
-    assert record.tail == 0.0
+    assert record.after == 1
+    assert record.details["tail"] == 0.0
     assert h_infinity(transfer(dense(layer.systems()[0]))) == 0.0
 
 
@@ -446,8 +448,8 @@ def test_a_dead_channel_does_not_keep_others_from_being_cut() -> None:
         layer.get_parameter("C_re")[0] = 0.0
         layer.get_parameter("C_im")[0] = 0.0
     record = cut(layer, target_order=3)
-    assert record.order_after <= 3
-    assert record.bound is not None
+    assert record.after <= 3
+    assert record.details["bound"] is not None
 
 
 # ---- selection ----------------------------------------------------------------------------------------
@@ -460,10 +462,10 @@ def test_what_is_kept_decides_the_error(realization: str) -> None:
         layer = build()
         before = real_part_transfer(dense(layer.systems()[0]))
         record = cut(layer, target_order=4, realization=realization, selection=selection)
-        tails[selection] = record.tail
+        tails[selection] = record.details["tail"]
         errors[selection] = h_infinity(real_part_transfer(dense(layer.systems()[0])) - before)
-        assert (record.bound is not None) == (selection == "largest")
-        assert (record.kept is not None) == (selection == "largest")
+        assert (record.details["bound"] is not None) == (selection == "largest")
+        assert (record.details["kept"] is not None) == (selection == "largest")
     assert tails["largest"] < tails["random"] < tails["smallest"]
     assert errors["largest"] < min(errors["random"], errors["smallest"])
 
@@ -488,7 +490,7 @@ def test_unusable_layers_are_refused_with_a_reason_and_others_are_cut() -> None:
         broken.get_parameter("B_re")[0, 0] = torch.nan
         unstable.get_parameter("nu_log")[0] = -60.0
     model, plan = plan_for([broken, unstable, sound], target_order=3, realization="complex")
-    assert [record.layer for record in plan.records] == ["0", "1", "2"]
+    assert [record.title for record in plan.records] == ["0", "1", "2"]
     assert "refused: B has non-finite entries" in plan.records[0].reason
     assert "refused: the system is unstable" in plan.records[1].reason
     surgery.apply_plan(model, None, plan)
@@ -503,7 +505,7 @@ def test_a_reduced_system_that_cannot_be_diagonalized_is_refused(monkeypatch: py
     assert plan.records[0].reason.startswith(
         "nothing cut: refused: the reduced system cannot be diagonalized"
     )
-    assert plan.records[0].order_after == ORDER
+    assert plan.records[0].after == ORDER
 
 
 def test_an_unusable_layer_does_not_disturb_an_adaptive_schedule() -> None:
@@ -531,7 +533,7 @@ def test_adaptive_waits_until_orders_stand_still_then_cuts_and_waits_again() -> 
         if plan:
             cuts.append(step)
             surgery.apply_plan(model, None, plan)
-            method.accepted(plan)
+            method.accepted(plan.records)
         else:
             assert "has not settled" in plan.records[0].reason
     assert cuts == [3, 6]
@@ -548,8 +550,8 @@ def test_each_rejection_halves_what_the_next_cut_removes() -> None:
     removed = []
     for _ in range(3):
         plan = method.plan(model, context())
-        removed.append(16 - plan.records[0].order_after)
-        method.rejected(plan)
+        removed.append(16 - plan.records[0].after)
+        method.rejected(plan.records)
     assert removed[0] > 4
     assert removed[1:] == [removed[0] // 2, removed[0] // 4]
 
@@ -564,8 +566,8 @@ def test_a_gentler_cut_still_keeps_to_the_multiple() -> None:
     orders = []
     for _ in range(3):
         plan = method.plan(model, context())
-        orders.append(plan.records[0].order_after)
-        method.rejected(plan)
+        orders.append(plan.records[0].after)
+        method.rejected(plan.records)
     assert orders == [4, 12, 16]
 
 
@@ -573,7 +575,7 @@ def test_no_further_cut_after_a_rejection_where_the_recipe_says_stop() -> None:
     method, model = safe("stop"), nn.ModuleList([build(state_dim=16)])
     plan = method.plan(model, context())
     assert plan
-    method.rejected(plan)
+    method.rejected(plan.records)
     plan = method.plan(model, context())
     assert not plan
     assert plan.records[0].reason == "nothing cut: an earlier cut was rejected; no further cuts"
@@ -581,12 +583,9 @@ def test_no_further_cut_after_a_rejection_where_the_recipe_says_stop() -> None:
 
 def test_memory_survives_its_state_dict() -> None:
     method, other, model = safe("gentler"), safe("gentler"), nn.ModuleList([build(state_dim=16)])
-    method.rejected(method.plan(model, context()))
+    method.rejected(method.plan(model, context()).records)
     other.load_state_dict(method.state_dict())
-    assert (
-        other.plan(model, context()).records[0].order_after
-        == method.plan(model, context()).records[0].order_after
-    )
+    assert other.plan(model, context()).records[0].after == method.plan(model, context()).records[0].after
 
 
 # ---- promises of every plan ---------------------------------------------------------------------------
@@ -611,11 +610,11 @@ def test_planning_changes_nothing(kind: str, gramian: str, selection: str) -> No
 )
 def test_every_layer_has_a_record_that_says_why(settings: dict[str, Any]) -> None:
     _, plan = plan_for([build(seed=i) for i in range(3)], **settings)
-    assert [record.layer for record in plan.records] == ["0", "1", "2"]
+    assert [record.title for record in plan.records] == ["0", "1", "2"]
     for record in plan.records:
-        assert record.reason.startswith("cut from" if record.order_after < ORDER else "nothing cut: ")
-        assert record.realization == "real"
-        assert record.gramian == "analytic"
+        assert record.reason.startswith("cut from" if record.after < ORDER else "nothing cut: ")
+        assert record.details["realization"] == "real"
+        assert record.details["gramian"] == "analytic"
         assert record.seconds > 0
-        assert len(record.hsv) == 2 * ORDER
-    assert {edit.layer for edit in plan.edits} == {r.layer for r in plan.records if r.order_after < ORDER}
+        assert len(record.details["hsv"]) == 2 * ORDER
+    assert {edit.layer for edit in plan.edits} == {r.title for r in plan.records if r.after < ORDER}

@@ -463,9 +463,9 @@ def test_a_run_goes_on_after_a_refusal() -> None:
         assert [edit.layer for edit in plan.edits] == ["second"]
         first, second = plan.records
         assert first.reason.startswith(f"nothing cut: refused: {why}")
-        assert (first.order_before, first.order_after) == (ORDER, ORDER)
+        assert (first.before, first.after) == (ORDER, ORDER)
         assert second.reason.startswith(f"cut from {ORDER} to 3; error ")
-        assert second.variant == "balanced"
+        assert second.details["variant"] == "balanced"
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -501,19 +501,21 @@ def test_a_failed_reduction_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_cut_is_recorded() -> None:
     plan = plan_with(inputs(), variant="pivoted")
     for record, edit in zip(plan.records, plan.edits, strict=True):
-        assert (record.order_after, edit.order, edit.values) == (3, 3, None)
-        assert record.variant == "pivoted"
-        assert record.gramian == "empirical"
-        assert len(record.hsv) == ORDER
-        assert record.hsv == sorted(record.hsv, reverse=True)
-        assert record.measured_error is not None
-        assert record.predicted_error is not None
-        assert 0 < record.measured_error < 1
+        assert (record.after, edit.order, edit.values) == (3, 3, None)
+        assert record.details["variant"] == "pivoted"
+        assert record.details["gramian"] == "empirical"
+        assert len(record.details["hsv"]) == ORDER
+        assert record.details["hsv"] == sorted(record.details["hsv"], reverse=True)
+        assert record.details["measured_error"] is not None
+        assert record.details["predicted_error"] is not None
+        assert 0 < record.details["measured_error"] < 1
     balanced = plan_with(inputs(), energy_threshold=0.9, keep_fraction=None).records[0]
-    values = torch.tensor(balanced.hsv)
-    assert balanced.kept == balanced.order_after
-    assert balanced.tail == pytest.approx(float(values[balanced.kept :].sum() / values.sum()), rel=1e-5)
-    assert balanced.tail <= 0.1
+    values = torch.tensor(balanced.details["hsv"])
+    assert balanced.details["kept"] == balanced.after
+    assert balanced.details["tail"] == pytest.approx(
+        float(values[balanced.details["kept"] :].sum() / values.sum()), rel=1e-5
+    )
+    assert balanced.details["tail"] <= 0.1
 
 
 def test_the_spectrum_is_that_of_the_gramians() -> None:

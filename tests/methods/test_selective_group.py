@@ -277,7 +277,9 @@ def test_a_run_goes_on_after_a_refusal(case: str) -> None:
     plan = Hankel(config).plan(model, context({"first": bad, "second": inputs()}))
     assert plan.records[0].reason.startswith("nothing cut: refused: the states or read-outs")
     assert plan.records[1].reason.startswith(f"cut from {ORDER} to 3; error ")
-    assert plan.records[1].predicted_error == pytest.approx(plan.records[1].measured_error, rel=0.5)
+    assert plan.records[1].details["predicted_error"] == pytest.approx(
+        plan.records[1].details["measured_error"], rel=0.5
+    )
     surgery.apply_plan(model, None, plan)
     assert surgery.orders(model) == {"first": ORDER, "second": 3}
 
@@ -291,5 +293,9 @@ def test_a_layer_without_output_has_no_error(case: str) -> None:
     config = HankelConfig(method="hankel", keep_fraction=0.5)
     plan = Hankel(config).plan(nn.ModuleDict({"layer": layer}), context({"layer": batches}))
     (record,) = plan.records
-    assert (record.order_after, record.measured_error, record.predicted_error) == (3, None, None)
+    assert (record.after, record.details["measured_error"], record.details["predicted_error"]) == (
+        3,
+        None,
+        None,
+    )
     assert record.reason == f"cut from {ORDER} to 3"

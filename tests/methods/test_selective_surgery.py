@@ -428,9 +428,10 @@ def test_distilled_values_travel_in_the_plan() -> None:
             for u, y in zip(given[edit.layer], whole, strict=True)
         )
         error = (wrong / sum(float(y.square().sum()) for y in whole)) ** 0.5
-        assert record.output_error == pytest.approx(error, rel=1e-3)
-        assert record.measured_error == old.measured_error  # of the recurrence, before distillation
-        assert old.output_error is None
+        assert record.details["output_error"] == pytest.approx(error, rel=1e-3)
+        # Of the recurrence, before distillation.
+        assert record.details["measured_error"] == old.details["measured_error"]
+        assert old.details["output_error"] is None
         assert record.reason == (
             f"{old.reason}; 20 steps of distillation: error of the output {start:.3g} -> {error:.3g}"
         )

@@ -258,4 +258,4 @@ def test_a_run_goes_on_after_a_refusal() -> None:
     plan = Hankel(config).plan(model, context(given))
     assert plan.records[0].reason.startswith("nothing cut: refused: the states or queries")
     assert plan.records[1].reason.startswith(f"cut from {ORDER} to 3; error ")
-    assert plan.records[1].kept is None
+    assert plan.records[1].details["kept"] is None

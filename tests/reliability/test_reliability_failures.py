@@ -36,7 +36,7 @@ from compressm_cli.methods.hankel.selective import channel, group, vector
 from compressm_cli.recipe import Recipe, load_recipe, recipe_to_yaml
 from compressm_cli.render import plots
 from compressm_cli.runs.folder import Run
-from compressm_cli.structure.plan import LayerRecord
+from compressm_cli.structure.plan import UnitRecord
 
 Maker = Callable[..., Recipe]
 Trainer = Callable[..., Run]
@@ -301,9 +301,9 @@ class Told(SilentView):
     def message(self, text: str) -> None:
         self.messages.append(text)
 
-    def compression(self, step: int, records: list[LayerRecord], verdict: Any) -> None:
+    def compression(self, step: int, records: list[UnitRecord], verdict: Any) -> None:
         if verdict == "undone":
-            self.undone.append((step, [record.order_after for record in records]))
+            self.undone.append((step, [record.after for record in records]))
 
 
 def test_a_rollback_is_told_with_the_cuts_that_it_undid(tiny: Maker, train: Trainer) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import processes
 import pytest
 import torch
+from tiny_runs import instead_of_none
 from torch import Tensor
 
 from compressm_cli.checkpoint import Checkpoint
@@ -38,7 +39,7 @@ class Pausing(NoCompression):
 
 
 def member(*arguments: str) -> None:
-    METHODS["none"] = Pausing
+    METHODS.restore(instead_of_none(Pausing))
     raise SystemExit(main.run(arguments))
 
 

@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+import math
 import os
 import shutil
 import struct
@@ -26,7 +27,6 @@ from compressm_cli.data.interface import DataSpec
 from compressm_cli.engine.evaluation import Evaluation
 from compressm_cli.models import build_model
 from compressm_cli.recipe import recipe_from_mapping
-from compressm_cli.structure.plan import LayerRecord
 
 EXAMPLES = 5
 """Of each kind of damage; the long form is benchmarks/hostile.py."""
@@ -218,7 +218,13 @@ def test_every_part_of_the_training_state_is_looked_at(tmp_path: Path, content: 
         (["method", "rejections"], -1, "training.method.rejections must be a whole number"),
         (["trial", "until"], "soon", "training.trial.until must be a step, found the text 'soon'"),
         (["trial", "saved", "sizes", "blocks.0.layer:states"], 9, "training.trial.saved: weights do not fit"),
-        (["trial", "plan", 0, "surprise"], 9, "training.trial.plan[0] must be a layer's record"),
+        (["trial", "records", 0, "surprise"], 9, "training.trial.records[0] must be a record of after, "),
+        (["trial", "records", 0, "details", "surprise"], 9, "training.trial.records[0].details.surprise: Extra"),
+        (["trial", "records", 0, "details", "tail"], "x", "training.trial.records[0].details.tail: Input should"),
+        (["trial", "records", 0, "details", "tail"], math.nan, "training.trial.records[0].details.tail: Input should"),
+        (["trial", "records", 0, "before"], -1, "training.trial.records[0].before must be a whole number"),
+        (["trial", "records", 0, "unit"], None, "training.trial.records[0].unit must be text"),
+        (["trial", "records", 0, "scores"], [math.inf], "training.trial.records[0].scores must be a list of num"),
         (["clock", "total"], None, "training.clock.total must be a number of seconds"),
         (["counts"], {"made": 1}, "training.counts must be the counters made, cut and rejected"),
     ],
@@ -285,14 +291,13 @@ def test_keys_of_the_training_state_that_are_not_known_are_left_alone(
 
 
 def test_the_records_of_others_have_the_fields_that_are_listed() -> None:
-    assert {field.name for field in fields(LayerRecord)} == training_state.RECORD
     assert {field.name for field in fields(Evaluation)} == training_state.EVALUATION
 
 
 def test_places_cover_the_content(content: dict[str, Any]) -> None:
     """The harness itself: damage reaches the innermost values."""
     keys = {key for _, key in content_places(content)}
-    assert {"exp_avg", "window_loss", "order_before", "state_dim", "blocks.1.layer.B_re", "total"} <= keys
+    assert {"exp_avg", "window_loss", "before", "state_dim", "blocks.1.layer.B_re", "total"} <= keys
 
 
 # ---- selective layers, whose cuts add parameters ------------------------------------------------------------------

@@ -524,13 +524,13 @@ def test_the_plan_is_that_of_the_plain_model(main_process: dict[str, Any], kind:
     )
     method = hankel(kind)
     decided, noted = method.plan(model, context), main_process["cut"]["plan"]
-    assert [(r.layer, r.order_before, r.order_after) for r in noted.records] == [
+    assert [(r.title, r.before, r.after) for r in noted.records] == [
         (FIRST, ORDER, ORDER // 2),
         (SECOND, ORDER, ORDER // 2),
     ]
     for mine, other in zip(decided.records, noted.records, strict=True):
-        assert (mine.order_after, mine.reason) == (other.order_after, other.reason)
-        torch.testing.assert_close(mine.hsv, other.hsv, rtol=1e-3, atol=1e-5)
+        assert (mine.after, mine.reason) == (other.after, other.reason)
+        torch.testing.assert_close(mine.details["hsv"], other.details["hsv"], rtol=1e-3, atol=1e-5)
     assert main_process["cut"]["method"] == method.state_dict()
     assert torch.equal(main_process["cut"]["generator"], generator.get_state())
 

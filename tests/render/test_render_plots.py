@@ -12,12 +12,14 @@ from compressm_cli.render.chart import BLOCKS, log_chart
 from compressm_cli.render.comparison_plots import total_order_history
 from compressm_cli.render.drawing import save
 from compressm_cli.render.plots import order_histories, orders_figure, run_plots, training_figure
+from compressm_cli.structure.plan import line_of_today
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def check(step: int, layer: str, before: int, after: int, accepted: bool | None) -> dict[str, object]:
-    return {"step": step, "layer": layer, "order_before": before, "order_after": after, "accepted": accepted}
+    cut = {"layer": layer, "order_before": before, "order_after": after, "accepted": accepted}
+    return line_of_today({"step": step, **cut})
 
 
 def test_a_compressed_run_has_all_figures(make_run: MakeRun) -> None:

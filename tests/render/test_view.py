@@ -10,6 +10,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from compressm_cli.engine.view import SilentView, View
+from compressm_cli.methods.hankel.record import hankel_record
 from compressm_cli.objectives import ACCURACY
 from compressm_cli.render import plain_view as view_module
 from compressm_cli.render import progress as progress_module
@@ -17,7 +18,7 @@ from compressm_cli.render.charts import sparkline, spectrum
 from compressm_cli.render.live_view import LiveView, render
 from compressm_cli.render.plain_view import PlainView, make_view
 from compressm_cli.render.progress import Progress, duration, kept_values, short_time, speed_change
-from compressm_cli.structure.plan import LayerRecord
+from compressm_cli.structure.plan import UnitRecord
 
 ORDERS = {"blocks.0.layer": 64, "blocks.1.layer": 64}
 SUMMARY: dict[str, Any] = {
@@ -64,11 +65,20 @@ def fake_time(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
     return fake
 
 
-def record(layer: str, before: int, after: int, values: int = 128) -> LayerRecord:
+def told(
+    layer: str, before: int, after: int, reason: str, hsv: list[float], tail: float | None = None
+) -> UnitRecord:
+    made = hankel_record(layer, before, reason)
+    made.after = after
+    made.details |= {"hsv": hsv, "realization": "real", "gramian": "analytic", "tail": tail}
+    return made
+
+
+def record(layer: str, before: int, after: int, values: int = 128) -> UnitRecord:
     hsv = [math.exp(-0.1 * i) for i in range(values)]
     kept = values * after // before
     reason = f"cut from {before} to {after}" if after < before else "nothing cut: it is small enough"
-    return LayerRecord(layer, before, after, reason, hsv, "real", "analytic", sum(hsv[kept:]) / sum(hsv))
+    return told(layer, before, after, reason, hsv, sum(hsv[kept:]) / sum(hsv))
 
 
 def train(view: View | Progress, clock: FakeTime, first: int, last: int, seconds: float) -> None:
@@ -121,7 +131,7 @@ def test_a_trial_shows_the_cut_orders_until_it_is_undone(fake_time: FakeTime) ->
     assert progress.on_trial
     assert progress.orders == {"blocks.0.layer": 16, "blocks.1.layer": 64}
     assert kept_values(progress.spectra["blocks.0.layer"]) == 32
-    progress.compression(25, [LayerRecord("blocks.0.layer", 16, 16, "still on trial")], "nothing")
+    progress.compression(25, [told("blocks.0.layer", 16, 16, "still on trial", [])], "nothing")
     assert progress.on_trial
     train(progress, fake_time, 21, 30, 0.1)
     progress.compression(20, records, "rejected")
@@ -135,11 +145,10 @@ def test_a_trial_shows_the_cut_orders_until_it_is_undone(fake_time: FakeTime) ->
 def test_kept_values_follow_the_discarded_share_where_it_tells() -> None:
     hsv = [1.0, 0.5, 0.25, 0.125]
     # Two complex states of a real realization: three values are kept where one of the poles is real.
-    told = LayerRecord("a", 4, 2, "", hsv * 1, tail=0.125 / sum(hsv))
-    assert kept_values(told) == 3
-    assert kept_values(LayerRecord("a", 4, 2, "", hsv, tail=0.9)) == 2
-    assert kept_values(LayerRecord("a", 4, 2, "", hsv)) == 2
-    assert kept_values(LayerRecord("a", 4, 4, "", hsv)) == 4
+    assert kept_values(told("a", 4, 2, "", hsv, 0.125 / sum(hsv))) == 3
+    assert kept_values(told("a", 4, 2, "", hsv, 0.9)) == 2
+    assert kept_values(told("a", 4, 2, "", hsv)) == 2
+    assert kept_values(told("a", 4, 4, "", hsv)) == 4
 
 
 def test_numbers_read_well() -> None:
@@ -213,7 +222,7 @@ def test_the_panel_can_be_drawn_before_anything_happened() -> None:
 
 def test_markup_in_names_and_reasons_is_shown_as_it_is(fake_time: FakeTime) -> None:
     progress = Progress("my[bold]recipe[/bold]", 0, 10, {"[red]x": 4}, "cpu")
-    progress.compression(1, [LayerRecord("[red]x", 4, 2, "cut [/nonsense]", [1.0, 0.5])], "applied")
+    progress.compression(1, [told("[red]x", 4, 2, "cut [/nonsense]", [1.0, 0.5])], "applied")
     text = drawn(progress, 100, 30)
     for part in ("my[bold]recipe[/bold]", "[red]x", "cut [/nonsense]"):
         assert part in text

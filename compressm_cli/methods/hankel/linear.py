@@ -13,7 +13,7 @@ from compressm_cli.methods.hankel import empirical
 from compressm_cli.methods.hankel.balanced import BalancedSystem, Cut
 from compressm_cli.methods.hankel.config import HankelConfig
 from compressm_cli.methods.hankel.reduction import Reduction
-from compressm_cli.structure.plan import LayerRecord
+from compressm_cli.structure.plan import UnitRecord
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,13 @@ class LinearReduction(Reduction):
     def by_state(self) -> Tensor:
         return self.systems[0].by_state(self.hsv())
 
-    def describe(self, record: LayerRecord) -> None:
-        record.hsv = self.hsv().tolist()
-        record.realization, record.gramian = self.config.realization, self.config.gramian
-        record.horizon = self.horizon
+    def describe(self, record: UnitRecord) -> None:
+        record.details |= {
+            "hsv": self.hsv().tolist(),
+            "realization": self.config.realization,
+            "gramian": self.config.gramian,
+            "horizon": self.horizon,
+        }
 
     def truncate(self, order: int, allowed: Callable[[int], int], generator: torch.Generator) -> None:
         found = [self._truncate(system, order, generator) for system in self.systems]
@@ -87,35 +90,36 @@ class LinearReduction(Reduction):
                 self.full, self.layer.system_inputs, projections, covariances
             )
 
-    def cut(self, record: LayerRecord) -> list[StateProjection]:
+    def cut(self, record: UnitRecord) -> list[StateProjection]:
         assert self.chosen is not None  # by ``truncate``
+        details = record.details
         systems, cuts, projections = self.chosen.systems, self.chosen.cuts, self.chosen.projections
         if isinstance(self.statistic, empirical.JointMoments):
-            projections, record.measured_error = self._refit(projections, self.statistic.result())
-        record.order_after = projections[0].order
-        record.reason = f"cut from {record.order_before} to {record.order_after}"
+            projections, details["measured_error"] = self._refit(projections, self.statistic.result())
+        record.after = projections[0].order
+        record.reason = f"cut from {record.before} to {record.after}"
         self._tell_changed_horizon(record, systems, self.chosen.refusals)
         tails = [s.discarded(cut.kept) for s, cut in zip(systems, cuts, strict=True)]
-        record.tail = sum(tails) / len(tails)
+        details["tail"] = sum(tails) / len(tails)
         if self.config.selection == "largest":
-            record.kept = max(len(cut.kept) for cut in cuts)
-        if self.config.selection == "largest" and record.gramian == "analytic" and record.horizon is None:
-            record.bound = max(
-                error_bound(s.hsv, len(cut.kept)) for s, cut in zip(systems, cuts, strict=True)
-            )
+            details["kept"] = max(len(cut.kept) for cut in cuts)
+            if details["gramian"] == "analytic" and details["horizon"] is None:
+                details["bound"] = max(
+                    error_bound(s.hsv, len(cut.kept)) for s, cut in zip(systems, cuts, strict=True)
+                )
         return projections
 
     def _tell_changed_horizon(
-        self, record: LayerRecord, systems: list[BalancedSystem], refusals: list[str]
+        self, record: UnitRecord, systems: list[BalancedSystem], refusals: list[str]
     ) -> None:
-        changed = len(refusals)
+        changed, details = len(refusals), record.details
         if changed:
             which = f"{changed} of {len(systems)} systems" if len(systems) > 1 else "the system"
             record.reason += (
-                f"; {which} balanced over all time, since over {record.horizon} steps: {refusals[-1]}"
+                f"; {which} balanced over all time, since over {details['horizon']} steps: {refusals[-1]}"
             )
-            record.hsv = _mean_spectrum(systems).tolist()
-            record.horizon = None if changed == len(systems) else record.horizon
+            details["hsv"] = _mean_spectrum(systems).tolist()
+            details["horizon"] = None if changed == len(systems) else details["horizon"]
 
     def _truncate(
         self, system: BalancedSystem, order: int, generator: torch.Generator

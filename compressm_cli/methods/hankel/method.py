@@ -13,19 +13,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from compressm_cli.core.validation import is_count, mapping_of, part, require
 from compressm_cli.layers.interface import StateSpaceLayer, state_axis, state_space_layers
 from compressm_cli.layers.time_invariant import TimeInvariantLayer
 from compressm_cli.methods.calibration import Statistic
 from compressm_cli.methods.hankel.config import TARGETS, HankelConfig
 from compressm_cli.methods.hankel.empirical import moments_bytes
 from compressm_cli.methods.hankel.linear import LinearReduction
+from compressm_cli.methods.hankel.record import OF_A_CUT, HankelDetails, hankel_record, no_details
 from compressm_cli.methods.hankel.reduction import Reduction
 from compressm_cli.methods.hankel.selective import selective_reduction
 from compressm_cli.methods.hankel.selective.moments import selective_bytes
 from compressm_cli.methods.method import CheckContext, Method
 from compressm_cli.methods.schedule import AdaptiveSchedule, SettlingOrders
 from compressm_cli.structure.edits import Project
-from compressm_cli.structure.plan import LayerRecord, Plan
+from compressm_cli.structure.plan import Plan, UnitRecord
 
 __all__ = ["TARGETS", "Hankel", "HankelConfig"]
 
@@ -44,7 +46,7 @@ class _Candidate:
 
     name: str
     reduction: Reduction
-    record: LayerRecord
+    record: UnitRecord
     order: int = 0
     """What is wanted."""
     is_cut: bool = False
@@ -62,6 +64,7 @@ class Hankel(Method):
     """Balanced truncation of every linear time-invariant layer."""
 
     Config = HankelConfig
+    Details = HankelDetails
 
     def __init__(self, config: HankelConfig) -> None:
         super().__init__(config)
@@ -110,9 +113,7 @@ class Hankel(Method):
                 plan.records.append(_refused(name, layers[name], found))
             else:
                 now = layers[name].state_dim
-                candidates.append(
-                    _Candidate(name, found, LayerRecord(name, now, now, "", seconds=found.seconds))
-                )
+                candidates.append(_Candidate(name, found, hankel_record(name, now, seconds=found.seconds)))
         self._choose_orders(candidates, context)
         wanted = {c.name: c.order for c in candidates}
         waiting = self._waiting([wanted.get(name, layer.state_dim) for name, layer in layers.items()])
@@ -129,7 +130,7 @@ class Hankel(Method):
             if edit is not None:
                 plan.edits.append(edit)
         plan.records += [c.record for c in candidates]
-        plan.records.sort(key=lambda record: list(layers).index(record.layer))
+        plan.records.sort(key=lambda record: list(layers).index(record.title))
         return plan
 
     def calibration_bytes(self, model: nn.Module, rows: int, length: int) -> tuple[int, int]:
@@ -141,11 +142,20 @@ class Hankel(Method):
                 found.append(moments_bytes(layer, rows, length))
         return sum(kept for kept, _ in found), max(at_once for _, at_once in found)
 
-    def accepted(self, plan: Plan) -> None:
+    def no_details(self) -> dict[str, Any]:
+        return no_details()
+
+    def refused(self, records: list[UnitRecord], why: str) -> None:
+        for record in records:
+            if record.is_change:
+                record.details |= dict.fromkeys(OF_A_CUT)
+        super().refused(records, why)
+
+    def accepted(self, records: list[UnitRecord]) -> None:
         if self.settling:
             self.settling.reset()
 
-    def rejected(self, plan: Plan) -> None:
+    def rejected(self, records: list[UnitRecord]) -> None:
         self.rejections += 1
         if self.settling:
             self.settling.reset()
@@ -162,6 +172,23 @@ class Hankel(Method):
         self.rejections = state["rejections"]
         if self.settling:
             self.settling.load_state_dict(state["settling"])
+
+    def validate(self, state: dict[str, Any], model: nn.Module) -> None:
+        layers = list(state_space_layers(model))
+        orders = mapping_of(
+            state, "start_orders", lambda v: is_count(v, 1, 65536), "a whole number of at least 1"
+        )
+        require(not orders or list(orders) == layers, "start_orders", "of the model's layers", orders)
+        require(is_count(state.get("rejections")), "rejections", "a whole number", state.get("rejections"))
+        if self.settling is None:
+            found = state.get("settling")
+            require(found is None, "settling", "null: the schedule is not adaptive", found)
+            return
+        settling = part(state, "settling", dict)
+        last, still = settling.get("last", 0), settling.get("still")
+        right = last is None or (type(last) is list and len(last) == len(layers) and all(map(is_count, last)))
+        require(right, "settling.last", "null or an order for each layer", last)
+        require(is_count(still), "settling.still", "a whole number", still)
 
     def needs_inputs(self, layers: dict[str, StateSpaceLayer]) -> bool:
         """Whether ``measure`` asks for calibration batches."""
@@ -258,24 +285,22 @@ class Hankel(Method):
         except UNUSABLE as error:
             candidate.refuse(error)
             return None
-        return Project(
-            state_axis(candidate.name), record.order_after, projections, self.config.moments, values
-        )
+        return Project(state_axis(candidate.name), record.after, projections, self.config.moments, values)
 
 
 @contextmanager
-def _timed(record: LayerRecord) -> Iterator[None]:
+def _timed(record: UnitRecord) -> Iterator[None]:
     started = time.perf_counter()
     yield
     record.seconds += time.perf_counter() - started
 
 
-def _kept(name: str, layer: StateSpaceLayer, reason: str) -> LayerRecord:
-    return LayerRecord(name, layer.state_dim, layer.state_dim, f"nothing cut: {reason}")
+def _kept(name: str, layer: StateSpaceLayer, reason: str) -> UnitRecord:
+    return hankel_record(name, layer.state_dim, f"nothing cut: {reason}")
 
 
-def _refused(name: str, layer: StateSpaceLayer, why: str) -> LayerRecord:
-    return LayerRecord(name, layer.state_dim, layer.state_dim, f"{REFUSED}{why}")
+def _refused(name: str, layer: StateSpaceLayer, why: str) -> UnitRecord:
+    return hankel_record(name, layer.state_dim, f"{REFUSED}{why}")
 
 
 def _between(start: int, target: int, progress: float) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from compressm_cli.layers.interface import StateSpaceLayer
 from compressm_cli.methods.calibration import Statistic
-from compressm_cli.structure.plan import LayerRecord
+from compressm_cli.structure.plan import UnitRecord
 
 Observe = Callable[[Statistic], None]
 """Shows a statistic of one layer all calibration batches."""
@@ -42,7 +42,7 @@ class Reduction(ABC):
         """The spectrum, one value a state, descending: what states are shared out by among layers."""
 
     @abstractmethod
-    def describe(self, record: LayerRecord) -> None:
+    def describe(self, record: UnitRecord) -> None:
         """Fill in what the spectrum is of."""
 
     @abstractmethod
@@ -54,12 +54,12 @@ class Reduction(ABC):
         """
 
     @abstractmethod
-    def cut(self, record: LayerRecord) -> Any:
+    def cut(self, record: UnitRecord) -> Any:
         """The projection to the chosen states, for ``reduced_parameters``; tells the record what it costs.
 
-        Sets ``order_after``, ``reason``, ``tail`` and what else is known. Raises ValueError where the cut is refused.
+        Sets ``after``, ``reason`` and what else is known. Raises ValueError where the cut is refused.
         """
 
-    def values(self, projection: Any, record: LayerRecord, observe: Observe) -> dict[str, Tensor] | None:
+    def values(self, projection: Any, record: UnitRecord, observe: Observe) -> dict[str, Tensor] | None:
         """The layer's new state parameters where they are better ones than the projection gives; tells the record."""
         return None

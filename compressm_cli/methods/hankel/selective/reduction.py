@@ -16,7 +16,7 @@ from compressm_cli.methods.hankel.config import HankelConfig
 from compressm_cli.methods.hankel.reduction import Observe, Reduction
 from compressm_cli.methods.hankel.selective.distill import AllInputs, distilled, output_error
 from compressm_cli.methods.hankel.selective.excerpt import Excerpt, Rows
-from compressm_cli.structure.plan import LayerRecord
+from compressm_cli.structure.plan import UnitRecord
 
 T = TypeVar("T", bound=Trace)
 
@@ -99,9 +99,8 @@ class SelectiveReduction(Reduction, Generic[T]):
     def order_for(self, energy_threshold: float) -> int:
         return order_for_energy(self.spectrum(), energy_threshold)
 
-    def describe(self, record: LayerRecord) -> None:
-        record.hsv = self.spectrum().tolist()
-        record.gramian, record.variant = "empirical", self.variant
+    def describe(self, record: UnitRecord) -> None:
+        record.details |= {"hsv": self.spectrum().tolist(), "gramian": "empirical", "variant": self.variant}
 
     def truncate(self, order: int, allowed: Callable[[int], int], generator: torch.Generator) -> None:
         order = allowed(order)
@@ -112,23 +111,23 @@ class SelectiveReduction(Reduction, Generic[T]):
         finally:
             self._forget_traces()
 
-    def cut(self, record: LayerRecord) -> SelectiveProjection:
-        projection, spectrum = self.projection, self.spectrum()
+    def cut(self, record: UnitRecord) -> SelectiveProjection:
+        projection, spectrum, details = self.projection, self.spectrum(), record.details
         assert projection is not None  # chosen by ``truncate``
-        record.order_after = projection.order
-        record.reason = f"cut from {record.order_before} to {projection.order}"
+        record.after = projection.order
+        record.reason = f"cut from {record.before} to {projection.order}"
         if self.variant in ("balanced", "balanced_real"):
-            record.kept = projection.order
+            details["kept"] = projection.order
             whole = float(spectrum.sum())
-            record.tail = float(spectrum[projection.order :].sum()) / whole if whole > 0 else 0.0
-        record.measured_error, record.predicted_error = self.errors(projection)
+            details["tail"] = float(spectrum[projection.order :].sum()) / whole if whole > 0 else 0.0
+        details["measured_error"], details["predicted_error"] = self.errors(projection)
         self._forget_traces()
-        record.kernel_order = self.layer.kernel_order(projection.order)
+        details["kernel_order"] = self.layer.kernel_order(projection.order)
         record.reason += _errors_in_words(record)
         return projection
 
     def values(
-        self, projection: SelectiveProjection, record: LayerRecord, observe: Observe
+        self, projection: SelectiveProjection, record: UnitRecord, observe: Observe
     ) -> dict[str, Tensor] | None:
         steps = self.config.distill_steps
         if steps == 0:
@@ -140,17 +139,16 @@ class SelectiveReduction(Reduction, Generic[T]):
         values = distilled(self.layer, start, batches, steps)
         before, after = (output_error(self.layer, v, batches) for v in (start, values))
         if before is not None and after is not None:
-            record.output_error = after
+            record.details["output_error"] = after
             record.reason += (
                 f"; {steps} steps of distillation: error of the output {before:.3g} -> {after:.3g}"
             )
         return values
 
 
-def _errors_in_words(record: LayerRecord) -> str:
-    if record.measured_error is None:
+def _errors_in_words(record: UnitRecord) -> str:
+    measured, predicted = record.details["measured_error"], record.details["predicted_error"]
+    if measured is None:
         return ""
-    told = f"; error of the recurrence {100 * record.measured_error:.2g} % on the calibration batches"
-    if record.predicted_error is None:
-        return told
-    return f"{told}, {100 * record.predicted_error:.2g} % predicted"
+    told = f"; error of the recurrence {100 * measured:.2g} % on the calibration batches"
+    return told if predicted is None else f"{told}, {100 * predicted:.2g} % predicted"
