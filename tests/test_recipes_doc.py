@@ -21,6 +21,7 @@ from compressm_cli.methods.schedule import AdaptiveSchedule, EquidistantSchedule
 from compressm_cli.models.sequence import SequenceConfig
 from compressm_cli.objectives import OBJECTIVES
 from compressm_cli.recipe import load_recipe, recipe_schema
+from compressm_cli.recipe.budget import BudgetConfig
 from compressm_cli.recipe.keys import SCHEMA
 from compressm_cli.recipe.schema import (
     OutputConfig,
@@ -49,6 +50,7 @@ def sections() -> dict[str, type[Config]]:
         **{f"`compression: {{method: {name}}}`": method.Config for name, method in METHODS.items()},
         **{f"`compression: {{schedule: {{kind: {kind}}}}}`": c for kind, c in schedules.items()},
         "`compression: {safety: ...}`": SafetyConfig,
+        "`budget:`": BudgetConfig,
         "`output:`": OutputConfig,
     }
 

@@ -21,6 +21,7 @@ from compressm_cli.core.invocation import INVOCATION
 
 if TYPE_CHECKING:
     from compressm_cli.data.interface import Dataset
+    from compressm_cli.engine.course import Course
     from compressm_cli.engine.distributed.group import Group
     from compressm_cli.engine.forecast import Forecast, MemoryForecast
     from compressm_cli.engine.view import View
@@ -236,10 +237,23 @@ def _forecast_table(recipe: "Recipe", known: "Forecast") -> object:
     table.add_row("FLOPs a training step", f"{known.training_step_flops:,}")
     table.add_row("FLOPs a sequence (inference)", f"{known.inference_flops_per_sequence:,}")
     table.add_row("FLOPs of the run, uncut", f"{known.training_step_flops * recipe.train.steps:,}")
+    if recipe.budget is not None:
+        table.add_row("budget", _budget_in_words(known.course))
     table.add_row("memory", _memory_in_words(known.memory))
     table.add_row("compression checks after steps", ", ".join(map(str, known.check_steps)) or "none")
     table.add_row("what a FLOP is", known.flop_convention)
     return table
+
+
+def _budget_in_words(course: "Course") -> str:
+    from compressm_cli.core.quantities import quantity
+
+    budget, limit = course.budget, course.limit
+    assert budget is not None
+    if budget.unit != "flops":
+        return f"{budget.amount} {budget.unit}"
+    assert limit is not None
+    return f"{quantity(float(limit), 'flops')}: {course.planned:,.1f} steps without a cut"
 
 
 def _memory_in_words(known: "MemoryForecast") -> str:

@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from compressm_cli.core.errors import BadInputError, command
+from compressm_cli.engine.budget import Standing
 from compressm_cli.engine.divergence import Rollbacks
 from compressm_cli.engine.optimizer import learning_rate
 from compressm_cli.methods import METHODS
 from compressm_cli.recipe import Recipe, load_recipe, recipe_settings
-from compressm_cli.recipe.schema import TrainConfig
 from compressm_cli.runs.folder import Run
 
 ALLOWED = (
-    "train.steps", "train.eval_every", "train.log_every", "train.checkpoint_every", "train.on_divergence",
+    "train.steps", "budget", "train.eval_every", "train.log_every", "train.checkpoint_every", "train.on_divergence",
     "train.accumulate", "train.threads", "train.parallel", "train.compile", "device", "output.keep_last",
     "output.trackers",
 )  # fmt: skip
@@ -61,28 +61,39 @@ def changed_recipe(run: Run, overrides: Sequence[str]) -> Recipe:
     return after
 
 
-def told(before: Recipe, after: Recipe, step: int, rollbacks: list[dict[str, Any]]) -> str | None:
-    """What another number of steps makes of the learning rate and the checks, in a line; None where it is the same.
+def told(before: Recipe, after: Recipe, step: int, training: dict[str, Any]) -> str | None:
+    """What another length of the run makes of the learning rate and the checks, in a line; None where it is the same.
 
-    ``rollbacks`` are those that a checkpoint holds: each has lowered the learning rate.
+    ``training`` is a checkpoint's: what was spent, and the rollbacks, each of which has lowered the learning rate.
     """
-    if before.train.steps == after.train.steps:
+    if before.train.steps == after.train.steps and before.budget == after.budget:
         return None
-    rates = _rate(before.train, max(1, step), rollbacks), _rate(after.train, step + 1, rollbacks)
     method = METHODS[after.compression.method](after.compression)
-    ahead = [str(check) for check in method.check_steps(after.train.steps) if check > step]
+    here = Standing.of(after, step, training)
+    total, now = here.course.total, here.position()
+    ahead = [str(check) for check in method.check_steps(total) if check > now]
     shown = ", ".join(ahead[:5]) + (f" and {len(ahead) - 5} more" if len(ahead) > 5 else "")
+    rates = _rate(before, max(1, step), training), _rate(after, step, training, ahead=1)
+    what = f"train.steps {before.train.steps} -> {after.train.steps}"
+    if before.budget != after.budget:
+        what += f", budget {_shown(before)} -> {_shown(after)}"
     return (
-        f"train.steps {before.train.steps} -> {after.train.steps}, from step {step} on: the learning rate is that of a "
-        f"run of {after.train.steps} steps ({rates[0]:.3g} at step {step}, {rates[1]:.3g} at step {step + 1}); "
+        f"{what}, from step {step} on: the learning rate is that of a "
+        f"run of {total} steps ({rates[0]:.3g} at step {step}, {rates[1]:.3g} at step {step + 1}); "
         f"checks to come: {shown or 'none'}"
     )
 
 
-def _rate(config: TrainConfig, step: int, rollbacks: list[dict[str, Any]]) -> float:
-    lowered = Rollbacks(config.on_divergence)
-    lowered.made = rollbacks
-    return learning_rate(config, step) * lowered.factor
+def _shown(recipe: Recipe) -> str:
+    budget = recipe.budget
+    return "none" if budget is None else f"{budget.amount} {budget.unit}"
+
+
+def _rate(recipe: Recipe, step: int, training: dict[str, Any], ahead: int = 0) -> float:
+    lowered = Rollbacks(recipe.train.on_divergence)
+    lowered.made = training.get("rollbacks", [])
+    here = Standing.of(recipe, step, training)
+    return learning_rate(recipe.train, here.position(ahead), here.course.total) * lowered.factor
 
 
 def _is_allowed(key: str, recipe: Recipe) -> bool:

@@ -1,9 +1,11 @@
 """Checks of the method: what it plans at its steps is carried out and recorded."""
 
 from collections.abc import Mapping
+from functools import cached_property
 
 from compressm_cli.data.interface import DataSpec
 from compressm_cli.engine.batches import Batches
+from compressm_cli.engine.budget import Budget
 from compressm_cli.engine.evaluation import calibrate
 from compressm_cli.engine.ledger import Ledger
 from compressm_cli.engine.listeners import Listeners
@@ -28,19 +30,24 @@ class Checks:
         batches: Batches,
         work: Workload,
         state: TrainState,
+        budget: Budget,
         trial: Trial,
         validation: Validation,
         ledger: Ledger,
         listeners: Listeners,
     ) -> None:
-        self._total, self._data, self._batches, self._work = recipe.train.steps, data, batches, work
+        self._budget, self._data, self._batches, self._work = budget, data, batches, work
         self._state, self._trial, self._validation = state, trial, validation
         self._ledger, self._listeners = ledger, listeners
-        self._steps = set(state.method.check_steps(self._total))
+
+    @cached_property
+    def _marks(self) -> list[int]:
+        return sorted(self._state.method.check_steps(self._budget.total))
 
     @property
     def is_due(self) -> bool:
-        return self._state.step in self._steps
+        """Whether the latest step led to a check, or past some; the moments are told in steps of the whole run."""
+        return self._budget.crossed(self._marks)
 
     def check(self) -> bool:
         """Do what is due at a check; returns whether the model is another one now."""
@@ -105,4 +112,7 @@ class Checks:
                 state.model, statistics, self._batches.calibration(state.step, batches), self._work.rows
             )
 
-        return CheckContext(state.step, self._total, self._data.length, state.generator, calibrated)
+        budget, length = self._budget, self._data.length
+        return CheckContext(
+            state.step, budget.total, length, state.generator, calibrated, position=budget.position
+        )

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from compressm_cli.data.interface import DataSpec
+from compressm_cli.engine.course import Course
 from compressm_cli.engine.distributed.group import Group
 from compressm_cli.engine.experiment import check_recipe
 from compressm_cli.engine.precision import resolve_device
@@ -67,7 +68,9 @@ class Forecast:
     training_step_flops: int
     inference_flops_per_sequence: int
     memory: MemoryForecast
+    course: Course
     check_steps: list[int]
+    """In steps of ``course.total``."""
     flop_convention: str = CONVENTION
 
 
@@ -88,6 +91,8 @@ def forecast(recipe: Recipe, group: Group | None = None) -> Forecast:
     work = Workload(recipe.train, spec, batch_size, group, objective)
     counted = work.measures(model, model, work.costs_here(model, resolve_device(recipe.device)))
     method = METHODS[recipe.compression.method](recipe.compression)
+    course = Course.of(recipe, counted["step"])
+    checks = method.check_steps(course.total)
     return Forecast(
         data=spec,
         device=str(resolve_device(recipe.device)),
@@ -95,8 +100,9 @@ def forecast(recipe: Recipe, group: Group | None = None) -> Forecast:
         parameters=counted["parameters"],
         training_step_flops=counted["step"],
         inference_flops_per_sequence=counted["inference"],
-        memory=_memory(recipe, spec, model, method, work, batch_size, group, objective),
-        check_steps=method.check_steps(recipe.train.steps),
+        memory=_memory(recipe, spec, model, method, work, batch_size, group, objective, checks),
+        course=course,
+        check_steps=checks,
     )
 
 
@@ -109,6 +115,7 @@ def _memory(
     batch_size: int,
     group: Group,
     objective: Objective,
+    check_steps: list[int],
 ) -> MemoryForecast:
     config, on_cpu = recipe.train, resolve_device(recipe.device).type == "cpu"
     sharded = config.parallel == "fsdp" and not group.is_alone
@@ -128,12 +135,11 @@ def _memory(
     batch = batch_bytes(example_batch(spec, batch_size)) + config.accumulate * batch_bytes(part)
     rows = _evaluated_at_once(spec, work, 1 if sharded else group.size)
     between = standing + gradients + gathered
-    checks = bool(method.check_steps(config.steps))
     kept, at_once = method.calibration_bytes(model, work.rows, spec.length)
     return MemoryForecast(
         step=standing + buckets + (gradients + 2 * gathered if sharded else 0) + batch + passes,
         evaluation=between + inference_bytes(model, example_batch(spec, rows)),
-        check=between + kept + max(at_once, inference_bytes(model, part)) if checks else 0,
+        check=between + kept + max(at_once, inference_bytes(model, part)) if check_steps else 0,
         checkpoint=standing + gradients + copies * share if on_cpu else 0,
         rows=work.rows,
         processes=group.size,

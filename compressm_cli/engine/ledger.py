@@ -53,6 +53,11 @@ class Ledger:
         self._start = self._start or measures
         self.flops.segment(measures["step"])
 
+    @property
+    def start_flops(self) -> int:
+        """Of a step at the start, before the first change of shape."""
+        return int(self._start["step"])
+
     def add_window(self, step_seconds: float) -> None:
         """Mean seconds of a step since the last logged line."""
         self._windows["final"].append(step_seconds)
@@ -122,7 +127,7 @@ class Ledger:
         self._evaluated = None if evaluated is None else (evaluated[0], Evaluation(**evaluated[1]))
 
     def summary(
-        self, validation: Evaluation, test: Evaluation, checkpoint_bytes: int, rollbacks: int
+        self, steps: int, validation: Evaluation, test: Evaluation, checkpoint_bytes: int, rollbacks: int
     ) -> dict[str, Any]:
         """What summary.json says; ends the measurement of joules; collective."""
         start, final = self._start, self.now
@@ -131,7 +136,7 @@ class Ledger:
             "format": 2,
             "recipe": self._recipe.name,
             "seed": self._seed,
-            "steps": self._recipe.train.steps,
+            "steps": steps,
             "device": str(self._device),
             "precision": self._recipe.train.precision,
             "processes": self._group.size,

@@ -1,6 +1,6 @@
 """Who is told of a run while it is trained: its logs, whoever watches it, and trackers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -43,15 +43,23 @@ class Listeners:
         """``primary`` is the metric that whoever watches is told."""
         self.run, self.view, self._primary = run, view, primary
         self._rollbacks, self._group = rollbacks, group
+        self.progress: Callable[[], float] | None = None
+        """Which share of its budget the run has spent, where it has one."""
         self._trackers = Trackers(trackers if group.is_main else [], view.message)
 
     def open(self, recipe: Recipe, seed: int, step: int) -> None:
         """The run begins, or goes on after ``step``: trackers are reached, which may take as long as a network does."""
         self._trackers.start(self.run, recipe, seed, step)
 
-    def start(self, recipe: Recipe, seed: int, orders: dict[str, int], device: torch.device) -> None:
-        """Training begins, or goes on, with these orders by layer."""
-        self.view.start(recipe.name, seed, recipe.train.steps, orders, str(device))
+    def start(
+        self, recipe: Recipe, seed: int, steps: int, orders: dict[str, int], device: torch.device
+    ) -> None:
+        """Training begins, or goes on, with these orders by layer; it will end after about so many steps."""
+        self.view.start(recipe.name, seed, steps, orders, str(device))
+
+    def expect(self, steps: int) -> None:
+        """The run will end after about so many steps, as it is now."""
+        self.view.expect(steps)
 
     def step(self, step: int, loss: float, learning_rate: float, step_seconds: float) -> None:
         """A step was trained; for whoever watches, as often as there are any."""
@@ -59,13 +67,14 @@ class Listeners:
 
     def steps(self, line: dict[str, Any]) -> None:
         """The steps since the last such line, or since the model changed: one line of the log."""
-        self._log(line)
+        self._log({**line, **self._progress()})
 
     def evaluation(self, step: int, result: Evaluation, after_cut: bool) -> None:
         """The validation split was evaluated."""
         metrics = {f"validation_{name}": value for name, value in result.metrics.items()}
         line = {"step": step, "validation_loss": result.loss, **metrics}
-        self._log({**line, "after_cut": True} if after_cut else line)
+        line |= {"after_cut": True} if after_cut else {}
+        self._log({**line, **self._progress()})
         self.view.evaluation(step, result.loss, self._primary, result.value(self._primary))
 
     def compression(
@@ -117,6 +126,9 @@ class Listeners:
             self._trackers.close()
         finally:
             self.view.close()
+
+    def _progress(self) -> dict[str, float]:
+        return {} if self.progress is None else {"progress": self.progress()}
 
     def _log(self, line: dict[str, Any]) -> None:
         self.run.append_metrics(line)

@@ -10,6 +10,7 @@ from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.errors import command
 from compressm_cli.data.interface import Dataset
 from compressm_cli.engine.batches import Batches
+from compressm_cli.engine.budget import Budget
 from compressm_cli.engine.checks import Checks
 from compressm_cli.engine.distributed.agreement import Vote
 from compressm_cli.engine.distributed.group import Group, require_device
@@ -72,18 +73,21 @@ class Trainer:
         # Before the clock begins: a tracker may wait for a network.
         listeners.open(recipe, seed, 0 if resume is None else resume.step)
         self.ledger = ledger = Ledger(recipe, seed, device, self.group)
+        self.budget = budget = Budget(recipe, ledger)
+        if budget.is_set:
+            listeners.progress = lambda: budget.progress
         self.splits = [s.to(device) for s in (dataset.train, dataset.validation, dataset.test)]
         self.batches = Batches(self.splits[0], self.config.batch_size, seed)
         self.objective = objective = objective_of(recipe, dataset.spec)
         self.work = work = Workload(self.config, dataset.spec, self.batches.batch_size, self.group, objective)
         self.window = LossWindow(self.group, ledger.clock, device)
         self.state = state = TrainState(
-            recipe, seed, dataset, resume, initial, self.group, device, work, ledger, listeners
+            recipe, seed, dataset, resume, initial, self.group, device, work, budget, ledger, listeners
         )
         self.batch_norm = has_batch_statistics(state.model)
         if self.batch_norm:
             work.require_statistics(self.splits[0])
-        self.trial = trial = Trial(recipe, state, ledger, listeners)
+        self.trial = trial = Trial(recipe, state, budget, ledger, listeners)
         self.saving = Saving(
             recipe, seed, dataset, run, state, trial, self.window, self.rollbacks, ledger, listeners
         )
@@ -91,9 +95,11 @@ class Trainer:
             recipe, self.splits[1], objective, work, state, trial, self.saving, ledger, listeners
         )
         self.checks = Checks(
-            recipe, dataset.spec, self.batches, work, state, trial, self.validation, ledger, listeners
+            recipe, dataset.spec, self.batches, work, state, budget, trial, self.validation, ledger, listeners
         )
         self.begins_elsewhere = initial is not None
+        self.rate = 0.0
+        """The learning rate of the latest step."""
         self._set_out(resume)
         self.load_watch = LoadWatch(ledger.clock)
 
@@ -106,6 +112,7 @@ class Trainer:
             window = self.saving.resume(resume)
         with self.ledger.clock.phase("compile"):
             self.state.renew(logged=resume is None)
+        self.budget.begin(self.state.step)
         self.window.begin(self.state.step, window)
 
     # ---- the loop ------------------------------------------------------------------------------------------
@@ -118,7 +125,7 @@ class Trainer:
         # Where the recipe alone does not lead back to this beginning, or the run may have to go back to it.
         if self.begins_elsewhere or (self.rollbacks.wanted and not self.saving.has_checkpoint):
             self.saving.save()
-        while self.state.step < self.config.steps:
+        while not self._is_over:
             self._stop_if_asked(self.vote)
             try:
                 self._advance()
@@ -131,9 +138,12 @@ class Trainer:
 
     def _introduce(self) -> None:
         """Tell what is trained, and what is to be known of it beforehand."""
-        self.listeners.start(self.recipe, self.seed, self.state.orders, self.device)
+        expected = self.budget.expected(self.state.step)
+        self.listeners.start(self.recipe, self.seed, expected, self.state.orders, self.device)
         listed = ", ".join(f"{name} {form}" for name, form in self.ledger.now["forms"].items())
         self.listeners.message(f"form of the recurrence: {listed}")
+        if self.budget.is_set:
+            self.listeners.message(self.budget.told())
         if self.batch_norm and self.config.accumulate > 1:
             self.listeners.message(
                 f"warning: model.norm: batch normalizes over the {self.work.rows_of_all} rows that are passed "
@@ -155,14 +165,18 @@ class Trainer:
         self._train_step()
         self.checks.after_step()
         self._log_if_due()
-        if self._is_due("eval_every") or self.state.step == self.config.steps:
+        if self._is_due("eval_every") or self._is_over:
             self.validation.evaluate()
         if self.trial.is_due and not self._verdict():
             return
         if self.checks.is_due:
             self._check()
-        if self._is_due("checkpoint_every") and self.state.step < self.config.steps:
+        if self._is_due("checkpoint_every") and not self._is_over:
             self.saving.save()
+
+    @property
+    def _is_over(self) -> bool:
+        return self.budget.is_over(self.state.step)
 
     def _is_due(self, interval: Interval) -> bool:
         return self.state.step % self.config.interval(interval) == 0
@@ -185,7 +199,9 @@ class Trainer:
     # ---- a step --------------------------------------------------------------------------------------------
 
     def _train_step(self) -> None:
-        set_learning_rate(self.state.optimizer, self._learning_rate())
+        self.budget.begin_step(self.state.step)
+        self.rate = self._learning_rate()
+        set_learning_rate(self.state.optimizer, self.rate)
         if self.state.compile_pending:
             with self.ledger.clock.phase("compile"):
                 self._update()
@@ -193,6 +209,7 @@ class Trainer:
         else:
             self._update()
         self.ledger.flops.step()
+        self.budget.end_step(self.state.step)
 
     def _update(self) -> None:
         state, parts = self.state, self.config.accumulate
@@ -216,8 +233,10 @@ class Trainer:
             )
         if due:
             self.state.require_finite()
-        seconds, rate = self.window.mean_seconds(step), self._learning_rate()
+        seconds, rate = self.window.mean_seconds(step), self.rate
         self.window.shown = time.monotonic()
+        if self.budget.is_set:
+            self.listeners.expect(self.budget.expected(step))
         self.listeners.step(step, loss, rate, seconds)
         if due:
             self._log(loss, rate, seconds)
@@ -240,7 +259,7 @@ class Trainer:
             self.listeners.message(warning)
 
     def _learning_rate(self) -> float:
-        return learning_rate(self.config, self.state.step) * self.rollbacks.factor
+        return learning_rate(self.config, self.budget.position, self.budget.total) * self.rollbacks.factor
 
     # ---- cuts, and ways back -------------------------------------------------------------------------------
 
@@ -297,6 +316,9 @@ class Trainer:
         # The state from which the run can be trained longer; all that was spent until here is in it.
         if not self.saving.is_current:
             self.saving.save()
-        summary = self.ledger.summary(validation, test, size, len(self.rollbacks.made))
+        step, rollbacks = self.state.step, len(self.rollbacks.made)
+        summary = self.ledger.summary(step, validation, test, size, rollbacks)
+        if self.budget.is_set:
+            summary["budget"] = self.budget.summary(step)
         self.listeners.finish(summary)
         return summary

@@ -27,14 +27,18 @@ def build_optimizer(model: nn.Module, config: TrainConfig, count: int = len(ROLE
     return AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 
 
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """The learning rate of step 1..steps, before a group's factor: linear warm-up, then constant or cosine."""
-    warmup = round(config.warmup * config.steps)
+def learning_rate(config: TrainConfig, step: float, steps: int | None = None) -> float:
+    """The learning rate of step 1..steps, before a group's factor: linear warm-up, then constant or cosine.
+
+    ``steps`` is the length of the run where a budget makes it another than ``train.steps``.
+    """
+    steps = config.steps if steps is None else steps
+    warmup = round(config.warmup * steps)
     if step <= warmup:
         return config.learning_rate * step / warmup
     if config.lr_schedule == "constant":
         return config.learning_rate
-    progress = (step - warmup) / max(1, config.steps - warmup)
+    progress = (step - warmup) / max(1, steps - warmup)
     return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 

@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.errors import BadInputError, command
 from compressm_cli.data.interface import Fingerprint
+from compressm_cli.engine.budget import Standing
 from compressm_cli.engine.changes import changes, is_same_run, told
 from compressm_cli.engine.origins import load, now
 from compressm_cli.engine.same_data import recorded
@@ -76,7 +77,10 @@ def is_over(run: Run) -> bool:
 
 def is_longer(run: Run, recipe: Recipe) -> bool:
     """Whether a recipe asks a run that came to its end for more steps."""
-    return recipe.train.steps > _steps_done(run)
+    steps = _steps_done(run)
+    if recipe.budget is None:
+        return recipe.train.steps > steps
+    return not Standing.at_end(recipe, steps, run.read_summary()).is_over
 
 
 def _steps_done(run: Run) -> int:
@@ -92,17 +96,25 @@ def require_open(run: Run, recipe: Recipe) -> None:
     """BadInputError where a run is done, and is not to be trained longer."""
     if not is_over(run) or is_longer(run, recipe):
         return
-    if recipe.train.steps < _steps_done(run):
-        raise _too_few(run, recipe.train.steps, _steps_done(run))
+    done = _steps_done(run)
+    if recipe.budget is None and recipe.train.steps < done:
+        raise _too_few(run, recipe, done)
+    more = f"train.steps=N with an N above {done}"
+    if recipe.budget is not None:
+        more = f"a larger budget.{recipe.budget.unit}=X" + ("" if recipe.budget.reinvest else f", and {more}")
     raise BadInputError(
-        f"{run.folder}: this run is done; there is nothing to resume; to train it longer, add train.steps=N with "
-        f"an N above {_steps_done(run)}"
+        f"{run.folder}: this run is done; there is nothing to resume; to train it longer, add {more}"
     )
 
 
-def _too_few(run: Run, steps: int, done: int) -> BadInputError:
+def _too_few(run: Run, recipe: Recipe, done: int) -> BadInputError:
+    budget = recipe.budget
+    asked = f"train.steps={recipe.train.steps}"
+    if budget is not None:
+        asked = f"budget.{budget.unit}={budget.amount}" + ("" if budget.reinvest else f" {asked}")
+    spent = "" if budget is None else ", and has spent as much"
     return BadInputError(
-        f"train.steps={steps}: {run.folder} has been trained for {done} steps already; write more"
+        f"{asked}: {run.folder} has been trained for {done} steps already{spent}; write more"
     )
 
 
@@ -133,7 +145,7 @@ def departure(run: Run, recipe: Recipe, view: View) -> Departure | None:
             "put the run's own in its place"
         )
     found = replace(found, changed=changes(checkpoint.recipe, recipe))
-    _require_possible(run, found)
+    _require_possible(run, recipe, found)
     if found.changed:
         _keep_best(run, checkpoint)
     return found
@@ -163,10 +175,12 @@ def _raise_without_end(run: Run, recipe: Recipe, checkpoint: Checkpoint | None) 
     )
 
 
-def _require_possible(run: Run, found: Departure) -> None:
-    steps = found.changed.get("train.steps")
-    if steps is not None and steps["to"] <= found.step:
-        raise _too_few(run, steps["to"], found.step)
+def _require_possible(run: Run, recipe: Recipe, found: Departure) -> None:
+    assert found.checkpoint is not None
+    assert found.checkpoint.training is not None
+    length = any(key.partition(".")[0] == "budget" or key == "train.steps" for key in found.changed)
+    if length and Standing.of(recipe, found.step, found.checkpoint.training).is_over:
+        raise _too_few(run, recipe, found.step)
     moved = [key for key in found.changed if key.startswith("data.")]
     if moved and found.fingerprint is None:
         raise BadInputError(
@@ -186,11 +200,13 @@ def set_out(run: Run, recipe: Recipe, found: Departure, view: View, keep_recipe:
         run.forget_after(-1)  # also what is told of step 0, which is told again
     else:
         path = run.last_checkpoint(found.step).relative_to(run.folder)
-        view.message(f"going on from step {found.step:,} of {recipe.train.steps:,} ({path})")
         before, training = found.checkpoint.recipe, found.checkpoint.training or {}
-        if found.step == before.train.steps < recipe.train.steps:
+        earlier, here = (Standing.of(one, found.step, training) for one in (before, recipe))
+        end = f"{'' if recipe.budget is None else 'about '}{here.expected:,}"
+        view.message(f"going on from step {found.step:,} of {end} ({path})")
+        if earlier.is_over and not here.is_over:
             run.set_aside(found.step)
-        if told_of := told(before, recipe, found.step, training.get("rollbacks", [])):
+        if told_of := told(before, recipe, found.step, training):
             view.message(told_of)
     if found.fingerprint is None and found.checkpoint is not None:
         view.message(

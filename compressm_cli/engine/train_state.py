@@ -10,6 +10,7 @@ from compressm_cli.core.errors import RunFailedError
 from compressm_cli.data.interface import Dataset
 from compressm_cli.engine import state
 from compressm_cli.engine.batches import derived_generator
+from compressm_cli.engine.budget import Budget
 from compressm_cli.engine.distributed.group import Group
 from compressm_cli.engine.divergence import require_finite
 from compressm_cli.engine.ledger import Ledger
@@ -45,11 +46,13 @@ class TrainState:
         group: Group,
         device: torch.device,
         work: Workload,
+        budget: Budget,
         ledger: Ledger,
         listeners: Listeners,
     ) -> None:
         self.group, self.device = group, device
         self._config, self._work, self._ledger, self._listeners = recipe.train, work, ledger, listeners
+        self._budget = budget
         self._same_sizes = dataset.train.lengths is None
         self.step = 0
         known = resume or initial
@@ -89,7 +92,8 @@ class TrainState:
     @property
     def context(self) -> StepContext:
         """Of the step now, for the method."""
-        return StepContext(self.step, self._config.steps, self.model, self.generator)
+        budget = self._budget
+        return StepContext(self.step, budget.total, self.model, self.generator, position=budget.position)
 
     def after_step(self) -> Plan | None:
         """What the method wants changed right after a step, in all processes."""

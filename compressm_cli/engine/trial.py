@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from compressm_cli.engine.budget import Budget
 from compressm_cli.engine.evaluation import Evaluation
 from compressm_cli.engine.ledger import Ledger
 from compressm_cli.engine.listeners import Listeners
@@ -34,9 +35,11 @@ class _Cut:
 class Trial:
     """The cut that is on trial, if one is; the recipe's ``safety`` says how long, and what fall is accepted."""
 
-    def __init__(self, recipe: Recipe, state: TrainState, ledger: Ledger, listeners: Listeners) -> None:
+    def __init__(
+        self, recipe: Recipe, state: TrainState, budget: Budget, ledger: Ledger, listeners: Listeners
+    ) -> None:
         self._safety: SafetyConfig | None = recipe.compression.safety
-        self._steps = recipe.train.steps
+        self._budget = budget
         self._state, self._ledger, self._listeners = state, ledger, listeners
         self._cut: _Cut | None = None
 
@@ -51,8 +54,9 @@ class Trial:
 
     @property
     def is_due(self) -> bool:
-        """Whether the verdict is to be given now."""
-        return self._cut is not None and self._cut.until == self._state.step
+        """Whether the verdict is to be given now: at the trial's end, or with the budget's."""
+        step = self._state.step
+        return self._cut is not None and (self._cut.until <= step or self._budget.is_over(step))
 
     @property
     def begun(self) -> int | None:
@@ -139,7 +143,7 @@ class Trial:
     def _end(self, begun: int) -> int:
         """The step of the verdict on a cut."""
         assert self._safety is not None
-        return int(min(begun + self._safety.trial_steps, self._steps))
+        return int(min(begun + self._safety.trial_steps, self._budget.last_step))
 
     def _concluded(self, why: str) -> _Cut:
         """End the trial; the reasons of what was cut say why."""

@@ -16,6 +16,9 @@ class View(Protocol):
     ) -> None:
         """A run begins, or goes on, with these orders by layer."""
 
+    def expect(self, total_steps: int) -> None:
+        """The run will have about so many steps: what a cut saves of a budget becomes more of them."""
+
     def step(self, step: int, loss: float, learning_rate: float, step_seconds: float) -> None:
         """A step was trained; counted from 1, and less than before where a cut was undone."""
 
@@ -41,6 +44,8 @@ class SilentView:
     def start(
         self, recipe_name: str, seed: int, total_steps: int, orders: dict[str, int], device: str
     ) -> None: ...
+
+    def expect(self, total_steps: int) -> None: ...
 
     def step(self, step: int, loss: float, learning_rate: float, step_seconds: float) -> None: ...
 

@@ -61,6 +61,11 @@ class TrainingFlops:
         self.total = 0
         self._per_step: int | None = None
 
+    @property
+    def per_step(self) -> int | None:
+        """Of a step as the model is; None before the first segment."""
+        return self._per_step
+
     def segment(self, flops_per_step: int) -> None:
         """From now on a step costs this much: at the start, and after every change of shape."""
         self._per_step = flops_per_step

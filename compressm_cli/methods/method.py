@@ -51,6 +51,7 @@ class CheckContext:
 
     step: int
     total_steps: int
+    """The length of the run, as ``check_steps`` is told it."""
     length: int
     """Steps of the longest sequence."""
     generator: torch.Generator
@@ -61,6 +62,13 @@ class CheckContext:
 
     The batches, the same at each call of one check, are passed through the model in parts of as many rows as in
     training: at once in memory are no more than the activations of a part and the statistics themselves."""
+    position: float | None = None
+    """Where the run is between 0 and ``total_steps`` by its budget; None where it has none, and is at its step."""
+
+    @property
+    def reached(self) -> float:
+        """Where the run is between 0 and ``total_steps``."""
+        return self.step if self.position is None else self.position
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,13 @@ class StepContext:
     model: nn.Module
     generator: torch.Generator
     """For random choices, and nothing else: torch's own random state belongs to the training."""
+    position: float | None = None
+    """As in ``CheckContext``."""
+
+    @property
+    def reached(self) -> float:
+        """Where the run is between 0 and ``total_steps``."""
+        return self.step if self.position is None else self.position
 
 
 class Method(ABC):
@@ -87,7 +102,10 @@ class Method(ABC):
         self.config = config
 
     def check_steps(self, total: int) -> list[int]:
-        """The steps at which ``plan`` is called in a run of ``total`` steps, ascending, counted from 1."""
+        """The steps at which ``plan`` is called in a run of ``total`` steps, ascending, counted from 1.
+
+        With a budget they are moments of it: step s is where s/total of it is spent.
+        """
         return self.config.schedule.steps(total)
 
     def penalty(self, step: StepContext) -> Tensor | None:

@@ -15,6 +15,7 @@ from compressm_cli.methods.none import NoCompressionConfig
 from compressm_cli.models import MODELS
 from compressm_cli.objectives import OBJECTIVES
 from compressm_cli.plugins import REGISTRIES
+from compressm_cli.recipe.budget import BudgetConfig
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -43,7 +44,7 @@ class TrainConfig(Config):
     """How the model is trained (AdamW)."""
 
     steps: PositiveInt
-    """Optimizer steps of the run."""
+    """Optimizer steps of the run; with a ``budget``, of the same recipe without compression."""
     batch_size: PositiveInt = 64
     """Rows a step, of all processes together; rows left over at the end of an epoch are skipped."""
     accumulate: PositiveInt = 1
@@ -145,6 +146,8 @@ class Recipe(Config):
     """What is learned and by what models are judged; null is the task's own."""
     train: TrainConfig
     """The optimization."""
+    budget: BudgetConfig | None = None
+    """What the run may spend; it then decides, instead of ``train.steps``, how far the run is and when it ends."""
     compression: Annotated[Any, OneOf(METHODS)] = NoCompressionConfig()
     """What is done to the model while it trains; without it, nothing."""
     output: OutputConfig = OutputConfig()

@@ -58,6 +58,10 @@ class LiveView:
         )
         self._live.start()
 
+    def expect(self, total_steps: int) -> None:
+        with self._lock:
+            self._known().expect(total_steps)
+
     def step(self, step: int, loss: float, learning_rate: float, step_seconds: float) -> None:
         with self._lock:
             self._known().step(step, loss, learning_rate, step_seconds)

@@ -33,6 +33,9 @@ class PlainView:
         listed = ", ".join(f"{layer} {order}" for layer, order in orders.items())
         self.message(f"{recipe_name}, seed {seed}: {total_steps:,} steps on {device}; orders: {listed}")
 
+    def expect(self, total_steps: int) -> None:
+        self._known().expect(total_steps)
+
     def step(self, step: int, loss: float, learning_rate: float, step_seconds: float) -> None:
         progress = self._known()
         progress.step(step, loss, learning_rate, step_seconds)

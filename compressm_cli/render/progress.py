@@ -48,6 +48,9 @@ class Progress:
         self._first_seconds: deque[float] = deque(maxlen=64)
         self._recent_seconds: deque[float] = deque(maxlen=9)
 
+    def expect(self, total_steps: int) -> None:
+        self.total_steps = total_steps
+
     def step(self, step: int, loss: float, learning_rate: float, step_seconds: float) -> None:
         if step < self.step_number:  # a rejected cut was undone
             self._pace.clear()

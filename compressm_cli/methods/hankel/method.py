@@ -250,7 +250,7 @@ class Hankel(Method):
         if self.settling:
             return 1.0
         steps = self.check_steps(context.total_steps)
-        return (sum(step <= context.step for step in steps)) / len(steps)
+        return (sum(step <= context.reached for step in steps)) / len(steps)
 
     def _waiting(self, orders: list[int]) -> bool:
         """Whether an adaptive schedule still waits for the orders to settle."""

@@ -1,0 +1,101 @@
+"""How far a run is on its way, by its steps and by what it has spent: a function of both, and of the recipe."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
+
+from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.quantities import quantity
+from compressm_cli.recipe import Recipe
+from compressm_cli.recipe.budget import LARGEST_FACTOR, BudgetConfig, factor_of
+
+Spent = int | float
+
+
+@dataclass(frozen=True)
+class Course:
+    """From step 0 to the end. ``total`` steps are the scale on which schedules and learning rates are told.
+
+    Without a budget a step is a step. With one, the way is what was spent of it: a cheaper step is a shorter one, and
+    as long as none is cheaper, the run is one of ``total`` steps.
+    """
+
+    steps: int
+    """``train.steps``."""
+    budget: BudgetConfig | None = None
+    uncut: Spent | None = None
+    """What a step takes without compression; None where that is not known (yet)."""
+
+    @classmethod
+    def of(cls, recipe: Recipe, uncut: Spent | None) -> "Course":
+        """The course of a recipe. BadInputError where budget and steps are not of one order of magnitude."""
+        course = cls(recipe.train.steps, recipe.budget, uncut)
+        course._require_possible()
+        return course
+
+    @property
+    def limit(self) -> Fraction | None:
+        """What may be spent; None where nothing limits it, or where it is not known yet."""
+        if self.budget is None:
+            return None
+        amount = self.budget.amount
+        if not isinstance(amount, str):
+            return Fraction(amount)
+        return None if self.uncut is None else factor_of(amount) * self.steps * Fraction(self.uncut)
+
+    @property
+    def planned(self) -> Fraction:
+        """Steps that the budget is enough for without compression; ``train.steps`` where that is not known."""
+        if self.budget is None:
+            return Fraction(self.steps)
+        amount = self.budget.amount
+        if isinstance(amount, str):
+            return factor_of(amount) * self.steps
+        return Fraction(self.steps) if self.uncut is None else Fraction(amount) / Fraction(self.uncut)
+
+    @property
+    def total(self) -> int:
+        """Steps of the whole run where none of them is cheaper than the first."""
+        return max(1, ceil(self.planned)) if self._reinvests else self.steps
+
+    def at(self, step: int, spent: Spent) -> int | float:
+        """Where a run is between 0 and ``total``, after a step and with so much spent."""
+        if self.budget is None:
+            return step
+        limit = self.limit
+        share = Fraction(step) / self.planned if limit is None else Fraction(spent) / limit
+        if not self._reinvests:
+            share = max(share, Fraction(step, self.steps))
+        return float(min(share, Fraction(1)) * self.total)
+
+    def is_over(self, step: int, spent: Spent) -> bool:
+        """Whether no step is left, or no budget."""
+        limit = self.limit
+        return (limit is not None and spent >= limit) or (not self._reinvests and step >= self.steps)
+
+    def left(self, step: int, spent: Spent, per_step: Spent | None) -> int:
+        """About how many steps are still to come, where each takes as much as one does lately."""
+        limit, steps = self.limit, self.steps - step
+        if limit is None:
+            return max(0, self.total - step)
+        cost = per_step or limit / self.total
+        affordable = max(0, ceil((limit - Fraction(spent)) / Fraction(cost)))
+        return affordable if self._reinvests else max(0, min(affordable, steps))
+
+    @property
+    def _reinvests(self) -> bool:
+        return self.budget is not None and self.budget.reinvest
+
+    def _require_possible(self) -> None:
+        if self.budget is None or self.budget.unit != "flops" or isinstance(self.budget.amount, str):
+            return
+        if 1 <= self.planned <= LARGEST_FACTOR * self.steps:
+            return
+        assert self.uncut is not None
+        whole = self.steps * self.uncut
+        raise BadInputError(
+            f"budget.flops: {quantity(self.budget.amount, 'flops')} is "
+            f"{'less than a step takes' if self.planned < 1 else f'more than {LARGEST_FACTOR} times the recipe'} "
+            f"without compression: {self.steps:,} steps (train.steps) take {quantity(whole, 'flops')}, "
+            f"{quantity(self.uncut, 'flops')} each; write a budget that goes with train.steps, such as 0.65x"
+        )

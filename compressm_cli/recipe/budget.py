@@ -1,0 +1,59 @@
+"""What a run may spend (``budget:``)."""
+
+from fractions import Fraction
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from compressm_cli.core.config import Config
+
+Unit = Literal["flops"]
+LARGEST_FACTOR = 100
+"""Of the same recipe without compression; more is a slip of the pen."""
+FORM = "a number and x, such as 0.65x"
+
+
+def _within(value: str) -> str:
+    if not 0 < factor_of(value) <= LARGEST_FACTOR:
+        raise ValueError(f"{value} is out of range; write a factor above 0x and at most {LARGEST_FACTOR}x")
+    return value
+
+
+def _not_a_share(value: float) -> float:
+    if value < 1:
+        raise ValueError(
+            f"{value:g} is less than one FLOP; write {value:g}x for that share of the recipe without compression"
+        )
+    return value
+
+
+def factor_of(text: str) -> Fraction:
+    """``0.65x`` -> 13/20."""
+    return Fraction(text.removesuffix("x"))
+
+
+Amount = Annotated[float, Field(gt=0.0)]
+Relative = Annotated[
+    str,
+    Field(pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?x$", json_schema_extra={"form": FORM}),
+    AfterValidator(_within),
+]
+
+
+class BudgetConfig(Config):
+    """What the run may spend; ``0.65x`` is 0.65 of what the recipe takes without compression."""
+
+    flops: Annotated[Amount, AfterValidator(_not_a_share)] | Relative
+    """FLOPs of training steps, as they are counted."""
+    reinvest: bool = True
+    """Whether what a cut saves becomes more steps; else the run ends after ``train.steps``, or with the budget."""
+
+    @property
+    def unit(self) -> Unit:
+        """What it is counted in."""
+        return "flops"
+
+    @property
+    def amount(self) -> float | str:
+        """As it was written: so much, or a factor and x."""
+        return self.flops

@@ -1,0 +1,264 @@
+"""The budget of a run: arithmetic by hand, runs that reinvest or save, and runs that are interrupted."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_engine_longer import Telling, longer
+from test_engine_resume import LAYER, cuts, interrupted, lines, resumed, same_run
+
+from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.core.errors import BadInputError
+from compressm_cli.engine import validation
+from compressm_cli.engine.course import Course
+from compressm_cli.engine.optimizer import learning_rate
+from compressm_cli.recipe import Recipe
+from compressm_cli.recipe.budget import BudgetConfig
+from compressm_cli.recipe.schema import TrainConfig
+from compressm_cli.runs.folder import Run
+from compressm_cli.structure import surgery
+
+Maker = Callable[..., Recipe]
+Trainer = Callable[..., Run]
+Same = Callable[[Run, Run], bool]
+
+pytestmark = pytest.mark.usefixtures("rough_flops")
+
+EVERY = {"checkpoint_every": 4, "log_every": 2, "eval_every": 4, "steps": 20}
+
+
+def course(steps: int, uncut: float | None, **budget: Any) -> Course:
+    return Course(steps, BudgetConfig(**budget), uncut)
+
+
+# ---- arithmetic ----------------------------------------------------------------------------------------
+
+
+def test_a_share_of_the_recipe_without_compression_by_hand() -> None:
+    known = course(600, 7, flops="0.65x")
+    assert known.limit == 2730  # 0.65 * 600 * 7
+    assert known.total == known.planned == 390
+    assert not known.is_over(389, 389 * 7)
+    assert known.is_over(390, 390 * 7)
+    # A quarter at the full price, three quarters at 2 FLOPs a step: 97.5 and 1,023.75 steps.
+    assert known.at(98 + 100, 98 * 7 + 100 * 2) == pytest.approx((98 * 7 + 200) / 2730 * 390)
+    assert known.left(98, 98 * 7, 2) == math.ceil((2730 - 98 * 7) / 2)
+
+
+@pytest.mark.parametrize("uncut", [1, 7, 123_456_789, 4_611_686_018_427_387_903])
+@pytest.mark.parametrize("reinvest", [True, False])
+def test_where_nothing_is_saved_a_position_is_a_step_to_the_bit(uncut: int, reinvest: bool) -> None:
+    train = TrainConfig(steps=997, warmup=0.1)
+    known = course(997, uncut, flops="1x", reinvest=reinvest)
+    for step in range(1, 998):
+        position = known.at(step, step * uncut)
+        assert position == step
+        assert learning_rate(train, position, known.total) == learning_rate(train, step)
+        assert known.is_over(step, step * uncut) == (step == 997)
+
+
+def test_a_number_of_flops_is_so_many_steps_of_the_uncut_model() -> None:
+    known = course(600, 7, flops=1000.0)
+    assert known.planned == Fraction(1000, 7)
+    assert known.total == 143
+    assert known.at(0, 0) == 0
+    assert known.at(143, 1001) == 143
+    assert (known.is_over(142, 994), known.is_over(143, 1001)) == (False, True)
+
+
+def test_what_is_saved_is_left_without_reinvesting() -> None:
+    known = course(100, 10, flops="0.5x", reinvest=False)
+    assert (known.total, known.limit) == (100, 500)
+    assert known.at(20, 200) == 40.0  # by what was spent, as long as that is more than its steps
+    assert known.at(90, 400) == 90.0
+    assert known.is_over(50, 500)
+    assert known.is_over(100, 450)
+    assert known.left(90, 400, 5) == 10
+    assert known.left(10, 400, 50) == 2
+
+
+@pytest.mark.parametrize(("flops", "told"), [(6.0, "less than a step"), (1e6, "more than 100 times")])
+def test_a_budget_of_another_magnitude_is_refused(tiny: Maker, flops: float, told: str) -> None:
+    recipe = tiny(steps=600).model_copy(update={"budget": BudgetConfig(flops=flops)})
+    with pytest.raises(BadInputError, match=f"budget.flops: .*{told}.*600 steps.*such as 0.65x"):
+        Course.of(recipe, 7)
+    Course.of(recipe, flops / 10)
+
+
+# ---- runs ----------------------------------------------------------------------------------------------
+
+
+def with_budget(recipe: Recipe, **budget: Any) -> Recipe:
+    return recipe.model_copy(update={"budget": BudgetConfig(**budget)})
+
+
+def metrics(run: Run) -> list[dict[str, Any]]:
+    """Without the progress, which a run without a budget does not tell."""
+    return [{k: v for k, v in line.items() if k != "progress"} for line in lines(run)[0]]
+
+
+def losses(run: Run) -> list[dict[str, Any]]:
+    return [line for line in lines(run)[0] if "train_loss" in line]
+
+
+def test_a_budget_that_nothing_is_saved_of_changes_nothing(
+    tiny: Maker, train: Trainer, same_weights: Same
+) -> None:
+    recipe = tiny(train=EVERY)
+    plain, whole = train(recipe), train(with_budget(recipe, flops="1x"))
+    assert same_weights(plain, whole)
+    assert metrics(plain) == metrics(whole)
+    assert "progress" not in plain.read_metrics()[0]
+    assert [m["progress"] for m in whole.read_metrics() if "train_loss" in m] == [
+        n / 20 for n in range(2, 21, 2)
+    ]
+    assert "budget" not in plain.read_summary()
+
+    half = train(with_budget(recipe, flops="0.5x"))
+    short = train(tiny(train={**EVERY, "steps": 10}))
+    assert same_weights(half, short)
+    assert metrics(half) == metrics(short)
+    assert half.read_summary()["steps"] == 10
+
+
+def cut_early(**changes: Any) -> dict[str, Any]:
+    schedule = {"kind": "listed", "fractions": [0.25, 0.5]}
+    return cuts(None, keep_fraction=0.5, schedule=schedule, **changes)
+
+
+def test_what_a_cut_saves_becomes_more_steps(tiny: Maker, train: Trainer) -> None:
+    every = {**EVERY, "log_every": 1}
+    run = train(with_budget(tiny(compression=cut_early(), train=every), flops="1x"))
+    summary, found = run.read_summary(), run.read_summary()["budget"]
+    start, last = (summary["flops"][f"training_{when}_per_step"] for when in ("start", "final"))
+    assert found["limit"] == 20 * start
+    assert found["limit"] <= found["spent"] < found["limit"] + last
+    assert summary["flops"]["training"] == found["spent"]
+    assert found["steps"] == {"planned": 20, "done": summary["steps"]}
+    checks = [line["step"] for line in run.read_compression()]
+    # The first after a quarter of the way, five steps; then steps cost less until half of it is spent.
+    assert checks[0] == 5
+    price = {m["step"]: m["progress"] for m in losses(run)}
+    assert checks == [5, checks[1]]
+    assert checks[1] > 10
+    middle = round((price[8] - price[6]) / 2 * 20 * start)  # of a step after the first cut
+    assert middle < start
+    assert checks[1] == 5 + math.ceil(5 * start / middle)
+    spent = 5 * start + (checks[1] - 5) * middle
+    assert summary["steps"] == checks[1] + math.ceil((20 * start - spent) / last) > 20
+    assert Checkpoint.load(run.final_checkpoint).step == summary["steps"]
+    end = losses(run)[-1]
+    assert (end["step"], end["learning_rate"], end["progress"]) == (summary["steps"], 0.0, 1.0)
+
+
+def test_without_reinvesting_the_steps_stay(tiny: Maker, train: Trainer, same_weights: Same) -> None:
+    recipe = tiny(compression=cut_early(), train=EVERY)
+    plain, run = train(recipe), train(with_budget(recipe, flops="1x", reinvest=False))
+    assert same_weights(plain, run)
+    assert metrics(plain) == metrics(run)
+    found = run.read_summary()["budget"]
+    assert found["steps"] == {"planned": 20, "done": 20}
+    assert found["share"] == found["spent"] / found["limit"] < 1
+    capped = train(with_budget(recipe, flops="0.3x", reinvest=False)).read_summary()
+    assert capped["steps"] < 20
+    assert capped["budget"]["spent"] >= capped["budget"]["limit"]
+
+
+@pytest.fixture
+def verdicts(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """Sets what the accuracy of a model that was cut is."""
+    original, told = validation.evaluate, {"cut": 1.0}
+
+    def evaluate(model: Any, *args: Any) -> Any:
+        result = original(model, *args)
+        accuracy = told["cut"] if surgery.orders(model)[LAYER] < 8 else 0.5
+        return replace(result, metrics={"accuracy": accuracy})
+
+    monkeypatch.setattr(validation, "evaluate", evaluate)
+    return told
+
+
+@pytest.mark.parametrize("reinvest", [True, False])
+@pytest.mark.parametrize("accuracy", [1.0, 0.0])
+def test_a_resumed_run_ends_bit_equal(
+    tiny: Maker,
+    train: Trainer,
+    same_weights: Same,
+    verdicts: dict[str, float],
+    reinvest: bool,
+    accuracy: float,
+) -> None:
+    """Interrupted within the trial of the cut of step 5, and past what were to be the steps, or at the end of them."""
+    verdicts["cut"] = accuracy
+    safety = {"trial_steps": 4, "tolerance": 0.1, "on_rejection": "gentler"}
+    compression = {**cut_early(selection="random"), "safety": safety}
+    recipe = with_budget(tiny(compression=compression, train=EVERY), flops="1x", reinvest=reinvest)
+    whole = train(recipe)
+    steps = whole.read_summary()["steps"]
+    verdict = {line["accepted"] for line in whole.read_compression() if line["step"] == 5}
+    assert (accuracy == 1.0) in verdict
+    for step in (8, 4 * (steps // 4)):
+        part = interrupted(recipe, train, step)
+        resumed(part)
+        assert same_weights(whole, part), step
+        assert same_run(whole, part), step
+
+
+def test_a_rejected_cut_is_paid_for(tiny: Maker, train: Trainer, verdicts: dict[str, float]) -> None:
+    verdicts["cut"] = 0.0
+    safety = {"trial_steps": 4, "tolerance": 0.1, "on_rejection": "stop"}
+    schedule = {"kind": "listed", "at_steps": [5]}
+    recipe = tiny(compression=cuts(safety, schedule=schedule), train=EVERY)
+    run = train(with_budget(recipe, flops="1x"))
+    summary, found = run.read_summary(), run.read_summary()["budget"]
+    assert [(line["step"], line["accepted"]) for line in run.read_compression()] == [(5, False)]
+    assert found["spent"] >= found["limit"]
+    assert found["spent"] - found["limit"] < summary["flops"]["training_start_per_step"]
+    assert 20 - 4 <= summary["steps"] < 20
+
+
+# ---- going on ------------------------------------------------------------------------------------------
+
+
+def test_a_run_goes_on_with_a_larger_budget(tiny: Maker, train: Trainer, same_weights: Same) -> None:
+    constant = {**EVERY, "lr_schedule": "constant", "warmup": 0.0}
+    schedule = {"kind": "listed", "at_steps": [5]}
+    recipe = tiny(compression=cuts(None, schedule=schedule), train=constant)
+    whole = train(with_budget(recipe, flops="1x"))
+    run, view = train(with_budget(recipe, flops="0.5x")), Telling()
+    done = run.read_summary()["steps"]
+    with pytest.raises(BadInputError, match=r"run is done.*a larger budget.flops=X"):
+        longer(run)
+    with pytest.raises(BadInputError, match=r"run is done.*a larger budget.flops=X"):
+        longer(run, "budget.flops=0.25x")
+    longer(run, "budget.flops=1x", view=view)
+    assert same_weights(whole, run)
+    assert metrics(whole)[-1] == metrics(run)[-1]
+    trained = [[line["train_loss"] for line in losses(one)] for one in (whole, run)]
+    assert trained[0] == trained[1]
+    assert lines(whole)[1] == lines(run)[1]
+    assert run.read_summary()["budget"] == whole.read_summary()["budget"]
+    assert (run.folder / f"summary-{done:09}.json").is_file()
+    assert any("budget 0.5x flops -> 1x flops" in text for text in view.told)
+    assert any(text.startswith(f"going on from step {done} of about") for text in view.told)
+
+
+def test_an_unfinished_run_takes_another_budget_unless_it_is_spent(tiny: Maker, train: Trainer) -> None:
+    recipe = with_budget(tiny(train=EVERY), flops="1x")
+    run = interrupted(recipe, train, 12)
+    with pytest.raises(BadInputError, match=r"budget.flops=0.25x: .* 8 steps already, and has spent as much"):
+        longer(run, "budget.flops=0.25x")
+    longer(run, "budget.flops=0.8x")
+    assert run.read_summary()["steps"] == 16
+    assert run.read_info()["resumed"][-1]["changed"] == {"budget.flops": {"from": "1x", "to": "0.8x"}}
+
+
+def test_a_run_without_a_budget_takes_one(tiny: Maker, train: Trainer, tmp_path: Path) -> None:
+    run = interrupted(tiny(train=EVERY), train, 12)
+    longer(run, "budget={flops: 0.8x}")
+    assert run.read_summary()["steps"] == 16
+    assert run.read_summary()["budget"]["asked"] == "0.8x"
