@@ -66,7 +66,8 @@ def compare(
         float | None,
         typer.Option(
             metavar="POINTS",
-            help="Largest allowed fall of the mean test accuracy, in points: 1.0 allows 95 % to become 94 %.",
+            help="Largest allowed fall of the mean test accuracy, or of what else models are judged by, in points: 1.0 "
+            "allows 95 % to become 94 %.",
             rich_help_panel=TOLERANCES,
         ),
     ] = None,

@@ -12,6 +12,8 @@ _TIMES = ((7200.0, 3600.0, "h"), (120.0, 60.0, "min"), (1.0, 1.0, "s"), (1e-3, 1
 
 def quantity(value: float, unit: Unit, margin: float | None = None) -> str:
     """``0.953`` as a share -> ``95.3 %``; with half the width of an interval -> ``95.3 ± 0.8 %``."""
+    if unit == "number":
+        return f"{value:.4g}" + (f" ± {margin:.2g}" if margin else "")
     size, symbol = _scale(abs(value), unit)
     digits = _digits(abs(value) / size, unit, value)
     spread = f" ± {margin / size:,.{digits}f}" if margin else ""

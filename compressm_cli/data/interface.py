@@ -213,20 +213,37 @@ class TaskConfig(Config):
             split: Split = getattr(loaded, name)
             if len(split) == 0:
                 raise BadInputError(f"data: the {name} split of task '{self.task}' has no rows")
+            if problem := _misfit(split, loaded.spec):
+                raise BadInputError(f"data: the {name} split of task '{self.task}' has {problem}")
+            unscored = IGNORE if loaded.spec.targets is None else "NaN"
             scored = split.scored.reshape(len(split), -1).any(1)
             if not bool(scored.any()):
                 raise BadInputError(
-                    f"data: of the {name} split of task '{self.task}' no label is scored: all are {IGNORE}, "
-                    "which is left out; label a step of each row with its class"
+                    f"data: of the {name} split of task '{self.task}' no label is scored: all are {unscored}, "
+                    "which is left out; label a step of each row"
                 )
             if name == "train" and not bool(scored.all()):
                 row = int(scored.int().argmin()) + 1
                 raise BadInputError(
                     f"data: of row {row} of the train split of task '{self.task}' no label is scored: all are "
-                    f"{IGNORE}, which is left out; label a step of it with its class, or leave out the row"
+                    f"{unscored}, which is left out; label a step of it, or leave out the row"
                 )
         return loaded
 
     def spec(self) -> DataSpec:
         """The description of the data set; loads it unless the task knows better."""
         return self.dataset().spec
+
+
+def _misfit(split: Split, spec: DataSpec) -> str | None:
+    """What of the labels is other than the description says; None where they fit."""
+    labels = split.labels
+    if labels.is_floating_point() != (spec.targets is not None):
+        return f"labels of {labels.dtype}, and its spec {spec.classes} classes and targets={spec.targets}"
+    if spec.targets is None:
+        return None
+    steps = (split.inputs.shape[1],) if spec.per_step else ()
+    wanted = (len(split), *steps, spec.targets)
+    if labels.shape != wanted:
+        return f"labels of the shape {tuple(labels.shape)} instead of {wanted}"
+    return "labels that are infinite" if bool(labels.isinf().any()) else None

@@ -141,7 +141,7 @@ class Ledger:
             "precision": self._recipe.train.precision,
             "processes": self._group.size,
             "objective": objective_config(self._recipe).kind,
-            "primary": asdict(self.primary),
+            "primary": self.primary.record(),
             "test": test.record(),
             "validation": {
                 **validation.metrics,

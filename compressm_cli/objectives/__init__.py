@@ -31,16 +31,19 @@ def objective_config(recipe: Any) -> ObjectiveConfig:
     return own()
 
 
+def objective_type(recipe: Any) -> type[Objective]:
+    """The class of a recipe's objective."""
+    return OBJECTIVES[objective_config(recipe).kind]
+
+
 def objective_of(recipe: Any, spec: DataSpec) -> Objective:
     """The objective of a recipe for its data; BadInputError where the labels cannot be learned so."""
-    config = objective_config(recipe)
-    return OBJECTIVES[config.kind](config, spec, recipe.data)
+    return objective_type(recipe)(objective_config(recipe), spec, recipe.data)
 
 
 def primary_of(recipe: Any) -> Metric:
     """The metric that a recipe's models are judged by."""
-    config = objective_config(recipe)
-    return OBJECTIVES[config.kind].primary_of(config)
+    return objective_type(recipe).primary_of(objective_config(recipe))
 
 
 def recorded_primary(summary: dict[str, Any]) -> Metric:
@@ -58,6 +61,7 @@ __all__ = [
     "Scores",
     "objective_config",
     "objective_of",
+    "objective_type",
     "primary_of",
     "recorded_primary",
 ]

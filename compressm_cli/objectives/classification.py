@@ -17,9 +17,12 @@ from compressm_cli.objectives.objective import (
     Scores,
 )
 
-ACCURACY = Metric("accuracy", "accuracy", higher_is_better=True, unit="share")
+ACCURACY = Metric("accuracy", "accuracy", higher_is_better=True, unit="share", plural="accuracies")
 MACRO_F1 = Metric("macro_f1", "macro-F1", higher_is_better=True, unit="share")
-AUC = Metric("auc", "AUC", higher_is_better=True, unit="share")
+AUC = Metric(
+    "auc", "AUC", higher_is_better=True, unit="share", unknown="a class never occurs in the split, or always"
+)
+CROSS_ENTROPY = Metric("loss", "cross-entropy", unit="nats")
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, reduction: Reduction = "mean") -> Tensor:
@@ -52,6 +55,7 @@ class Classification(Objective):
 
     Config: ClassVar[type[ObjectiveConfig]] = ClassificationConfig
     METRICS = (ACCURACY, MACRO_F1, AUC)
+    LOSS = CROSS_ENTROPY
 
     @classmethod
     def problem(cls, config: Any, spec: DataSpec, task: TaskConfig | None) -> str | None:

@@ -26,6 +26,18 @@ class Metric:
     title: str
     higher_is_better: bool = False
     unit: Unit = "number"
+    plural: str = ""
+    unknown: str = ""
+    """Where there is no value."""
+
+    def record(self) -> dict[str, Any]:
+        """As files tell it."""
+        return {key: getattr(self, key) for key in ("name", "title", "higher_is_better", "unit")}
+
+    @property
+    def titles(self) -> str:
+        """Several of them."""
+        return self.plural or self.title
 
     def is_better(self, value: float | None, best: float | None) -> bool:
         """Whether a value exceeds the best until now; one that is not known, or no number, never does."""
@@ -116,11 +128,12 @@ class Scores:
 class Objective(ABC):
     """What is learned and judged. To add one: subclass, declare ``Config``, name it in ``OBJECTIVES``.
 
-    ``METRICS`` are all that it may be judged by.
+    ``METRICS`` are all that it may be judged by, ``LOSS`` says what its loss is.
     """
 
     Config: ClassVar[type[ObjectiveConfig]]
     METRICS: ClassVar[tuple[Metric, ...]]
+    LOSS: ClassVar[Metric]
 
     def __init__(
         self, config: Any = None, spec: DataSpec | None = None, task: TaskConfig | None = None
@@ -129,8 +142,10 @@ class Objective(ABC):
 
         Raises BadInputError where these cannot be learned so.
         """
-        default: Any = self.Config
-        self.config: Any = default() if config is None else config
+        if config is None:
+            default: Any = self.Config
+            config = default()
+        self.config: Any = config
         self.spec, self.task = spec, task
         if spec is not None and (problem := self.problem(self.config, spec, task)):
             raise BadInputError(f"objective: {problem}")

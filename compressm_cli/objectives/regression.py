@@ -10,7 +10,9 @@ from compressm_cli.objectives.objective import Metric, Objective, ObjectiveConfi
 
 MSE = Metric("mse", "mean squared error")
 MAE = Metric("mae", "mean absolute error")
-R2 = Metric("r2", "R2", higher_is_better=True, unit="share")
+R2 = Metric(
+    "r2", "R2", higher_is_better=True, unit="share", unknown="the labels of a target are all the same"
+)
 
 
 class RegressionConfig(ObjectiveConfig):
@@ -34,6 +36,7 @@ class Regression(Objective):
 
     Config: ClassVar[type[ObjectiveConfig]] = RegressionConfig
     METRICS = (MSE, MAE, R2)
+    LOSS = Metric("loss", "squared error")
     PER_STEP = False
 
     @classmethod

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,8 +10,9 @@ from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.engine.oneshot import asked
 from compressm_cli.methods.hankel.config import HankelConfig
+from compressm_cli.objectives import Metric
 from compressm_cli.render.drawing import Painter
-from compressm_cli.render.plots import Line, checks_of, drawable, index_label, order_histories
+from compressm_cli.render.plots import Line, checks_of, curve, drawable, index_label, order_histories
 from compressm_cli.render.style import BLUE, GREY, RED, colours, new_figure, percent, style, thousands
 from compressm_cli.reports import formats
 from compressm_cli.reports.comparison import ComparisonReport
@@ -29,14 +30,16 @@ UNCHANGED = 0.005
 def comparison_figures(report: ComparisonReport) -> dict[str, Painter]:
     """Title -> figure; one whose records are not at hand gives none."""
 
+    metric = report.primary
+
     @cache
     def runs() -> list[list[Run]]:
         return [[Run.open(Path(p)) for p in side.paths if Path(p).is_dir()] for side in report.sides]
 
     return {
         "Against the baseline": lambda: _ratio_figure(report),
-        "Validation accuracy while training": lambda: _history_figure(
-            report, runs(), _draw_accuracy, "validation accuracy"
+        f"Validation {metric.title} while training": lambda: _history_figure(
+            report, runs(), partial(_draw_metric, metric), f"validation {metric.title}"
         ),
         "States while training": lambda: _history_figure(
             report, runs(), _draw_orders, "order, sum over the layers"
@@ -89,7 +92,7 @@ def _bars(report: ComparisonReport) -> list[tuple[str, int, float]]:
     found = []
     for row in report.rows:
         for i, change in enumerate(row.changes):
-            if change is not None and change.ratio:
+            if change is not None and change.ratio and not row.higher_is_better:
                 found.append((row.title, i, change.ratio))
     batches = report.speed.batches if report.speed else []
     for title, batch in zip(SPEED_TITLES, batches, strict=False):
@@ -139,18 +142,12 @@ def _history_figure(
     return figure
 
 
-def _draw_accuracy(axes: "Axes", run: Run, colour: object, label: str | None) -> bool:
-    lines = [m for m in run.read_metrics() if "validation_accuracy" in m]
-    axes.plot(
-        [m["step"] for m in lines],
-        [m["validation_accuracy"] for m in lines],
-        color=colour,
-        lw=1.4,
-        alpha=0.85,
-        label=label,
-    )
-    percent(axes.yaxis)
-    return bool(lines)
+def _draw_metric(metric: Metric, axes: "Axes", run: Run, colour: object, label: str | None) -> bool:
+    steps, values = curve(run.read_metrics(), f"validation_{metric.name}")
+    axes.plot(steps, values, color=colour, lw=1.4, alpha=0.85, label=label)
+    if metric.unit == "share":
+        percent(axes.yaxis)
+    return bool(values)
 
 
 def _draw_orders(axes: "Axes", run: Run, colour: object, label: str | None) -> bool:

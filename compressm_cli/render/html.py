@@ -86,9 +86,11 @@ def _shown(value: object) -> object:
 def _tiles(report: ComparisonReport) -> list[Tile]:
     """The headline of a comparison of two."""
     tiles = []
-    change = report.row("test_accuracy").changes[1]
-    if change is not None and change.difference is not None:
-        tiles.append(_accuracy_tile(change.difference, change.basis))
+    change, title = report.rows[0].changes[1], report.rows[0].title
+    if change is not None and change.ratio is not None:
+        tiles.append(_ratio_tile(change.ratio, title, higher_is_better=report.primary.higher_is_better))
+    elif change is not None and change.difference is not None:
+        tiles.append(_points_tile(change.difference, title, change.basis))
     for key, caption in TILES:
         ratio = getattr(report.row(key).changes[1], "ratio", None)
         if ratio is not None:
@@ -100,17 +102,18 @@ def _tiles(report: ComparisonReport) -> list[Tile]:
     return tiles
 
 
-def _accuracy_tile(found: Estimate, basis: str) -> Tile:
+def _points_tile(found: Estimate, title: str, basis: str) -> Tile:
     """Coloured only where the interval leaves no change out."""
     number = formats.points(found.value)
     if found.low is None or found.high is None:
-        return Tile(number, f"test accuracy, {basis}", "even")
+        return Tile(number, f"{title}, {basis}", "even")
     kind = "even" if found.low <= 0 <= found.high else "won" if found.value > 0 else "lost"
     interval = formats.points(found.value, found.low, found.high).removeprefix(number).strip(" ()")
-    return Tile(number, f"test accuracy, {interval}, {basis}", kind)
+    return Tile(number, f"{title}, {interval}, {basis}", kind)
 
 
-def _ratio_tile(ratio: float, caption: str, clear: bool = True) -> Tile:
+def _ratio_tile(ratio: float, caption: str, clear: bool = True, higher_is_better: bool = False) -> Tile:
     number, _, words = formats.ratio(ratio).partition(" ")
-    kind = "even" if not clear or abs(ratio - 1) < 0.005 else "won" if ratio < 1 else "lost"
+    won = (ratio > 1) == higher_is_better
+    kind = "even" if not clear or abs(ratio - 1) < 0.005 else "won" if won else "lost"
     return Tile(number, f"{caption} {words}", kind)

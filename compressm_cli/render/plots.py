@@ -5,6 +5,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compressm_cli.objectives import Metric, objective_type, primary_of
+from compressm_cli.objectives.classification import ACCURACY, CROSS_ENTROPY
+from compressm_cli.recipe import load_recipe
 from compressm_cli.render.drawing import Painter, Tell, save
 from compressm_cli.render.style import (
     GREY,
@@ -46,8 +49,12 @@ def run_figures(run: Run) -> dict[str, Painter]:
     def records() -> tuple[list[Line], list[Line]]:
         return run.read_metrics(), checks_of(run)
 
+    def judged() -> tuple[Metric, Metric]:
+        recipe = load_recipe(run.recipe_path)
+        return primary_of(recipe), objective_type(recipe).LOSS
+
     return {
-        "training.png": lambda: training_figure(*records()),
+        "training.png": lambda: training_figure(*records(), *judged()),
         "orders.png": lambda: orders_figure(*records()),
         "spectra-at-checks.png": lambda: check_spectra_figure(records()[1]),
     }
@@ -92,32 +99,40 @@ def spectrum_figure(report: SpectrumReport) -> "Figure":
     return figure
 
 
-def training_figure(metrics: list[Line], checks: list[Line]) -> "Figure | None":
-    """Losses and validation accuracy over the steps, with the moments of cuts; None without records."""
+def training_figure(
+    metrics: list[Line], checks: list[Line], primary: Metric = ACCURACY, loss: Metric = CROSS_ENTROPY
+) -> "Figure | None":
+    """Losses and the primary metric on the validation split over the steps, with the moments of cuts.
+
+    None without records.
+    """
     trained = [m for m in metrics if "train_loss" in m]
     evaluated = [m for m in metrics if "validation_loss" in m]
     if not trained and not evaluated:
         return None
     with style():
-        figure, (losses, accuracy) = new_figure(8.0, 5.6, rows=2)
-        losses.plot(*_curve(trained, "train_loss"), color=SERIES[0], alpha=0.85, lw=1.2, label="training")
-        losses.plot(*_curve(evaluated, "validation_loss"), color=SERIES[1], label="validation")
-        accuracy.plot(*_curve(evaluated, "validation_accuracy"), color=SERIES[1], label="validation")
-        for axes in (losses, accuracy):
+        figure, (losses, score) = new_figure(8.0, 5.6, rows=2)
+        losses.plot(*curve(trained, "train_loss"), color=SERIES[0], alpha=0.85, lw=1.2, label="training")
+        losses.plot(*curve(evaluated, "validation_loss"), color=SERIES[1], label="validation")
+        score.plot(*curve(evaluated, f"validation_{primary.name}"), color=SERIES[1], label="validation")
+        for axes in (losses, score):
             for i, step in enumerate(_cut_steps(checks)):
                 axes.axvline(step, color=GREY, lw=0.9, ls=":", label="cut" if i == 0 else None)
             axes.set_xlim(left=0)
             axes.legend(loc="best")
             thousands(axes.xaxis)
         losses.set_title("Loss")
-        losses.set_ylabel("cross-entropy (nats)")
-        values = [*_curve(trained, "train_loss")[1], *_curve(evaluated, "validation_loss")[1]]
+        losses.set_ylabel(loss.title + (" (nats)" if loss.unit == "nats" else ""))
+        values = [*curve(trained, "train_loss")[1], *curve(evaluated, "validation_loss")[1]]
         if min(values) > 0 and max(values) > 5 * min(values):
             losses.set_yscale("log")
-        accuracy.set_title("Accuracy")
-        accuracy.set_ylabel("rows classified correctly")
-        accuracy.set_xlabel("training step")
-        percent(accuracy.yaxis)
+        score.set_title(primary.title[0].upper() + primary.title[1:])
+        score.set_ylabel(
+            "rows classified correctly" if primary == ACCURACY else f"validation {primary.title}"
+        )
+        score.set_xlabel("training step")
+        if primary.unit == "share":
+            percent(score.yaxis)
     return figure
 
 
@@ -216,8 +231,10 @@ def drawable(values: list[float]) -> list[float]:
     return [v for v in values if v > floor]
 
 
-def _curve(lines: list[Line], key: str) -> tuple[list[int], list[float]]:
-    return [m["step"] for m in lines], [m[key] for m in lines]
+def curve(lines: list[Line], key: str) -> tuple[list[int], list[float]]:
+    """Steps and values of the lines that have one."""
+    known = [m for m in lines if m.get(key) is not None]
+    return [m["step"] for m in known], [m[key] for m in known]
 
 
 def _cut_steps(checks: list[Line]) -> list[int]:

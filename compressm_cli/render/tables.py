@@ -153,17 +153,19 @@ def _main_table(report: ComparisonReport) -> Table:
     rows = []
     for row in report.rows:
         rows.append(_cells(row, notes))
-        if row.key == "validation_accuracy":
+        if row.key == f"validation_{report.primary.name}":
             rows.append(_agreement_cells(report, notes))
     headings = [f"{side.label}\n{seeds_text(side.seeds)}" for side in report.sides]
     lines = notes.lines()
     if any(len(side.seeds) > 1 for side in report.sides):
         lines.append(
             "± is half the 95 % t-interval of the mean over the seeds; so is the range beside a change "
-            "of accuracy, which is paired by seed where the seeds match."
+            f"of {report.primary.title}, which is paired by seed where the seeds match."
         )
     else:
-        lines.append("One seed a side: no interval, so a difference of accuracy may be chance.")
+        lines.append(
+            f"One seed a side: no interval, so a difference of {report.primary.title} may be chance."
+        )
     return Table("Comparison", _columns(headings), rows, lines)
 
 
@@ -191,10 +193,9 @@ def _change(change: Change | None, in_words: bool) -> str:
     """In words too where there is room: with one side beside the baseline."""
     if change is None:
         return "-"
-    if change.difference is not None:
-        return formats.points(change.difference.value, change.difference.low, change.difference.high)
     if change.ratio is None:
-        return "-"
+        found = change.difference
+        return "-" if found is None else formats.points(found.value, found.low, found.high)
     return formats.ratio(change.ratio) if in_words else formats.times(change.ratio)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from compressm_cli.core.errors import BadInputError
-from compressm_cli.data.interface import IGNORE, Fingerprint, Split
+from compressm_cli.data.interface import Fingerprint, Split
 from compressm_cli.engine.evaluation import in_evaluation_mode
 from compressm_cli.engine.oneshot import require_same_shape
 from compressm_cli.reports.differences import other_data
@@ -43,6 +43,8 @@ def _agreement(predictor: "_Predictor", baseline: Side, other: Side) -> Agreemen
     if unjudged := next((one.recipe.data.unjudged() for one, _ in pairs.values()), None):
         return Agreement(None, {}, unjudged)
     try:
+        if any(member.checkpoint.data.targets for pair in pairs.values() for member in pair):
+            return Agreement(None, {}, "the models say real numbers, not classes")
         shares = {
             seed: float((predictor(one) == predictor(two)).double().mean())
             for seed, (one, two) in pairs.items()
@@ -85,5 +87,5 @@ def _predict(model: nn.Module, rows: Split) -> Tensor:
     batches = (rows.rows(part) for part in index.split(BATCH))
     with in_evaluation_mode(model):
         return torch.cat(
-            [model(batch.inputs, batch.lengths).argmax(dim=-1)[batch.labels != IGNORE] for batch in batches]
+            [model(batch.inputs, batch.lengths).argmax(dim=-1)[batch.scored] for batch in batches]
         )

@@ -7,10 +7,11 @@ import torch
 
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.measure.flops import CONVENTION
+from compressm_cli.objectives import Metric, primary_of
 from compressm_cli.reports import differences, verdict
 from compressm_cli.reports.agreement import Agreement, prediction_agreement
 from compressm_cli.reports.inference import SpeedReport, inference_speed, resolve_device
-from compressm_cli.reports.metrics import METRICS, final_orders, start_orders
+from compressm_cli.reports.metrics import final_orders, metrics_of, start_orders
 from compressm_cli.reports.rows import Row, make_row
 from compressm_cli.reports.sides import Side, read_sides
 from compressm_cli.reports.verdict import ToleranceResult, Tolerances
@@ -41,7 +42,10 @@ class ComparisonReport:
     """Everything that a comparison found."""
 
     sides: list[SideInfo]
+    primary: Metric
+    """What the baseline is judged by, and so all sides."""
     rows: list[Row]
+    """The first is that of the primary metric on the test split, the second the same on the validation split."""
     orders: list[LayerOrders]
     agreement: list[Agreement | None]
     speed: SpeedReport | None
@@ -82,13 +86,15 @@ def compare(
     if not others:
         raise BadInputError("compare needs at least two models: a baseline and what is compared with it")
     sides = read_sides([baseline, *others])
-    rows = [make_row(metric, sides) for metric in METRICS]
+    primary = primary_of(sides[0].members[0].recipe)
+    rows = [make_row(metric, sides) for metric in metrics_of(sides[0].members[0])]
     timed = _timed(sides)
     measured, reason = _speed(sides, timed, where) if speed else (None, "switched off with --no-speed")
     results = tolerances.results([side.label for side in sides], rows, measured)
     agreement = prediction_agreement(sides, where)
     return ComparisonReport(
         sides=[_info(side, index) for side, index in zip(sides, timed, strict=True)],
+        primary=primary,
         rows=rows,
         orders=_orders(sides),
         agreement=agreement,
@@ -96,7 +102,9 @@ def compare(
         speed_reason=reason,
         warnings=differences.warnings(sides),
         tolerances=results,
-        verdict=verdict.sentences([side.label for side in sides], rows, measured, agreement, results),
+        verdict=verdict.sentences(
+            [side.label for side in sides], primary.titles, rows, measured, agreement, results
+        ),
         flop_convention=CONVENTION,
     )
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from compressm_cli.objectives import primary_of
 from compressm_cli.recipe import recipe_settings
 from compressm_cli.reports.sides import Member, Side, common_seeds
 
@@ -48,8 +49,8 @@ def _within(side: Side) -> list[str]:
         keys = _changed(first, member, expected=("seeds", "output", "data"))
         if data := other_data(first, member):
             found.append(
-                f"{side.label}: seeds {first.seed} and {member.seed} have different data, so their accuracies make no "
-                f"mean: {data}"
+                f"{side.label}: seeds {first.seed} and {member.seed} have different data, so their "
+                f"{primary_of(first.recipe).titles} make no mean: {data}"
             )
         if keys:
             found.append(
@@ -62,8 +63,13 @@ def _between(baseline: Side, other: Side) -> list[str]:
     ours, theirs = baseline.members[0], other.members[0]
     names = f"{other.label} and {baseline.label}"
     found = []
+    metric, own = primary_of(ours.recipe), primary_of(theirs.recipe)
     if data := apart(baseline, other):
-        found.append(f"{names} have different data, so their accuracies cannot be compared: {data}")
+        found.append(f"{names} have different data, so their {metric.titles} cannot be compared: {data}")
+    if own != metric:
+        found.append(
+            f"{names} are judged by different metrics, {own.title} and {metric.title}; compared here is {metric.title}"
+        )
     if rest := _changed(ours, theirs, EXPECTED):
         found.append(f"{names} differ in more than compression: {'; '.join(rest)}")
     if len(baseline.members) + len(other.members) > 2:
@@ -82,7 +88,8 @@ def _seeds(baseline: Side, other: Side) -> list[str]:
         return []
     seeds = [", ".join(str(m.seed) for m in side.members) for side in (other, baseline)]
     paired = f"paired on {', '.join(map(str, common))} only" if len(common) > 1 else "compared unpaired"
-    return [f"{other.label} has seeds {seeds[0]}, {baseline.label} has {seeds[1]}: accuracies are {paired}"]
+    titles = primary_of(baseline.members[0].recipe).titles
+    return [f"{other.label} has seeds {seeds[0]}, {baseline.label} has {seeds[1]}: {titles} are {paired}"]
 
 
 def _origins(baseline: Side, other: Side) -> dict[str, tuple[set[str], set[str]]]:

@@ -32,6 +32,12 @@ def points(value: float, low: float | None = None, high: float | None = None) ->
     return text if low is None or high is None else f"{text} ({_signed(low)} to {_signed(high)})"
 
 
+def difference(value: float, low: float | None = None, high: float | None = None) -> str:
+    """A difference of numbers: ``+0.012``, with its interval where there is one."""
+    text = f"{value:+.3g}"
+    return text if low is None or high is None else f"{text} ({low:+.3g} to {high:+.3g})"
+
+
 def times(value: float) -> str:
     """``0.3125`` -> ``0.31x``."""
     return f"{value:.2f}x" if value >= 0.095 else f"{value:.2g}x"

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from compressm_cli import objectives
 from compressm_cli.core.quantities import Unit
 from compressm_cli.measure.flops import inference_flops
 from compressm_cli.measure.probe import example_batch
@@ -29,6 +30,8 @@ class Metric:
     """Depends on what else the machine had to do meanwhile."""
     of_data: bool = False
     """Found on the rows of a data set, so that it says nothing beside what was found on others."""
+    score: bool = False
+    """A metric of the objective, by which models are judged."""
 
 
 def _recorded(key: str, reason: str | None = None) -> Callable[[Member], Reading]:
@@ -70,34 +73,56 @@ def _inference_flops(member: Member) -> Reading:
     return float(inference_flops(checkpoint.build_model(), example_batch(checkpoint.data, 1))), None
 
 
-def _judged(key: str) -> Callable[[Member], Reading]:
-    """What summary.json holds under ``key``, where the data judge a model."""
+def _score(split: str, metric: objectives.Metric) -> Metric:
+    """The row of a metric on a split."""
 
     def read(member: Member) -> Reading:
-        unjudged = member.recipe.data.unjudged()
-        return (None, unjudged) if unjudged else _recorded(key)(member)
+        if unjudged := member.recipe.data.unjudged():
+            return None, unjudged
+        if member.summary is None:
+            return None, NO_RUN
+        own = objectives.primary_of(member.recipe)
+        if metric != own and metric.name not in member.recorded(split):
+            return None, f"the run does not tell it: it was judged by {own.title}"
+        value = member.recorded(f"{split}.{metric.name}")
+        return (None, metric.unknown or "the run found no value") if value is None else (float(value), None)
 
-    return read
+    title = f"{split} {metric.title}"
+    return Metric(
+        f"{split}_{metric.name}", title, metric.unit, read, metric.higher_is_better, of_data=True, score=True
+    )
+
+
+def _loss(loss: objectives.Metric) -> Metric:
+    """The row of the loss on the test split, where it is the same quantity."""
+
+    def read(member: Member) -> Reading:
+        if unjudged := member.recipe.data.unjudged():
+            return None, unjudged
+        own = objectives.objective_type(member.recipe).LOSS
+        return _recorded("test.loss")(member) if own == loss else (None, f"its loss is the {own.title}")
+
+    return Metric("test_loss", "test loss", loss.unit, read, measured=True, of_data=True)
+
+
+def metrics_of(baseline: Member) -> list[Metric]:
+    """All rows of a comparison, in the order in which they are shown: first what the baseline is judged by."""
+    objective, primary = objectives.objective_type(baseline.recipe), objectives.primary_of(baseline.recipe)
+    told = {} if baseline.summary is None else baseline.recorded("test")
+    others = [m for m in objective.METRICS if m != primary and m.name in told]
+    scores = [_score("test", primary), _score("validation", primary), *(_score("test", m) for m in others)]
+    return [*scores, _loss(objective.LOSS), *METRICS]
+
+
+def limited_scores() -> list[str]:
+    """Metrics of objectives of which a ratio can be limited: no shares, and better when lower."""
+    found = (metric for objective in objectives.OBJECTIVES.values() for metric in objective.METRICS)
+    return list(
+        dict.fromkeys(f"test_{m.name}" for m in found if m.unit != "share" and not m.higher_is_better)
+    )
 
 
 METRICS = (
-    Metric(
-        "test_accuracy",
-        "test accuracy",
-        "share",
-        _judged("test.accuracy"),
-        higher_is_better=True,
-        of_data=True,
-    ),
-    Metric(
-        "validation_accuracy",
-        "validation accuracy",
-        "share",
-        _judged("validation.accuracy"),
-        higher_is_better=True,
-        of_data=True,
-    ),
-    Metric("test_loss", "test loss", "nats", _judged("test.loss"), measured=True, of_data=True),
     Metric("total_order", "states, all layers", "order", _total_order),
     Metric("parameters", "parameters", "count", _parameters),
     Metric("checkpoint_bytes", "checkpoint", "bytes", _checkpoint_bytes),
@@ -127,7 +152,7 @@ METRICS = (
     ),
     Metric("peak_memory", "peak memory", "bytes", _recorded("peak_memory.bytes"), measured=True),
 )
-"""Read from the records of the runs, in the order in which they are shown."""
+"""What models cost, read from the records of the runs."""
 
 SPEED_METRICS = ("inference_seconds_single", "inference_seconds_batch")
 """Measured by the comparison itself: one sequence, and a batch."""

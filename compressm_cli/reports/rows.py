@@ -25,9 +25,10 @@ class Change:
     """One metric of one side against the baseline's."""
 
     difference: Estimate | None
-    """In shares (0.01 is one point), for accuracies; paired by seed where the seeds match."""
+    """Of scores, such as accuracies; in shares (0.01 is one point) where they are; paired by seed where the seeds
+    match."""
     ratio: float | None
-    """This side's mean over the baseline's, for everything else."""
+    """This side's mean over the baseline's, for all but shares."""
     basis: str
     """How it was made: ``paired by seed (3 seeds)``, ``one seed: no interval``, ..."""
 
@@ -41,6 +42,8 @@ class Row:
     unit: Unit
     higher_is_better: bool
     measured: bool
+    score: bool
+    """A metric of the objective, by which models are judged."""
     values: list[Value]
     changes: list[Change | None]
     """None for the baseline, where a value is missing, and where the two cannot be compared."""
@@ -70,6 +73,7 @@ def make_row(metric: Metric, sides: list[Side]) -> Row:
         metric.unit,
         metric.higher_is_better,
         metric.measured,
+        metric.score,
         values,
         [None, *changes],
         [None, *(reason and f"trained on other data: {reason}" for reason in reasons)],
@@ -90,16 +94,16 @@ def _hindered(members: list[Member]) -> str | None:
 def _change(metric: Metric, baseline: Side, other: Side, theirs: Value, ours: Value) -> Change | None:
     if theirs.mean is None or ours.mean is None:
         return None
-    if metric.unit != "share":
-        ratio = ours.mean.value / theirs.mean.value if theirs.mean.value else None
+    ratio = ours.mean.value / theirs.mean.value if theirs.mean.value else None
+    if not metric.score:
         return Change(
             None, ratio, "ratio of the means" if ours.mean.count + theirs.mean.count > 2 else "one run each"
         )
-    estimate, basis = _accuracy_change(baseline, other, theirs, ours)
-    return Change(estimate, None, basis)
+    estimate, basis = _score_change(baseline, other, theirs, ours)
+    return Change(estimate, None if metric.unit == "share" else ratio, basis)
 
 
-def _accuracy_change(baseline: Side, other: Side, theirs: Value, ours: Value) -> tuple[Estimate, str]:
+def _score_change(baseline: Side, other: Side, theirs: Value, ours: Value) -> tuple[Estimate, str]:
     before = {m.seed: v for m, v in zip(baseline.members, theirs.by_run, strict=True) if v is not None}
     after = {m.seed: v for m, v in zip(other.members, ours.by_run, strict=True) if v is not None}
     seeds = common_seeds(baseline, other)

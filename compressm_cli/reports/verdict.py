@@ -8,7 +8,7 @@ from compressm_cli.reports import formats
 from compressm_cli.reports.agreement import Agreement
 from compressm_cli.reports.estimates import Estimate
 from compressm_cli.reports.inference import SpeedReport
-from compressm_cli.reports.metrics import METRICS, SPEED_METRICS
+from compressm_cli.reports.metrics import METRICS, SPEED_METRICS, limited_scores
 from compressm_cli.reports.rows import Change, Row
 
 NOISE = 0.05
@@ -33,14 +33,14 @@ class Tolerances:
     """What a comparison must show to end with exit code 0; means count, not the ends of intervals."""
 
     points: float | None = None
-    """How many points the test accuracy may fall (1.0 is from 95 % to 94 %)."""
+    """How many points the test accuracy, or what else is primary, may fall (1.0 is from 95 % to 94 %)."""
     at_most: dict[str, float] = field(default_factory=dict)
     """Metric -> largest ratio to the baseline."""
 
     @staticmethod
     def metrics() -> list[str]:
         """The names that ``at_most`` may have."""
-        return [m.key for m in METRICS if m.unit != "share"] + list(SPEED_METRICS)
+        return ["test_loss", *(m.key for m in METRICS), *SPEED_METRICS, *limited_scores()]
 
     def check(self) -> None:
         """BadInputError where a metric is unknown or a number makes no sense."""
@@ -60,17 +60,22 @@ class Tolerances:
     def results(self, labels: list[str], rows: list[Row], speed: SpeedReport | None) -> list[ToleranceResult]:
         """Every tolerance for every side but the baseline."""
         by_key = {row.key: row for row in rows}
+        primary = rows[0]
+        if self.points is not None and primary.unit != "share":
+            raise BadInputError(
+                f"--tolerance-points: the models are judged by {primary.title}, which has no points; write "
+                f"--at-most {primary.key}=1.02, or another ratio"
+            )
         found = []
         for i, label in enumerate(labels[1:], 1):
             if self.points is not None:
-                found.append(_points_result(label, self.points, by_key["test_accuracy"], i))
+                found.append(_points_result(label, self.points, primary, i))
             for name, most in self.at_most.items():
-                ratio = (
-                    _speed_ratio(name, speed, i) if name in SPEED_METRICS else _ratio(by_key[name].changes[i])
-                )
+                row = by_key.get(name)
+                ratio = _ratio(row.changes[i]) if row is not None else _speed_ratio(name, speed, i)
                 allowed = f"{name} at most {most:g}x the baseline's"
                 known = f"{ratio:.3g}x" if ratio is not None else "not known"
-                if name not in SPEED_METRICS and by_key[name].apart[i]:
+                if row is not None and row.apart[i]:
                     known = "not comparable"
                 found.append(ToleranceResult(label, allowed, known, ratio is not None and ratio <= most))
         return found
@@ -78,15 +83,16 @@ class Tolerances:
 
 def sentences(
     labels: list[str],
+    titles: str,
     rows: list[Row],
     speed: SpeedReport | None,
     agreement: list[Agreement | None],
     tolerances: list[ToleranceResult],
 ) -> list[str]:
-    """On each side: accuracy, then what was won, lost, unchanged and unknown; at last the tolerances."""
+    """On each side: the primary metric, then what was won, lost, unchanged and unknown; at last the tolerances."""
     lines = []
     for i, label in enumerate(labels[1:], 1):
-        lines.append(f"{label} against {labels[0]}: {_accuracy(rows, i)}.")
+        lines.append(f"{label} against {labels[0]}: {_judgement(rows[0], titles, i)}.")
         lines += _balance(rows, speed, i)
         found = agreement[i]
         if found is not None and found.share is not None:
@@ -97,31 +103,33 @@ def sentences(
     return lines
 
 
-def _accuracy(rows: list[Row], side: int) -> str:
-    row = next(r for r in rows if r.key == "test_accuracy")
+def _judgement(row: Row, titles: str, side: int) -> str:
+    """Of the primary metric, ``titles`` in the plural, on the test split."""
     change, ours, theirs = row.changes[side], row.values[side].mean, row.values[0].mean
     if row.apart[side]:
-        return f"accuracies not comparable: {row.apart[side]}"
+        return f"{titles} not comparable: {row.apart[side]}"
     if change is None or change.difference is None or ours is None or theirs is None:
-        return f"test accuracy not known ({row.values[side].reason or row.values[0].reason})"
+        return f"{row.title} not known ({row.values[side].reason or row.values[0].reason})"
     found = change.difference
+    changed = formats.points if row.unit == "share" else formats.difference
     numbers = (
-        f"test accuracy {quantity(ours.value, 'share')} "
-        f"against {quantity(theirs.value, 'share')}, "
-        f"{formats.points(found.value, found.low, found.high)}, {change.basis}"
+        f"{row.title} {quantity(ours.value, row.unit)} "
+        f"against {quantity(theirs.value, row.unit)}, "
+        f"{changed(found.value, found.low, found.high)}, {change.basis}"
     )
     if found.low is None or found.high is None:
         return numbers
     if found.low <= 0 <= found.high:
         return f"{numbers}; the interval includes no change"
-    return f"{numbers}; {'better' if found.value > 0 else 'worse'} beyond the spread of the seeds"
+    better = (found.value > 0) == row.higher_is_better
+    return f"{numbers}; {'better' if better else 'worse'} beyond the spread of the seeds"
 
 
 def _balance(rows: list[Row], speed: SpeedReport | None, side: int) -> list[str]:
     """Lines ``Won: ...``, ``Lost: ...``, ``No clear change: ...``, ``Not known: ...``."""
     parts: dict[str, list[str]] = {"Won": [], "Lost": [], "No clear change": [], "Not known": []}
     for row in rows:
-        if row.unit != "share" and not row.apart[side]:
+        if not row.score and not row.apart[side]:
             doubtful = row.values[0].note or row.values[side].note
             ratio = None if doubtful else _ratio(row.changes[side])
             noise = NOISE if row.measured else 0.0
@@ -163,7 +171,7 @@ def _speed_ratio(name: str, speed: SpeedReport | None, side: int) -> float | Non
 
 def _points_result(side: str, allowed: float, row: Row, index: int) -> ToleranceResult:
     change = row.changes[index]
-    text = f"test accuracy may fall by at most {allowed:g} {'point' if allowed == 1 else 'points'}"
+    text = f"{row.title} may fall by at most {allowed:g} {'point' if allowed == 1 else 'points'}"
     if change is None or change.difference is None:
         return ToleranceResult(side, text, "not comparable" if row.apart[index] else "not known", False)
     value = change.difference.value

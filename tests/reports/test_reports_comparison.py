@@ -210,8 +210,8 @@ def test_bad_input(make_run: MakeRun, tmp_path: Path) -> None:
     incomplete = make_run("incomplete", summary={"seconds": {}})
     with pytest.raises(BadInputError, match=r"has no entry 'seconds\.total'"):
         quick(base.folder, incomplete.folder)
-    foreign = make_run("foreign", summary={"format": 2})
-    with pytest.raises(BadInputError, match="format 2; this version reads 1"):
+    foreign = make_run("foreign", summary={"format": 3})
+    with pytest.raises(BadInputError, match="format 3; this version reads 1 and 2"):
         quick(base.folder, foreign.folder)
 
 
