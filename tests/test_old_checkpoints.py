@@ -23,6 +23,10 @@ def test_a_checkpoint_of_format_2_is_read_and_written_anew(tmp_path: Path) -> No
     assert not old.parked
     assert old.training is not None
     assert old.training["trial"]["saved"]["sizes"] == {f"{name}:states": 4 for name in LAYERS}
+    before = {"loss": 2.3311834547254775, "rows": 360, "labels": 360, "metrics": {"accuracy": 35 / 360}}
+    assert old.training["trial"]["before"] == before
+    assert old.training["evaluated"][1]["metrics"] == {"accuracy": 0.1}
+    assert old.training["best"] == {"value": 35 / 360, "step": 10}
     old.save(tmp_path / "new.pt")
     assert torch.load(tmp_path / "new.pt", weights_only=True)["format"] == FORMAT
     new = Checkpoint.load(tmp_path / "new.pt")

@@ -47,7 +47,7 @@ def tiny(tmp_path: Path) -> Maker:
             "output": {"root": str(tmp_path / "outputs")},
         }
         for part, changes in parts.items():
-            mapping[part] = {**mapping[part], **changes}
+            mapping[part] = {**mapping.get(part, {}), **changes}
         return recipe_from_mapping(mapping, "test")
 
     return make

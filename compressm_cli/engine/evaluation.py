@@ -1,5 +1,6 @@
 """Loss and metrics on a split, and what the layers see on calibration batches."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -24,7 +25,7 @@ class Evaluation:
 
     loss: float
     metrics: dict[str, float | None]
-    """Those of the objective, by name; None where one cannot be known."""
+    """Those of the objective, by name; None where one cannot be known, or is no finite number."""
     rows: int
     labels: int
     """How many labels were scored."""
@@ -67,7 +68,12 @@ def evaluate(
         raise BadInputError(
             "no label of the split is scored, so there is nothing to evaluate on; give other data"
         )
-    return Evaluation(scores.mean_loss(), scores.metrics(), len(split), int(scores.labels))
+    metrics = {name: value if _is_known(value) else None for name, value in scores.metrics().items()}
+    return Evaluation(scores.mean_loss(), metrics, len(split), int(scores.labels))
+
+
+def _is_known(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 @torch.no_grad()

@@ -87,6 +87,7 @@ def compare(
         raise BadInputError("compare needs at least two models: a baseline and what is compared with it")
     sides = read_sides([baseline, *others])
     primary = primary_of(sides[0].members[0].recipe)
+    tolerances.require_points(primary)
     rows = [make_row(metric, sides) for metric in metrics_of(sides[0].members[0])]
     timed = _timed(sides)
     measured, reason = _speed(sides, timed, where) if speed else (None, "switched off with --no-speed")

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.quantities import quantity
+from compressm_cli.objectives import Metric
 from compressm_cli.reports import formats
 from compressm_cli.reports.agreement import Agreement
 from compressm_cli.reports.estimates import Estimate
@@ -57,15 +58,18 @@ class Tolerances:
         if self.points is not None and not 0 <= self.points <= 100:
             raise BadInputError(f"--tolerance-points {self.points:g}: must lie between 0 and 100")
 
+    def require_points(self, primary: Metric) -> None:
+        """BadInputError where points are asked for of a metric that has none."""
+        if self.points is not None and primary.unit != "share":
+            raise BadInputError(
+                f"--tolerance-points: the models are judged by {primary.title}, which has no points; write "
+                f"--at-most test_{primary.name}=1.02, or another ratio"
+            )
+
     def results(self, labels: list[str], rows: list[Row], speed: SpeedReport | None) -> list[ToleranceResult]:
         """Every tolerance for every side but the baseline."""
         by_key = {row.key: row for row in rows}
         primary = rows[0]
-        if self.points is not None and primary.unit != "share":
-            raise BadInputError(
-                f"--tolerance-points: the models are judged by {primary.title}, which has no points; write "
-                f"--at-most {primary.key}=1.02, or another ratio"
-            )
         found = []
         for i, label in enumerate(labels[1:], 1):
             if self.points is not None:
