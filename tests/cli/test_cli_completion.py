@@ -156,6 +156,7 @@ def test_keys_go_part_by_part(folder: Path) -> None:
         "model.",
         "objective.",
         "train.",
+        "budget.",
         "compression.",
         "output.",
     ]
