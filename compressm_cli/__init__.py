@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from compressm_cli.core.axes import Axis, Slot
     from compressm_cli.exchange import load
     from compressm_cli.methods.method import CheckContext, Method, MethodConfig, StepContext
+    from compressm_cli.models.interface import Model, ModelConfig
     from compressm_cli.structure.edits import Keep, MaskEntries, Park, Project, Train, Wake
     from compressm_cli.structure.map import StructureMap
     from compressm_cli.structure.modules import Insert, Replace
@@ -24,6 +25,7 @@ _PLACES = {
     "core.axes": ("Axis", "Slot"),
     "exchange": ("load",),
     "methods.method": ("CheckContext", "Method", "MethodConfig", "StepContext"),
+    "models.interface": ("Model", "ModelConfig"),
     "structure.edits": ("Keep", "MaskEntries", "Park", "Project", "Train", "Wake"),
     "structure.map": ("StructureMap",),
     "structure.modules": ("Insert", "Replace"),
@@ -42,6 +44,8 @@ __all__ = [
     "MaskEntries",
     "Method",
     "MethodConfig",
+    "Model",
+    "ModelConfig",
     "Park",
     "Plan",
     "Project",

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from compressm_cli import plugins
 from compressm_cli.checkpoint.archive import ArchiveError, check_archive, read_archive
 from compressm_cli.checkpoint.parked import read_parked
-from compressm_cli.checkpoint.skeleton import orders_of, skeleton, start_orders, with_weights
+from compressm_cli.checkpoint.skeleton import orders_of, skeleton, start_sizes, with_weights
 from compressm_cli.checkpoint.training_state import require_training
 from compressm_cli.checkpoint.validation import (
     MISFIT,
@@ -84,10 +85,15 @@ class Checkpoint:
         """State dimension of every state space layer, by module name."""
         return orders_of(self.sizes)
 
+    @cached_property
+    def start_sizes(self) -> dict[str, int]:
+        """The ``sizes`` before any cut."""
+        return start_sizes(self.recipe, self.data)
+
     @property
     def start_orders(self) -> dict[str, int]:
-        """The same before any cut."""
-        return start_orders(self.recipe, self.data)
+        """The ``orders`` before any cut."""
+        return orders_of(self.start_sizes)
 
     @property
     def is_outline(self) -> bool:

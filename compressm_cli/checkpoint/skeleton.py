@@ -71,11 +71,11 @@ def _with_orders(
     return model
 
 
-def start_orders(recipe: Recipe, data: DataSpec) -> dict[str, int]:
-    """The order of each state space layer before any cut, by its name."""
+def start_sizes(recipe: Recipe, data: DataSpec) -> dict[str, int]:
+    """How many units each axis has before any cut, by its name."""
     with torch.device("meta"):
-        layers = state_space_layers(build_model(recipe.model, data))
-    return {name: layer.state_dim for name, layer in layers.items()}
+        model = build_model(recipe.model, data)
+    return StructureMap.of(model).sizes()
 
 
 def with_memory(model: nn.Module, device: torch.device) -> nn.Module:

@@ -111,12 +111,12 @@ def _draw(report: "SpectrumReport", folder: Path | None) -> list[Path]:
 
     checkpoint = Path(report.checkpoint)
     try:
+        name = "spectrum.png" if report.run is not None else f"{checkpoint.stem}-spectrum.png"
+        figures = {name: lambda: spectrum_figure(report)} if report.layers else {}
         if report.run is None:
-            place, name = folder or checkpoint.parent, f"{checkpoint.stem}-spectrum.png"
-            return save(place, {name: lambda: spectrum_figure(report)}, console.warn)
+            return save(folder or checkpoint.parent, figures, console.warn)
         run = Run.open(Path(report.run))
-        figures = {"spectrum.png": lambda: spectrum_figure(report), **run_figures(run)}
-        return save(folder or run.plots, figures, console.warn)
+        return save(folder or run.plots, {**figures, **run_figures(run)}, console.warn)
     except OSError as error:
         console.warn(f"no figures: {reason(error)}; choose another folder with --plots DIR")
         return []

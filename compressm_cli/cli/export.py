@@ -74,6 +74,7 @@ def export(
     written = exchange.export(checkpoint, target, folder, getattr(torch, dtype))
     out = console.stdout()
     orders = ", ".join(map(str, checkpoint.orders.values()))
-    out.print(f"{checkpoint.recipe.name}: layers of order {orders}", markup=False, soft_wrap=True)
+    layers = f"layers of order {orders}" if orders else f"a model of kind {checkpoint.recipe.model.kind}"
+    out.print(f"{checkpoint.recipe.name}: {layers}", markup=False, soft_wrap=True)
     for file in written:
         out.print(str(file), markup=False, soft_wrap=True)

@@ -232,7 +232,7 @@ def _forecast_table(recipe: "Recipe", known: "Forecast") -> object:
         f"{rows[0]} / {rows[1]} / {rows[2]} rows, {data.length} steps of {steps}, {data.classes} classes",
     )
     table.add_row("device", known.device)
-    table.add_row("orders", ", ".join(f"{name} {order}" for name, order in known.orders.items()))
+    table.add_row("orders", ", ".join(f"{name} {order}" for name, order in known.orders.items()) or "none")
     table.add_row("parameters", f"{known.parameters:,}")
     table.add_row("FLOPs a training step", f"{known.training_step_flops:,}")
     table.add_row("FLOPs a sequence (inference)", f"{known.inference_flops_per_sequence:,}")

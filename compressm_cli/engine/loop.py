@@ -140,8 +140,8 @@ class Trainer:
         """Tell what is trained, and what is to be known of it beforehand."""
         expected = self.budget.expected(self.state.step)
         self.listeners.start(self.recipe, self.seed, expected, self.state.orders, self.device)
-        listed = ", ".join(f"{name} {form}" for name, form in self.ledger.now["forms"].items())
-        self.listeners.message(f"form of the recurrence: {listed}")
+        if listed := ", ".join(f"{name} {form}" for name, form in self.ledger.now["forms"].items()):
+            self.listeners.message(f"form of the recurrence: {listed}")
         if self.budget.is_set:
             self.listeners.message(self.budget.told())
         if self.batch_norm and self.config.accumulate > 1:

@@ -116,6 +116,8 @@ def compress(
     before = evaluate(model, dataset.validation, rows, objective=objective) if evaluated else None
     whole = _parameters(model)
     plan = _method(config).plan(model, _context(checkpoint, model, dataset))
+    if not plan.records:
+        raise BadInputError("the model has no state space layers, and compress cuts nothing but their states")
     if not plan:
         reasons = "; ".join(f"{r.title}: {r.reason.removeprefix('nothing cut: ')}" for r in plan.records)
         raise RunFailedError(f"nothing was cut: {reasons}")

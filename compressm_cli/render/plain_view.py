@@ -31,7 +31,8 @@ class PlainView:
         self._progress = Progress(recipe_name, seed, total_steps, orders, device)
         self._last_line = time.monotonic()
         listed = ", ".join(f"{layer} {order}" for layer, order in orders.items())
-        self.message(f"{recipe_name}, seed {seed}: {total_steps:,} steps on {device}; orders: {listed}")
+        orders_told = f"; orders: {listed}" if listed else ""
+        self.message(f"{recipe_name}, seed {seed}: {total_steps:,} steps on {device}{orders_told}")
 
     def expect(self, total_steps: int) -> None:
         self._known().expect(total_steps)

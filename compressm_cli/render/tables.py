@@ -60,7 +60,7 @@ class Table:
 
 def comparison_tables(report: ComparisonReport) -> list[Table]:
     """The comparison, the orders and the inference speed."""
-    tables = [_main_table(report), _orders_table(report)]
+    tables = [_main_table(report), *([_orders_table(report)] if report.orders else [])]
     if report.speed is not None:
         tables.append(_speed_table(report))
     return tables
@@ -68,7 +68,13 @@ def comparison_tables(report: ComparisonReport) -> list[Table]:
 
 def spectrum_tables(report: SpectrumReport) -> list[Table]:
     """The layers, the orders by threshold, and the model's size at them."""
-    return [_layer_table(report), _threshold_table(report), _size_table(report)]
+    layers = [_layer_table(report), _threshold_table(report)] if report.layers else []
+    return [*layers, *([_axis_table(report)] if report.axes else []), _size_table(report)]
+
+
+def _axis_table(report: SpectrumReport) -> Table:
+    rows = [[one.axis, f"{one.size:,}", f"{one.start_size:,}"] for one in report.axes]
+    return Table("Axes", ["axis", "units", "at the start"], rows, [])
 
 
 def bench_table(report: BenchReport) -> Table:

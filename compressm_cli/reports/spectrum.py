@@ -17,6 +17,7 @@ from compressm_cli.engine.same_data import names_data, relation
 from compressm_cli.engine.threads import choose_threads, using
 from compressm_cli.engine.trainee import Setting
 from compressm_cli.layers import LAYERS
+from compressm_cli.layers.interface import STATES
 from compressm_cli.layers.time_invariant import TimeInvariantLayer
 from compressm_cli.lti import order_for_energy
 from compressm_cli.measure.flops import CONVENTION
@@ -112,6 +113,15 @@ class StepTiming:
 
 
 @dataclass(frozen=True)
+class AxisSize:
+    """How many units an axis other than that of a layer's states has."""
+
+    axis: str
+    size: int
+    start_size: int
+
+
+@dataclass(frozen=True)
 class SpectrumReport:
     """Everything that ``analyze`` finds."""
 
@@ -132,9 +142,11 @@ class SpectrumReport:
     """Why Gramians and errors from these batches say little of the model, which are no real data; None where they are,
     and where none were used."""
     layers: list[LayerSpectrum]
+    """Empty of a model without state space layers."""
+    axes: list[AxisSize]
     now: ModelSize
     predicted: list[ModelSize]
-    """The model at the orders of each threshold."""
+    """The model at the orders of each threshold; empty where there are no layers."""
     batch_size: int
     flop_convention: str
     data: str | None = None
@@ -175,7 +187,7 @@ def analyze(
         replace(
             sizes.of({layer.layer: layer.thresholds[i].order for layer in layers}), energy_threshold=share
         )
-        for i, share in enumerate(shares)
+        for i, share in enumerate(shares if layers else [])
     ]
     calibrated = any(layer.gramian == "empirical" for layer in layers)
     report = SpectrumReport(
@@ -191,6 +203,7 @@ def analyze(
         calibration_batches=recipe.compression.calibration_batches if calibrated else None,
         unjudged=recipe.data.unjudged() if calibrated else None,
         layers=layers,
+        axes=_axes(checkpoint),
         now=now,
         predicted=predicted,
         batch_size=sizes.batch_size,
@@ -198,6 +211,15 @@ def analyze(
         data=data,
     )
     return _timed(report, checkpoint, spec) if timed else report
+
+
+def _axes(checkpoint: Checkpoint) -> list[AxisSize]:
+    start = checkpoint.start_sizes
+    return [
+        AxisSize(name, size, start[name])
+        for name, size in checkpoint.sizes.items()
+        if not name.endswith(STATES)
+    ]
 
 
 def open_model(path: Path) -> tuple[Checkpoint, str]:

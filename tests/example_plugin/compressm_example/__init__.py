@@ -1,0 +1,10 @@
+"""A layer, a model, a method, an objective and a task for compressm: importing this package registers them."""
+
+from compressm_cli.plugins import register
+from compressm_example.layer import Damped
+from compressm_example.method import Magnitude
+from compressm_example.model import Pooled
+from compressm_example.objective import Smoothed
+from compressm_example.task import Tones
+
+register(Damped, Pooled, Magnitude, Smoothed, Tones)

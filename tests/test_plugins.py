@@ -1,0 +1,391 @@
+"""Plug-ins: the example package through every command, and what is never imported."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from made_runs import tiny_checkpoint, tiny_recipe
+from plugin_package import EXAMPLE, install, on_path, write_metadata
+
+from compressm_cli import exchange, plugins
+from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.cli import main, train
+from compressm_cli.core.errors import BadInputError
+from compressm_cli.layers import LAYERS
+from compressm_cli.recipe import load_recipe, recipe_from_mapping, recipe_schema, recipe_to_mapping
+from compressm_cli.runs.folder import Run
+
+RECIPE = """\
+name: toy
+device: cpu
+data: {task: tones, rows: 48}
+model: {kind: pooled, neurons: 24}
+objective: {kind: smoothed}
+train: {steps: 30, batch_size: 16, learning_rate: 1e-2, threads: 1, log_every: 1, eval_every: 10, checkpoint_every: 7}
+compression:
+  method: magnitude
+  schedule: {kind: listed, at_steps: [10, 20]}
+  safety: {trial_steps: 5, tolerance: 0.9}
+"""
+KILL = """
+import os, signal, sys
+from compressm_cli.cli import main, train
+from compressm_cli.engine import loop
+step, made = loop.training_step, []
+def counted(*arguments):
+    made.append(1)
+    if len(made) == 23:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(*arguments)
+loop.training_step = counted
+main.run(["train", "toy.yaml", "--quiet", "output.root=killed"])
+"""
+SLEEPER = """
+import pathlib
+pathlib.Path("woken").touch()
+from compressm_cli.layers.lru import LRU as Toy
+"""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the example package is installed."""
+    return install(EXAMPLE, tmp_path_factory.mktemp("site"))
+
+
+@pytest.fixture
+def installed(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The example package can be imported; in the current folder lies a recipe that names all of it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "toy.yaml").write_text(RECIPE, encoding="utf-8")
+    with on_path(site, "compressm_example"):
+        yield tmp_path
+
+
+@pytest.fixture
+def sleeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A module that leaves a file behind where it is imported."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sleeper.py").write_text(SLEEPER, encoding="utf-8")
+    with on_path(tmp_path / "site", "sleeper"):
+        yield tmp_path
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return Checkpoint.load(run.final_checkpoint).weights
+
+
+def test_all_of_a_package_in_one_recipe_through_train_kill_resume_analyze_compare_and_export(
+    installed: Path, site: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "draw_plots", lambda run: None)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), *sys.path[1:]])}
+    killed = subprocess.run([sys.executable, "-c", KILL], env=environment, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert main.run(["train", "toy.yaml", "--quiet"]) == 0
+    assert main.run(["train", "--resume", "killed/toy", "--quiet"]) == 0
+    whole, resumed = Run.newest(Path("outputs/toy")), Run.newest(Path("killed/toy"))
+    one, other = weights(whole), weights(resumed)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert whole.read_info()["plugins"] == [
+        {"module": "compressm_example", "distribution": "compressm-example", "version": "0.1.0"}
+    ]
+    assert Checkpoint.load(whole.final_checkpoint).sizes == {":neurons": 6}
+    capsys.readouterr()
+
+    assert main.run(["analyze", "outputs/toy", "--json", "--no-plots"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["axes"] == [{"axis": ":neurons", "size": 6, "start_size": 24}]
+    assert main.run(["analyze", "outputs/toy", "--no-plots"]) == 0
+    assert ":neurons" in capsys.readouterr().out
+    assert main.run(["compare", "outputs/toy", "killed/toy", "--no-speed"]) == 0
+    assert "100.0 %" in capsys.readouterr().out
+    assert main.run(["export", "outputs/toy", "--to", "safetensors", "--output", "own"]) == 0
+    assert torch.equal(exchange.load(Path("own")).weights["up.weight"], one["up.weight"])
+    assert main.run(["export", "outputs/toy", "--to", "hf", "--output", "theirs"]) == 2
+    assert "its kind is pooled, not sequence; use --to safetensors" in capsys.readouterr().err
+    assert main.run(["compress", "outputs/toy", "--keep", "0.5", "--output", "small.pt"]) == 2
+    assert "no state space layers" in capsys.readouterr().err
+    assert main.run(["train", "toy.yaml", "--dry-run"]) == 0
+
+
+def test_a_layer_by_its_import_path(installed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = "compressm_example.layer:Damped"
+    mapping = recipe_to_mapping(tiny_recipe("baseline", 0))
+    mapping["model"]["layer"] = {"kind": path, "state_dim": 3, "damping": 0.25}
+    recipe = recipe_from_mapping(mapping, "test")
+    assert recipe.model.layer.kind == path
+    assert recipe_from_mapping(recipe_to_mapping(recipe), "test") == recipe
+    model = tiny_checkpoint(recipe).build_model()
+    assert {type(module).__name__ for module in model.modules()} >= {"Damped"}
+    mapping["model"]["layer"] = {"kind": "compressm_example.model:Pooled"}
+    with pytest.raises(BadInputError, match="is no layer: no class of StateSpaceLayer"):
+        recipe_from_mapping(mapping, "test")
+    mapping["model"]["layer"] = {"kind": "compressm_example.layer:Nothing"}
+    with pytest.raises(BadInputError, match="is no layer"):
+        recipe_from_mapping(mapping, "test")
+
+
+def test_the_settings_of_plug_ins_are_as_strict_and_located_as_others(installed: Path) -> None:
+    text = RECIPE.replace("neurons: 24", "neurons: 0, nurons: 2").replace("rows: 48", "rows: many")
+    (installed / "toy.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(BadInputError) as caught:
+        load_recipe("toy.yaml")
+    assert str(caught.value).splitlines() == [
+        "toy.yaml:3:27: data.rows: found the text 'many'; write an integer of at least 1 and at most 1000000",
+        "toy.yaml:4:32: model.neurons: 0 is out of range; write an integer of at least 1 and at most 65536",
+        "toy.yaml:4:35: model.nurons: unknown key; did you mean 'neurons'?",
+    ]
+
+
+def test_the_schema_for_editors_has_installed_plug_ins(
+    installed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(["recipes", "schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    assert set(schema["properties"]["model"]["discriminator"]["mapping"]) == {"sequence", "pooled"}
+    assert "neurons" in schema["$defs"]["PooledConfig"]["properties"]
+
+
+def test_built_in_names_and_help_import_no_plug_in(
+    installed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(["recipes", "validate", "quickstart/baseline"]) == 0
+    assert main.run(["train", "--help"]) == 0
+    assert "--plugin" in capsys.readouterr().out
+    assert "compressm_example" not in sys.modules
+    assert "pooled" not in json.dumps(recipe_schema())
+
+
+def test_a_recipe_goes_to_processes_that_have_not_loaded_its_plug_ins(installed: Path, site: Path) -> None:
+    import pickle
+
+    sent = pickle.dumps(load_recipe("toy.yaml"))
+    known = load_recipe("toy.yaml")
+    plugins._loaded.clear()
+    assert pickle.loads(sent) == known
+
+
+# ---- what is not imported -------------------------------------------------------------------------------------------
+
+NAMES = [
+    ("model", {"kind": "sleeper:Toy"}),
+    ("model", {"layer": {"kind": "sleeper:Toy"}}),
+    ("data", {"task": "sleeper:Toy"}),
+    ("compression", {"method": "sleeper:Toy"}),
+    ("objective", {"kind": "sleeper:Toy"}),
+]
+ASKED = (
+    "sleeper:Toy' is of the package sleeper, which is not imported unless you ask for it; if you trust it: "
+)
+
+
+def hostile_mapping(section: str, value: dict[str, Any]) -> dict[str, Any]:
+    mapping = recipe_to_mapping(tiny_recipe("baseline", 0))
+    return {
+        **mapping,
+        section: {**(mapping[section] if section == "model" and "layer" in value else {}), **value},
+    }
+
+
+@pytest.mark.parametrize(("section", "value"), NAMES)
+def test_what_a_recipe_names_is_not_imported(
+    sleeper: Path, capsys: pytest.CaptureFixture[str], section: str, value: dict[str, Any]
+) -> None:
+    (sleeper / "hostile.yaml").write_text(json.dumps(hostile_mapping(section, value)), encoding="utf-8")
+    for command in ("train hostile.yaml", "train hostile.yaml --dry-run", "bench hostile.yaml"):
+        assert main.run(command.split()) == 2
+        told = capsys.readouterr().err
+        assert f"{ASKED}compressm {command} --plugin sleeper" in told
+        assert told.count("\n") == 1
+    assert main.run(["recipes", "validate", "hostile.yaml"]) == 2
+    assert "hostile.yaml:1:" in capsys.readouterr().err
+    assert not (sleeper / "woken").exists()
+    assert "sleeper" not in sys.modules
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_what_a_checkpoint_or_a_run_names_is_not_imported(
+    sleeper: Path, capsys: pytest.CaptureFixture[str], listed: bool
+) -> None:
+    tiny_checkpoint(tiny_recipe("baseline", 0)).save(sleeper / "good.pt")
+    content = torch.load(sleeper / "good.pt", weights_only=True)
+    content["recipe"]["model"]["layer"]["kind"] = "sleeper:Toy"
+    needed = [{"module": "sleeper", "distribution": "sleeper-tools", "version": "3.1"}] if listed else []
+    torch.save({**content, "plugins": needed}, sleeper / "hostile.pt")
+    run = Run.create(sleeper / "outputs", "hostile")
+    run.write_recipe(json.dumps(content["recipe"]))
+    run.write_info({"status": "interrupted", "plugins": needed})
+    for command in (
+        "analyze hostile.pt",
+        "compress hostile.pt --keep 0.5 --output small.pt",
+        "compare hostile.pt good.pt",
+        "export hostile.pt --to safetensors --output own",
+        f"train --resume {run.folder.relative_to(sleeper)}",
+    ):
+        assert main.run(command.split()) == 2
+        told = capsys.readouterr().err
+        assert told.rstrip().endswith(f"compressm {command} --plugin sleeper")
+        assert "not imported unless you ask for it" in told
+        assert ("sleeper (sleeper-tools 3.1)" in told) == listed
+    assert not (sleeper / "woken").exists()
+    assert "sleeper" not in sys.modules
+
+
+def test_what_the_user_asks_for_is_imported(sleeper: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mapping = hostile_mapping("model", {"layer": {"kind": "sleeper:Toy"}})
+    (sleeper / "mine.yaml").write_text(json.dumps(mapping), encoding="utf-8")
+    assert main.run(["recipes", "validate", "mine.yaml", "--plugin", "sleeper"]) == 0
+    assert (sleeper / "woken").exists()
+    tiny_checkpoint(load_recipe("mine.yaml")).save(sleeper / "mine.pt")
+    assert torch.load(sleeper / "mine.pt", weights_only=True)["plugins"][0]["module"] == "sleeper"
+    assert Checkpoint.load(sleeper / "mine.pt").recipe.model.layer.kind == "sleeper:Toy"
+
+
+def test_a_module_of_the_current_folder_can_be_asked_for(
+    sleeper: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (sleeper / "beside_me.py").write_text("", encoding="utf-8")
+    with on_path(sleeper / "nowhere", "beside_me"):
+        assert main.run(["recipes", "validate", "quickstart/baseline", "--plugin", "beside_me"]) == 0
+    assert main.run(["recipes", "validate", "quickstart/baseline", "--plugin", "far_away"]) == 2
+    assert "the plug-in far_away: no module far_away is installed" in capsys.readouterr().err
+    assert main.run(["recipes", "validate", "quickstart/baseline", "--plugin", "../evil"]) == 2
+    assert "write the name of a module" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("plugin", "message"),
+    [
+        ("sleeper", "plugins must be a list"),
+        ([{"module": "sleeper"}], "plugins[0] must be a mapping of distribution, module, version"),
+        ([{"module": "a; b", "distribution": None, "version": None}], "the name of a module"),
+        ([{"module": "sleeper", "distribution": 3, "version": None}], "plugins[0].distribution"),
+    ],
+)
+def test_a_damaged_list_of_plug_ins(tmp_path: Path, plugin: Any, message: str) -> None:
+    tiny_checkpoint(tiny_recipe("baseline", 0)).save(tmp_path / "model.pt")
+    content = torch.load(tmp_path / "model.pt", weights_only=True)
+    torch.save({**content, "plugins": plugin}, tmp_path / "model.pt")
+    with pytest.raises(BadInputError, match="damaged checkpoint") as caught:
+        Checkpoint.load(tmp_path / "model.pt")
+    assert message in str(caught.value)
+
+
+# ---- plug-ins that are not as they must be --------------------------------------------------------------------------
+
+START = """
+from typing import Any, Callable, Literal
+from pydantic import BaseModel, ConfigDict
+from compressm_cli.layers.lru import LRU, LRUConfig
+from compressm_cli.methods.method import Method, MethodConfig
+from compressm_cli.plugins import register
+"""
+BAD = {
+    "no name": (
+        "class C(LRUConfig):\n    kind: str = 'toy'\nclass Toy(LRU):\n    Config = C\nregister(Toy)",
+        'write kind: Literal["my_name"] = "my_name"',
+    ),
+    "another configuration": (
+        "class C(BaseModel):\n    kind: Literal['toy'] = 'toy'\nclass Toy(LRU):\n    Config = C\nregister(Toy)",
+        "its Config is no subclass of LayerConfig",
+    ),
+    "lenient": (
+        "class C(LRUConfig):\n    model_config = ConfigDict(extra='allow')\n    kind: Literal['toy'] = 'toy'\n"
+        "class Toy(LRU):\n    Config = C\nregister(Toy)",
+        "leave model_config out",
+    ),
+    "no text": (
+        "class C(LRUConfig):\n    kind: Literal['toy'] = 'toy'\n    f: Callable[[], int] = int\n"
+        "class Toy(LRU):\n    Config = C\nregister(Toy)",
+        "a recipe, which is text, cannot hold it",
+    ),
+    "abstract": (
+        "class C(MethodConfig):\n    method: Literal['toy'] = 'toy'\nclass Toy(Method):\n    Config = C\nregister(Toy)",
+        "it lacks plan",
+    ),
+    "no class of ours": ("register(dict)", "is no class of StateSpaceLayer, Method"),
+    "a name that is taken": (
+        "class Toy(LRU):\n    Config = LRUConfig\nregister(Toy)",
+        "the layer 'lru' is compressm's (compressm_cli.layers.lru.LRU) and bad's (bad.Toy)",
+    ),
+    "an error": ("x = 1\nx.y", "bad.py:8: AttributeError: 'int' object has no attribute 'y'"),
+    "an exit": ("raise SystemExit(3)", "SystemExit: 3"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_plug_in_that_is_not_as_it_must_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    code, message = BAD[name]
+    (tmp_path / "bad.py").write_text(f"{START}{code}\n", encoding="utf-8")
+    known = list(LAYERS)
+    with on_path(tmp_path, "bad"):
+        assert main.run(["recipes", "validate", "quickstart/baseline", "--plugin", "bad"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: the plug-in bad cannot be imported: ")
+    assert message in told
+    assert told.count("\n") == 1
+    assert list(LAYERS) == known
+
+
+def test_a_broken_package_is_a_warning_and_an_error_where_it_is_needed(
+    installed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "broken.py").write_text("1 / 0\n", encoding="utf-8")
+    points = {plugins.GROUP: {"broken": "broken"}}
+    write_metadata(tmp_path / "other", "broken-tools", "2.0", points, ["broken"])
+    with on_path(tmp_path / "other", "broken", "compressm_example"):
+        assert main.run(["recipes", "validate", "toy.yaml"]) == 0
+        told = capsys.readouterr().err
+        assert told.startswith("warning: the plug-in broken (broken-tools 2.0) cannot be imported: ")
+        assert "ZeroDivisionError" in told
+        assert main.run(["recipes", "validate", "toy.yaml"]) == 0
+        assert capsys.readouterr().err == ""
+        (installed / "toy.yaml").write_text(RECIPE.replace("pooled", "puddled"), encoding="utf-8")
+        assert main.run(["recipes", "validate", "toy.yaml"]) == 2
+        assert "toy.yaml:4:15: model.kind: the plug-in broken (broken-tools 2.0)" in capsys.readouterr().err
+
+
+def test_a_name_of_two_packages_is_nobodys(
+    installed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "other").mkdir()
+    code = START + "class C(LRUConfig):\n    kind: Literal['damped'] = 'damped'\n"
+    (tmp_path / "other" / "twin.py").write_text(f"{code}class Twin(LRU):\n    Config = C\nregister(Twin)\n")
+    write_metadata(tmp_path / "other", "twin", "2.0", {plugins.GROUP: {"twin": "twin"}}, ["twin"])
+    mapping = recipe_to_mapping(tiny_recipe("baseline", 0))
+    mapping["model"]["layer"] = {"kind": "damped", "state_dim": 3}
+    with on_path(tmp_path / "other", "twin", "compressm_example"):
+        for _ in range(2):
+            with pytest.raises(BadInputError) as caught:
+                recipe_from_mapping(mapping, "test")
+            assert "the layer 'damped' is twin 2.0's (twin.Twin) and compressm_example " in str(caught.value)
+            assert "(compressm_example.layer.Damped); one of them needs another name" in str(caught.value)
+        mapping["model"]["layer"] = {"kind": "lru", "state_dim": 3}
+        assert recipe_from_mapping(mapping, "test").model.layer.kind == "lru"
+
+
+def test_another_version_is_a_warning(installed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mapping = recipe_to_mapping(tiny_recipe("baseline", 0))
+    mapping["model"]["layer"] = {"kind": "damped", "state_dim": 3}
+    tiny_checkpoint(recipe_from_mapping(mapping, "test")).save(installed / "model.pt")
+    content = torch.load(installed / "model.pt", weights_only=True)
+    content["plugins"][0]["version"] = "0.0.9"
+    torch.save(content, installed / "model.pt")
+    assert main.run(["export", "model.pt", "--to", "safetensors", "--output", "own"]) == 0
+    assert (
+        "warning: model.pt: made with the plug-in compressm_example (compressm-example 0.0.9); here it is 0.1.0"
+        in capsys.readouterr().err
+    )
