@@ -6,14 +6,11 @@ from itertools import islice
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from compressm_cli.engine.evaluation import seeing_inputs
-from compressm_cli.methods import METHODS
-from compressm_cli.methods.calibration import Statistic
+from compressm_cli.methods.calibration import Statistic, seeing_inputs
 from compressm_cli.methods.method import CheckContext, Method, StepContext
 from compressm_cli.structure.edits import Train
 from compressm_cli.structure.masks import enforce_masks, mask_gradients
@@ -189,6 +186,11 @@ def compress(
 
 
 def _method_of(settings: Mapping[str, Any]) -> Method:
+    # Whoever imports the interface, or brings a method, waits for none of these.
+    from pydantic import ValidationError
+
+    from compressm_cli.methods import METHODS
+
     name = str(settings.get("method"))
     if name not in METHODS:
         raise ValueError(f"method: {name!r} is none; there are {', '.join(METHODS)}")

@@ -30,7 +30,7 @@ ARROWS: dict[str, set[str]] = {
     "measure": {"objectives"},
     "exchange": {"checkpoint"},
     "engine": {"checkpoint", "measure", "runs"},
-    "compressor": {"engine"},
+    "compressor": {"methods"},
     "reports": {"engine", "exchange"},
     "render": {"reports"},
     "cli": {"render", "engine", "recipe"},
@@ -39,7 +39,6 @@ ARROWS: dict[str, set[str]] = {
 # Part -> part -> the modules of it that may be imported from there.
 NARROW: dict[tuple[str, str], str | tuple[str, ...]] = {
     ("structure", "layers"): "layers.interface",
-    ("structure", "lti"): "lti.threads",
     ("methods", "layers"): ("layers.interface", "layers.time_invariant", "layers.selective"),
     ("checkpoint", "data"): "data.interface",
     ("measure", "data"): "data.interface",

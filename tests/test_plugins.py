@@ -287,7 +287,8 @@ START = """
 from typing import Any, Callable, Literal
 from pydantic import BaseModel, ConfigDict
 from compressm_cli.layers.lru import LRU, LRUConfig
-from compressm_cli.methods.method import Method, MethodConfig
+from compressm_cli.methods.config import MethodConfig
+from compressm_cli.methods.method import Method
 from compressm_cli.plugins import register
 """
 BAD = {
@@ -318,7 +319,7 @@ BAD = {
         "class Toy(LRU):\n    Config = LRUConfig\nregister(Toy)",
         "the layer 'lru' is compressm's (compressm_cli.layers.lru.LRU) and bad's (bad.Toy)",
     ),
-    "an error": ("x = 1\nx.y", "bad.py:8: AttributeError: 'int' object has no attribute 'y'"),
+    "an error": ("x = 1\nx.y", "bad.py:9: AttributeError: 'int' object has no attribute 'y'"),
     "an exit": ("raise SystemExit(3)", "SystemExit: 3"),
 }
 

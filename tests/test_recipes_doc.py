@@ -16,7 +16,7 @@ from compressm_cli.core.config import Config
 from compressm_cli.data import TASKS
 from compressm_cli.layers import LAYERS
 from compressm_cli.methods import METHODS
-from compressm_cli.methods.method import SafetyConfig
+from compressm_cli.methods.config import SafetyConfig
 from compressm_cli.methods.schedule import AdaptiveSchedule, EquidistantSchedule, ListedSchedule
 from compressm_cli.models.sequence import SequenceConfig
 from compressm_cli.objectives import OBJECTIVES

@@ -1,9 +1,7 @@
 """Loss and metrics on a split, and what the layers see on calibration batches."""
 
 import math
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.modes import in_evaluation_mode
 from compressm_cli.data.interface import Split
 from compressm_cli.engine.distributed.group import Group
 from compressm_cli.engine.precision import autocast
-from compressm_cli.methods.calibration import Statistic
+from compressm_cli.methods.calibration import Statistic, seeing_inputs
 from compressm_cli.objectives.classification import Classification
 from compressm_cli.objectives.objective import Metric, Objective
 
@@ -94,47 +93,3 @@ def calibrate(
                 model(part.inputs, part.lengths)
             for statistic in statistics.values():
                 statistic.end_batch()
-
-
-@contextmanager
-def seeing_inputs(
-    model: nn.Module, statistics: Mapping[str, Statistic], lengths: Callable[[], Tensor | None] = lambda: None
-) -> Iterator[None]:
-    """Within, in evaluation mode, each statistic takes in what passes show to the layer that it is named after.
-
-    ``lengths`` are those of the rows that are passed now. The first error of an update is raised at the end.
-    """
-    failures: list[Exception] = []
-
-    def seen_by(statistic: Statistic) -> Callable[[nn.Module, Any], None]:
-        def see(_: nn.Module, inputs: Any) -> None:
-            started = time.perf_counter()
-            try:
-                if not failures:
-                    statistic.update(inputs[0].detach(), lengths())
-            except Exception as error:
-                failures.append(error)
-            statistic.seconds += time.perf_counter() - started
-
-        return see
-
-    with ExitStack() as stack:
-        stack.enter_context(in_evaluation_mode(model))
-        for name, statistic in statistics.items():
-            hook = model.get_submodule(name).register_forward_pre_hook(seen_by(statistic))
-            stack.callback(hook.remove)
-        yield
-    if failures:
-        raise failures[0]
-
-
-@contextmanager
-def in_evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Within, the model is in evaluation mode; after it, however it ends, each part is in the mode it was in."""
-    modes = {part: part.training for part in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode

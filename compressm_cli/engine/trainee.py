@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from compressm_cli.core.modes import in_evaluation_mode
 from compressm_cli.data.interface import DataSpec, Split
 from compressm_cli.engine.batches import Share, share_of
-from compressm_cli.engine.evaluation import in_evaluation_mode
 from compressm_cli.engine.forms import choose_forms, costs_here
 from compressm_cli.engine.optimizer import build_optimizer, set_learning_rate
 from compressm_cli.engine.precision import autocast, prepare, resolve_device

@@ -8,7 +8,7 @@ from compressm_cli.engine.evaluation import Evaluation
 from compressm_cli.engine.ledger import Ledger
 from compressm_cli.engine.listeners import Listeners
 from compressm_cli.engine.train_state import TrainState
-from compressm_cli.methods.method import SafetyConfig
+from compressm_cli.methods.config import SafetyConfig
 from compressm_cli.recipe import Recipe
 from compressm_cli.structure.plan import UnitRecord
 

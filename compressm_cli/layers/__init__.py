@@ -1,25 +1,12 @@
-"""The state space layers, by the name that a recipe gives them."""
+"""The state space layers, and the modules of other networks whose units can be cut."""
 
-from compressm_cli.core.registry import Registry
-from compressm_cli.layers.gla import GLA
-from compressm_cli.layers.interface import LayerConfig, StateSpaceLayer
-from compressm_cli.layers.lru import LRU
-from compressm_cli.layers.mamba import Mamba
-from compressm_cli.layers.mamba2 import Mamba2
-from compressm_cli.layers.s4d import S4D
-from compressm_cli.layers.s5 import S5
+from typing import TYPE_CHECKING
 
-LAYERS: Registry[StateSpaceLayer] = Registry(
-    "layer",
-    "kind",
-    StateSpaceLayer,
-    LayerConfig,
-    {
-        "lru": LRU,
-        "s4d": S4D,
-        "s5": S5,
-        "mamba": Mamba,
-        "mamba2": Mamba2,
-        "gla": GLA,
-    },
-)
+from compressm_cli.core.lazy import exporter
+
+if TYPE_CHECKING:
+    from compressm_cli.layers.registry import LAYERS
+
+__getattr__ = exporter(__name__, {"registry": ("LAYERS",)})
+
+__all__ = ["LAYERS"]

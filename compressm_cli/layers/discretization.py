@@ -11,7 +11,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from compressm_cli.layers.interface import LayerConfig
+from compressm_cli.layers.config import LayerConfig
 
 Step = Annotated[float, Field(gt=0.0, le=10.0)]
 

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from compressm_cli.core.axes import Axis, Slot
-from compressm_cli.layers.interface import LayerConfig, StateDim
+from compressm_cli.layers.config import LayerConfig, StateDim
 from compressm_cli.layers.selective import (
     GroupProjection,
     HeadProjection,

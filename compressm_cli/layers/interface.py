@@ -1,17 +1,16 @@
 """What a state space layer promises to the models, to the trainer and to surgery."""
 
 from abc import ABC, abstractmethod
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from compressm_cli.core.axes import Axis, Slot
-from compressm_cli.core.config import Config
-from compressm_cli.ops.forms import Form, Problem
 
-StateDim = Annotated[int, Field(ge=1, le=65536)]
+if TYPE_CHECKING:  # surgery on any network needs neither recipes nor kernels
+    from compressm_cli.layers.config import LayerConfig
+    from compressm_cli.ops.forms import Form, Problem
 
 Role = Literal["recurrent", "matrix", "other"]
 """What a parameter is to the optimizer. Weight decay falls on matrices alone: weights of linear maps and of
@@ -31,20 +30,6 @@ def state_axis(layer: str) -> str:
     return f"{layer}{STATES}"
 
 
-class LayerConfig(Config):
-    """The part of a recipe that all layers share."""
-
-    kind: str
-    state_dim: StateDim | Annotated[list[StateDim], Field(min_length=1)] = 64
-    """Number of states N of each block; a list gives one number a block."""
-
-    def check_device(self, device: torch.device) -> None:
-        """Raise ValueError, with what to write, where the layer cannot run as it is asked to on a device."""
-
-    def check_width(self, model_dim: int) -> None:
-        """Raise ValueError, with what to write, where the layer cannot have this ``model_dim``."""
-
-
 class StateSpaceLayer(nn.Module, ABC):
     """A layer with a linear recurrence over time, causal: ``(batch, length, H) -> (batch, length, H)``.
 
@@ -52,7 +37,7 @@ class StateSpaceLayer(nn.Module, ABC):
     is told there. To add a layer: subclass one of them, declare ``Config``, and name it in ``layers.LAYERS``.
     """
 
-    Config: ClassVar[type[LayerConfig]]
+    Config: ClassVar[type["LayerConfig"]]
 
     recurrent_parameters: ClassVar[frozenset[str]]
     """Names of the parameters with the recurrent learning rate, no weight decay, and fp32 always: theirs is the
@@ -67,7 +52,7 @@ class StateSpaceLayer(nn.Module, ABC):
     gated: ClassVar[bool] = False
     """Whether it brings its own gate and output projection, so that no GELU and GLU follow it in a block."""
 
-    forms: ClassVar[tuple[Form, ...]] = ()
+    forms: ClassVar[tuple["Form", ...]] = ()
     """The forms in which a time-invariant recurrence can be computed; empty where there is no such choice."""
 
     form: Any = None
@@ -122,8 +107,10 @@ class StateSpaceLayer(nn.Module, ABC):
     def sliced_moments(self, order: int, moments: dict[str, Tensor]) -> dict[str, Tensor]:
         """Adam's moments of the first ``order`` states, by index, whatever the new states are."""
 
-    def recurrence(self, batch: int, length: int) -> Problem:
+    def recurrence(self, batch: int, length: int) -> "Problem":
         """The sizes of the recurrence, by which the cheaper of several ``forms`` is chosen."""
+        from compressm_cli.ops.forms import Problem
+
         return Problem(batch, length, self.state_dim, self.model_dim, self.model_dim)
 
     def backend(self, device: torch.device) -> str:

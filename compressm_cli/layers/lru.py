@@ -7,7 +7,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from compressm_cli.layers.interface import LayerConfig
+from compressm_cli.layers.config import LayerConfig
 from compressm_cli.layers.time_invariant import (
     StateProjection,
     TimeInvariantLayer,

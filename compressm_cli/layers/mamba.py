@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compressm_cli.core.axes import Axis, Slot
-from compressm_cli.layers.interface import StateDim
+from compressm_cli.layers.config import StateDim
 from compressm_cli.layers.selective import (
     ChannelProjection,
     ChannelTrace,

@@ -1,10 +1,12 @@
-"""The in-training compression methods, by the name that a recipe gives them."""
+"""The in-training compression methods, each of which says what is to be cut."""
 
-from compressm_cli.core.registry import Registry
-from compressm_cli.methods.hankel.method import Hankel
-from compressm_cli.methods.method import Method, MethodConfig
-from compressm_cli.methods.none import NoCompression
+from typing import TYPE_CHECKING
 
-METHODS: Registry[Method] = Registry(
-    "method", "method", Method, MethodConfig, {"none": NoCompression, "hankel": Hankel}
-)
+from compressm_cli.core.lazy import exporter
+
+if TYPE_CHECKING:
+    from compressm_cli.methods.registry import METHODS
+
+__getattr__ = exporter(__name__, {"registry": ("METHODS",)})
+
+__all__ = ["METHODS"]

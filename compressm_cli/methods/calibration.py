@@ -2,10 +2,14 @@
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from compressm_cli.core.modes import in_evaluation_mode
 
 
 class Statistic(ABC):
@@ -51,6 +55,38 @@ class OnCpu(Statistic):
 
     def result(self) -> Any:
         return self._inner.result()
+
+
+@contextmanager
+def seeing_inputs(
+    model: nn.Module, statistics: Mapping[str, Statistic], lengths: Callable[[], Tensor | None] = lambda: None
+) -> Iterator[None]:
+    """Within, in evaluation mode, each statistic takes in what passes show to the layer that it is named after.
+
+    ``lengths`` are those of the rows that are passed now. The first error of an update is raised at the end.
+    """
+    failures: list[Exception] = []
+
+    def seen_by(statistic: Statistic) -> Callable[[nn.Module, Any], None]:
+        def see(_: nn.Module, inputs: Any) -> None:
+            started = time.perf_counter()
+            try:
+                if not failures:
+                    statistic.update(inputs[0].detach(), lengths())
+            except Exception as error:
+                failures.append(error)
+            statistic.seconds += time.perf_counter() - started
+
+        return see
+
+    with ExitStack() as stack:
+        stack.enter_context(in_evaluation_mode(model))
+        for name, statistic in statistics.items():
+            hook = model.get_submodule(name).register_forward_pre_hook(seen_by(statistic))
+            stack.callback(hook.remove)
+        yield
+    if failures:
+        raise failures[0]
 
 
 def real_steps(lengths: Tensor | None, u: Tensor) -> Tensor | None:

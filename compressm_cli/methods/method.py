@@ -9,40 +9,16 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from pydantic import Field, JsonValue, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from compressm_cli.core.config import Config
 from compressm_cli.methods.calibration import Statistic
-from compressm_cli.methods.schedule import EquidistantSchedule, ScheduleConfig
 from compressm_cli.structure.plan import LINE, Plan, UnitRecord
 
-
-class SafetyConfig(Config):
-    """The way back: train on after a cut, evaluate, and restore everything if it hurt."""
-
-    trial_steps: Annotated[int, Field(ge=1)] = 50
-    """Steps trained with the cut model before the verdict."""
-    tolerance: Annotated[float, Field(ge=0.0)] = 0.02
-    """Largest fall of the validation accuracy (0.02 is two points) that is accepted, or of what else the objective's
-    ``primary`` is; of what is better when lower, the largest rise."""
-    relative: bool = False
-    """Whether ``tolerance`` is a share of the value before the cut, not a difference."""
-    on_rejection: Literal["gentler", "stop"] = "gentler"
-    """``gentler``: next time remove half as many states; ``stop``: no further cut in this run."""
-
-
-class MethodConfig(Config):
-    """The part of a recipe that all methods share (``compression:``)."""
-
-    method: str
-    schedule: ScheduleConfig = EquidistantSchedule()
-    """When the method looks at the model."""
-    safety: SafetyConfig | None = None
-    """How a cut is tried before it is kept; omit it to accept every cut."""
+if TYPE_CHECKING:  # a loop of one's own needs no recipes
+    from compressm_cli.methods.config import MethodConfig
 
 
 @dataclass
@@ -93,10 +69,10 @@ class StepContext:
 class Method(ABC):
     """One in-training compression method. To add one: subclass, declare ``Config``, name it in ``METHODS``."""
 
-    Config: ClassVar[type[MethodConfig]]
+    Config: ClassVar[type["MethodConfig"]]
 
-    Details: ClassVar[Any] = dict[str, JsonValue]
-    """What the ``details`` of its records are, which are plain data: a subclass of ``Config``, say."""
+    Details: ClassVar[Any] = None
+    """What the ``details`` of its records are, plain data: a subclass of ``Config``, say; None asks for no more."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -158,8 +134,11 @@ class Method(ABC):
     @classmethod
     def require_details(cls, details: Any) -> None:
         """ValueError, in one clause, unless a record of the method may have such details."""
+        from pydantic import JsonValue, TypeAdapter, ValidationError
+
+        schema: Any = dict[str, JsonValue] if cls.Details is None else cls.Details
         try:
-            TypeAdapter(cls.Details).validate_python(details, strict=True)
+            TypeAdapter(schema).validate_python(details, strict=True)
             json.dumps(details, allow_nan=False)
         except ValidationError as error:
             first = error.errors()[0]

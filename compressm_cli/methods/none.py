@@ -4,7 +4,8 @@ from typing import Literal
 
 from torch import nn
 
-from compressm_cli.methods.method import CheckContext, Method, MethodConfig
+from compressm_cli.methods.config import MethodConfig
+from compressm_cli.methods.method import CheckContext, Method
 from compressm_cli.structure.plan import Plan
 
 

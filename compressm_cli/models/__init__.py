@@ -1,19 +1,24 @@
-"""The models, by the name that a recipe gives them."""
+"""The models that a recipe may ask for, and what they promise."""
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
-from compressm_cli.core.registry import Registry
-from compressm_cli.models.interface import Model, ModelConfig, blocks_of
-from compressm_cli.models.sequence import SequenceModel, has_batch_statistics, pool_statistics
+from compressm_cli.core.lazy import exporter
 
-MODELS: Registry[Model] = Registry("model", "kind", Model, ModelConfig, {"sequence": SequenceModel})
+if TYPE_CHECKING:
+    from compressm_cli.models.config import ModelConfig
+    from compressm_cli.models.interface import Model, blocks_of
+    from compressm_cli.models.registry import MODELS, build_model
+    from compressm_cli.models.sequence import SequenceModel, has_batch_statistics, pool_statistics
 
-
-def build_model(config: Any, data: Any, orders: Mapping[str, int] | None = None) -> Model:
-    """The model of a recipe's ``model:`` for a data set's ``DataSpec``, with fresh weights (``Model.build``)."""
-    return MODELS[config.kind].build(config, data, orders)
-
+__getattr__ = exporter(
+    __name__,
+    {
+        "config": ("ModelConfig",),
+        "interface": ("Model", "blocks_of"),
+        "registry": ("MODELS", "build_model"),
+        "sequence": ("SequenceModel", "has_batch_statistics", "pool_statistics"),
+    },
+)
 
 __all__ = [
     "MODELS",

@@ -1,36 +1,13 @@
 """What a model promises to the trainer, to checkpoints and to reports."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from compressm_cli.core.config import Config
-
-
-class ModelConfig(Config):
-    """The part of a recipe that all models share (``model:``)."""
-
-    kind: str
-
-    def state_dims(self) -> list[int]:
-        """The number of states of each state space layer, in the model's order; empty where there are none."""
-        return []
-
-    def with_state_dims(self, dims: Sequence[int]) -> Self:
-        """The same with other numbers of states; ValueError where there are not so many layers."""
-        if len(dims):
-            raise ValueError(f"a model of kind {self.kind!r} has no state space layers, not {len(dims)}")
-        return self
-
-    def check_device(self, device: torch.device) -> None:
-        """Raise ValueError, with what to write, where the model cannot run as it is asked to on a device."""
-
-    def least_parameters(self, ends: int) -> int:
-        """A number of parameters that the model has at least; ``ends``: features or tokens, and classes, if known."""
-        return 0
+if TYPE_CHECKING:  # a loop of one's own needs no recipes
+    from compressm_cli.models.config import ModelConfig
 
 
 class Model(nn.Module, ABC):
@@ -40,7 +17,7 @@ class Model(nn.Module, ABC):
     declare with ``axes()``; its sizes at any time must follow from the configuration's and those of its axes.
     """
 
-    Config: ClassVar[type[ModelConfig]]
+    Config: ClassVar[type["ModelConfig"]]
 
     @classmethod
     @abstractmethod

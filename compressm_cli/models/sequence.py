@@ -12,7 +12,8 @@ from compressm_cli.core.registry import OneOf
 from compressm_cli.layers import LAYERS
 from compressm_cli.layers.channel_norm import ChannelNorm
 from compressm_cli.layers.interface import StateSpaceLayer
-from compressm_cli.models.interface import Model, ModelConfig
+from compressm_cli.models.config import ModelConfig
+from compressm_cli.models.interface import Model
 from compressm_cli.ops.batch_norm import batch_norm
 from compressm_cli.ops.gated import gated_residual
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.modes import in_evaluation_mode
 from compressm_cli.data.interface import Fingerprint, Split
-from compressm_cli.engine.evaluation import in_evaluation_mode
 from compressm_cli.engine.oneshot import require_same_shape
 from compressm_cli.reports.differences import other_data
 from compressm_cli.reports.estimates import Estimate, mean

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.modes import in_evaluation_mode
 from compressm_cli.data.interface import DataSpec
-from compressm_cli.engine.evaluation import in_evaluation_mode
 from compressm_cli.engine.trainee import random_batch
 from compressm_cli.measure.clock import mean_seconds
 from compressm_cli.ops.machine import is_busy

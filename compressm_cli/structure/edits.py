@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from compressm_cli.core.axes import Axis
+from compressm_cli.core.threads import one_torch_thread
 from compressm_cli.layers.interface import StateSpaceLayer, laid_out
-from compressm_cli.lti.threads import one_torch_thread
 from compressm_cli.structure.store import ParkedAxis, Shadow, full_numbers
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from compressm_cli.cli.bench import LARGEST_ORDER
 from compressm_cli.cli.main import run
 from compressm_cli.engine import trainee
 from compressm_cli.engine.forms import choose_forms
-from compressm_cli.layers.interface import StateDim
+from compressm_cli.layers.config import StateDim
 from compressm_cli.measure.flops import training_step_flops
 from compressm_cli.measure.probe import example_batch
 from compressm_cli.measure.roof import Roof

@@ -15,7 +15,7 @@ from compressm_cli.engine.distributed.group import Group
 from compressm_cli.engine.forecast import MemoryForecast, forecast
 from compressm_cli.engine.view import SilentView
 from compressm_cli.measure.memory import _LiveTensors
-from compressm_cli.methods.method import SafetyConfig
+from compressm_cli.methods.config import SafetyConfig
 from compressm_cli.recipe import Recipe, recipe_to_yaml
 
 Maker = Callable[..., Recipe]

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from compressm_cli.core.threads import one_torch_thread
 from compressm_cli.layers.time_invariant import StateProjection
 from compressm_cli.lti import (
     MAX_EIGENVECTOR_CONDITION,
@@ -24,7 +25,6 @@ from compressm_cli.lti import (
     project_real_form,
     real_gramians,
 )
-from compressm_cli.lti.threads import one_torch_thread
 
 Selection = Literal["largest", "smallest", "random"]
 

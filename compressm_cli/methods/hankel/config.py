@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from compressm_cli.methods.method import MethodConfig
+from compressm_cli.methods.config import MethodConfig
 from compressm_cli.structure.edits import Moments
 
 Variant = Literal[

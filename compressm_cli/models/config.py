@@ -1,0 +1,31 @@
+"""What a recipe says of a model, whichever it is."""
+
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+
+from compressm_cli.core.config import Config
+
+
+class ModelConfig(Config):
+    """The part of a recipe that all models share (``model:``)."""
+
+    kind: str
+
+    def state_dims(self) -> list[int]:
+        """The number of states of each state space layer, in the model's order; empty where there are none."""
+        return []
+
+    def with_state_dims(self, dims: Sequence[int]) -> Self:
+        """The same with other numbers of states; ValueError where there are not so many layers."""
+        if len(dims):
+            raise ValueError(f"a model of kind {self.kind!r} has no state space layers, not {len(dims)}")
+        return self
+
+    def check_device(self, device: torch.device) -> None:
+        """Raise ValueError, with what to write, where the model cannot run as it is asked to on a device."""
+
+    def least_parameters(self, ends: int) -> int:
+        """A number of parameters that the model has at least; ``ends``: features or tokens, and classes, if known."""
+        return 0
