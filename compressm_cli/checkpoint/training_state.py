@@ -56,6 +56,7 @@ def require_training(training: object, model: nn.Module, recipe: Recipe, data: D
     _require_generator(training.get("generator"), f"{where}.generator")
     _require_method(part(training, "method", dict, where), model, recipe, f"{where}.method")
     _require_accounts(training, where)
+    _require_budget(training.get("budget"), f"{where}.budget")
     _require_progress(training, where)
     if training.get("trial") is not None:
         _require_trial(part(training, "trial", dict, where), recipe, data, groups, f"{where}.trial")
@@ -205,6 +206,24 @@ def _require_accounts(training: dict[str, Any], where: str) -> None:
             require(right, f"{where}.costs.{form}", f"{count} numbers", costs[form])
 
 
+def _require_budget(saved: dict[str, Any] | None, where: str) -> None:
+    """What was spent of a budget that is measured; null where it is counted, or where there is none."""
+    if saved is None:
+        return
+    right = type(saved) is dict and set(saved) == BUDGET
+    require(right, where, f"null or a mapping of {', '.join(sorted(BUDGET))}", saved)
+    require(saved["unit"] in ("seconds", "joules"), f"{where}.unit", "seconds or joules", saved["unit"])
+    for name in ("spent", "total"):
+        right = is_number(saved[name]) and saved[name] >= 0
+        require(right, f"{where}.{name}", "a number that is not negative", saved[name])
+    uncut, sources = saved["uncut"], saved["sources"]
+    require(
+        uncut is None or (is_number(uncut) and uncut > 0), f"{where}.uncut", "null or a number above 0", uncut
+    )
+    texts = type(sources) is list and all(type(s) is str for s in sources)
+    require(texts, f"{where}.sources", "a list of texts", sources)
+
+
 def _require_progress(training: dict[str, Any], where: str) -> None:
     """Counters, the best evaluation, windows of times, and the measures of the start."""
     counts = mapping_of(training, "counts", is_count, "a whole number", where)
@@ -320,6 +339,8 @@ def _require_record(record: Any, method: type[Method], where: str) -> None:
         raise DamagedError(f"{where}.{error}") from error
 
 
+BUDGET = {"unit", "spent", "total", "uncut", "sources"}
+"""What ``engine.budget.Budget`` gives."""
 CLOCK = ("total", "evaluation", "compression", "compile", "checkpoint")
 """What ``measure.clock.Stopwatch`` goes on counting from."""
 EVALUATION = {"loss", "metrics", "rows", "labels"}

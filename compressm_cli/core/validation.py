@@ -1,6 +1,6 @@
 """What was stored must be what it was: everything wrong with a state is one clause with its place."""
 
-import math
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -39,8 +39,8 @@ def is_count(value: object, least: int = 0, most: int = LARGEST) -> bool:
 
 
 def is_number(value: object) -> bool:
-    """Whether it is a finite number."""
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+    """Whether it is a number, and a finite one as a float."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max  # type: ignore[arg-type]
 
 
 def part(content: Mapping[str, Any], key: str, kind: type, where: str = "") -> Any:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from compressm_cli.core.errors import BadInputError, command
-from compressm_cli.engine.budget import Standing
 from compressm_cli.engine.divergence import Rollbacks
 from compressm_cli.engine.optimizer import learning_rate
+from compressm_cli.engine.standing import Standing
 from compressm_cli.methods import METHODS
 from compressm_cli.recipe import Recipe, load_recipe, recipe_settings
 from compressm_cli.runs.folder import Run

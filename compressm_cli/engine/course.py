@@ -1,5 +1,6 @@
 """How far a run is on its way, by its steps and by what it has spent: a function of both, and of the recipe."""
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
@@ -10,6 +11,8 @@ from compressm_cli.recipe import Recipe
 from compressm_cli.recipe.budget import LARGEST_FACTOR, BudgetConfig, factor_of
 
 Spent = int | float
+SETTLING_STEPS, MEASURED_STEPS = 5, 20
+"""Of a run whose budget is a share of seconds or joules: those that are left out, and those that are measured then."""
 
 
 @dataclass(frozen=True)
@@ -66,35 +69,65 @@ class Course:
         share = Fraction(step) / self.planned if limit is None else Fraction(spent) / limit
         if not self._reinvests:
             share = max(share, Fraction(step, self.steps))
-        return float(min(share, Fraction(1)) * self.total)
+        return float(min(max(share, Fraction(0)), Fraction(1)) * self.total)
+
+    @property
+    def is_measured_first(self) -> bool:
+        """Whether the run has to measure what it may spend, and has not done so yet."""
+        return self.budget is not None and self.limit is None
 
     def is_over(self, step: int, spent: Spent) -> bool:
         """Whether no step is left, or no budget."""
         limit = self.limit
-        return (limit is not None and spent >= limit) or (not self._reinvests and step >= self.steps)
+        spent_all = step >= self.planned if limit is None else spent >= limit
+        return spent_all or (not self._reinvests and step >= self.steps)
 
     def left(self, step: int, spent: Spent, per_step: Spent | None) -> int:
         """About how many steps are still to come, where each takes as much as one does lately."""
         limit, steps = self.limit, self.steps - step
         if limit is None:
-            return max(0, self.total - step)
+            end = ceil(self.planned)
+            return max(0, (end if self._reinvests else min(end, self.steps)) - step)
         cost = per_step or limit / self.total
         affordable = max(0, ceil((limit - Fraction(spent)) / Fraction(cost)))
         return affordable if self._reinvests else max(0, min(affordable, steps))
+
+    @property
+    def last_step(self) -> float:
+        """After which the run ends at the latest, whatever is left of a budget."""
+        return math.inf if self._reinvests else self.steps
 
     @property
     def _reinvests(self) -> bool:
         return self.budget is not None and self.budget.reinvest
 
     def _require_possible(self) -> None:
-        if self.budget is None or self.budget.unit != "flops" or isinstance(self.budget.amount, str):
+        if self.budget is None:
             return
+        if self.uncut is not None and self.uncut <= 0:
+            raise BadInputError("budget: no cost of a step is known of this model; leave budget: out")
+        if isinstance(self.budget.amount, str):
+            self._require_measurable()
+        elif self.budget.unit == "flops":
+            self._require_magnitude(self.budget.amount)
+
+    def _require_measurable(self) -> None:
+        assert self.budget is not None
+        least = SETTLING_STEPS + MEASURED_STEPS
+        unit, amount, steps = self.budget.unit, self.budget.amount, min(self.planned, Fraction(self.steps))
+        if unit != "flops" and steps <= least:
+            raise BadInputError(
+                f"budget.{unit}: {amount} is measured over steps {SETTLING_STEPS + 1} to {least}, and the run would "
+                f"have {float(steps):g}; write a number of {unit}, or flops: {amount}"
+            )
+
+    def _require_magnitude(self, amount: float) -> None:
         if 1 <= self.planned <= LARGEST_FACTOR * self.steps:
             return
         assert self.uncut is not None
-        whole = self.steps * self.uncut
+        whole = float(self.steps * self.uncut)
         raise BadInputError(
-            f"budget.flops: {quantity(self.budget.amount, 'flops')} is "
+            f"budget.flops: {quantity(amount, 'flops')} is "
             f"{'less than a step takes' if self.planned < 1 else f'more than {LARGEST_FACTOR} times the recipe'} "
             f"without compression: {self.steps:,} steps (train.steps) take {quantity(whole, 'flops')}, "
             f"{quantity(self.uncut, 'flops')} each; write a budget that goes with train.steps, such as 0.65x"

@@ -13,7 +13,9 @@ import torch
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.errors import BadInputError, CompressmError, ElsewhereError, GroupEndedError
 from compressm_cli.data.interface import Dataset
+from compressm_cli.engine.budget import require_measurable
 from compressm_cli.engine.changes import changed_recipe, identity
+from compressm_cli.engine.course import Course
 from compressm_cli.engine.distributed.group import Group
 from compressm_cli.engine.failures import explained
 from compressm_cli.engine.follower import Follower
@@ -55,6 +57,8 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.train.compile:
         require_compiler(device)
     require_trackers(recipe.output.trackers)
+    Course.of(recipe, None)
+    require_measurable(recipe, device)
 
 
 def load_data(recipe: Recipe) -> Dataset:
@@ -107,7 +111,9 @@ def start(
         _threads(run, info, threads),
     ):
         _train(
-            lambda: Trainer(recipe, seed, dataset, run, view, initial=initial, stop=stop, group=group), group
+            lambda: Trainer(recipe, seed, dataset, run, view, initial=initial, stop=stop, group=group),
+            info,
+            group,
         )
     return run
 
@@ -195,7 +201,7 @@ def _go_on(
         return trainer
 
     with _status(run, info, group, view), _threads(run, info, threads):
-        _train(take_over, group)
+        _train(take_over, info, group)
 
 
 def continue_or_start(
@@ -280,7 +286,7 @@ def _threads(run: Run, info: dict[str, Any], threads: Callable[[], int]) -> Iter
         yield
 
 
-def _train(make: Callable[[], Trainer], group: Group) -> None:
+def _train(make: Callable[[], Trainer], info: dict[str, Any], group: Group) -> None:
     trainer = make()
     try:
         trainer.train()
@@ -289,6 +295,8 @@ def _train(make: Callable[[], Trainer], group: Group) -> None:
             raise
         raise ElsewhereError(0, error.exit_code) from error
     finally:
+        if trainer.budget.is_set:
+            info["budget"] = trainer.budget.summary(trainer.state.step)
         trainer.listeners.close()
 
 

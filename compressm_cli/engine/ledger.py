@@ -8,12 +8,13 @@ import torch
 
 from compressm_cli.engine.distributed.group import Group
 from compressm_cli.engine.evaluation import Evaluation
-from compressm_cli.measure.clock import Stopwatch
+from compressm_cli.measure.clock import Stopwatch, synchronize
 from compressm_cli.measure.flops import CONVENTION, TrainingFlops
 from compressm_cli.measure.joules import JouleMeter, Joules, combine, together
 from compressm_cli.measure.memory import PeakMemory, largest
 from compressm_cli.objectives import objective_config, primary_of
 from compressm_cli.recipe import Recipe
+from compressm_cli.recipe.budget import Unit
 
 
 class Ledger:
@@ -84,6 +85,24 @@ class Ledger:
     def evaluation(self, step: int) -> Evaluation | None:
         """That of the validation split after a step, where it was the latest."""
         return None if self._evaluated is None or self._evaluated[0] != step else self._evaluated[1]
+
+    def measured(self, unit: Unit, earlier: float) -> float:
+        """Seconds or joules that this process has spent, of all that are counted; ``earlier`` joules among them.
+
+        Seconds are the main process's. Raises OSError where a counter of energy has failed.
+        """
+        if unit == "joules":
+            return earlier + self._meter.so_far()
+        return self.clock.total() if self._group.is_main else 0.0
+
+    def wait(self) -> None:
+        """Until a GPU has done what is queued."""
+        synchronize(self._device)
+
+    @property
+    def energy_sources(self) -> list[str]:
+        """The counters of energy that are read."""
+        return self._meter.sources
 
     def improve(self, step: int, result: Evaluation) -> bool:
         """Whether this is the best evaluation until now; it is then what others must exceed."""

@@ -73,7 +73,7 @@ class Trainer:
         # Before the clock begins: a tracker may wait for a network.
         listeners.open(recipe, seed, 0 if resume is None else resume.step)
         self.ledger = ledger = Ledger(recipe, seed, device, self.group)
-        self.budget = budget = Budget(recipe, ledger)
+        self.budget = budget = Budget(recipe, ledger, self.group)
         if budget.is_set:
             listeners.progress = lambda: budget.progress
         self.splits = [s.to(device) for s in (dataset.train, dataset.validation, dataset.test)]
@@ -89,7 +89,7 @@ class Trainer:
             work.require_statistics(self.splits[0])
         self.trial = trial = Trial(recipe, state, budget, ledger, listeners)
         self.saving = Saving(
-            recipe, seed, dataset, run, state, trial, self.window, self.rollbacks, ledger, listeners
+            recipe, seed, dataset, run, state, budget, trial, self.window, self.rollbacks, ledger, listeners
         )
         self.validation = Validation(
             recipe, self.splits[1], objective, work, state, trial, self.saving, ledger, listeners
@@ -120,13 +120,14 @@ class Trainer:
     def train(self) -> dict[str, Any]:
         """Train to the last step, evaluate the test split once, write the final model and the summary."""
         self.ledger.begin()
+        self.group.from_main(self.budget.require_same_counters)
         self._introduce()
         self.state.model.train()
         # Where the recipe alone does not lead back to this beginning, or the run may have to go back to it.
         if self.begins_elsewhere or (self.rollbacks.wanted and not self.saving.has_checkpoint):
             self.saving.save()
         while not self._is_over:
-            self._stop_if_asked(self.vote)
+            self._stop_if_asked(lambda asked: self.vote(asked, self.budget.own()))
             try:
                 self._advance()
             except DivergedError as error:
@@ -165,13 +166,17 @@ class Trainer:
         self._train_step()
         self.checks.after_step()
         self._log_if_due()
+        if settled := self.budget.measures(self.state.step):
+            self.budget.settle(self.state.step, self.validation.evaluate, self.saving.save)
+            self.listeners.message(self.budget.told())
         if self._is_due("eval_every") or self._is_over:
             self.validation.evaluate()
         if self.trial.is_due and not self._verdict():
             return
         if self.checks.is_due:
             self._check()
-        if self._is_due("checkpoint_every") and not self._is_over:
+        # What was measured is not to be measured again.
+        if (settled or self._is_due("checkpoint_every")) and not self._is_over:
             self.saving.save()
 
     @property
@@ -209,7 +214,7 @@ class Trainer:
         else:
             self._update()
         self.ledger.flops.step()
-        self.budget.end_step(self.state.step)
+        self.budget.end_step(self.state.step, self.vote.amounts)
 
     def _update(self) -> None:
         state, parts = self.state, self.config.accumulate

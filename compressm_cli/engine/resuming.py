@@ -6,10 +6,10 @@ from typing import Any, NoReturn
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.errors import BadInputError, command
 from compressm_cli.data.interface import Fingerprint
-from compressm_cli.engine.budget import Standing
 from compressm_cli.engine.changes import changes, is_same_run, told
 from compressm_cli.engine.origins import load, now
 from compressm_cli.engine.same_data import recorded
+from compressm_cli.engine.standing import Standing
 from compressm_cli.engine.view import View
 from compressm_cli.objectives import primary_of
 from compressm_cli.recipe import Recipe, load_recipe, recipe_to_yaml

@@ -8,6 +8,7 @@ import torch
 from compressm_cli.checkpoint import Checkpoint, verify
 from compressm_cli.core.errors import BadInputError, RunFailedError
 from compressm_cli.data.interface import Dataset
+from compressm_cli.engine.budget import Budget
 from compressm_cli.engine.divergence import DivergedError, Rollbacks
 from compressm_cli.engine.ledger import Ledger
 from compressm_cli.engine.listeners import Listeners
@@ -32,6 +33,7 @@ class Saving:
         dataset: Dataset,
         run: Run,
         state: TrainState,
+        budget: Budget,
         trial: Trial,
         window: LossWindow,
         rollbacks: Rollbacks,
@@ -42,6 +44,7 @@ class Saving:
         self._data, self._fingerprint = dataset.spec, dataset.fingerprint
         self._state, self._trial, self._ledger, self._window = state, trial, ledger, window
         self._rollbacks, self._listeners, self._group = rollbacks, listeners, state.group
+        self._budget = budget
         self._saved: int | None = None
 
     @property
@@ -113,6 +116,7 @@ class Saving:
             **self._trial.process_state(),
             **self._window.process_state(),
             **self._ledger.process_state(),
+            **self._budget.process_state(),
         }
 
     def _training_state(self, processes: list[dict[str, Any]]) -> dict[str, Any]:
@@ -124,6 +128,7 @@ class Saving:
             "trial": self._trial.state_dict(),
             **self._state.state_dict(),
             **self._ledger.state_dict(processes),
+            "budget": self._budget.state_dict(processes),
             "rollbacks": list(self._rollbacks.made),
             "window": self._window.state_dict(),
         }
@@ -137,6 +142,7 @@ class Saving:
         window = self._put_back(checkpoint)
         self._state.load_state_dict(saved)
         self._ledger.load_state_dict(saved)
+        self._budget.load_state_dict(checkpoint.step, saved)
         self._saved = self._state.step
         return window
 

@@ -78,6 +78,10 @@ class Stopwatch:
         total = self._earlier + now - self._began
         return {"total": total, "training": total - sum(phases.values()), **phases}
 
+    def total(self) -> float:
+        """Seconds until now; does not wait for what is queued on a GPU."""
+        return self._earlier + time.monotonic() - self._began
+
     def training_cpu_seconds(self) -> float | None:
         """Of one thread, between phases; None on a GPU, for which a thread only waits, and where it is not known."""
         if self._cpu_earlier is None or self._device.type != "cpu":

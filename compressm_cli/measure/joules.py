@@ -4,6 +4,7 @@ NVML counts a whole GPU and RAPL whole CPU packages and their memory, whoever us
 derived from a nominal power.
 """
 
+import math
 import threading
 import time
 from contextlib import suppress
@@ -18,6 +19,8 @@ from compressm_cli.measure.clock import synchronize
 POWERCAP = Path("/sys/class/powercap")
 SHORTEST_WINDOW = 2.0
 """Seconds. The counters are updated some tens of times a second, so a shorter window says little."""
+READING_SECONDS = 0.05
+"""Seconds within which a counter is not read again, where whoever asks does so at each step."""
 SAMPLE_SECONDS = 10.0
 """Seconds between two readings of RAPL, whose counters wrap around (after minutes, under load)."""
 
@@ -76,12 +79,14 @@ class JouleMeter:
         self._stopping = threading.Event()
         self._sampler: threading.Thread | None = None
         self._lock = threading.Lock()
+        self._failed: list[str] = []
+        self._sampled = -math.inf
 
     def start(self) -> None:
         """Begin the window."""
         if self._began is not None:
             raise RuntimeError("the meter is running already")
-        self._counters, self._missing = [], []
+        self._counters, self._missing, self._failed = [], [], []
         probes: list[_Probe] = [*_rapl_probes(self._powercap)] if self._packages else []
         if self._device.type == "cuda":
             probes.insert(0, _nvml_probe(self._device))
@@ -104,6 +109,24 @@ class JouleMeter:
         synchronize(self._device)
         self._sample()
         return self._result(time.monotonic() - self._began)
+
+    def so_far(self) -> float:
+        """The joules since ``start`` by its counters, however short the time; does not wait for a GPU.
+
+        Raises OSError where a counter failed meanwhile: what is left of them is no measurement.
+        """
+        if self._began is None:
+            return 0.0
+        if time.monotonic() - self._sampled > READING_SECONDS:
+            self._sample()
+        if self._failed:
+            raise OSError(self._failed[0])
+        return sum(counter.joules for counter in self._counters)
+
+    @property
+    def sources(self) -> list[str]:
+        """The counters that are read; none before ``start``."""
+        return [counter.name for counter in self._counters]
 
     def stop(self) -> Joules:
         """End the window; its energy."""
@@ -133,11 +156,20 @@ class JouleMeter:
                 except (OSError, ValueError, RuntimeError) as error:
                     # What it counted so far is dropped too: a part of a window is no measurement of it.
                     self._counters.remove(counter)
-                    self._missing.append(f"{counter.name}: failed while measuring: {error}")
+                    self._failed.append(f"{counter.name}: failed while measuring: {error}")
+                    self._missing.append(self._failed[-1])
+            self._sampled = time.monotonic()
 
     def _keep_sampling(self) -> None:
         while not self._stopping.wait(SAMPLE_SECONDS):
             self._sample()
+
+
+def unmeasured(device: torch.device, powercap: Path = POWERCAP) -> str | None:
+    """Why the energy of a device cannot be measured here; None where it can."""
+    probes = [_nvml_probe(device)] if device.type == "cuda" else _rapl_probes(powercap)
+    missing = [f"{probe.name}: {probe.reason}" for probe in probes if isinstance(probe, _Unreadable)]
+    return "; ".join(missing) if len(missing) == len(probes) else None
 
 
 def available_sources(powercap: Path = POWERCAP) -> list[tuple[str, bool, str]]:

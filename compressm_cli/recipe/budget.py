@@ -3,11 +3,11 @@
 from fractions import Fraction
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from compressm_cli.core.config import Config
 
-Unit = Literal["flops"]
+Unit = Literal["flops", "seconds", "joules"]
 LARGEST_FACTOR = 100
 """Of the same recipe without compression; more is a slip of the pen."""
 FORM = "a number and x, such as 0.65x"
@@ -41,19 +41,35 @@ Relative = Annotated[
 
 
 class BudgetConfig(Config):
-    """What the run may spend; ``0.65x`` is 0.65 of what the recipe takes without compression."""
+    """What the run may spend, in one unit; ``0.65x`` is 0.65 of what the recipe takes without compression."""
 
-    flops: Annotated[Amount, AfterValidator(_not_a_share)] | Relative
+    flops: Annotated[Amount, AfterValidator(_not_a_share)] | Relative | None = None
     """FLOPs of training steps, as they are counted."""
+    seconds: Amount | Relative | None = None
+    """Wall time of all that the run does until its last step; ``0.65x`` is measured at its start."""
+    joules: Amount | Relative | None = None
+    """Electrical energy of the same, where it can be measured; ``0.65x`` is measured at the start."""
     reinvest: bool = True
     """Whether what a cut saves becomes more steps; else the run ends after ``train.steps``, or with the budget."""
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> "BudgetConfig":
+        given = [unit for unit in ("flops", "seconds", "joules") if getattr(self, unit) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "none"
+            raise ValueError(
+                f"found {found}; give exactly one of flops, seconds and joules, such as flops: 0.65x"
+            )
+        return self
 
     @property
     def unit(self) -> Unit:
         """What it is counted in."""
-        return "flops"
+        return "flops" if self.flops is not None else "seconds" if self.seconds is not None else "joules"
 
     @property
     def amount(self) -> float | str:
         """As it was written: so much, or a factor and x."""
-        return self.flops
+        found: float | str | None = getattr(self, self.unit)
+        assert found is not None
+        return found

@@ -12,10 +12,13 @@ from test_engine_longer import Telling, longer
 from test_engine_resume import LAYER, cuts, interrupted, lines, resumed, same_run
 
 from compressm_cli.checkpoint import Checkpoint
-from compressm_cli.core.errors import BadInputError
-from compressm_cli.engine import validation
+from compressm_cli.core.errors import BadInputError, RunFailedError
+from compressm_cli.engine import budget, experiment, loop, saving, validation
 from compressm_cli.engine.course import Course
 from compressm_cli.engine.optimizer import learning_rate
+from compressm_cli.measure import joules
+from compressm_cli.measure.clock import Stopwatch
+from compressm_cli.measure.joules import JouleMeter
 from compressm_cli.recipe import Recipe
 from compressm_cli.recipe.budget import BudgetConfig
 from compressm_cli.recipe.schema import TrainConfig
@@ -262,3 +265,146 @@ def test_a_run_without_a_budget_takes_one(tiny: Maker, train: Trainer, tmp_path:
     longer(run, "budget={flops: 0.8x}")
     assert run.read_summary()["steps"] == 16
     assert run.read_summary()["budget"]["asked"] == "0.8x"
+
+
+# ---- seconds and joules --------------------------------------------------------------------------------
+
+
+class Meter:
+    """A clock, or a counter of joules, that only what is done moves on."""
+
+    STEP, CUT_STEP, EVALUATION, CHECKPOINT, START = 1.0, 0.25, 1.0, 2.0, 7.0
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = self.START
+        for where, name, cost in (
+            (loop, "training_step", self.step),
+            (validation, "evaluate", lambda _: self.EVALUATION),
+            (saving.Saving, "save", lambda _: self.CHECKPOINT),
+        ):
+            monkeypatch.setattr(where, name, self._counted(getattr(where, name), cost))
+        monkeypatch.setattr(Stopwatch, "total", lambda _: self.now)
+        monkeypatch.setattr(JouleMeter, "so_far", lambda _: self.now)
+        monkeypatch.setattr(JouleMeter, "sources", ["a counter"])
+        monkeypatch.setattr(budget, "unmeasured", lambda _: None)
+        monkeypatch.setattr(budget, "SHORTEST_WINDOW", 0.0)
+
+    def step(self, model: Any) -> float:
+        return self.CUT_STEP if surgery.orders(model)[LAYER] < 8 else self.STEP
+
+    def _counted(self, call: Callable[..., Any], cost: Callable[[Any], float]) -> Callable[..., Any]:
+        def counted(what: Any, *args: Any, **kwargs: Any) -> Any:
+            self.now += cost(what)
+            return call(what, *args, **kwargs)
+
+        return counted
+
+
+@pytest.fixture
+def meter(monkeypatch: pytest.MonkeyPatch) -> Meter:
+    return Meter(monkeypatch)
+
+
+LONG = {"steps": 60, "eval_every": 10, "checkpoint_every": 20, "log_every": 1}
+WHOLE = 7 + 60 + 6 + 3 * 2  # start, steps, evaluations and checkpoints of the recipe without compression
+
+
+@pytest.mark.parametrize("unit", ["seconds", "joules"])
+def test_a_share_of_what_is_measured(tiny: Maker, train: Trainer, meter: Meter, unit: str) -> None:
+    """Step 25 is the last that is measured; the checks before it, at 6 and 12, are one check then."""
+    schedule = {"kind": "listed", "fractions": [0.1, 0.2, 0.75]}
+    view = Telling()
+    recipe = with_budget(tiny(compression=cuts(None, schedule=schedule), train=LONG), **{unit: "0.8x"})
+    run = train(recipe, view=view)
+    found = run.read_summary()["budget"]
+    assert found["uncut_per_step"] == pytest.approx(WHOLE / 60)
+    assert found["limit"] == pytest.approx(0.8 * WHOLE)
+    assert 0 <= found["spent"] - found["limit"] <= meter.CUT_STEP + meter.EVALUATION + 1e-6
+    assert run.read_info()["budget"] == found
+    checks = sorted({line["step"] for line in run.read_compression()})
+    assert checks[0] == 25
+    assert len(checks) == 2
+    assert found["steps"]["planned"] == 48 < found["steps"]["done"] == losses(run)[-1]["step"]
+    progress = [line["progress"] for line in losses(run)]
+    assert progress[:24] == pytest.approx([step / 48 for step in range(1, 25)])
+    after = next(line for line in losses(run) if line["step"] == checks[1])
+    before = next(line for line in losses(run) if line["step"] == checks[1] - 1)
+    assert before["progress"] < 0.75 <= after["progress"]
+    assert next(text for text in view.told if text.startswith("budget:")).startswith(
+        f"budget: 0.8x of the {unit} without compression, which are measured over at least 20 steps after step 5"
+    )
+
+
+def test_a_number_of_seconds(tiny: Maker, train: Trainer, meter: Meter) -> None:
+    run = train(with_budget(tiny(train=LONG), seconds=40.0))
+    found = run.read_summary()["budget"]
+    # 7 to start with, 29 steps, two evaluations and a checkpoint.
+    assert found["steps"] == {"planned": 60, "done": 29}
+    assert (found["spent"], found["uncut_per_step"]) == (40.0, None)
+    assert losses(run)[-1]["progress"] == 1.0
+    kept = train(with_budget(tiny(train=LONG), seconds=1000.0, reinvest=False)).read_summary()
+    assert kept["steps"] == 60
+    assert kept["budget"]["share"] < 0.2
+
+
+@pytest.mark.parametrize("unit", ["seconds", "joules"])
+def test_what_was_spent_and_measured_is_known_to_a_resumed_run(
+    tiny: Maker, train: Trainer, meter: Meter, monkeypatch: pytest.MonkeyPatch, unit: str
+) -> None:
+    schedule = {"kind": "listed", "fractions": [0.1, 0.2, 0.7]}
+    recipe = with_budget(tiny(compression=cuts(None, schedule=schedule), train=LONG), **{unit: "0.8x"})
+    run = interrupted(recipe, train, 30)
+    saved = Checkpoint.load(run.last_checkpoints()[-1])
+    assert saved.training is not None
+    assert saved.step == 25
+    state = saved.training["budget"]
+    assert state["uncut"] == pytest.approx(WHOLE / 60)
+    if unit == "joules":  # a new process counts from zero
+        meter.now = 0.0
+    resumed(run)
+    summary, found = run.read_summary(), run.read_summary()["budget"]
+    assert found["uncut_per_step"] == state["uncut"]
+    assert 0 <= found["spent"] - found["limit"] <= meter.CUT_STEP + meter.EVALUATION + 1e-6
+    checks = sorted({line["step"] for line in run.read_compression()})
+    assert len(checks) == 2  # that at step 25 is not done again
+    assert checks[0] == 25
+    monkeypatch.setattr(JouleMeter, "sources", ["another counter"])
+    if unit == "joules":
+        with pytest.raises(BadInputError, match="were counted by a counter, and here by another counter"):
+            longer(run, "budget.joules=100x")
+    assert summary["steps"] > 48
+
+
+def test_a_counter_that_fails_ends_the_run(
+    tiny: Maker, train: Trainer, meter: Meter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: JouleMeter) -> float:
+        if meter.now > 20:
+            raise OSError("RAPL 0: failed while measuring: gone")
+        return meter.now
+
+    monkeypatch.setattr(JouleMeter, "so_far", fails)
+    with pytest.raises(
+        RunFailedError, match=r"budget.joules: .* not known any more: RAPL 0: failed.* --resume"
+    ):
+        train(with_budget(tiny(train=LONG), joules=100.0))
+
+
+def test_joules_that_cannot_be_measured_are_refused(
+    tiny: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "unmeasured", lambda device: joules.unmeasured(device, tmp_path))
+    with pytest.raises(
+        BadInputError, match=r"budget.joules: .* \(RAPL: no energy counter .*write budget.seconds or"
+    ):
+        experiment.load_data(with_budget(tiny(train=LONG), joules=5.0))
+
+
+def test_a_share_that_cannot_be_measured_is_refused(tiny: Maker, train: Trainer, meter: Meter) -> None:
+    with pytest.raises(
+        BadInputError, match=r"budget.seconds: 0.4x is measured over steps 6 to 25, .* have 24"
+    ):
+        train(with_budget(tiny(train=LONG), seconds="0.4x"))
+    run = interrupted(tiny(train=LONG), train, 30)
+    with pytest.raises(BadInputError, match=r"budget.seconds: 0.8x is measured where a run begins"):
+        longer(run, "budget={seconds: 0.8x}")

@@ -196,6 +196,9 @@ def test_numbers_that_are_not_finite(
     assert f"[{name!r}] has values that are not finite" in refused(tmp_path, saved(content))
 
 
+SPENT = {"unit": "seconds", "spent": 1.0, "total": 2.0, "uncut": None, "sources": []}
+
+
 def test_every_part_of_the_training_state_is_looked_at(tmp_path: Path, content: dict[str, Any]) -> None:
     """Something of another type in the place of any mapping, list, number or text is refused, or is never read."""
     for key in content["training"]:
@@ -226,6 +229,13 @@ def test_every_part_of_the_training_state_is_looked_at(tmp_path: Path, content: 
         (["trial", "records", 0, "unit"], None, "training.trial.records[0].unit must be text"),
         (["trial", "records", 0, "scores"], [math.inf], "training.trial.records[0].scores must be a list of num"),
         (["clock", "total"], None, "training.clock.total must be a number of seconds"),
+        pytest.param(["clock", "total"], 10**400, "training.clock.total must be a number of seconds", id="huge"),
+        (["budget"], {"unit": "seconds"}, "training.budget must be null or a mapping of sources, spent, total, uncut"),
+        (["budget"], {**SPENT, "unit": "flops"}, "training.budget.unit must be seconds or joules, found the text 'flo"),
+        (["budget"], {**SPENT, "spent": -1.0}, "training.budget.spent must be a number that is not negative"),
+        (["budget"], {**SPENT, "total": math.inf}, "training.budget.total must be a number that is not negative"),
+        (["budget"], {**SPENT, "uncut": 0.0}, "training.budget.uncut must be null or a number above 0"),
+        (["budget"], {**SPENT, "sources": [1]}, "training.budget.sources must be a list of texts"),
         (["counts"], {"made": 1}, "training.counts must be the counters made, cut and rejected"),
     ],
 )  # fmt: skip

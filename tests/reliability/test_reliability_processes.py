@@ -7,6 +7,7 @@ import signal
 import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import processes
 import pytest
@@ -166,6 +167,21 @@ def test_two_processes_do_what_one_does(case: str, tmp_path: Path) -> None:
     assert len(processes.checksums(two)) == 3  # at the start and at two cuts
     assert not processes.checksums(one)
     assert (one.read_summary()["processes"], two.read_summary()["processes"]) == (1, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("budget", [{"flops": "0.7x"}, {"seconds": "0.8x"}], ids=str)
+def test_processes_share_a_budget(budget: dict[str, Any], tmp_path: Path) -> None:
+    """What each has spent differs in seconds; all end after the same step, with the same checks."""
+    run = processes.train(tmp_path / "two", "lru", 2, budget=budget)
+    summary, found = run.read_summary(), run.read_summary()["budget"]
+    assert found["spent"] >= found["limit"]
+    assert found["steps"]["done"] == summary["steps"] == Checkpoint.load(run.final_checkpoint).step
+    if found["unit"] == "flops":
+        halves = processes.train(tmp_path / "halves", "lru", 1, train={"accumulate": 2}, budget=budget)
+        assert halves.read_summary()["budget"] == found
+        a, b = (Checkpoint.load(one.final_checkpoint) for one in (halves, run))
+        assert all(torch.equal(a.weights[name], b.weights[name]) for name in a.weights)
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """That all processes of a run have the same model: made so after each change of it, and confirmed by a checksum."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -84,13 +84,22 @@ class Vote:
     def __init__(self, group: Group) -> None:
         self._group = group
         self._pending: tuple[dist.Work, Tensor] | None = None
+        self.amounts: list[list[int]] | None = None
+        """What each process told at the call before; None where nothing was told yet."""
 
-    def __call__(self, asked: int) -> int:
-        """Ask with a number above zero; returns the largest that anybody asked with at the call before."""
+    def __call__(self, asked: int, told: Sequence[int] = ()) -> int:
+        """Ask with a number above zero; returns the largest that anybody asked with at the call before.
+
+        ``told`` are numbers of at least zero, as many in each process, which the others learn in the same way.
+        """
         if self._group.is_alone:
+            self.amounts = [list(told)]
             return asked
         earlier = self._take()
-        flag = torch.tensor(asked)
+        place = self._group.rank * len(told)
+        flag = torch.zeros(1 + self._group.size * len(told), dtype=torch.int64)
+        flag[0] = asked
+        flag[1 + place : 1 + place + len(told)] = torch.tensor(told, dtype=torch.int64)
         work = dist.all_reduce(flag, dist.ReduceOp.MAX, async_op=True)
         self._pending = (work, flag)
         return earlier
@@ -107,4 +116,8 @@ class Vote:
         work, flag = self._pending
         work.wait()
         self._pending = None
-        return int(flag)
+        asked, *amounts = flag.tolist()
+        if amounts:
+            count = len(amounts) // self._group.size
+            self.amounts = [amounts[i : i + count] for i in range(0, len(amounts), count)]
+        return int(asked)
