@@ -34,7 +34,7 @@ def comparison_figures(report: ComparisonReport) -> dict[str, Painter]:
 
     @cache
     def runs() -> list[list[Run]]:
-        return [[Run.open(Path(p)) for p in side.paths if Path(p).is_dir()] for side in report.sides]
+        return [[Run.open(Path(p)) for p in arm.paths if Path(p).is_dir()] for arm in report.arms]
 
     return {
         "Against the baseline": lambda: _ratio_figure(report),
@@ -53,15 +53,15 @@ def _ratio_figure(report: ComparisonReport) -> "Figure | None":
     bars = _bars(report)
     if not bars:
         return None
-    several = len(report.sides) > 2
+    several = len(report.arms) > 2
     labels = list(dict.fromkeys(title for title, _, _ in bars))
-    shades = colours(len(report.sides))
+    shades = colours(len(report.arms))
     with style():
         figure, (axes,) = new_figure(8.0, 1.1 + 0.26 * len(bars) + 0.1 * len(labels))
-        width = 0.8 / (len(report.sides) - 1)
-        for title, side, ratio in bars:
-            colour = shades[side] if several else _judged_colour(ratio)
-            place = labels.index(title) + width * (side - 1 - (len(report.sides) - 2) / 2)
+        width = 0.8 / (len(report.arms) - 1)
+        for title, arm, ratio in bars:
+            colour = shades[arm] if several else _judged_colour(ratio)
+            place = labels.index(title) + width * (arm - 1 - (len(report.arms) - 2) / 2)
             axes.barh(place, math.log10(ratio), height=0.85 * width, color=colour)
             shift = 4 if ratio >= 1 else -4
             axes.annotate(
@@ -78,17 +78,17 @@ def _ratio_figure(report: ComparisonReport) -> "Figure | None":
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
         _ratio_ticks(axes, [ratio for _, _, ratio in bars])
-        axes.set_xlabel(f"ratio to {report.sides[0].label} (logarithmic; left of 1x is less, so better)")
+        axes.set_xlabel(f"ratio to {report.arms[0].label} (logarithmic; left of 1x is less, so better)")
         if several:
             handles = [
-                axes.barh(0, 0, color=shades[i], label=s.label) for i, s in enumerate(report.sides) if i
+                axes.barh(0, 0, color=shades[i], label=s.label) for i, s in enumerate(report.arms) if i
             ]
             figure.legend(handles=handles, loc="outside upper right", ncols=len(handles))
     return figure
 
 
 def _bars(report: ComparisonReport) -> list[tuple[str, int, float]]:
-    """Title, index of the side, and ratio, for everything that has one."""
+    """Title, index of the arm, and ratio, for everything that has one."""
     found = []
     for row in report.rows:
         for i, change in enumerate(row.changes):
@@ -123,12 +123,12 @@ def _history_figure(
     draw: "Callable[[Axes, Run, object, str | None], bool]",
     label: str,
 ) -> "Figure | None":
-    """One curve a run over the training steps, one colour a side."""
+    """One curve a run over the training steps, one colour an arm."""
     with style():
         figure, (axes,) = new_figure(8.0, 3.8)
         drawn = False
-        for side, members, colour in zip(report.sides, runs, colours(len(runs)), strict=True):
-            name: str | None = side.label
+        for arm, members, colour in zip(report.arms, runs, colours(len(runs)), strict=True):
+            name: str | None = arm.label
             for run in members:
                 if draw(axes, run, colour, name):
                     drawn, name = True, None
@@ -138,7 +138,7 @@ def _history_figure(
         thousands(axes.xaxis)
         if not drawn:
             return None
-        figure.legend(loc="outside upper right", ncols=len(report.sides))
+        figure.legend(loc="outside upper right", ncols=len(report.arms))
     return figure
 
 
@@ -177,8 +177,8 @@ def total_order_history(
 
 
 def _spectra_figure(report: ComparisonReport) -> "Figure | None":
-    """One panel a layer, one curve a side; None where a finished model or its data are missing."""
-    files = [Path(side.checkpoint) for side in report.sides]
+    """One panel a layer, one curve an arm; None where a finished model or its data are missing."""
+    files = [Path(arm.checkpoint) for arm in report.arms]
     if not all(file.is_file() for file in files):
         return None
     models = [Checkpoint.load(file) for file in files]
@@ -204,18 +204,18 @@ def _measures(models: list[Checkpoint]) -> HankelConfig:
 
 
 def _drawn(report: ComparisonReport, measured: list[list[LayerSpectrum]], kinds: str) -> "Figure":
-    spectra = [{layer.layer: layer for layer in side} for side in measured]
-    layers = list(dict.fromkeys(name for side in spectra for name in side))
+    spectra = [{layer.layer: layer for layer in arm} for arm in measured]
+    layers = list(dict.fromkeys(name for arm in spectra for name in arm))
     columns = min(len(layers), 3)
     rows = math.ceil(len(layers) / columns)
     shades = colours(len(spectra))
     with style():
         figure, panels = new_figure(8.0, 1.2 + 2.5 * rows, rows, columns)
         for axes, name in zip(panels, layers, strict=False):
-            for side, spectrum, colour in zip(report.sides, spectra, shades, strict=True):
+            for arm, spectrum, colour in zip(report.arms, spectra, shades, strict=True):
                 if name in spectrum:
                     values = drawable(spectrum[name].hsv)
-                    axes.semilogy(range(1, len(values) + 1), values, color=colour, label=side.label)
+                    axes.semilogy(range(1, len(values) + 1), values, color=colour, label=arm.label)
             axes.set_title(name)
             axes.set_xlim(left=0)
             thousands(axes.xaxis)

@@ -53,8 +53,8 @@ def render_html(report: ComparisonReport, tell: Tell) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    names = " and ".join(side.label for side in report.sides[1:])
-    baseline = report.sides[0].label
+    names = " and ".join(arm.label for arm in report.arms[1:])
+    baseline = report.arms[0].label
     figures = [
         {"title": title, "data": base64.b64encode(picture).decode("ascii")}
         for title, picture in draw(comparison_figures(report), tell).items()
@@ -63,15 +63,15 @@ def render_html(report: ComparisonReport, tell: Tell) -> str:
         title=f"{names} against {baseline}",
         names=names,
         baseline=baseline,
-        subtitle="; ".join(f"{side.label}: {seeds_text(side.seeds)}" for side in report.sides),
-        tiles=_tiles(report) if len(report.sides) == 2 else [],
+        subtitle="; ".join(f"{arm.label}: {seeds_text(arm.seeds)}" for arm in report.arms),
+        tiles=_tiles(report) if len(report.arms) == 2 else [],
         tolerances=report.tolerances,
         broken=report.broken,
         warnings=report.warnings,
         verdict=report.verdict,
         tables=comparison_tables(report),
         figures=figures,
-        sides=report.sides,
+        arms=report.arms,
         speed_reason=report.speed_reason,
         flop_convention=report.flop_convention,
         version=__version__,

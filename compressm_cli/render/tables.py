@@ -107,8 +107,8 @@ def bench_table(report: BenchReport) -> Table:
 
 def comparison_markdown(report: ComparisonReport) -> str:
     """The whole report as Markdown."""
-    names = " and ".join(side.label for side in report.sides[1:])
-    parts = [f"## {_plain(names)} against {_plain(report.sides[0].label)}\n"]
+    names = " and ".join(arm.label for arm in report.arms[1:])
+    parts = [f"## {_plain(names)} against {_plain(report.arms[0].label)}\n"]
     if report.warnings:
         parts.append("".join(f"> **Warning:** {_plain(w)}\n>\n" for w in report.warnings))
     parts += [table.markdown() for table in comparison_tables(report)]
@@ -161,22 +161,22 @@ def _main_table(report: ComparisonReport) -> Table:
         rows.append(_cells(row, notes))
         if row.key == f"validation_{report.primary.name}":
             rows.append(_agreement_cells(report, notes))
-    headings = [f"{side.label}\n{seeds_text(side.seeds)}" for side in report.sides]
+    headings = [f"{arm.label}\n{seeds_text(arm.seeds)}" for arm in report.arms]
     lines = notes.lines()
-    if any(len(side.seeds) > 1 for side in report.sides):
+    if any(len(arm.seeds) > 1 for arm in report.arms):
         lines.append(
             "± is half the 95 % t-interval of the mean over the seeds; so is the range beside a change "
             f"of {report.primary.title}, which is paired by seed where the seeds match."
         )
     else:
         lines.append(
-            f"One seed a side: no interval, so a difference of {report.primary.title} may be chance."
+            f"One seed each: no interval, so a difference of {report.primary.title} may be chance."
         )
     return Table("Comparison", _columns(headings), rows, lines)
 
 
 def _columns(headings: list[str]) -> list[str]:
-    """A column for the baseline, and two for each other side: its value and how it compares."""
+    """A column for the baseline, and two for each other arm: its value and how it compares."""
     return ["", headings[0], *(text for h in headings[1:] for text in (h, "against\nthe baseline"))]
 
 
@@ -196,7 +196,7 @@ def _value(value: Value, unit: Unit, notes: _Footnotes) -> str:
 
 
 def _change(change: Change | None, in_words: bool) -> str:
-    """In words too where there is room: with one side beside the baseline."""
+    """In words too where there is room: with one arm beside the baseline."""
     if change is None:
         return "-"
     if change.ratio is None:
@@ -223,8 +223,8 @@ def _orders_table(report: ComparisonReport) -> Table:
         [layer.layer, *(_course(start, final) for start, final in zip(layer.start, layer.final, strict=True))]
         for layer in report.orders
     ]
-    notes = ["means over the seeds"] if any(len(side.seeds) > 1 for side in report.sides) else []
-    return Table("Orders, from start to end", ["layer", *(side.label for side in report.sides)], rows, notes)
+    notes = ["means over the seeds"] if any(len(arm.seeds) > 1 for arm in report.arms) else []
+    return Table("Orders, from start to end", ["layer", *(arm.label for arm in report.arms)], rows, notes)
 
 
 def _course(start: float | None, final: float | None) -> str:
@@ -237,7 +237,7 @@ def _speed_table(report: ComparisonReport) -> Table:
     speed = report.speed
     assert speed is not None
     rows = []
-    show = formats.ratio if len(report.sides) == 2 else formats.times
+    show = formats.ratio if len(report.arms) == 2 else formats.times
     for batch in speed.batches:
         cells = [f"batch of {batch.batch}", quantity(batch.seconds[0], "seconds")]
         for seconds, found in zip(batch.seconds[1:], batch.ratios[1:], strict=True):
@@ -253,11 +253,11 @@ def _speed_table(report: ComparisonReport) -> Table:
         f"{speed.length:,} steps, in alternation: medians of {speed.rounds} rounds, ratios paired by round, "
         "with the 95 % interval of their median."
     )
-    seeds = {tuple(side.seeds) for side in report.sides}
+    seeds = {tuple(arm.seeds) for arm in report.arms}
     if any(len(s) > 1 for s in seeds):
-        note += f" One run a side: {', '.join(side.checkpoint for side in report.sides)}."
+        note += f" One run each: {', '.join(arm.checkpoint for arm in report.arms)}."
     notes = [note, BUSY] if speed.busy else [note]
-    return Table("Inference, one forward pass", _columns([s.label for s in report.sides]), rows, notes)
+    return Table("Inference, one forward pass", _columns([s.label for s in report.arms]), rows, notes)
 
 
 def _layer_table(report: SpectrumReport) -> Table:

@@ -9,9 +9,9 @@ from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.modes import in_evaluation_mode
 from compressm_cli.data.interface import Fingerprint, Split
 from compressm_cli.engine.oneshot import require_same_shape
+from compressm_cli.reports.arms import Arm, Member, common_seeds
 from compressm_cli.reports.differences import other_data
 from compressm_cli.reports.estimates import Estimate, mean
-from compressm_cli.reports.sides import Member, Side, common_seeds
 
 BATCH = 256
 
@@ -26,14 +26,14 @@ class Agreement:
     """Why there is none."""
 
 
-def prediction_agreement(sides: list[Side], device: torch.device) -> list[Agreement | None]:
-    """Agreement of each side with the first one; None for the first one itself."""
-    baseline, *others = sides
+def prediction_agreement(arms: list[Arm], device: torch.device) -> list[Agreement | None]:
+    """Agreement of each arm with the first one; None for the first one itself."""
+    baseline, *others = arms
     predictor = _Predictor(device)
     return [None, *(_agreement(predictor, baseline, other) for other in others)]
 
 
-def _agreement(predictor: "_Predictor", baseline: Side, other: Side) -> Agreement:
+def _agreement(predictor: "_Predictor", baseline: Arm, other: Arm) -> Agreement:
     seeds = common_seeds(baseline, other)
     if not seeds:
         return Agreement(None, {}, "no seed in common")

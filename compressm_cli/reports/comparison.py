@@ -10,27 +10,27 @@ from compressm_cli.measure.flops import CONVENTION
 from compressm_cli.objectives import Metric, primary_of
 from compressm_cli.reports import differences, verdict
 from compressm_cli.reports.agreement import Agreement, prediction_agreement
+from compressm_cli.reports.arms import Arm, read_arms
 from compressm_cli.reports.inference import SpeedReport, inference_speed, resolve_device
 from compressm_cli.reports.metrics import final_orders, metrics_of, start_orders
 from compressm_cli.reports.rows import Row, make_row
-from compressm_cli.reports.sides import Side, read_sides
 from compressm_cli.reports.verdict import ToleranceResult, Tolerances
 
 
 @dataclass(frozen=True)
-class SideInfo:
+class ArmInfo:
     """One column: which models it stands for."""
 
     label: str
     paths: list[str]
     seeds: list[int | None]
     checkpoint: str
-    """The model that stands for the side where one is needed: for inference speed and spectra."""
+    """The model that stands for the arm where one is needed: for inference speed and spectra."""
 
 
 @dataclass(frozen=True)
 class LayerOrders:
-    """Orders of one layer, means over the seeds; None where a side has no such layer."""
+    """Orders of one layer, means over the seeds; None where an arm has no such layer."""
 
     layer: str
     start: list[float | None]
@@ -41,9 +41,9 @@ class LayerOrders:
 class ComparisonReport:
     """Everything that a comparison found."""
 
-    sides: list[SideInfo]
+    arms: list[ArmInfo]
     primary: Metric
-    """What the baseline is judged by, and so all sides."""
+    """What the baseline is judged by, and so all arms."""
     rows: list[Row]
     """The first is that of the primary metric on the test split, the second the same on the validation split."""
     orders: list[LayerOrders]
@@ -85,44 +85,44 @@ def compare(
     where = resolve_device(device)
     if not others:
         raise BadInputError("compare needs at least two models: a baseline and what is compared with it")
-    sides = read_sides([baseline, *others])
-    primary = primary_of(sides[0].members[0].recipe)
+    arms = read_arms([baseline, *others])
+    primary = primary_of(arms[0].members[0].recipe)
     tolerances.require_points(primary)
-    rows = [make_row(metric, sides) for metric in metrics_of(sides[0].members[0])]
-    timed = _timed(sides)
-    measured, reason = _speed(sides, timed, where) if speed else (None, "switched off with --no-speed")
-    results = tolerances.results([side.label for side in sides], rows, measured)
-    agreement = prediction_agreement(sides, where)
+    rows = [make_row(metric, arms) for metric in metrics_of(arms[0].members[0])]
+    timed = _timed(arms)
+    measured, reason = _speed(arms, timed, where) if speed else (None, "switched off with --no-speed")
+    results = tolerances.results([arm.label for arm in arms], rows, measured)
+    agreement = prediction_agreement(arms, where)
     return ComparisonReport(
-        sides=[_info(side, index) for side, index in zip(sides, timed, strict=True)],
+        arms=[_info(arm, index) for arm, index in zip(arms, timed, strict=True)],
         primary=primary,
         rows=rows,
-        orders=_orders(sides),
+        orders=_orders(arms),
         agreement=agreement,
         speed=measured,
         speed_reason=reason,
-        warnings=differences.warnings(sides),
+        warnings=differences.warnings(arms),
         tolerances=results,
         verdict=verdict.sentences(
-            [side.label for side in sides], primary.titles, rows, measured, agreement, results
+            [arm.label for arm in arms], primary.titles, rows, measured, agreement, results
         ),
         flop_convention=CONVENTION,
     )
 
 
-def _info(side: Side, timed: int) -> SideInfo:
-    return SideInfo(
-        label=side.label,
-        paths=[str(m.path) for m in side.members],
-        seeds=[m.seed for m in side.members],
-        checkpoint=str(side.members[timed].checkpoint_path),
+def _info(arm: Arm, timed: int) -> ArmInfo:
+    return ArmInfo(
+        label=arm.label,
+        paths=[str(m.path) for m in arm.members],
+        seeds=[m.seed for m in arm.members],
+        checkpoint=str(arm.members[timed].checkpoint_path),
     )
 
 
-def _orders(sides: list[Side]) -> list[LayerOrders]:
-    start = [[start_orders(m) for m in side.members] for side in sides]
-    final = [[final_orders(m) for m in side.members] for side in sides]
-    layers = list(dict.fromkeys(layer for side in final for member in side for layer in member))
+def _orders(arms: list[Arm]) -> list[LayerOrders]:
+    start = [[start_orders(m) for m in arm.members] for arm in arms]
+    final = [[final_orders(m) for m in arm.members] for arm in arms]
+    layers = list(dict.fromkeys(layer for arm in final for member in arm for layer in member))
     return [
         LayerOrders(n, [_mean_order(s, n) for s in start], [_mean_order(s, n) for s in final]) for n in layers
     ]
@@ -133,18 +133,16 @@ def _mean_order(members: list[dict[str, int]], layer: str) -> float | None:
     return sum(found) / len(found) if found else None
 
 
-def _timed(sides: list[Side]) -> list[int]:
-    """Which member of each side has its speed measured: one of a seed that all have, else the first."""
-    seeds = set.intersection(*(set(side.by_seed) for side in sides))
+def _timed(arms: list[Arm]) -> list[int]:
+    """Which member of each arm has its speed measured: one of a seed that all have, else the first."""
+    seeds = set.intersection(*(set(arm.by_seed) for arm in arms))
     if not seeds:
-        return [0] * len(sides)
-    return [next(i for i, m in enumerate(side.members) if m.seed == min(seeds)) for side in sides]
+        return [0] * len(arms)
+    return [next(i for i, m in enumerate(arm.members) if m.seed == min(seeds)) for arm in arms]
 
 
-def _speed(
-    sides: list[Side], timed: list[int], device: torch.device
-) -> tuple[SpeedReport | None, str | None]:
-    members = [side.members[i] for side, i in zip(sides, timed, strict=True)]
+def _speed(arms: list[Arm], timed: list[int], device: torch.device) -> tuple[SpeedReport | None, str | None]:
+    members = [arm.members[i] for arm, i in zip(arms, timed, strict=True)]
     try:
         checkpoints = [m.checkpoint for m in members]
     except BadInputError as error:

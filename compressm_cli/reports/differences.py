@@ -1,28 +1,28 @@
-"""What else differs between the sides of a comparison, beside what it is about."""
+"""What else differs between the arms of a comparison, beside what it is about."""
 
 from typing import Any
 
 from compressm_cli.objectives import primary_of
 from compressm_cli.recipe import recipe_settings
-from compressm_cli.reports.sides import Member, Side, common_seeds
+from compressm_cli.reports.arms import Arm, Member, common_seeds
 
 EXPECTED = ("name", "seeds", "output", "device", "compression", "data")
 """Parts of a recipe that may differ: names, places, and the compression that is compared. Data have their own rule."""
 
 
-def warnings(sides: list[Side]) -> list[str]:
+def warnings(arms: list[Arm]) -> list[str]:
     """Everything that makes the comparison less fair than it looks, one sentence each."""
-    baseline, *others = sides
-    found = [note for side in sides for note in side.notes]
-    for side in sides:
-        found += _within(side)
+    baseline, *others = arms
+    found = [note for arm in arms for note in arm.notes]
+    for arm in arms:
+        found += _within(arm)
     for other in others:
         found += _between(baseline, other)
     return list(dict.fromkeys(found))
 
 
-def apart(baseline: Side, other: Side) -> str | None:
-    """How the data of two sides differ, so that nothing measured on them can be compared; None where they do not."""
+def apart(baseline: Arm, other: Arm) -> str | None:
+    """How the data of two arms differ, so that nothing measured on them can be compared; None where they do not."""
     reference = baseline.members[0]
     members = [*baseline.members[1:], *other.members]
     return next((found for member in members if (found := other_data(reference, member))), None)
@@ -41,25 +41,25 @@ def other_data(ours: Member, theirs: Member) -> str | None:
     return "; ".join([*settings, *found]) if found else None
 
 
-def _within(side: Side) -> list[str]:
-    """Whether the runs of one side are the same experiment."""
-    first = side.members[0]
+def _within(arm: Arm) -> list[str]:
+    """Whether the runs of one arm are the same experiment."""
+    first = arm.members[0]
     found = []
-    for member in side.members[1:]:
+    for member in arm.members[1:]:
         keys = _changed(first, member, expected=("seeds", "output", "data"))
         if data := other_data(first, member):
             found.append(
-                f"{side.label}: seeds {first.seed} and {member.seed} have different data, so their "
+                f"{arm.label}: seeds {first.seed} and {member.seed} have different data, so their "
                 f"{primary_of(first.recipe).titles} make no mean: {data}"
             )
         if keys:
             found.append(
-                f"{side.label}: seeds {first.seed} and {member.seed} have other recipes: {'; '.join(keys)}"
+                f"{arm.label}: seeds {first.seed} and {member.seed} have other recipes: {'; '.join(keys)}"
             )
     return found
 
 
-def _between(baseline: Side, other: Side) -> list[str]:
+def _between(baseline: Arm, other: Arm) -> list[str]:
     ours, theirs = baseline.members[0], other.members[0]
     names = f"{other.label} and {baseline.label}"
     found = []
@@ -82,18 +82,18 @@ def _between(baseline: Side, other: Side) -> list[str]:
     return found
 
 
-def _seeds(baseline: Side, other: Side) -> list[str]:
+def _seeds(baseline: Arm, other: Arm) -> list[str]:
     common = common_seeds(baseline, other)
     if len(common) == len(baseline.members) == len(other.members):
         return []
-    seeds = [", ".join(str(m.seed) for m in side.members) for side in (other, baseline)]
+    seeds = [", ".join(str(m.seed) for m in arm.members) for arm in (other, baseline)]
     paired = f"paired on {', '.join(map(str, common))} only" if len(common) > 1 else "compared unpaired"
     titles = primary_of(baseline.members[0].recipe).titles
     return [f"{other.label} has seeds {seeds[0]}, {baseline.label} has {seeds[1]}: {titles} are {paired}"]
 
 
-def _origins(baseline: Side, other: Side) -> dict[str, tuple[set[str], set[str]]]:
-    """Code, machine and library versions of both sides, as far as their runs recorded them."""
+def _origins(baseline: Arm, other: Arm) -> dict[str, tuple[set[str], set[str]]]:
+    """Code, machine and library versions of both arms, as far as their runs recorded them."""
     if baseline.is_checkpoint or other.is_checkpoint:
         return {}
     parts = {"code": _code, "machine": _machine, "versions": _versions}

@@ -7,7 +7,7 @@ from compressm_cli import objectives
 from compressm_cli.core.quantities import Unit
 from compressm_cli.measure.flops import inference_flops
 from compressm_cli.measure.probe import example_batch
-from compressm_cli.reports.sides import Member
+from compressm_cli.reports.arms import Member
 
 Reading = tuple[float | None, str | None]
 """A value, or None and why there is none."""

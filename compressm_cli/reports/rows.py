@@ -1,17 +1,17 @@
-"""One metric of all sides of a comparison, and how each differs from the first."""
+"""One metric of all arms of a comparison, and how each differs from the first."""
 
 from dataclasses import dataclass
 
 from compressm_cli.core.quantities import Unit
+from compressm_cli.reports.arms import Arm, Member, common_seeds
 from compressm_cli.reports.differences import apart
 from compressm_cli.reports.estimates import Estimate, difference, mean
 from compressm_cli.reports.metrics import Metric
-from compressm_cli.reports.sides import Member, Side, common_seeds
 
 
 @dataclass(frozen=True)
 class Value:
-    """One metric of one side: mean over its seeds, or the reason why there is none."""
+    """One metric of one arm: mean over its seeds, or the reason why there is none."""
 
     mean: Estimate | None
     by_run: list[float | None]
@@ -22,20 +22,20 @@ class Value:
 
 @dataclass(frozen=True)
 class Change:
-    """One metric of one side against the baseline's."""
+    """One metric of one arm against the baseline's."""
 
     difference: Estimate | None
     """Of scores, such as accuracies; in shares (0.01 is one point) where they are; paired by seed where the seeds
     match."""
     ratio: float | None
-    """This side's mean over the baseline's, for all but shares."""
+    """This arm's mean over the baseline's, for all but shares."""
     basis: str
     """How it was made: ``paired by seed (3 seeds)``, ``one seed: no interval``, ..."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One metric of all sides; entries of ``values`` and ``changes`` are in their order."""
+    """One metric of all arms; entries of ``values`` and ``changes`` are in their order."""
 
     key: str
     title: str
@@ -48,24 +48,24 @@ class Row:
     changes: list[Change | None]
     """None for the baseline, where a value is missing, and where the two cannot be compared."""
     apart: list[str | None]
-    """Why a side cannot be compared with the baseline; None for the others."""
+    """Why an arm cannot be compared with the baseline; None for the others."""
 
 
-def make_row(metric: Metric, sides: list[Side]) -> Row:
-    """Read a metric of every model and compare each side with the first."""
-    readings = [[metric.read(m) for m in side.members] for side in sides]
+def make_row(metric: Metric, arms: list[Arm]) -> Row:
+    """Read a metric of every model and compare each arm with the first."""
+    readings = [[metric.read(m) for m in arm.members] for arm in arms]
     values = []
-    for side, members in zip(readings, (s.members for s in sides), strict=True):
-        numbers = [value for value, _ in side]
+    for arm, members in zip(readings, (s.members for s in arms), strict=True):
+        numbers = [value for value, _ in arm]
         known = [v for v in numbers if v is not None]
-        missing = list(dict.fromkeys(reason for _, reason in side if reason))
+        missing = list(dict.fromkeys(reason for _, reason in arm if reason))
         whole = mean(known) if len(known) == len(numbers) else None
         note = _hindered(members) if metric.timed and whole is not None else None
         values.append(Value(whole, numbers, "; ".join(missing) or None, note))
-    reasons = [apart(sides[0], side) if metric.of_data else None for side in sides[1:]]
+    reasons = [apart(arms[0], arm) if metric.of_data else None for arm in arms[1:]]
     changes = [
-        None if reason else _change(metric, sides[0], side, values[0], value)
-        for side, value, reason in zip(sides[1:], values[1:], reasons, strict=True)
+        None if reason else _change(metric, arms[0], arm, values[0], value)
+        for arm, value, reason in zip(arms[1:], values[1:], reasons, strict=True)
     ]
     return Row(
         metric.key,
@@ -91,7 +91,7 @@ def _hindered(members: list[Member]) -> str | None:
     )
 
 
-def _change(metric: Metric, baseline: Side, other: Side, theirs: Value, ours: Value) -> Change | None:
+def _change(metric: Metric, baseline: Arm, other: Arm, theirs: Value, ours: Value) -> Change | None:
     if theirs.mean is None or ours.mean is None:
         return None
     ratio = ours.mean.value / theirs.mean.value if theirs.mean.value else None
@@ -103,7 +103,7 @@ def _change(metric: Metric, baseline: Side, other: Side, theirs: Value, ours: Va
     return Change(estimate, None if metric.unit == "share" else ratio, basis)
 
 
-def _score_change(baseline: Side, other: Side, theirs: Value, ours: Value) -> tuple[Estimate, str]:
+def _score_change(baseline: Arm, other: Arm, theirs: Value, ours: Value) -> tuple[Estimate, str]:
     before = {m.seed: v for m, v in zip(baseline.members, theirs.by_run, strict=True) if v is not None}
     after = {m.seed: v for m, v in zip(other.members, ours.by_run, strict=True) if v is not None}
     seeds = common_seeds(baseline, other)

@@ -20,9 +20,9 @@ SPEED_TITLES = ("inference time of one sequence", "inference time of a batch")
 
 @dataclass(frozen=True)
 class ToleranceResult:
-    """One stated tolerance for one side."""
+    """One stated tolerance for one arm."""
 
-    side: str
+    arm: str
     allowed: str
     found: str
     holds: bool
@@ -67,7 +67,7 @@ class Tolerances:
             )
 
     def results(self, labels: list[str], rows: list[Row], speed: SpeedReport | None) -> list[ToleranceResult]:
-        """Every tolerance for every side but the baseline."""
+        """Every tolerance for every arm but the baseline."""
         by_key = {row.key: row for row in rows}
         primary = rows[0]
         found = []
@@ -93,7 +93,7 @@ def sentences(
     agreement: list[Agreement | None],
     tolerances: list[ToleranceResult],
 ) -> list[str]:
-    """On each side: the primary metric, then what was won, lost, unchanged and unknown; at last the tolerances."""
+    """On each arm: the primary metric, then what was won, lost, unchanged and unknown; at last the tolerances."""
     lines = []
     for i, label in enumerate(labels[1:], 1):
         lines.append(f"{label} against {labels[0]}: {_judgement(rows[0], titles, i)}.")
@@ -103,17 +103,17 @@ def sentences(
             share = quantity(found.share.value, "share", found.share.margin)
             lines.append(f"Same prediction on {share} of the test rows.")
     for t in tolerances:
-        lines.append(f"Tolerance {'kept' if t.holds else 'BROKEN'}: {t.side}: {t.allowed}; found {t.found}.")
+        lines.append(f"Tolerance {'kept' if t.holds else 'BROKEN'}: {t.arm}: {t.allowed}; found {t.found}.")
     return lines
 
 
-def _judgement(row: Row, titles: str, side: int) -> str:
+def _judgement(row: Row, titles: str, arm: int) -> str:
     """Of the primary metric, ``titles`` in the plural, on the test split."""
-    change, ours, theirs = row.changes[side], row.values[side].mean, row.values[0].mean
-    if row.apart[side]:
-        return f"{titles} not comparable: {row.apart[side]}"
+    change, ours, theirs = row.changes[arm], row.values[arm].mean, row.values[0].mean
+    if row.apart[arm]:
+        return f"{titles} not comparable: {row.apart[arm]}"
     if change is None or change.difference is None or ours is None or theirs is None:
-        return f"{row.title} not known ({row.values[side].reason or row.values[0].reason})"
+        return f"{row.title} not known ({row.values[arm].reason or row.values[0].reason})"
     found = change.difference
     changed = formats.points if row.unit == "share" else formats.difference
     numbers = (
@@ -129,17 +129,17 @@ def _judgement(row: Row, titles: str, side: int) -> str:
     return f"{numbers}; {'better' if better else 'worse'} beyond the spread of the seeds"
 
 
-def _balance(rows: list[Row], speed: SpeedReport | None, side: int) -> list[str]:
+def _balance(rows: list[Row], speed: SpeedReport | None, arm: int) -> list[str]:
     """Lines ``Won: ...``, ``Lost: ...``, ``No clear change: ...``, ``Not known: ...``."""
     parts: dict[str, list[str]] = {"Won": [], "Lost": [], "No clear change": [], "Not known": []}
     for row in rows:
-        if not row.score and not row.apart[side]:
-            doubtful = row.values[0].note or row.values[side].note
-            ratio = None if doubtful else _ratio(row.changes[side])
+        if not row.score and not row.apart[arm]:
+            doubtful = row.values[0].note or row.values[arm].note
+            ratio = None if doubtful else _ratio(row.changes[arm])
             noise = NOISE if row.measured else 0.0
             parts[_judged(ratio, noise)].append(_named(row.title, ratio))
     for name, title in zip(SPEED_METRICS, SPEED_TITLES, strict=True):
-        if (found := _speed_estimate(name, speed, side)) is not None:
+        if (found := _speed_estimate(name, speed, arm)) is not None:
             clear = found.low is None or found.high is None or not found.low <= 1 <= found.high
             parts[_judged(found.value, 0.0) if clear else "No clear change"].append(
                 _named(title, found.value)
@@ -163,21 +163,21 @@ def _ratio(change: Change | None) -> float | None:
     return None if change is None else change.ratio
 
 
-def _speed_estimate(name: str, speed: SpeedReport | None, side: int) -> Estimate | None:
+def _speed_estimate(name: str, speed: SpeedReport | None, arm: int) -> Estimate | None:
     index = SPEED_METRICS.index(name)
-    return None if speed is None or index >= len(speed.batches) else speed.batches[index].ratios[side]
+    return None if speed is None or index >= len(speed.batches) else speed.batches[index].ratios[arm]
 
 
-def _speed_ratio(name: str, speed: SpeedReport | None, side: int) -> float | None:
-    estimate = _speed_estimate(name, speed, side)
+def _speed_ratio(name: str, speed: SpeedReport | None, arm: int) -> float | None:
+    estimate = _speed_estimate(name, speed, arm)
     return None if estimate is None else estimate.value
 
 
-def _points_result(side: str, allowed: float, row: Row, index: int) -> ToleranceResult:
+def _points_result(arm: str, allowed: float, row: Row, index: int) -> ToleranceResult:
     change = row.changes[index]
     text = f"{row.title} may fall by at most {allowed:g} {'point' if allowed == 1 else 'points'}"
     if change is None or change.difference is None:
-        return ToleranceResult(side, text, "not comparable" if row.apart[index] else "not known", False)
+        return ToleranceResult(arm, text, "not comparable" if row.apart[index] else "not known", False)
     value = change.difference.value
     # Accuracies are counts over rows: a fall of exactly the tolerance is kept, whatever the rounding.
-    return ToleranceResult(side, text, formats.points(value), -100 * value <= allowed + 1e-9)
+    return ToleranceResult(arm, text, formats.points(value), -100 * value <= allowed + 1e-9)

@@ -15,7 +15,7 @@ from compressm_cli.engine.view import SilentView
 from compressm_cli.recipe import recipe_from_mapping
 from compressm_cli.reports import analyze
 from compressm_cli.reports.agreement import prediction_agreement
-from compressm_cli.reports.sides import read_sides
+from compressm_cli.reports.arms import read_arms
 
 SMALL = ["data.length=12"]
 
@@ -93,7 +93,7 @@ def test_what_the_warning_says_works(folder: Path, source: str, capsys: pytest.C
 def test_nothing_is_compared_on_random_tokens(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     checkpoint(LAYERS["mamba"]).save(path)
-    _, agreement = prediction_agreement(read_sides([path, path]), torch.device("cpu"))
+    _, agreement = prediction_agreement(read_arms([path, path]), torch.device("cpu"))
     assert agreement is not None
     assert agreement.share is None
     assert "uniformly random tokens" in str(agreement.reason)

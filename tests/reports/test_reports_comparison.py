@@ -52,7 +52,7 @@ def test_seeds_are_paired(make_run: MakeRun) -> None:
         base = make_run(seed=seed, accuracy=accuracy)
         small = make_run("small", seed=seed, orders=(3, 1 + seed), accuracy=accuracy + 0.01)
     report = quick(base.folder.parent, small.folder.parent)
-    assert [side.seeds for side in report.sides] == [[0, 1, 2], [0, 1, 2]]
+    assert [arm.seeds for arm in report.arms] == [[0, 1, 2], [0, 1, 2]]
     change = report.row("test_accuracy").changes[1]
     assert change is not None
     assert change.difference is not None
@@ -86,7 +86,7 @@ def test_the_newest_finished_run_of_each_seed_counts(make_run: MakeRun) -> None:
     newest = make_run(accuracy=0.9)
     make_run(status="failed")
     report = quick(newest.folder.parent, make_run("small", orders=(3, 1)).folder)
-    assert report.sides[0].paths == [str(newest.folder)]
+    assert report.arms[0].paths == [str(newest.folder)]
     assert any("1 run left out, not finished" in w for w in report.warnings)
     assert any("1 run left out, since a newer one has the same seed" in w for w in report.warnings)
 
@@ -161,9 +161,9 @@ def test_other_data_are_not_compared(make_run: MakeRun, tmp_path: Path) -> None:
 
 def test_same_names_get_distinct_labels(make_run: MakeRun) -> None:
     one, two = make_run(seed=0), make_run(seed=1)
-    labels = [side.label for side in quick(one.folder, two.folder).sides]
+    labels = [arm.label for arm in quick(one.folder, two.folder).arms]
     assert labels == ["baseline v0001", "baseline v0002"]
-    labels = [side.label for side in quick(one.folder, one.folder).sides]
+    labels = [arm.label for arm in quick(one.folder, one.folder).arms]
     assert len(set(labels)) == 2
 
 

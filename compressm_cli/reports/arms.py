@@ -63,7 +63,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Side:
+class Arm:
     """One column of a comparison: one model, or the same recipe's models with several seeds."""
 
     label: str
@@ -82,37 +82,37 @@ class Side:
         return self.members[0].run is None
 
 
-def read_sides(paths: list[Path]) -> list[Side]:
-    """The sides that the arguments of a comparison mean, with distinct labels."""
-    sides = [_read_side(path) for path in paths]
-    counts = Counter(side.label for side in sides)
+def read_arms(paths: list[Path]) -> list[Arm]:
+    """The arms that the arguments of a comparison mean, with distinct labels."""
+    arms = [_read_arm(path) for path in paths]
+    counts = Counter(arm.label for arm in arms)
     seen: Counter[str] = Counter()
     named = []
-    for side in sides:
-        seen[side.label] += 1
-        label = side.label
+    for arm in arms:
+        seen[arm.label] += 1
+        label = arm.label
         if counts[label] > 1:
-            where = side.members[0].path.name if len(side.members) == 1 else str(seen[label])
+            where = arm.members[0].path.name if len(arm.members) == 1 else str(seen[label])
             label = f"{label} {where}"
-        named.append(Side(label, side.path, side.members, side.notes))
-    if len({side.label for side in named}) < len(named):
-        named = [Side(f"{s.label} ({i})", s.path, s.members, s.notes) for i, s in enumerate(named, 1)]
+        named.append(Arm(label, arm.path, arm.members, arm.notes))
+    if len({arm.label for arm in named}) < len(named):
+        named = [Arm(f"{s.label} ({i})", s.path, s.members, s.notes) for i, s in enumerate(named, 1)]
     return named
 
 
-def common_seeds(one: Side, other: Side) -> list[int]:
-    """The seeds that both sides have, ascending."""
+def common_seeds(one: Arm, other: Arm) -> list[int]:
+    """The seeds that both arms have, ascending."""
     return sorted(set(one.by_seed) & set(other.by_seed))
 
 
-def _read_side(path: Path) -> Side:
+def _read_arm(path: Path) -> Arm:
     if path.is_file():
         member = _read_checkpoint(path)
-        return Side(member.recipe.name, path, [member])
+        return Arm(member.recipe.name, path, [member])
     runs = Run.find(path)
     if len(runs) == 1 and runs[0].folder == path.resolve():
         member = _read_run(runs[0])
-        return Side(member.recipe.name, path, [member])
+        return Arm(member.recipe.name, path, [member])
     finished = [run for run in runs if _is_finished(run)]
     if not finished:
         raise BadInputError(f"{path}: none of its {len(runs)} runs has finished; compare needs finished runs")
@@ -126,7 +126,7 @@ def _read_side(path: Path) -> Side:
     if older := len(finished) - len(members):
         notes.append(f"{path}: {_runs(older)} left out, since a newer one has the same seed")
     chosen = sorted(members.values(), key=lambda m: (m.seed is None, m.seed))
-    return Side(chosen[0].recipe.name, path, chosen, notes)
+    return Arm(chosen[0].recipe.name, path, chosen, notes)
 
 
 def _read_run(run: Run) -> Member:
