@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from compressm_cli.checkpoint import Checkpoint
-from compressm_cli.checkpoint.versions import FORMAT
+from compressm_cli.checkpoint.versions import FORMAT, migrated
 from compressm_cli.engine import experiment
 from compressm_cli.engine.view import SilentView
 from compressm_cli.recipe import load_recipe
@@ -33,6 +33,14 @@ def test_a_checkpoint_of_format_2_is_read_and_written_anew(tmp_path: Path) -> No
     one, other = old.build_model().eval(), new.build_model().eval()
     inputs = torch.linspace(-1, 1, 128).view(2, 64, 1)
     assert torch.equal(one(inputs), other(inputs))
+
+
+def test_an_accuracy_that_was_not_there_yet_is_none() -> None:
+    training = {"best": {"accuracy": -1.0, "step": 0}, "evaluated": None, "trial": None}
+    new = migrated({"format": 3, "training": training})["training"]
+    assert new == {"best": {"value": None, "step": 0}, "evaluated": None, "trial": None}
+    for damaged in ({"best": 3, "evaluated": [1], "trial": 4}, None, 7):
+        migrated({"format": 3, "training": damaged})  # is told where it is read
 
 
 def test_a_run_of_format_2_is_trained_to_its_end(tmp_path: Path) -> None:

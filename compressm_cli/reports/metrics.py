@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from compressm_cli import objectives
 from compressm_cli.core.quantities import Unit
@@ -93,16 +94,25 @@ def _score(split: str, metric: objectives.Metric) -> Metric:
     )
 
 
-def _loss(loss: objectives.Metric) -> Metric:
+def _loss(baseline: Member) -> Metric:
     """The row of the loss on the test split, where it is the same quantity."""
+    loss, learned = objectives.objective_type(baseline.recipe).LOSS, _learned(baseline)
 
     def read(member: Member) -> Reading:
         if unjudged := member.recipe.data.unjudged():
             return None, unjudged
-        own = objectives.objective_type(member.recipe).LOSS
-        return _recorded("test.loss")(member) if own == loss else (None, f"its loss is the {own.title}")
+        if _learned(member) != learned:
+            own = objectives.objective_config(member.recipe).kind
+            return None, f"its loss is that of another objective, {own}"
+        return _recorded("test.loss")(member)
 
     return Metric("test_loss", "test loss", loss.unit, read, measured=True, of_data=True)
+
+
+def _learned(member: Member) -> tuple[object, dict[str, Any]]:
+    """What tells one loss from another: how it is computed, and the settings beside those of metrics."""
+    settings = objectives.objective_config(member.recipe).model_dump(exclude={"kind", "primary", "metrics"})
+    return objectives.objective_type(member.recipe).loss, settings
 
 
 def metrics_of(baseline: Member) -> list[Metric]:
@@ -111,7 +121,7 @@ def metrics_of(baseline: Member) -> list[Metric]:
     told = {} if baseline.summary is None else baseline.recorded("test")
     others = [m for m in objective.METRICS if m != primary and m.name in told]
     scores = [_score("test", primary), _score("validation", primary), *(_score("test", m) for m in others)]
-    return [*scores, _loss(objective.LOSS), *METRICS]
+    return [*scores, _loss(baseline), *METRICS]
 
 
 def limited_scores() -> list[str]:

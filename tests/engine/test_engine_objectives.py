@@ -24,6 +24,7 @@ from compressm_cli.engine.trainee import random_batch
 from compressm_cli.engine.view import SilentView
 from compressm_cli.measure.probe import example_batch
 from compressm_cli.objectives import Metric
+from compressm_cli.objectives.language import Language
 from compressm_cli.objectives.regression import Forecasting
 from compressm_cli.recipe import Recipe, RecipeError, load_recipe
 from compressm_cli.recipe.schema import TrainConfig
@@ -261,6 +262,23 @@ def test_runs_with_other_metrics_are_compared_by_the_baselines_and_that_is_told(
     report = compare(other.folder, [own.folder], speed=False)
     assert report.rows[0].key == "test_perplexity"
     assert report.rows[0].changes[1] is not None
+
+
+@pytest.mark.usefixtures("rough_flops")
+def test_losses_of_objectives_that_compute_them_otherwise_are_not_compared(
+    tiny: Maker, train: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, other = (
+        train(tiny(steps=2, model=PLAIN, train=EVERY, **parts))
+        for parts in (text("accuracy"), {**text("accuracy"), "objective": {"kind": "classification"}})
+    )
+    known = compare(own.folder, [other.folder], speed=False).row("test_loss")
+    assert known.changes[1] is not None
+    assert known.changes[1].ratio == 1.0
+    monkeypatch.setattr(Language, "loss", lambda *_: None)
+    row = compare(own.folder, [other.folder], speed=False).row("test_loss")
+    assert row.changes[1] is None
+    assert row.values[1].reason == "its loss is that of another objective, classification"
 
 
 def test_what_a_run_will_cost_is_known_of_real_numbers(tiny: Maker, kind: str) -> None:
