@@ -169,9 +169,7 @@ def _main_table(report: ComparisonReport) -> Table:
             f"of {report.primary.title}, which is paired by seed where the seeds match."
         )
     else:
-        lines.append(
-            f"One seed each: no interval, so a difference of {report.primary.title} may be chance."
-        )
+        lines.append(f"One seed each: no interval, so a difference of {report.primary.title} may be chance.")
     return Table("Comparison", _columns(headings), rows, lines)
 
 
