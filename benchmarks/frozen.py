@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
+from compressm_cli.data.interface import DataSpec
 from compressm_cli.layers import LAYERS
 from compressm_cli.layers.interface import parameter_roles
 from compressm_cli.models import SequenceModel, build_model
@@ -35,7 +36,7 @@ def build(kind: str, depth: int, width: int) -> SequenceModel:
         tie_embeddings=False,
         state_dims=lambda: [layer.state_dim] * depth,
     )
-    return build_model(config, SimpleNamespace(classes=CLASSES, features=1, vocabulary=None, per_step=False))
+    return build_model(config, DataSpec(classes=CLASSES, length=LENGTH, features=1))
 
 
 def frozen_sets(model: SequenceModel) -> dict[str, set[str]]:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from compressm_cli import plugins
 from compressm_cli.checkpoint.archive import ArchiveError, check_archive, read_archive
-from compressm_cli.checkpoint.parked import read_parked
-from compressm_cli.checkpoint.skeleton import orders_of, skeleton, start_sizes, with_weights
+from compressm_cli.checkpoint.parked import read_parked, require_modules_fit
+from compressm_cli.checkpoint.skeleton import grown, orders_of, skeleton, start_sizes, with_weights
 from compressm_cli.checkpoint.training_state import require_training
 from compressm_cli.checkpoint.validation import (
     MISFIT,
@@ -88,7 +88,7 @@ class Checkpoint:
     @cached_property
     def start_sizes(self) -> dict[str, int]:
         """The ``sizes`` before any cut."""
-        return start_sizes(self.recipe, self.data)
+        return start_sizes(grown(self.recipe.model, self.sizes), self.data)
 
     @property
     def start_orders(self) -> dict[str, int]:
@@ -170,6 +170,7 @@ class Checkpoint:
             model = _skeleton(recipe, data, sizes, weights)
             require_constraints(model, masks, frozen)
             parked = read_parked(content, model)
+            require_modules_fit(parked, recipe, data, sizes, weights)
             if "training" not in content:
                 raise DamagedError("training is missing")
             if content["training"] is not None:

@@ -6,11 +6,47 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compressm_cli.checkpoint.validation import is_dense, require_finite
+from compressm_cli.checkpoint.skeleton import skeleton
+from compressm_cli.checkpoint.validation import (
+    is_dense,
+    read_orders,
+    read_tensors,
+    require_finite,
+    require_fit,
+)
+from compressm_cli.core.axes import Axis
 from compressm_cli.core.text import shorten
 from compressm_cli.core.validation import DamagedError, is_count, mapping_of, part, require
+from compressm_cli.data.interface import DataSpec
+from compressm_cli.recipe import Recipe
 from compressm_cli.structure.map import StructureMap, tensors_of
 from compressm_cli.structure.store import ParkedUnits
+from compressm_cli.structure.sublayers import inside
+
+
+def require_modules_fit(
+    parked: ParkedUnits,
+    recipe: Recipe,
+    data: DataSpec,
+    sizes: Mapping[str, int],
+    weights: Mapping[str, Tensor],
+) -> None:
+    """The tensors of sub-layers that are parked have the shapes that they have in the model; DamagedError if not."""
+    if not parked.modules:
+        return
+    all_sizes: dict[str, int] = {}
+    for name, size in sizes.items():  # in the order of a model's axes
+        modules = parked.modules.get(name)
+        all_sizes |= {name: size} if modules is None else {name: 1, **modules.sizes}
+    all_weights = {
+        **weights,
+        **{n: t for modules in parked.modules.values() for n, t in modules.tensors.items()},
+    }
+    try:
+        whole = skeleton(recipe, data, all_sizes, all_weights)
+    except ValueError as error:
+        raise DamagedError(f"parked sub-layers: {error}") from error
+    require_fit(all_weights, whole.state_dict())
 
 
 def read_parked(content: Mapping[str, Any], model: nn.Module, where: str = "parked") -> ParkedUnits:
@@ -28,6 +64,16 @@ def read_parked(content: Mapping[str, Any], model: nn.Module, where: str = "park
         _require_shadow(shadow, tensors[name], f"{where}.shadows[{shorten(name)}]")
     axes = mapping_of(state, "axes", lambda v: type(v) is dict, "a mapping", where)
     require(bool(axes), f"{where}.axes", "axes with parked units", axes)
+    modules = mapping_of({"modules": {}, **state}, "modules", lambda v: type(v) is dict, "a mapping", where)
+    whole = {name for name, axis in structure.items() if axis.modules}
+    require(
+        set(modules) == set(axes) & whole, f"{where}.modules", "of each sub-layer that is parked", modules
+    )
+    for name, parked in modules.items():
+        _require_modules(parked, structure[name], f"{where}.modules[{shorten(name)}]")
+    order = part({"order": [], **state}, "order", list, where)
+    right = all(type(names) is list and all(type(name) is str for name in names) for names in order)
+    require(right, f"{where}.order", "lists of names", order)
     for name, axis in axes.items():
         place = f"{where}.axes[{shorten(name)}]"
         require(name in set(structure), f"{where}.axes", "axes of the model", name)
@@ -43,6 +89,27 @@ def read_parked(content: Mapping[str, Any], model: nn.Module, where: str = "park
         )
         _require_places(part(axis, "places", list, place), units, shadows, f"{place}.places")
     return ParkedUnits.of_state(state)
+
+
+def _require_modules(parked: dict[str, Any], axis: Axis, where: str) -> None:
+    tensors = read_tensors(parked, "tensors", where)
+    for name in tensors:
+        require(inside(axis, name), f"{where}.tensors", "tensors of the sub-layer", name)
+    require_finite(tensors, f"{where}.tensors")
+    for name, kept in mapping_of(parked, "state", lambda v: type(v) is dict, "a mapping", where).items():
+        place = f"{where}.state[{shorten(name)}]"
+        require(name in tensors, place, "of a tensor of the sub-layer", name)
+        entries = {key: value for key, value in kept.items() if isinstance(value, Tensor)}
+        for key, value in entries.items():
+            right = is_dense(value) and value.shape in (tensors[name].shape, torch.Size())
+            require(right, f"{place}[{shorten(key)}]", "of the tensor's shape, or one number", value)
+        require_finite(entries, place)
+        numbers = all(isinstance(v, Tensor | bool | int | float) for v in kept.values())
+        require(numbers, place, "a mapping of tensors and numbers", kept)
+    frozen = part(parked, "frozen", list, where)
+    require(all(name in tensors for name in frozen), f"{where}.frozen", "names of its tensors", frozen)
+    for name in read_orders(parked, "sizes", where):
+        require(inside(axis, name), f"{where}.sizes", "axes of the sub-layer", name)
 
 
 def _require_shadow(shadow: dict[str, Any], live: Tensor, where: str) -> None:

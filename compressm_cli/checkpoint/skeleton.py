@@ -1,6 +1,7 @@
 """A model's shapes without its memory: what the weights of a checkpoint must be, known before anything is built."""
 
 import copy
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,10 +10,11 @@ from torch import Tensor, nn
 
 from compressm_cli.data.interface import DataSpec
 from compressm_cli.layers.interface import STATES, StateSpaceLayer, state_space_layers
-from compressm_cli.models import build_model
+from compressm_cli.models import ModelConfig, build_model
 from compressm_cli.recipe import Recipe
 from compressm_cli.structure.edits import Keep
 from compressm_cli.structure.map import StructureMap
+from compressm_cli.structure.modules import BLOCKS, Growing
 from compressm_cli.structure.surgery import apply_edits
 
 MAPS = ("B_map", "C_map", "B_proj", "C_proj")
@@ -30,8 +32,29 @@ def skeleton(
     layer. Takes no memory for parameters and no random numbers. Raises ValueError where ``sizes`` are not those of the
     recipe's axes, or additions have no shape.
     """
-    model = _with_orders(recipe, data, orders_of(sizes), weights)
+    config = grown(recipe.model, sizes)
+    model = _with_orders(config, data, sizes, weights)
+    if isinstance(model, Growing):
+        model.grow_as(recipe.model)
+    cut_to(model, sizes)
+    given, layers = orders_of(sizes), state_space_layers(model)
+    if list(given) != list(layers):
+        raise ValueError(
+            f"orders are given for {len(given)} layers, which are not the {len(layers)} of the recipe"
+        )
+    return model
+
+
+def cut_to(model: nn.Module, sizes: Mapping[str, int]) -> None:
+    """Remove the last units of the axes of a model that have more than ``sizes`` says; those not named stay.
+
+    Raises ValueError where ``sizes`` are not those of the model's axes.
+    """
     found = StructureMap.of(model)
+    gone = [name for name, axis in found.items() if axis.modules and not sizes.get(name, axis.size)]
+    if gone:
+        apply_edits(model, None, [Keep(name, []) for name in gone])
+        found = StructureMap.of(model)
     strange = [name for name in sizes if name not in set(found)]
     if strange:
         raise ValueError(f"the model has no axis {strange[0]!r}")
@@ -46,7 +69,6 @@ def skeleton(
         if not together & done:
             apply_edits(model, None, [Keep(name, range(sizes[name]))])
         done |= together
-    return model
 
 
 def orders_of(sizes: Mapping[str, int]) -> dict[str, int]:
@@ -55,26 +77,46 @@ def orders_of(sizes: Mapping[str, int]) -> dict[str, int]:
 
 
 def _with_orders(
-    recipe: Recipe, data: DataSpec, orders: Mapping[str, int], weights: Mapping[str, Tensor]
+    config: ModelConfig, data: DataSpec, sizes: Mapping[str, int], weights: Mapping[str, Tensor]
 ) -> nn.Module:
+    """The model with all its sub-layers; layers in those that are to be removed have one state."""
+    given = orders_of(sizes)
+    orders = given
+    if not all(sizes.values()):
+        orders = {name: given.get(name, 1) for name in orders_of(start_sizes(config, data))}
     # The orders at the start of training say nothing of the shapes now, and could be of any size.
-    config = recipe.model.with_state_dims([_inner(name, order, weights) for name, order in orders.items()])
+    config = config.with_state_dims([_inner(name, order, weights) for name, order in orders.items()])
     with torch.device("meta"):
         model = build_model(config, data)
         layers = state_space_layers(model)
-        if list(orders) != list(layers):
+        if list(orders) != list(layers) or not all(given.values()):
             raise ValueError(
-                f"orders are given for {len(orders)} layers, which are not the {len(layers)} of the recipe"
+                f"orders are given for {len(given)} layers, which are not the {len(layers)} of the recipe"
             )
         for name, part in layers.items():
             part.set_state_parameters(_added(part, name, orders[name], weights))
     return model
 
 
-def start_sizes(recipe: Recipe, data: DataSpec) -> dict[str, int]:
+def grown(config: ModelConfig, sizes: Mapping[str, int]) -> ModelConfig:
+    """A recipe's ``model:`` with as many blocks as a model of these sizes has."""
+    found = (re.match(rf"{BLOCKS}\.(\d{{1,5}})[.:]", name) for name in sizes)
+    return config.with_blocks(max((int(match[1]) + 1 for match in found if match), default=0))
+
+
+def fresh_model(
+    config: ModelConfig, data: DataSpec, orders: Mapping[str, int] | None, sizes: Mapping[str, int]
+) -> nn.Module:
+    """A model with fresh weights at some orders, by module name, that lacks what one of these sizes lacks besides."""
+    model = build_model(grown(config, sizes), data, orders)
+    cut_to(model, {name: size for name, size in sizes.items() if not name.endswith(STATES)})
+    return model
+
+
+def start_sizes(config: ModelConfig, data: DataSpec) -> dict[str, int]:
     """How many units each axis has before any cut, by its name."""
     with torch.device("meta"):
-        model = build_model(recipe.model, data)
+        model = build_model(config, data)
     return StructureMap.of(model).sizes()
 
 

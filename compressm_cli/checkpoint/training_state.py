@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compressm_cli.checkpoint.parked import read_parked
+from compressm_cli.checkpoint.parked import read_parked, require_modules_fit
 from compressm_cli.checkpoint.skeleton import skeleton
 from compressm_cli.checkpoint.validation import (
     is_dense,
@@ -309,12 +309,14 @@ def _require_trial(trial: dict[str, Any], recipe: Recipe, data: DataSpec, groups
     require(is_count(saved.get("step"), 0, LATEST), f"{place}.step", "a step", saved.get("step"))
     weights, masks = read_tensors(saved, "weights", place), read_tensors(saved, "masks", place)
     try:
-        model = skeleton(recipe, data, read_orders(saved, "sizes", place), weights)
+        sizes = read_orders(saved, "sizes", place)
+        model = skeleton(recipe, data, sizes, weights)
         require_fit(weights, model.state_dict())
     except ValueError as error:
         raise DamagedError(f"{place}: {error}") from error
     require_constraints(model, masks, part(saved, "frozen", list, place), f"{place}.")
-    read_parked(saved, model, f"{place}.parked")
+    parked = read_parked(saved, model, f"{place}.parked")
+    require_modules_fit(parked, recipe, data, sizes, weights)
     _require_optimizer(part(saved, "optimizer", dict, place), model, f"{place}.optimizer", (groups,))
     _require_random(part(saved, "random", dict, place), f"{place}.random")
 

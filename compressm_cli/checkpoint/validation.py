@@ -159,7 +159,9 @@ def _require_task(spec: DataSpec, recipe: Recipe) -> None:
 
 def read_orders(content: Mapping[str, Any], key: str = "orders", where: str = "") -> dict[str, int]:
     """The orders of the layers, or the sizes of all axes."""
-    return mapping_of(content, key, lambda v: is_count(v, 1, 65536), "a whole number from 1 to 65536", where)
+    least = 0 if key == "sizes" else 1  # a sub-layer may be gone
+    wanted = f"a whole number from {least} to 65536"
+    return mapping_of(content, key, lambda v: is_count(v, least, 65536), wanted, where)
 
 
 def read_tensors(content: Mapping[str, Any], key: str, where: str = "") -> dict[str, Tensor]:

@@ -61,6 +61,8 @@ class Axis:
     """Axes that keep the same units, such as channels that residual adds join."""
     minimum: int = 1
     multiple_of: int = 1
+    modules: tuple[str, ...] = ()
+    """Modules that leave with the unit, whole, where there is one: their places hold None then."""
     divisors: tuple[tuple[str, int], ...] = ()
     """Buffers that hold what sums over the axis are divided by, and what that is now: None until units leave, so that a
     mean or a root of a length stays what it was when those units are silent."""
@@ -79,7 +81,8 @@ class Axis:
         index = torch.as_tensor(units, dtype=torch.int64).flatten()
         ordered = index.sort().values
         if len(ordered) and not (int(ordered[0]) >= 0 and int(ordered[-1]) < self.size):
-            raise ValueError(f"{self.name}: has the units 0 to {self.size - 1}, got {_listed(ordered)}")
+            has = f"the units 0 to {self.size - 1}" if self.size else "no units now"
+            raise ValueError(f"{self.name}: has {has}, got {_listed(ordered)}")
         if len(ordered.unique()) != len(ordered):
             raise ValueError(f"{self.name}: the same unit is given twice: {_listed(ordered)}")
         if len(ordered) < self.minimum:
@@ -98,6 +101,7 @@ class Axis:
             module=f"{prefix}.{self.module}" if self.module else prefix,
             slots=tuple(slot.within(prefix) for slot in self.slots),
             tied_to=tuple(f"{prefix}{n}" if n.startswith(":") else f"{prefix}.{n}" for n in self.tied_to),
+            modules=tuple(f"{prefix}.{name}" for name in self.modules),
             divisors=tuple((f"{prefix}.{buffer}", value) for buffer, value in self.divisors),
         )
 

@@ -50,6 +50,7 @@ class Copies:
 
     def forward(self, model: nn.Module) -> nn.Module:
         """What to call in training; to be asked anew after each change of shapes."""
+        pool_statistics(model, self.group.size)  # of what came back or grew, too
         return replicated(model, self.group, self.device)
 
     def require_method(self, method: Method) -> None:
@@ -104,8 +105,9 @@ def require_rebuildable(plan: Plan) -> None:
     strange = [edit for edit in plan.edits if edit.rebuilds]
     if strange:
         raise ValueError(
-            f"{strange[0]}: a run cannot exchange modules, since its checkpoints tell the model by its recipe and the "
-            "sizes of its axes"
+            f"{strange[0]}: a run cannot exchange modules for others, since its checkpoints tell the model by its "
+            "recipe and the sizes of its axes; it can grow by Insert('blocks', position) without build, and lose what "
+            "has an axis"
         )
 
 

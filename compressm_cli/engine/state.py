@@ -90,7 +90,7 @@ def reshape(model: nn.Module, optimizer: Optimizer, saved: dict[str, Any]) -> No
     def room(saved: Any) -> Any:
         return tree_map_only(Tensor, lambda t: torch.empty_like(t, device=device) if t.is_meta else t, saved)
 
-    surgery.resize(model, optimizer, saved["weights"])
+    surgery.resize(model, optimizer, saved["weights"], saved["sizes"])
     surgery.restore_constraints(model, room(saved["masks"]), saved["frozen"])
     set_parked_units(model, ParkedUnits.of_state(saved["parked"]).with_room(device))
     optimizer.load_state_dict(room(saved["optimizer"]))
@@ -99,7 +99,7 @@ def reshape(model: nn.Module, optimizer: Optimizer, saved: dict[str, Any]) -> No
 
 def restore(model: nn.Module, optimizer: Optimizer, saved: dict[str, Any]) -> None:
     """Put back what ``capture`` gave, shapes included."""
-    surgery.resize(model, optimizer, saved["weights"])
+    surgery.resize(model, optimizer, saved["weights"], saved["sizes"])
     model.load_state_dict(saved["weights"])
     surgery.restore_constraints(model, saved["masks"], saved["frozen"])
     device = next(model.parameters()).device

@@ -1,11 +1,12 @@
 """A recipe's training step on random data, to be timed: the same arithmetic, with no data set and nothing learned."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
+from compressm_cli.checkpoint.skeleton import fresh_model
 from compressm_cli.core.modes import in_evaluation_mode
 from compressm_cli.data.interface import DataSpec, Split
 from compressm_cli.engine.batches import Share, share_of
@@ -29,15 +30,17 @@ class Setting:
     data: DataSpec
     costs: CostModel | None
     """By which the form of each recurrence is chosen on this machine; None where nothing is to be chosen."""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """Of the axes of which the models have fewer units than the recipe's, or more; orders go before."""
 
     @classmethod
-    def of(cls, recipe: Recipe, data: DataSpec) -> "Setting":
+    def of(cls, recipe: Recipe, data: DataSpec, sizes: Mapping[str, int] | None = None) -> "Setting":
         """Set PyTorch up for training by this recipe, and learn what forms of recurrences cost here."""
         config, device = recipe.train, resolve_device(recipe.device)
         prepare(device, config.precision)
         with torch.random.fork_rng(devices=[]):
             model = build_model(recipe.model, data)
-        return cls(recipe, data, costs_here(model, config.form, device, config.precision))
+        return cls(recipe, data, costs_here(model, config.form, device, config.precision), sizes or {})
 
     @property
     def objective(self) -> Objective:
@@ -54,7 +57,7 @@ class Setting:
 
     def model(self, orders: dict[str, int] | None) -> nn.Module:
         """The recipe's model at some orders, by module name, None its own, in the forms that training would choose."""
-        model = build_model(self.recipe.model, self.data, orders)
+        model = fresh_model(self.recipe.model, self.data, orders, self.sizes)
         train = self.recipe.train
         choose_forms(model, train.form, self.costs, train.rows(self.rows), self.data.length)
         return model

@@ -71,7 +71,13 @@ def require_language_model(checkpoint: Checkpoint, target: str) -> None:
             raise BadInputError(f"--to {target} cannot hold this model: {reason}; use --to safetensors")
     with torch.device("meta"):
         whole = build_model(model, data)
-    for name, size in StructureMap.of(whole).sizes().items():
+    sizes = StructureMap.of(whole).sizes()
+    grown = [name for name in checkpoint.sizes if name not in sizes and name.endswith(STATES)]
+    if grown:
+        raise BadInputError(
+            f"--to {target} cannot hold this model: it has grown by {len(grown)} blocks; use --to safetensors"
+        )
+    for name, size in sizes.items():
         now = checkpoint.sizes.get(name, size)
         if now != size and not name.endswith(STATES):
             raise BadInputError(

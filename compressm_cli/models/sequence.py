@@ -1,17 +1,19 @@
 """The stack of state space blocks that classifies sequences or their steps."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from compressm_cli.core.axes import Axis
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.registry import OneOf
 from compressm_cli.layers import LAYERS
 from compressm_cli.layers.channel_norm import ChannelNorm
 from compressm_cli.layers.interface import StateSpaceLayer
+from compressm_cli.layers.residual import sublayer_axis
 from compressm_cli.models.config import ModelConfig
 from compressm_cli.models.interface import Model
 from compressm_cli.ops.batch_norm import batch_norm
@@ -19,6 +21,8 @@ from compressm_cli.ops.gated import gated_residual
 
 MOMENTUM = 0.1
 """What the statistics of a batch weigh in the running ones."""
+MOST_BLOCKS = 256
+"""That a model may have."""
 
 
 class SequenceConfig(ModelConfig):
@@ -33,7 +37,7 @@ class SequenceConfig(ModelConfig):
     """The state space layer of each block."""
     model_dim: Annotated[int, Field(ge=1, le=65536)] = 64
     """Width H of the residual stream."""
-    depth: Annotated[int, Field(ge=1, le=256)] = 1
+    depth: Annotated[int, Field(ge=1, le=MOST_BLOCKS)] = 1
     """Number of blocks."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Probability, after the activation and after the gate."""
@@ -69,6 +73,16 @@ class SequenceConfig(ModelConfig):
         if len(dims) != self.depth:
             raise ValueError(f"orders are given for {len(dims)} layers, and the recipe has {self.depth}")
         return self.model_copy(update={"layer": self.layer.model_copy(update={"state_dim": list(dims)})})
+
+    def with_blocks(self, count: int) -> Self:
+        """Those that it grew are like the last one."""
+        if count <= self.depth:
+            return self
+        if count > MOST_BLOCKS:
+            raise ValueError(f"there are {count} blocks; at most {MOST_BLOCKS}")
+        dims = self.state_dims()
+        layer = self.layer.model_copy(update={"state_dim": dims + dims[-1:] * (count - self.depth)})
+        return self.model_copy(update={"depth": count, "layer": layer})
 
     def check_device(self, device: torch.device) -> None:
         self.layer.check_device(device)
@@ -136,8 +150,12 @@ def _normalized(norm: nn.Module, x: Tensor, real: Tensor | None) -> Tensor:
 class Block(nn.Module):
     """x + dropout(GLU(dropout(GELU(layer(norm(x)))))), as in Orvieto et al. 2023, figure 1.
 
-    Of a layer that is gated itself, as Mamba is, it is x + dropout(layer(norm(x))).
+    Of a layer that is gated itself, as Mamba is, it is x + dropout(layer(norm(x))). A removed block is x: it stays
+    where it is, without its modules, so that the others keep their names.
     """
+
+    norm: nn.Module | None
+    layer: StateSpaceLayer | None
 
     def __init__(self, layer: StateSpaceLayer, model_dim: int, dropout: float, norm: str) -> None:
         super().__init__()
@@ -148,10 +166,25 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
         """x (batch, length, H); real (batch, length), where rows are padded, the steps that are not padding."""
+        if self.layer is None or self.norm is None:
+            return x
         y = self.layer(_normalized(self.norm, x, real))
         if self.mix is None:
             return x + nn.functional.dropout(y, self.dropout, self.training)
         return gated_residual(x, y, self.mix.weight, self.mix.bias, self.dropout, self.training)
+
+    def axes(self) -> Iterator[Axis]:
+        """Itself: one unit, which leaves with its modules; its size is 0 then."""
+        yield sublayer_axis(self.layer is not None, "norm", "layer", "mix")
+
+    @property
+    def silent(self) -> tuple[str, ...]:
+        """The tensors by which it adds to the residual stream: with zeros there it adds nothing."""
+        if self.layer is None:
+            return ()
+        return (
+            ("mix.weight", "mix.bias") if self.mix is not None else (f"layer.{self.layer.output_parameter}",)
+        )
 
 
 class SequenceModel(Model):
@@ -172,6 +205,20 @@ class SequenceModel(Model):
         self.norm = norm
         self.head = head
         self.per_step = per_step
+        self._config: Any = None
+
+    def grow_as(self, config: Any) -> None:
+        """Let further blocks be those of a recipe's ``model:``."""
+        self._config = config
+
+    def build_block(self) -> Block:
+        """A fresh block like the recipe's last; ValueError where there are ``MOST_BLOCKS``, or no recipe is known."""
+        if len(self.blocks) >= MOST_BLOCKS:
+            raise ValueError(f"the model has {len(self.blocks)} blocks, and may have no more")
+        if self._config is None:
+            raise ValueError("nothing is known of how blocks of this model are built; give build=...")
+        start = self._config.state_dims()[-1]
+        return _block(self._config, start, start)
 
     def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
         """inputs (batch, length, features) or tokens (batch, length); lengths (batch,) where rows are padded.
@@ -201,11 +248,8 @@ class SequenceModel(Model):
         width = config.model_dim
         tokens = data.vocabulary is not None
         encoder = nn.Embedding(data.vocabulary, width) if tokens else nn.Linear(data.features, width)
-        blocks = []
-        for i, state_dim in enumerate(config.state_dims()):
-            order = (orders or {}).get(f"blocks.{i}.layer", state_dim)
-            layer = LAYERS[config.layer.kind].of_order(config.layer, width, state_dim, order)
-            blocks.append(Block(layer, width, config.dropout, config.norm))
+        known, starts = orders or {}, config.state_dims()
+        blocks = [_block(config, n, known.get(f"blocks.{i}.layer", n)) for i, n in enumerate(starts)]
         norm = build_norm(config.norm if config.final_norm else "none", width)
         head = nn.Linear(width, data.outputs, bias=not data.per_step)
         if config.tie_embeddings:
@@ -214,4 +258,12 @@ class SequenceModel(Model):
                     "model.tie_embeddings is true, but the task does not predict the tokens it reads; write false"
                 )
             head.weight = encoder.weight
-        return cls(encoder, blocks, norm, head, data.per_step)
+        model = cls(encoder, blocks, norm, head, data.per_step)
+        model.grow_as(config)
+        return model
+
+
+def _block(config: Any, start: int, order: int) -> Block:
+    """A block of a recipe's ``model:``, of the shapes that one of ``start`` states has after a cut to ``order``."""
+    layer = LAYERS[config.layer.kind].of_order(config.layer, config.model_dim, start, order)
+    return Block(layer, config.model_dim, config.dropout, config.norm)

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.checkpoint.skeleton import fresh_model
 from compressm_cli.data.interface import DataSpec
 from compressm_cli.engine.distributed.group import Group
 from compressm_cli.engine.precision import resolve_device
 from compressm_cli.engine.workload import Workload
-from compressm_cli.models import build_model
 from compressm_cli.objectives import objective_of
 from compressm_cli.ops.forms import CostModel
 
@@ -33,7 +33,7 @@ class Sizes:
     """Counts models of a checkpoint's recipe, as a run on this machine counts them; each order once."""
 
     def __init__(self, checkpoint: Checkpoint, data: DataSpec) -> None:
-        self._recipe, self._data = checkpoint.recipe, data
+        self._recipe, self._data, self._sizes = checkpoint.recipe, data, checkpoint.sizes
         wanted = self._recipe.train.batch_size
         self.batch_size = min(wanted, data.rows[0] or wanted)
         """Sequences of a training step: the recipe's, or all there are."""
@@ -51,7 +51,7 @@ class Sizes:
         return known
 
     def _counted(self, orders: dict[str, int]) -> ModelSize:
-        model = build_model(self._recipe.model, self._data, orders)
+        model = fresh_model(self._recipe.model, self._data, orders, self._sizes)
         if not self._known:
             self._costs = self._work.costs_here(model, resolve_device("auto"))
         counted = self._work.measures(model, model, self._costs)

@@ -385,7 +385,7 @@ def _timed(report: SpectrumReport, checkpoint: Checkpoint, data: DataSpec) -> Sp
             models.append(size.orders)
     busy = is_busy()
     with using(choose_threads(recipe, data, report.now.orders)):
-        setting, threads = Setting.of(recipe, data), torch.get_num_threads()
+        setting, threads = Setting.of(recipe, data, checkpoint.sizes), torch.get_num_threads()
         times = time_steps(setting, models)
 
     def with_seconds(size: ModelSize) -> ModelSize:

@@ -4,7 +4,7 @@ Edits write into a ``Draft`` and raise ValueError where they cannot be made; the
 it. ``commit`` then only puts finished tensors in place.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -18,6 +18,7 @@ from compressm_cli.layers.interface import laid_out
 from compressm_cli.structure.map import StructureMap, tensors_of
 from compressm_cli.structure.masks import masks_of, set_mask
 from compressm_cli.structure.optimizers import (
+    Homes,
     State,
     exchange_modules,
     exchange_parameter,
@@ -25,7 +26,9 @@ from compressm_cli.structure.optimizers import (
     is_like,
     put_in_order,
 )
+from compressm_cli.structure.shapes import follow_shapes
 from compressm_cli.structure.store import ParkedUnits, parked_units, set_parked_units
+from compressm_cli.structure.sublayers import remove
 
 
 @dataclass
@@ -93,8 +96,9 @@ class Draft:
         """Whether a parameter is to be trained, where an edit says so."""
         self.new_masks: dict[str, Tensor | None] = {}
         """Masks to be set, of the shape and on the device of their parameters, or lifted."""
-        self.modules: dict[str, nn.Module] = {}
-        """What is to be at a place of the model, by its name there."""
+        self.modules: dict[str, nn.Module | None] = {}
+        """What is to be at a place of the model, by its name there; None where nothing is."""
+        self.homes = Homes()
         self.parked: ParkedUnits = parked_units(model).copy()
         first: dict[int, str] = {}
         self._names = {name: first.setdefault(id(t), name) for name, t in self.tensors.items()}
@@ -107,6 +111,10 @@ class Draft:
     def canonical(self, name: str) -> str:
         """The first of the names of a tensor that several modules share."""
         return self._names.get(name, name)
+
+    def is_shared(self, name: str) -> bool:
+        """Whether a tensor has several names."""
+        return list(self._names.values()).count(self.canonical(name)) > 1
 
     def parameter(self, name: str) -> nn.Parameter:
         """The parameter of a name as it is now; ValueError where there is none."""
@@ -159,6 +167,10 @@ class Draft:
 
     def cut(self, axis: Axis, removed: Tensor, by: object, parking: bool = False) -> None:
         """Take units of an axis out of all its tensors; an edit that is ``parking`` them has remembered them before."""
+        if axis.modules:
+            if len(removed):
+                remove(self, axis, by)
+            return
         if not axis.slots:
             raise ValueError(f"{axis.name}: its units do not lie apart; they are only cut by a projection")
         for (name, dim), slots in self.places(axis).items():
@@ -196,8 +208,8 @@ class Draft:
         piece = self.piece(name)
         piece.value, piece.state, piece.mask = value, state, None
 
-    def exchange(self, modules: dict[str, nn.Module]) -> None:
-        """Have these modules at these places, which hold others now or are new ones at the end of a list."""
+    def exchange(self, modules: Mapping[str, nn.Module | None]) -> None:
+        """Have these modules at these places, which hold others now or are new ones at the end of a list; or none."""
         self.modules |= modules
 
     # ---- the end ------------------------------------------------------------------------------------------
@@ -214,7 +226,7 @@ class Draft:
             done += self._assignments(name, piece)
         if self.modules:
             self._require_untouched()
-            done.append(partial(exchange_modules, self.model, self.optimizer, self.modules))
+            done.append(partial(exchange_modules, self.model, self.optimizer, self.modules, self.homes))
         done += [partial(self._mask, name, keep) for name, keep in self.new_masks.items()]
         done += [partial(self._train, name, active) for name, active in self.training.items()]
         done.append(lambda: set_parked_units(self.model, self.parked))
@@ -299,26 +311,6 @@ class Draft:
 
     def _device(self, name: str) -> torch.device:
         return self._like(name).device
-
-
-def follow_shapes(model: nn.Module) -> None:
-    """Let PyTorch's own modules say the sizes that their weights have; some compute with what they say."""
-    for module in model.modules():
-        weight = getattr(module, "weight", None)
-        if not isinstance(weight, Tensor):
-            continue
-        if isinstance(module, nn.Linear):
-            module.out_features, module.in_features = weight.shape
-        elif isinstance(module, nn.modules.conv._ConvNd) and not module.transposed:
-            if module.groups > 1:  # depthwise
-                module.groups = weight.shape[0] if weight.shape[1] == 1 else module.groups
-            module.out_channels, module.in_channels = weight.shape[0], weight.shape[1] * module.groups
-        elif isinstance(module, nn.Embedding):
-            module.num_embeddings, module.embedding_dim = weight.shape
-        elif isinstance(module, nn.modules.batchnorm._NormBase):
-            module.num_features = weight.shape[0]
-        elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
-            module.normalized_shape = tuple(weight.shape)
 
 
 def _forget_divisors(model: nn.Module) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from compressm_cli.core.axes import Axis
 from compressm_cli.core.threads import one_torch_thread
 from compressm_cli.layers.interface import StateSpaceLayer, laid_out
+from compressm_cli.structure import sublayers
 from compressm_cli.structure.store import ParkedAxis, Shadow, full_numbers
 
 if TYPE_CHECKING:
@@ -30,8 +31,10 @@ SQUARED = ("exp_avg_sq", "square_avg", "max_exp_avg_sq")
 class Edit(ABC):
     """One change. It may not meet another one of its plan in an entry of a tensor."""
 
-    rebuilds: ClassVar[bool] = False
-    """Whether the model is then another one than its recipe and the sizes of its axes tell."""
+    @property
+    def rebuilds(self) -> bool:
+        """Whether the model is then another one than its recipe and the sizes of its axes tell."""
+        return False
 
     @abstractmethod
     def prepare(self, draft: "Draft") -> None:
@@ -61,7 +64,7 @@ class Keep(Edit):
             draft.cut(axis, _others(axis, axis.kept(self.units)), self)
 
     def touched(self, draft: "Draft") -> list[str]:
-        return _tensors(draft.structure.together(self.axis))
+        return _touched(draft, self.axis)
 
     def __str__(self) -> str:
         return f"Keep({self.axis})"
@@ -178,7 +181,10 @@ class Park(Edit):
     def prepare(self, draft: "Draft") -> None:
         for axis in draft.structure.together(self.axis):
             parked = _others(axis, axis.kept(_others(axis, _listed(axis, self.units))))
-            self._remember(draft, axis, parked)
+            if axis.modules and len(parked):
+                sublayers.park(draft, axis, self)
+            elif not axis.modules:
+                self._remember(draft, axis, parked)
             draft.cut(axis, parked, self, parking=True)
 
     def _remember(self, draft: "Draft", axis: Axis, parked: Tensor) -> None:
@@ -206,7 +212,7 @@ class Park(Edit):
         store.axes[axis.name] = replace(known, units=units, places=places)
 
     def touched(self, draft: "Draft") -> list[str]:
-        return _tensors(draft.structure.together(self.axis))
+        return _touched(draft, self.axis)
 
     def __str__(self) -> str:
         return f"Park({self.axis})"
@@ -233,6 +239,10 @@ class Wake(Edit):
             raise ValueError(
                 f"{self}: unit {missing[0] if missing else '?'} is not parked; parked are: {told}"
             )
+        if axis.modules:
+            if self.units:
+                sublayers.wake(draft, axis, self)
+            return
         woken = {int(u) for u in self.units}
         for (name, dim), at in known.places.items():
             draft.claim(name, self)
@@ -258,7 +268,7 @@ class Wake(Edit):
             del store.axes[axis.name]
 
     def touched(self, draft: "Draft") -> list[str]:
-        return _tensors(draft.structure.together(self.axis))
+        return _touched(draft, self.axis)
 
     def __str__(self) -> str:
         return f"Wake({self.axis})"
@@ -332,8 +342,11 @@ def _listed(axis: Axis, units: Sequence[int] | Tensor) -> Tensor:
     return replace(axis, minimum=0, multiple_of=1).kept(units)
 
 
-def _tensors(axes: Sequence[Axis]) -> list[str]:
-    return list(dict.fromkeys(slot.tensor for axis in axes for slot in axis.slots))
+def _touched(draft: "Draft", name: str) -> list[str]:
+    """The tensors of an axis and of those tied to it."""
+    axes = draft.structure.together(name)
+    whole = [n for n in draft.tensors for axis in axes if sublayers.inside(axis, n)]
+    return list(dict.fromkeys([*(slot.tensor for axis in axes for slot in axis.slots), *whole]))
 
 
 def _of_entries(value: Any) -> bool:

@@ -2,13 +2,32 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
 from compressm_cli.structure.draft import Draft
 from compressm_cli.structure.edits import Edit
+
+BLOCKS = "blocks"
+"""Where a model has the list of blocks that it can build one more of."""
+
+
+@runtime_checkable
+class Growing(Protocol):
+    """A model that can grow by blocks of its own."""
+
+    blocks: nn.ModuleList
+
+    def grow_as(self, config: Any) -> None:
+        """Let further blocks be those of a recipe's ``model:``."""
+
+    def build_block(self) -> nn.Module:
+        """A fresh block, from torch's random state; its ``silent`` are the tensors by which it adds to the stream.
+
+        ValueError where the model has as many as it may.
+        """
 
 
 @dataclass(frozen=True)
@@ -19,9 +38,12 @@ class Replace(Edit):
     their name, or of those of their role. ``build`` may read the module, and must not change it.
     """
 
-    rebuilds: ClassVar[bool] = True
     module: str
     build: Callable[[nn.Module], nn.Module]
+
+    @property
+    def rebuilds(self) -> bool:
+        return True
 
     def prepare(self, draft: Draft) -> None:
         try:
@@ -30,7 +52,7 @@ class Replace(Edit):
             raise ValueError(f"{self}: the model has no module of this name") from error
         if not self.module:
             raise ValueError(f"{self}: a model cannot be put in place of itself; name one of its modules")
-        new = _at_home(self.build(old), draft.model)
+        new = at_home(self.build(old), draft.model)
         for name in self.touched(draft):
             draft.claim(name, self)
             if draft.parked.has(draft.canonical(name)):
@@ -48,16 +70,22 @@ class Replace(Edit):
 class Insert(Edit):
     """Put what ``build`` makes into a list of modules, before the one at ``position``, without changing the function.
 
-    The tensors named in ``silent`` are set to zero: those by which the new module adds to the residual stream.
+    The tensors named in ``silent`` are set to zero: those by which the new module adds to the residual stream. Without
+    ``build`` it is one more of the model's own blocks (``Growing``), which a run's checkpoints can tell.
     """
 
-    rebuilds: ClassVar[bool] = True
     parent: str
     """An ``nn.ModuleList`` or ``nn.Sequential``."""
     position: int
-    build: Callable[[], nn.Module]
+    build: Callable[[], nn.Module] | None = None
     silent: tuple[str, ...] = ()
-    """Parameters of the new module, by their names in it."""
+    """Parameters of the new module, by their names in it; a block of the model's own knows them."""
+    seed: int = 0
+    """Of the weights of a block of the model's own, so that they are the same in all processes."""
+
+    @property
+    def rebuilds(self) -> bool:
+        return self.build is not None
 
     def prepare(self, draft: Draft) -> None:
         parent = draft.model.get_submodule(self.parent)
@@ -69,15 +97,32 @@ class Insert(Edit):
             )
         if draft.parked:
             raise ValueError(f"{self}: the modules behind get other names; wake what is parked first")
-        new = _at_home(self.build(), draft.model)
+        new, silent = self._made(draft.model)
+        known = dict(new.named_parameters())
         with torch.no_grad():
-            for name in self.silent:
-                new.get_parameter(name).zero_()
+            for name in silent:
+                if name not in known:
+                    raise ValueError(f"{self}: the new module has no parameter {name!r} that could be silent")
+                known[name].zero_()
         for name in self.touched(draft):
             draft.claim(name, self)
         modules = list(parent)
         modules.insert(self.position, new)
         draft.exchange({f"{self.parent}.{i}".removeprefix("."): module for i, module in enumerate(modules)})
+
+    def _made(self, model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
+        """The new module, and its tensors that are to be zero."""
+        if self.build is not None:
+            return at_home(self.build(), model), self.silent
+        if not isinstance(model, Growing) or self.parent != BLOCKS:
+            raise ValueError(
+                f"{self}: only the {BLOCKS} of a model that builds its own grow without build=..."
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            block = at_home(model.build_block(), model)
+        silent: tuple[str, ...] = getattr(block, "silent", ())
+        return block, silent
 
     def touched(self, draft: Draft) -> list[str]:
         """Those whose names change."""
@@ -88,7 +133,7 @@ class Insert(Edit):
         return f"Insert({self.parent}, {self.position})"
 
 
-def _at_home(new: nn.Module, model: nn.Module) -> nn.Module:
+def at_home(new: nn.Module, model: nn.Module) -> nn.Module:
     """A new module on the device, in the type and in the mode of the model that it comes into."""
     like = next(model.parameters(), None)
     return (

@@ -1,6 +1,7 @@
 """An optimizer's groups and state, whatever optimizer it is, when parameters come, go and change their shape."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from compressm_cli.layers.interface import Role, parameter_roles, role_of, state_space_layers
+from compressm_cli.structure.sublayers import leave_outline
 
 State = dict[str, Any]
 Group = dict[str, Any]
@@ -66,18 +68,43 @@ def put_in_order(model: nn.Module, group: Group) -> None:
     group["params"].sort(key=lambda p: places.get(id(p), -1))
 
 
-def exchange_modules(model: nn.Module, optimizer: Optimizer | None, modules: Mapping[str, nn.Module]) -> None:
-    """Have these modules at these places, and in the optimizer their parameters.
+@dataclass
+class Homes:
+    """Where parameters that come back belong in an optimizer, by their names."""
 
-    What stays in the model keeps its group and state. A new parameter comes into the group of the one that had its
-    name, else of others of its role, else into the last one.
+    order: Sequence[Sequence[str]] = ()
+    """The parameters of each group, in the order that they had there."""
+    state: dict[str, State] = field(default_factory=dict)
+
+    def group(self, optimizer: Optimizer, name: str) -> Group | None:
+        """The group that a parameter was in; None where that is not known."""
+        numbers = [i for i, names in enumerate(self.order) if name in names]
+        return optimizer.param_groups[numbers[0]] if numbers else None
+
+    def followers(self, model: nn.Module, name: str) -> set[int]:
+        """The parameters that come behind one in its group, or in the model where its group is not known."""
+        named = dict(model.named_parameters())
+        names = next((names for names in self.order if name in names), list(named))
+        return {id(named[n]) for n in names[names.index(name) + 1 :] if n in named}
+
+
+def exchange_modules(
+    model: nn.Module,
+    optimizer: Optimizer | None,
+    modules: Mapping[str, nn.Module | None],
+    homes: Homes | None = None,
+) -> None:
+    """Have these modules at these places, and in the optimizer their parameters; None takes a module away.
+
+    What stays in the model keeps its group and state. A new parameter comes into the group that it has in ``homes``,
+    else that of the one that had its name, else of others of its role, else into the last one.
     """
+    homes = homes or Homes()
     before, roles = dict(model.named_parameters()), parameter_roles(model)
     for name in sorted(
         modules, key=lambda n: [(k.isdigit(), int(k) if k.isdigit() else k) for k in n.split(".")]
     ):
-        place, _, leaf = name.rpartition(".")
-        model.get_submodule(place)._modules[leaf] = modules[name]
+        _put(model, name, modules[name])
     if optimizer is None:
         return
     groups = {id(p): g for g in optimizer.param_groups for p in g["params"]}
@@ -87,10 +114,39 @@ def exchange_modules(model: nn.Module, optimizer: Optimizer | None, modules: Map
     roles = parameter_roles(model)
     for name, p in model.named_parameters():
         if id(p) not in groups:
-            group = by_name.get(name) or by_role.get(roles[name]) or optimizer.param_groups[-1]
-            group["params"].append(p)
-    for group in optimizer.param_groups:
-        put_in_order(model, group)
+            group = homes.group(optimizer, name) or by_name.get(name) or by_role.get(roles[name])
+            group = group or optimizer.param_groups[-1]
+            behind = homes.followers(model, name)
+            at = next((i for i, q in enumerate(group["params"]) if id(q) in behind), len(group["params"]))
+            group["params"].insert(at, p)
+            if name in homes.state:
+                optimizer.state[p] = _at_home(homes.state[name], p, optimizer)
+
+
+def _put(model: nn.Module, name: str, module: nn.Module | None) -> None:
+    place, _, leaf = name.rpartition(".")
+    parent = model.get_submodule(place)
+    if module is not None:
+        parent._modules[leaf] = module
+    elif isinstance(parent, nn.ModuleList):
+        del parent._modules[leaf]
+    else:
+        leave_outline(parent, leaf)
+
+
+def _at_home(state: State, parameter: Tensor, optimizer: Optimizer) -> State:
+    """State on the device of its parameter; single numbers where those of other parameters are."""
+
+    def moved(key: str, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        if value.ndim:
+            return value.to(parameter.device)
+        others = (s[key] for s in optimizer.state.values() if isinstance(s.get(key), Tensor))
+        like = next(others, None)
+        return value if like is None else value.to(like.device)
+
+    return {key: moved(key, value) for key, value in state.items()}
 
 
 def _remove(optimizer: Optimizer, gone: list[nn.Parameter]) -> None:

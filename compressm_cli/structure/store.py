@@ -4,7 +4,7 @@ Of each tensor with parked units a copy of its full size is kept (``Shadow``), a
 What the shadow holds of entries that are live is out of date: it is written there anew before any of it is read.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -98,16 +98,50 @@ class ParkedAxis:
         return [unit for unit in range(self.size) if unit not in set(self.units)]
 
 
+@dataclass(frozen=True)
+class ParkedModules:
+    """A sub-layer that is parked whole."""
+
+    tensors: dict[str, Tensor]
+    """Its parameters and buffers by their names in the model."""
+    state: dict[str, dict[str, Any]]
+    """What the optimizer keeps of a parameter, all of it."""
+    frozen: tuple[str, ...]
+    """Parameters that were not trained."""
+    sizes: dict[str, int]
+    """Of the axes within it."""
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> "ParkedModules":
+        """The same with other tensors; single numbers of the state are copied."""
+
+        def of(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            return change(value) if value.ndim else value.clone()
+
+        state = {n: {k: of(v) for k, v in own.items()} for n, own in self.state.items()}
+        return replace(self, tensors={n: change(t) for n, t in self.tensors.items()}, state=state)
+
+    def all_tensors(self) -> list[Tensor]:
+        """In one order in every process, without single numbers of the state."""
+        kept = [v for _, own in sorted(self.state.items()) for _, v in sorted(own.items())]
+        return [*(t for _, t in sorted(self.tensors.items())), *(v for v in kept if _of_entries(v))]
+
+
 @dataclass
 class ParkedUnits:
     """All that is parked of a model."""
 
     axes: dict[str, ParkedAxis] = field(default_factory=dict)
     shadows: dict[str, Shadow] = field(default_factory=dict)
+    modules: dict[str, ParkedModules] = field(default_factory=dict)
+    """By axis, where its unit is a sub-layer."""
+    order: tuple[tuple[str, ...], ...] = ()
+    """The parameters of each group of the optimizer, in their order, when the first of ``modules`` was parked."""
 
     def copy(self) -> "ParkedUnits":
         """To be changed; what it holds never is."""
-        return ParkedUnits(dict(self.axes), dict(self.shadows))
+        return ParkedUnits(dict(self.axes), dict(self.shadows), dict(self.modules), self.order)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ParkedUnits":
         return self.copy()  # no tensor in it is ever written to
@@ -152,6 +186,16 @@ class ParkedUnits:
                 name: {"value": s.value, "state": dict(s.state), "live": list(s.live)}
                 for name, s in self.shadows.items()
             },
+            "modules": {
+                name: {
+                    "tensors": dict(m.tensors),
+                    "state": m.state,
+                    "frozen": list(m.frozen),
+                    "sizes": m.sizes,
+                }
+                for name, m in self.modules.items()
+            },
+            "order": [list(names) for names in self.order],
         }
 
     @classmethod
@@ -171,7 +215,11 @@ class ParkedUnits:
             for name, axis in state["axes"].items()
         }
         shadows = {n: Shadow(s["value"], s["state"], tuple(s["live"])) for n, s in state["shadows"].items()}
-        return cls(axes, shadows)
+        modules = {
+            n: ParkedModules(m["tensors"], m["state"], tuple(m["frozen"]), m["sizes"])
+            for n, m in state.get("modules", {}).items()
+        }
+        return cls(axes, shadows, modules, tuple(tuple(names) for names in state.get("order", [])))
 
     def outline(self) -> "ParkedUnits":
         """The same without the values of the shadows: shapes and types, on the meta device."""
@@ -187,18 +235,19 @@ class ParkedUnits:
             )
             for n, s in self.shadows.items()
         }
-        return ParkedUnits(dict(self.axes), room)
+        modules = {n: m.mapped(lambda t: torch.empty_like(t, device=device)) for n, m in self.modules.items()}
+        return ParkedUnits(dict(self.axes), room, modules, self.order)
 
     def tensors(self) -> list[Tensor]:
-        """The values and states of all shadows, in one order in every process."""
+        """The values and states of all that is parked, in one order in every process."""
         return [
             t
             for _, s in sorted(self.shadows.items())
             for t in (s.value, *(v for _, v in sorted(s.state.items())))
-        ]
+        ] + [t for _, m in sorted(self.modules.items()) for t in m.all_tensors()]
 
     def to(self, device: torch.device) -> "ParkedUnits":
-        """Copies of all shadows on a device."""
+        """Copies of all that is parked on a device."""
         moved = {
             n: replace(
                 s,
@@ -207,7 +256,8 @@ class ParkedUnits:
             )
             for n, s in self.shadows.items()
         }
-        return ParkedUnits(dict(self.axes), moved)
+        modules = {n: m.mapped(lambda t: t.to(device, copy=True)) for n, m in self.modules.items()}
+        return ParkedUnits(dict(self.axes), moved, modules, self.order)
 
 
 def renumbered(positions: Tensor, gone: Tensor) -> Tensor:
@@ -236,6 +286,10 @@ def full_numbers(parked: ParkedUnits, axis: str, size: int, units: Sequence[int]
     known = parked.axes.get(axis)
     live = list(range(size)) if known is None else known.live
     return [live[unit] for unit in units]
+
+
+def _of_entries(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim > 0
 
 
 def _each_entry(value: Any, like: Tensor) -> bool:

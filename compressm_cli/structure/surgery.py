@@ -1,5 +1,6 @@
 """Carrying out plans, and putting shapes, masks and what is trained back: the only code that changes them."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
@@ -8,13 +9,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
+from compressm_cli.core.axes import declared
 from compressm_cli.layers.interface import state_space_layers
 from compressm_cli.structure.draft import Draft
 from compressm_cli.structure.edits import Edit
 from compressm_cli.structure.map import StructureMap, tensors_of
 from compressm_cli.structure.masks import set_masks
+from compressm_cli.structure.modules import BLOCKS, Growing, at_home
+from compressm_cli.structure.optimizers import exchange_modules
 from compressm_cli.structure.plan import Plan
 from compressm_cli.structure.store import ParkedUnits
+from compressm_cli.structure.sublayers import holds, inside, revived
 
 T = TypeVar("T")
 
@@ -52,11 +57,19 @@ def apply_edits(model: nn.Module, optimizer: Optimizer | None, edits: Sequence[E
     draft.commit()
 
 
-def resize(model: nn.Module, optimizer: Optimizer | None, weights: Mapping[str, Tensor]) -> None:
+def resize(
+    model: nn.Module,
+    optimizer: Optimizer | None,
+    weights: Mapping[str, Tensor],
+    sizes: Mapping[str, int] | None = None,
+) -> None:
     """Give all parameters and buffers the shapes that they have in ``weights``, a state of the model to be loaded.
 
-    Only shapes and types of ``weights`` count.
+    Only shapes and types of ``weights`` count. Sub-layers and blocks leave the model, or come back to it, as the
+    ``sizes`` of its axes say, by default where there are weights of them.
     """
+    _resize_blocks(model, optimizer, weights, sizes)
+    _resize_sublayers(model, optimizer, weights, sizes)
     draft = Draft(model, optimizer)
     draft.parked = ParkedUnits()
     now = tensors_of(model)
@@ -65,6 +78,44 @@ def resize(model: nn.Module, optimizer: Optimizer | None, weights: Mapping[str, 
         if (None if old is None else old.shape) != (None if wanted is None else wanted.shape):
             draft.put(name, None if wanted is None else torch.empty_like(wanted, device="cpu"), {}, "resize")
     draft.commit()
+
+
+def _resize_blocks(
+    model: nn.Module,
+    optimizer: Optimizer | None,
+    weights: Mapping[str, Tensor],
+    sizes: Mapping[str, int] | None,
+) -> None:
+    """Have as many blocks as the names of axes say, or at least those that there are weights of."""
+    if not isinstance(model, Growing):
+        return
+    found = (re.match(rf"{BLOCKS}\.(\d+)[.:]", name) for name in (weights if sizes is None else sizes))
+    wanted, now = max((int(match[1]) + 1 for match in found if match), default=0), len(model.blocks)
+    wanted = max(wanted, now) if sizes is None else wanted
+    modules: dict[str, nn.Module | None] = {f"{BLOCKS}.{i}": None for i in range(wanted, now)}
+    modules |= {f"{BLOCKS}.{i}": at_home(model.build_block(), model) for i in range(now, wanted)}
+    if modules and wanted:
+        exchange_modules(model, optimizer, modules)
+
+
+def _resize_sublayers(
+    model: nn.Module,
+    optimizer: Optimizer | None,
+    weights: Mapping[str, Tensor],
+    sizes: Mapping[str, int] | None,
+) -> None:
+    modules: dict[str, nn.Module | None] = {}
+    for axis in declared(model):
+        if not axis.modules:
+            continue
+        own = {name: weight for name, weight in weights.items() if inside(axis, name)}
+        wanted = sizes.get(axis.name, 1) if sizes is not None else int(bool(own))
+        if wanted > axis.size:
+            modules |= revived(model, axis, {n: torch.empty_like(w, device="cpu") for n, w in own.items()})
+        elif wanted < axis.size:
+            modules |= {name: None for name in axis.modules if holds(model, name)}
+    if modules:
+        exchange_modules(model, optimizer, modules)
 
 
 def _may_change(model: nn.Module) -> list[str]:

@@ -17,8 +17,10 @@ from compressm_cli.methods.method import StepContext
 from compressm_cli.methods.none import NoCompression
 from compressm_cli.models import build_model
 from compressm_cli.recipe import Recipe, load_recipe
+from compressm_cli.reports.sizes import Sizes
 from compressm_cli.runs.folder import Run
-from compressm_cli.structure.edits import MaskEntries, Park, Train, Wake
+from compressm_cli.structure.edits import Keep, MaskEntries, Park, Train, Wake
+from compressm_cli.structure.modules import Insert, Replace
 from compressm_cli.structure.plan import Plan
 from compressm_cli.structure.store import parked
 
@@ -79,6 +81,29 @@ class Parking(NoCompression):
             20: [Wake(STATES, [1]), MaskEntries("head.weight", torch.tensor(True))],
         }
         return Plan(edits=edits.get(step.step, []))
+
+
+class Rebuilding(NoCompression):
+    """Parks a block at step 8, lets another one go at 10, grows one at 12, and wakes what it parked at 20."""
+
+    def after_step(self, step: StepContext) -> Plan | None:
+        edits: dict[int, list[Any]] = {
+            8: [Park("blocks.0:sublayer", [0])],
+            10: [Keep("blocks.1:sublayer", [])],
+            14: [Wake("blocks.0:sublayer", [0])],
+            16: [Insert("blocks", 2, seed=1)],
+            20: [Park("blocks.2.layer:states", [0, 1])],
+        }
+        return Plan(edits=edits.get(step.step, []))
+
+
+class Replacing(NoCompression):
+    def after_step(self, step: StepContext) -> Plan | None:
+        plans = {
+            3: Replace("blocks.0", lambda _: torch.nn.Identity()),
+            4: Insert("blocks", 1, torch.nn.Identity),
+        }
+        return Plan(edits=[plans[step.step]]) if step.step in plans else None
 
 
 class Wrong(NoCompression):
@@ -168,6 +193,42 @@ def test_what_is_parked_masked_and_frozen_survives_a_kill(
     experiment.resume(part, load_recipe(part.recipe_path), SilentView(), "test")
     assert same_weights(whole, part)
     assert losses(whole) == losses(part)
+
+
+@pytest.mark.usefixtures("rough_flops")
+@pytest.mark.parametrize("kill", [9, 11, 15, 19])
+def test_blocks_that_leave_and_come_survive_a_kill(
+    tiny: Maker, train: Trainer, same_weights: Same, monkeypatch: pytest.MonkeyPatch, kill: int
+) -> None:
+    made = tiny(model={"depth": 3}, train={"checkpoint_every": 1})
+    with_method(monkeypatch, Rebuilding)
+    whole = train(made)
+    final = {"blocks.0.layer": 8, "blocks.2.layer": 6, "blocks.3.layer": 8}
+    assert whole.read_summary()["orders"]["final"] == final
+
+    class Dying(SilentView):
+        def step(self, step: int, *_: Any) -> None:
+            if step == kill:
+                raise Died
+
+    with pytest.raises(Died):
+        experiment.start(made, 0, experiment.load_data(made), Dying(), "test")
+    (part,) = [run for run in Run.find(whole.folder.parent) if run.folder != whole.folder]
+    experiment.resume(part, load_recipe(part.recipe_path), SilentView(), "test")
+    assert same_weights(whole, part)
+    assert losses(whole) == losses(part)
+    if kill == 9:  # what was cut, and what has grown, is counted
+        sizes = Sizes(Checkpoint.load(whole.final_checkpoint), made.data.spec()).of(final)
+        assert sizes.parameters == whole.read_summary()["parameters"]["final"]
+
+
+@pytest.mark.usefixtures("rough_flops")
+def test_modules_that_no_recipe_tells_are_refused_in_a_run(
+    tiny: Maker, train: Trainer, same_weights: Same, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = train(tiny())
+    with_method(monkeypatch, Replacing)
+    assert same_weights(plain, train(tiny()))
 
 
 @pytest.mark.usefixtures("rough_flops")

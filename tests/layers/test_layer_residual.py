@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from compressm_cli.layers.attention import Attention
 from compressm_cli.layers.feed_forward import FeedForward, SwiGLU
 from compressm_cli.layers.residual import Residual
+from compressm_cli.structure.edits import Keep, Park, Wake
+from compressm_cli.structure.surgery import apply_edits
 
 MODEL_DIM = 7
 LENGTHS = torch.tensor([6, 3])
@@ -65,7 +67,8 @@ def test_a_removed_sublayer_is_one_that_adds_zero(removed: list[int]) -> None:
         with torch.no_grad():
             for parameter in last.parameters():
                 parameter.zero_()
-        small.layer(i).remove()
+        apply_edits(small, None, [Keep(f"layers.{i}:sublayer", [])])
+        assert small.layer(i).is_removed
     left = dict(small.named_parameters())
     every = dict(full.named_parameters())
     assert list(left) == [n for n in every if not any(n.startswith(f"layers.{i}.") for i in removed)]
@@ -92,7 +95,7 @@ def test_a_removed_sublayer_has_no_axes_but_its_own_of_size_0() -> None:
     assert own.kept([]).tolist() == []
     inner = {name for name in before if name.startswith("layers.2.inner:")}
     assert inner == {"layers.2.inner:heads", "layers.2.inner:qk_dim", "layers.2.inner:vo_dim"}
-    network.layer(2).remove()
+    apply_edits(network, None, [Keep("layers.2:sublayer", [])])
     after = axes_of(network)
     assert list(after) == [name for name in before if name not in inner]
     assert after["layers.2:sublayer"].size == 0
@@ -104,16 +107,16 @@ def test_a_removed_sublayer_has_no_axes_but_its_own_of_size_0() -> None:
 def test_what_is_removed_comes_back_to_the_bit() -> None:
     network, x = randomized(Stack()), numbers(2, 6, MODEL_DIM)
     before, state = network(x), network.state_dict()
-    layer = network.layer(1)
-    parts = layer.remove()
+    layer, axis = network.layer(1), "layers.1:sublayer"
+    apply_edits(network, None, [Park(axis, [0])])
     assert layer.is_removed
     assert not torch.equal(network(x), before)
-    with pytest.raises(ValueError, match="removed already"):
-        layer.remove()
-    layer.restore(*parts)
+    with pytest.raises(ValueError, match="has no units now, got 0"):
+        apply_edits(network, None, [Park(axis, [0])])
+    apply_edits(network, None, [Wake(axis, [0])])
     assert not layer.is_removed
-    with pytest.raises(ValueError, match="is not removed"):
-        layer.restore(*parts)
+    with pytest.raises(ValueError, match="unit 0 is not parked"):
+        apply_edits(network, None, [Wake(axis, [0])])
     assert torch.equal(network(x), before)
     assert list(network.state_dict()) == list(state)
 

@@ -27,6 +27,7 @@ from compressm_cli.layers.selective import GroupProjection
 from compressm_cli.models import build_model
 from compressm_cli.recipe import Recipe, recipe_from_mapping
 from compressm_cli.structure.edits import Edit, Keep, Park, Project, Wake
+from compressm_cli.structure.modules import Insert
 from compressm_cli.structure.surgery import apply_edits, sizes
 
 CASES: dict[str, tuple[int, int, dict[str, Any]]] = {
@@ -188,4 +189,10 @@ def test_a_format_that_cannot_tell_of_a_cut_is_refused(kind: str, target: Any, t
     apply_edits(model, None, edits[:1])
     axis = getattr(edits[0], "axis", "")
     with pytest.raises(BadInputError, match=f"of {axis} 3 of .* are left.*; use --to safetensors"):
+        export(Checkpoint.of(model, made, made.data.spec(), 0), target, tmp_path / "out")
+    apply_edits(model, None, [Keep("blocks.0:sublayer", [])])
+    with pytest.raises(BadInputError, match=r"of blocks.0:sublayer 0 of 1 are left"):
+        export(Checkpoint.of(model, made, made.data.spec(), 0), target, tmp_path / "out")
+    apply_edits(model, None, [Insert("blocks", 2)])
+    with pytest.raises(BadInputError, match="it has grown by 1 blocks; use --to safetensors"):
         export(Checkpoint.of(model, made, made.data.spec(), 0), target, tmp_path / "out")

@@ -8,14 +8,15 @@ import torch
 from layer_kinds import SMALL
 from torch import Tensor
 
+from compressm_cli.data.interface import DataSpec
 from compressm_cli.layers import LAYERS
 from compressm_cli.layers.interface import state_space_layers
 from compressm_cli.models import SequenceModel, build_model
 
 CLASSES = 4
-FEATURES = SimpleNamespace(classes=CLASSES, features=2, vocabulary=None, per_step=False)
-TOKENS = SimpleNamespace(classes=CLASSES, features=None, vocabulary=11, per_step=False)
-PER_STEP = SimpleNamespace(classes=CLASSES, features=None, vocabulary=11, per_step=True)
+FEATURES = DataSpec(classes=CLASSES, length=20, features=2, vocabulary=None, per_step=False)
+TOKENS = DataSpec(classes=CLASSES, length=20, features=None, vocabulary=11, per_step=False)
+PER_STEP = DataSpec(classes=CLASSES, length=20, features=None, vocabulary=11, per_step=True)
 
 
 def model_config(kind: str = "lru", norm: str = "layer", dropout: float = 0.0, depth: int = 2) -> Any:

@@ -18,22 +18,27 @@ from compressm_cli.methods.none import NoCompression
 from compressm_cli.recipe import recipe_from_mapping, recipe_to_yaml
 from compressm_cli.runs.folder import Run
 from compressm_cli.structure.edits import Park, Wake
+from compressm_cli.structure.modules import Insert
 from compressm_cli.structure.plan import Plan
 
 STATES = state_axis("blocks.0.layer")
 
 
 class Pausing(NoCompression):
-    """A penalty on the head; two states sleep from step 6 to 14, and the second of the others from 10 on."""
+    """A penalty on the head; two states sleep from step 6 to 14, and the second of the others from 10 on.
+
+    At step 4 the model grows by a block, and from step 10 to 14 another one sleeps.
+    """
 
     def penalty(self, step: StepContext) -> Tensor | None:
         return 0.05 * step.model.get_parameter("head.weight").square().sum()
 
     def after_step(self, step: StepContext) -> Plan | None:
         edits: dict[int, list[Any]] = {
+            4: [Insert("blocks", 2)],
             6: [Park(STATES, [0, 3])],
-            10: [Park(STATES, [1])],
-            14: [Wake(STATES, [0, 3])],
+            10: [Park(STATES, [1]), Park("blocks.1:sublayer", [0])],
+            14: [Wake(STATES, [0, 3]), Wake("blocks.1:sublayer", [0])],
         }
         return Plan(edits=edits.get(step.step, []))
 
@@ -79,9 +84,9 @@ def test_several_processes_park_as_one_does(tmp_path: Path, count: int) -> None:
         assert codes == [0] * processes_of_it
         found.append((Run.open(folder), Checkpoint.load(folder / "checkpoints" / "final.pt")))
     (one, alone), (run, several) = found
-    # After the start and after each of three edits all processes had the same.
-    assert [m["step"] for m in run.read_metrics() if "checksum" in m] == [0, 6, 10, 14]
-    assert several.orders == alone.orders == {"blocks.0.layer": 5, "blocks.1.layer": 6}
+    # After the start and after each of four edits all processes had the same.
+    assert [m["step"] for m in run.read_metrics() if "checksum" in m] == [0, 4, 6, 10, 14]
+    assert several.orders == alone.orders == {"blocks.0.layer": 5, "blocks.1.layer": 6, "blocks.2.layer": 6}
     assert several.parked.axes[STATES].units == alone.parked.axes[STATES].units == (2,)
     for name, weight in alone.weights.items():
         torch.testing.assert_close(several.weights[name], weight, rtol=1e-3, atol=1e-5)

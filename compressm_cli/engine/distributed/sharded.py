@@ -39,8 +39,9 @@ from compressm_cli.methods.calibration import OnCpu, Statistic
 from compressm_cli.methods.method import CheckContext, Method
 from compressm_cli.structure import surgery
 from compressm_cli.structure.draft import Draft
-from compressm_cli.structure.edits import Edit, Park, Wake
+from compressm_cli.structure.edits import Edit, Keep, Park, Wake
 from compressm_cli.structure.masks import masks_of, own_buffers, set_mask
+from compressm_cli.structure.modules import Insert, Replace
 from compressm_cli.structure.plan import Plan
 
 
@@ -262,7 +263,13 @@ def _touched(share: Share, edit: Edit) -> list[str]:
         raise ValueError(
             f"{edit}: units of a model in parts (train.parallel: fsdp) cannot be parked; write ddp"
         )
-    names = set(edit.touched(Draft(share.skeleton, None)))
+    draft = Draft(share.skeleton, None)
+    leaves = isinstance(edit, Keep) and any(axis.modules for axis in draft.structure.together(edit.axis))
+    if leaves or isinstance(edit, Insert | Replace):
+        raise ValueError(
+            f"{edit}: a model in parts (train.parallel: fsdp) cannot lose or gain modules; write ddp"
+        )
+    names = set(edit.touched(draft))
     return [name for name in share.parameters if name in names]
 
 
