@@ -7,12 +7,28 @@ import pytest
 import torch
 from hypothesis import settings
 
+from compressm_cli import plugins
 from compressm_cli.engine import forms as training_forms
 from compressm_cli.ops.forms import DEFAULT
 
 # The same examples each time, so that who changed nothing breaks nothing; others: pytest --hypothesis-profile=default
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="a plug-in whose layers and methods are put through the conformance tests, too",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for module in config.getoption("--plugin"):
+        plugins.load(module)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from plugin_package import examples
+
 from compressm_cli.layers import LAYERS
 from compressm_cli.layers.selective import SelectiveLayer
 from compressm_cli.layers.time_invariant import TimeInvariantLayer
@@ -9,5 +11,5 @@ from compressm_cli.layers.time_invariant import TimeInvariantLayer
 TIME_INVARIANT = [kind for kind, layer in LAYERS.items() if issubclass(layer, TimeInvariantLayer)]
 SELECTIVE = [kind for kind, layer in LAYERS.items() if issubclass(layer, SelectiveLayer)]
 
-SMALL: dict[str, dict[str, Any]] = {"mamba2": {"head_dim": 4}, "gla": {"heads": 2}}
+SMALL: dict[str, dict[str, Any]] = {"mamba2": {"head_dim": 4}, "gla": {"heads": 2}, **examples("layer")}
 """Settings beside the order for a model_dim of 6 or 8; a layer that needs none is left out."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import invalidate_caches
 from pathlib import Path
+from typing import Any
 
 from compressm_cli import plugins
 
@@ -42,6 +43,16 @@ def write_metadata(
     (folder / "INSTALLER").write_text("the tests\n", encoding="utf-8")
     (folder / "RECORD").write_text("", encoding="utf-8")
     return target
+
+
+def examples(subject: str) -> dict[str, dict[str, Any]]:
+    """Settings for small models that the plug-ins of this test session have in ``EXAMPLES``, by name."""
+    entries = [entry for registry in plugins.REGISTRIES for entry in registry.entries().values()]
+    modules = {entry.origin.module for entry in entries if entry.origin is not None}
+    found: dict[str, dict[str, Any]] = {}
+    for module in modules:
+        found |= getattr(sys.modules[module], "EXAMPLES", {}).get(subject, {})
+    return found
 
 
 @contextmanager

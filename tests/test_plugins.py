@@ -2,6 +2,8 @@
 
 import json
 import os
+import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -166,9 +168,35 @@ def test_built_in_names_and_help_import_no_plug_in(
     assert "pooled" not in json.dumps(recipe_schema())
 
 
-def test_a_recipe_goes_to_processes_that_have_not_loaded_its_plug_ins(installed: Path, site: Path) -> None:
-    import pickle
+def test_the_conformance_tests_take_the_classes_of_a_plug_in(site: Path) -> None:
+    """Which is loaded there before the recipe's schema is first made."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), *sys.path[1:]])}
+    wanted = [
+        "--plugin",
+        "compressm_example",
+        str(EXAMPLE.parent / "conformance"),
+        "-k",
+        "damped-none and to_the_end",
+    ]
+    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", *wanted]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "1 passed" in done.stdout
 
+
+def test_the_examples_of_the_page_are_those_of_the_package(installed: Path) -> None:
+    text = (EXAMPLE.parents[1] / "docs" / "plugins.md").read_text(encoding="utf-8")
+    files = [*EXAMPLE.glob("*.toml"), *EXAMPLE.glob("*/*.py")]
+    sources = [re.sub("EXAMPLES = .*\n.*\n\n", "", file.read_text(encoding="utf-8")) for file in files]
+    blocks = re.findall(r"```(?:python|toml)\n(.*?)```", text, flags=re.DOTALL)
+    assert len(blocks) == 3
+    assert all(any(block in source for source in sources) for block in blocks)
+    (recipe,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    (installed / "page.yaml").write_text(recipe, encoding="utf-8")
+    assert load_recipe("page.yaml").model.neurons == 24
+
+
+def test_a_recipe_goes_to_processes_that_have_not_loaded_its_plug_ins(installed: Path, site: Path) -> None:
     sent = pickle.dumps(load_recipe("toy.yaml"))
     known = load_recipe("toy.yaml")
     plugins._loaded.clear()

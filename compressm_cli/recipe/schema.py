@@ -197,4 +197,4 @@ def settle() -> None:
         _settled = generation()
 
 
-_settled = generation()
+_settled = 0

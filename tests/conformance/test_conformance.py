@@ -1,6 +1,7 @@
 """What every method promises with every layer, for all that ``METHODS`` and ``LAYERS`` name.
 
-A new layer is tested here without a line added; a new method needs an example of its settings in ``EXAMPLES``.
+A new layer is tested here without a line added; a new method needs an example of its settings in ``EXAMPLES``. Those of
+a plug-in come with ``--plugin MODULE``, and examples of their settings from ``EXAMPLES`` of that module.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import torch
 from filelock import FileLock
 from fresh_process import outputs_in_a_fresh_process
 from layer_kinds import SMALL
+from plugin_package import examples
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -29,7 +31,7 @@ from compressm_cli.runs.folder import Run
 from compressm_cli.structure import surgery
 from compressm_cli.structure.masks import masks_of
 
-EXAMPLES: dict[str, dict[str, Any]] = {"hankel": {"keep_fraction": 0.6}}
+EXAMPLES: dict[str, dict[str, Any]] = {"hankel": {"keep_fraction": 0.6}, **examples("method")}
 """Settings with which a method changes a model of six states within a few steps."""
 
 STEPS, CHECKS = 12, [3, 8]
@@ -174,7 +176,7 @@ def test_shapes_change_only_on_the_schedule(trained: Runs, layer: str, method: s
     orders = [m["orders"] for m in run.read_metrics() if "orders" in m]
     changed = {step for step in range(1, STEPS) if orders[step] != orders[step - 1]}
     assert changed <= set(checks)
-    told = {r["step"] for r in run.read_compression() if r["order_after"] != r["order_before"]}
+    told = {r["step"] for r in run.read_compression() if r["after"] != r["before"]}
     assert changed <= told
 
 
@@ -193,7 +195,10 @@ def test_every_check_says_why_for_every_layer(trained: Runs, layer: str, method:
     checks = METHODS[method](recipe.compression).check_steps(STEPS)
     lines = run.read_compression()
     names = list(run.read_summary()["orders"]["start"])
-    assert [(line["step"], line["layer"]) for line in lines] == [(s, n) for s in checks for n in names]
+    states = [(line["step"], line["layer"]) for line in lines if line["kind"] == "state"]
+    assert states == [(s, n) for s in checks for n in names]
+    units = {step: [line["unit"] for line in lines if line["step"] == step] for step in checks}
+    assert all(told == units[checks[0]] and len(set(told)) == len(told) for told in units.values())
     assert all(line["reason"].strip() for line in lines)
 
 
@@ -273,4 +278,4 @@ def test_planning_only_reads(trained: Runs, layer: str, method: str) -> None:
     assert model.training
     assert [p.requires_grad for p in model.parameters()] == [True] * len(list(model.parameters()))
     assert masks_of(model) == {}
-    assert len(plan.records) in (0, 2)
+    assert len([record for record in plan.records if record.kind == "state"]) in (0, 2)

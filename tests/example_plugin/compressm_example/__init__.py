@@ -7,4 +7,7 @@ from compressm_example.model import Pooled
 from compressm_example.objective import Smoothed
 from compressm_example.task import Tones
 
+EXAMPLES = {"method": {"magnitude": {"keep_fraction": 0.6}}, "layer": {"damped": {"damping": 0.8}}}
+"""Settings for the conformance tests."""
+
 register(Damped, Pooled, Magnitude, Smoothed, Tones)
