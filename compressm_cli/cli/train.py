@@ -226,10 +226,11 @@ def _forecast_table(recipe: "Recipe", known: "Forecast") -> object:
     rows, data = known.data.rows, known.data
     features = "one feature" if data.features == 1 else f"{data.features} features"
     steps = features if data.vocabulary is None else f"one of {data.vocabulary} tokens"
+    labels = f"{data.classes} classes" if data.targets is None else f"{data.targets} real numbers to say"
     table = console.table("what", "value", title="What this recipe will do")
     table.add_row(
         "data",
-        f"{rows[0]} / {rows[1]} / {rows[2]} rows, {data.length} steps of {steps}, {data.classes} classes",
+        f"{rows[0]} / {rows[1]} / {rows[2]} rows, {data.length} steps of {steps}, {labels}",
     )
     table.add_row("device", known.device)
     table.add_row("orders", ", ".join(f"{name} {order}" for name, order in known.orders.items()) or "none")

@@ -55,7 +55,7 @@ class Listeners:
         self, recipe: Recipe, seed: int, steps: int, orders: dict[str, int], device: torch.device
     ) -> None:
         """Training begins, or goes on, with these orders by layer; it will end after about so many steps."""
-        self.view.start(recipe.name, seed, steps, orders, str(device))
+        self.view.start(recipe.name, seed, steps, orders, str(device), self._primary)
 
     def expect(self, steps: int) -> None:
         """The run will end after about so many steps, as it is now."""
@@ -75,7 +75,7 @@ class Listeners:
         line = {"step": step, "validation_loss": result.loss, **metrics}
         line |= {"after_cut": True} if after_cut else {}
         self._log({**line, **self._progress()})
-        self.view.evaluation(step, result.loss, self._primary, result.value(self._primary))
+        self.view.evaluation(step, result.loss, result.value(self._primary))
 
     def compression(
         self, step: int, records: list[UnitRecord], verdict: Verdict, of_step: int | None = None

@@ -2,6 +2,7 @@
 
 from typing import Any, Literal, Protocol
 
+from compressm_cli.objectives.classification import ACCURACY
 from compressm_cli.objectives.objective import Metric
 from compressm_cli.structure.plan import UnitRecord
 
@@ -12,9 +13,15 @@ class View(Protocol):
     """What the training loop tells; a view may be told of steps as often as there are any."""
 
     def start(
-        self, recipe_name: str, seed: int, total_steps: int, orders: dict[str, int], device: str
+        self,
+        recipe_name: str,
+        seed: int,
+        total_steps: int,
+        orders: dict[str, int],
+        device: str,
+        primary: Metric = ACCURACY,
     ) -> None:
-        """A run begins, or goes on, with these orders by layer."""
+        """A run begins, or goes on, with these orders by layer; models are judged by ``primary``."""
 
     def expect(self, total_steps: int) -> None:
         """The run will have about so many steps: what a cut saves of a budget becomes more of them."""
@@ -22,8 +29,8 @@ class View(Protocol):
     def step(self, step: int, loss: float, learning_rate: float, step_seconds: float) -> None:
         """A step was trained; counted from 1, and less than before where a cut was undone."""
 
-    def evaluation(self, step: int, loss: float, metric: Metric, value: float | None) -> None:
-        """The validation split was evaluated; the model is judged by this metric, None where it is not known."""
+    def evaluation(self, step: int, loss: float, value: float | None) -> None:
+        """The validation split was evaluated; ``value`` is that of the primary metric, None where it is not known."""
 
     def compression(self, step: int, records: list[UnitRecord], verdict: Verdict) -> None:
         """The method looked at the model; or, with ``accepted`` or ``rejected``, a trial ended."""
@@ -42,14 +49,20 @@ class SilentView:
     """Shows nothing."""
 
     def start(
-        self, recipe_name: str, seed: int, total_steps: int, orders: dict[str, int], device: str
+        self,
+        recipe_name: str,
+        seed: int,
+        total_steps: int,
+        orders: dict[str, int],
+        device: str,
+        primary: Metric = ACCURACY,
     ) -> None: ...
 
     def expect(self, total_steps: int) -> None: ...
 
     def step(self, step: int, loss: float, learning_rate: float, step_seconds: float) -> None: ...
 
-    def evaluation(self, step: int, loss: float, metric: Metric, value: float | None) -> None: ...
+    def evaluation(self, step: int, loss: float, value: float | None) -> None: ...
 
     def compression(self, step: int, records: list[UnitRecord], verdict: Verdict) -> None: ...
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from compressm_cli.core.text import printable
+from compressm_cli.objectives.classification import ACCURACY
 from compressm_cli.objectives.objective import Metric
 from compressm_cli.render.charts import sparkline, spectrum
 from compressm_cli.render.progress import (
@@ -50,9 +51,15 @@ class LiveView:
         self._live: Live | None = None
 
     def start(
-        self, recipe_name: str, seed: int, total_steps: int, orders: dict[str, int], device: str
+        self,
+        recipe_name: str,
+        seed: int,
+        total_steps: int,
+        orders: dict[str, int],
+        device: str,
+        primary: Metric = ACCURACY,
     ) -> None:
-        self._progress = Progress(recipe_name, seed, total_steps, orders, device)
+        self._progress = Progress(recipe_name, seed, total_steps, orders, device, primary)
         self._live = Live(
             self, console=self._console, refresh_per_second=REDRAWS_PER_SECOND, redirect_stdout=False
         )
@@ -66,9 +73,9 @@ class LiveView:
         with self._lock:
             self._known().step(step, loss, learning_rate, step_seconds)
 
-    def evaluation(self, step: int, loss: float, metric: Metric, value: float | None) -> None:
+    def evaluation(self, step: int, loss: float, value: float | None) -> None:
         with self._lock:
-            self._known().evaluation(step, metric, value)
+            self._known().evaluation(step, value)
 
     def compression(self, step: int, records: list[UnitRecord], verdict: Verdict) -> None:
         with self._lock:

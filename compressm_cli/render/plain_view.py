@@ -7,6 +7,7 @@ from rich.console import Console
 
 from compressm_cli.core.text import printable
 from compressm_cli.engine.view import Verdict, View
+from compressm_cli.objectives.classification import ACCURACY
 from compressm_cli.objectives.objective import Metric
 from compressm_cli.render.live_view import LiveView
 from compressm_cli.render.progress import VERDICTS, Progress, duration, reasons, short_time
@@ -26,9 +27,15 @@ class PlainView:
         self._last_line = 0.0
 
     def start(
-        self, recipe_name: str, seed: int, total_steps: int, orders: dict[str, int], device: str
+        self,
+        recipe_name: str,
+        seed: int,
+        total_steps: int,
+        orders: dict[str, int],
+        device: str,
+        primary: Metric = ACCURACY,
     ) -> None:
-        self._progress = Progress(recipe_name, seed, total_steps, orders, device)
+        self._progress = Progress(recipe_name, seed, total_steps, orders, device, primary)
         self._last_line = time.monotonic()
         listed = ", ".join(f"{layer} {order}" for layer, order in orders.items())
         orders_told = f"; orders: {listed}" if listed else ""
@@ -51,9 +58,10 @@ class PlainView:
             f"{short_time(step_seconds)} a step{remaining}"
         )
 
-    def evaluation(self, step: int, loss: float, metric: Metric, value: float | None) -> None:
+    def evaluation(self, step: int, loss: float, value: float | None) -> None:
         progress = self._known()
-        progress.evaluation(step, metric, value)
+        progress.evaluation(step, value)
+        metric = progress.metric
         self.message(
             f"step {step:,}/{progress.total_steps:,}  validation loss {loss:.4f}, {metric.title} {metric.shown(value)}"
         )

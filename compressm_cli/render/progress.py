@@ -25,7 +25,13 @@ class Progress:
     """The state of a run as its view knows it; storing is all that happens at a step."""
 
     def __init__(
-        self, recipe_name: str, seed: int, total_steps: int, orders: dict[str, int], device: str
+        self,
+        recipe_name: str,
+        seed: int,
+        total_steps: int,
+        orders: dict[str, int],
+        device: str,
+        primary: Metric = ACCURACY,
     ) -> None:
         self.recipe_name, self.seed, self.device = recipe_name, seed, device
         self.total_steps = total_steps
@@ -33,8 +39,7 @@ class Progress:
         self.loss: float | None = None
         self.learning_rate: float | None = None
         self.losses: deque[float] = deque(maxlen=60)
-        self.metric = ACCURACY
-        """By which the model is judged."""
+        self.metric = primary
         self.value: float | None = None
         self.best: tuple[float, int] | None = None
         """The metric's best value, and its step."""
@@ -61,9 +66,9 @@ class Progress:
         if self.orders == self.start_orders:
             self._first_seconds.append(step_seconds)
 
-    def evaluation(self, step: int, metric: Metric, value: float | None) -> None:
-        self.metric, self.value = metric, value
-        if value is not None and metric.is_better(value, self.best and self.best[0]):
+    def evaluation(self, step: int, value: float | None) -> None:
+        self.value = value
+        if value is not None and self.metric.is_better(value, self.best and self.best[0]):
             self.best = (value, step)
 
     def compression(self, step: int, records: list[UnitRecord], verdict: Verdict) -> None:

@@ -124,12 +124,15 @@ def metrics_of(baseline: Member) -> list[Metric]:
     return [*scores, _loss(baseline), *METRICS]
 
 
+def known_scores() -> dict[str, objectives.Metric]:
+    """Metrics on the test split that some objective has, by the key of their row."""
+    kinds = objectives.OBJECTIVES.values()
+    return {f"test_{metric.name}": metric for objective in kinds for metric in objective.METRICS}
+
+
 def limited_scores() -> list[str]:
-    """Metrics of objectives of which a ratio can be limited: no shares, and better when lower."""
-    found = (metric for objective in objectives.OBJECTIVES.values() for metric in objective.METRICS)
-    return list(
-        dict.fromkeys(f"test_{m.name}" for m in found if m.unit != "share" and not m.higher_is_better)
-    )
+    """Those of which a ratio can be limited: no shares, and better when lower."""
+    return [key for key, m in known_scores().items() if m.unit != "share" and not m.higher_is_better]
 
 
 METRICS = (

@@ -9,7 +9,7 @@ from compressm_cli.reports import formats
 from compressm_cli.reports.agreement import Agreement
 from compressm_cli.reports.estimates import Estimate
 from compressm_cli.reports.inference import SpeedReport
-from compressm_cli.reports.metrics import METRICS, SPEED_METRICS, limited_scores
+from compressm_cli.reports.metrics import METRICS, SPEED_METRICS, known_scores, limited_scores
 from compressm_cli.reports.rows import Change, Row
 
 NOISE = 0.05
@@ -47,7 +47,8 @@ class Tolerances:
         """BadInputError where a metric is unknown or a number makes no sense."""
         for name, ratio in self.at_most.items():
             if name not in self.metrics():
-                hint = "; for accuracy use --tolerance-points" if name.endswith("accuracy") else ""
+                metric = known_scores().get(name)
+                hint = f"; for {metric.title} use --tolerance-points" if metric is not None else ""
                 raise BadInputError(
                     f"--at-most {name}: unknown metric; one of {', '.join(self.metrics())}{hint}"
                 )

@@ -11,7 +11,6 @@ from compressm_cli.engine import experiment, forms, loop
 from compressm_cli.engine.view import SilentView
 from compressm_cli.layers.interface import state_space_layers
 from compressm_cli.models import build_model
-from compressm_cli.objectives import Metric
 from compressm_cli.ops.forms import FORMS, CostModel, Form
 from compressm_cli.recipe import Recipe, load_recipe
 from compressm_cli.runs.folder import Run
@@ -61,7 +60,7 @@ def test_a_resumed_run_chooses_by_the_costs_it_began_with(
     tiny: Maker, train: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Interrupting(SilentView):
-        def evaluation(self, step: int, loss: float, metric: Metric, value: float | None) -> None:
+        def evaluation(self, step: int, loss: float, value: float | None) -> None:
             if step == 6:
                 raise KeyboardInterrupt
 

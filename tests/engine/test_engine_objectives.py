@@ -23,7 +23,6 @@ from compressm_cli.engine.step import training_step
 from compressm_cli.engine.trainee import random_batch
 from compressm_cli.engine.view import SilentView
 from compressm_cli.measure.probe import example_batch
-from compressm_cli.objectives import Metric
 from compressm_cli.objectives.language import Language
 from compressm_cli.objectives.regression import Forecasting
 from compressm_cli.recipe import Recipe, RecipeError, load_recipe
@@ -134,7 +133,7 @@ def test_a_cut_goes_by_the_error_and_a_resumed_run_ends_bit_equal(
     assert whole.read_summary()["orders"]["final"] == {LAYER: 4 if kept else 8}
 
     class Interrupting(SilentView):
-        def evaluation(self, step: int, loss: float, metric: Metric, value: float | None) -> None:
+        def evaluation(self, step: int, loss: float, value: float | None) -> None:
             if step == 12:  # the end of the trial
                 raise KeyboardInterrupt
 

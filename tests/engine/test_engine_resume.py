@@ -12,7 +12,6 @@ from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.engine import experiment, validation
 from compressm_cli.engine.view import SilentView
-from compressm_cli.objectives import Metric
 from compressm_cli.recipe import Recipe, load_recipe
 from compressm_cli.runs.folder import Run
 from compressm_cli.structure import surgery
@@ -33,7 +32,7 @@ class Interrupting(SilentView):
     def __init__(self, step: int, occurrence: int = 1) -> None:
         self.at, self.left = step, occurrence
 
-    def evaluation(self, step: int, loss: float, metric: Metric, value: float | None) -> None:
+    def evaluation(self, step: int, loss: float, value: float | None) -> None:
         if step == self.at:
             self.left -= 1
             if self.left == 0:

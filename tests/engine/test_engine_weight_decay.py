@@ -20,7 +20,6 @@ from compressm_cli.layers import LAYERS
 from compressm_cli.layers.interface import parameter_groups, parameter_roles, state_space_layers
 from compressm_cli.models import build_model
 from compressm_cli.models.sequence import SequenceConfig
-from compressm_cli.objectives import Metric
 from compressm_cli.recipe import Recipe, load_recipe, recipe_from_mapping
 from compressm_cli.recipe.schema import TrainConfig
 from compressm_cli.runs.folder import Run
@@ -154,7 +153,7 @@ class Ending(SilentView):
     def __init__(self, step: int) -> None:
         self.at = step
 
-    def evaluation(self, step: int, loss: float, metric: Metric, value: float | None) -> None:
+    def evaluation(self, step: int, loss: float, value: float | None) -> None:
         if step == self.at:
             raise RunFailedError("as if killed")
 

@@ -11,7 +11,6 @@ from compressm_cli.checkpoint import Checkpoint, verify
 from compressm_cli.core.errors import BadInputError, RunFailedError
 from compressm_cli.engine import experiment, loop, saving
 from compressm_cli.engine.view import SilentView
-from compressm_cli.objectives import Metric
 from compressm_cli.recipe import Recipe, load_recipe
 from compressm_cli.runs.folder import Run
 
@@ -30,7 +29,7 @@ class Told(SilentView):
 
 
 class Interrupting(SilentView):
-    def evaluation(self, step: int, loss: float, metric: Metric, value: float | None) -> None:
+    def evaluation(self, step: int, loss: float, value: float | None) -> None:
         if step == 20:
             raise KeyboardInterrupt
 

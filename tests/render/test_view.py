@@ -11,7 +11,7 @@ from rich.console import Console
 
 from compressm_cli.engine.view import SilentView, View
 from compressm_cli.methods.hankel.record import hankel_record
-from compressm_cli.objectives import ACCURACY
+from compressm_cli.objectives import Metric
 from compressm_cli.render import plain_view as view_module
 from compressm_cli.render import progress as progress_module
 from compressm_cli.render.charts import sparkline, spectrum
@@ -90,7 +90,7 @@ def train(view: View | Progress, clock: FakeTime, first: int, last: int, seconds
 def cut_run(clock: FakeTime, layers: int = 2) -> Progress:
     progress = Progress("digits", 3, 1000, {f"blocks.{i}.layer": 64 for i in range(layers)}, "cpu")
     train(progress, clock, 1, 100, 0.02)
-    progress.evaluation(100, ACCURACY, 0.9)
+    progress.evaluation(100, 0.9)
     progress.compression(100, [record(name, 64, 16) for name in progress.orders], "applied")
     train(progress, clock, 101, 200, 0.01)
     return progress
@@ -103,6 +103,15 @@ def drawn(progress: Progress, width: int, height: int) -> str:
 
 
 # ---- what the views derive
+
+
+def test_the_metric_has_its_own_name_and_direction() -> None:
+    error = Metric("mse", "mean squared error")
+    progress = Progress("walks", 0, 10, ORDERS, "cpu", error)
+    assert "validation mean squared error" in drawn(progress, 80, 24)
+    for step, value in ((2, 0.5), (4, 0.03125), (6, 0.25), (8, None)):
+        progress.evaluation(step, value)
+    assert "best 0.03125 at step 4" in drawn(progress, 80, 24)
 
 
 def test_pace_and_step_times_compare_with_before_the_first_cut(fake_time: FakeTime) -> None:
@@ -257,7 +266,7 @@ def test_a_live_run_that_breaks_off_gives_the_terminal_back() -> None:
 def tell_a_run(view: View) -> None:
     view.start("digits", 3, 1000, ORDERS, "cpu")
     view.step(1, 2.3, 1e-3, 0.02)
-    view.evaluation(50, 0.5, ACCURACY, 0.85)
+    view.evaluation(50, 0.5, 0.85)
     view.compression(100, [record("blocks.0.layer", 64, 16), record("blocks.1.layer", 64, 64)], "trial")
     view.compression(150, [record("blocks.0.layer", 64, 16), record("blocks.1.layer", 64, 64)], "accepted")
     view.message("a word")
@@ -268,7 +277,7 @@ def test_plain_lines_are_ascii_and_one_an_event() -> None:
     stream = io.StringIO()
     view = PlainView(stream)
     view.start("digits", 3, 1000, ORDERS, "cpu")
-    view.evaluation(50, 0.5, ACCURACY, 0.85)
+    view.evaluation(50, 0.5, 0.85)
     view.compression(100, [record("blocks.0.layer", 64, 16), record("blocks.1.layer", 64, 64)], "trial")
     view.message("a word")
     assert stream.getvalue().isascii()
