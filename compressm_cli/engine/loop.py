@@ -70,8 +70,19 @@ class Trainer:
         self.listeners = listeners = Listeners(
             run, view, recipe.output.trackers, self.rollbacks, self.group, primary_of(recipe)
         )
-        # Before the clock begins: a tracker may wait for a network.
-        listeners.open(recipe, seed, 0 if resume is None else resume.step)
+        try:
+            # Before the clock begins: a tracker may wait for a network.
+            listeners.open(recipe, seed, 0 if resume is None else resume.step)
+            self._assemble(dataset, resume, initial)
+            self._set_out(resume)
+            self.load_watch = LoadWatch(self.ledger.clock)
+        except BaseException:
+            listeners.close()
+            raise
+
+    def _assemble(self, dataset: Dataset, resume: Checkpoint | None, initial: Checkpoint | None) -> None:
+        """Make what the loop calls on, each of what was made before."""
+        recipe, seed, run, device, listeners = self.recipe, self.seed, self.run, self.device, self.listeners
         self.ledger = ledger = Ledger(recipe, seed, device, self.group)
         self.budget = budget = Budget(recipe, ledger, self.group)
         if budget.is_set:
@@ -100,8 +111,6 @@ class Trainer:
         self.begins_elsewhere = initial is not None
         self.rate = 0.0
         """The learning rate of the latest step."""
-        self._set_out(resume)
-        self.load_watch = LoadWatch(ledger.clock)
 
     def _set_out(self, resume: Checkpoint | None) -> None:
         """Be ready for the first step, or for the one after a checkpoint's."""

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 
 from compressm_cli.cli import main
-from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.errors import BadInputError, RunFailedError
 from compressm_cli.engine import experiment, loop, trackers
 from compressm_cli.engine.trackers import TRACKERS, Tracker
 from compressm_cli.engine.view import SilentView, View
@@ -195,6 +195,18 @@ def test_a_tracker_of_a_run_that_fails_is_closed(
     with pytest.raises(KeyError):
         train(recipe(tiny, "wandb"))
     assert recorder.calls[-1] == ("close", False)
+
+
+def test_a_tracker_of_a_run_that_cannot_begin_is_closed(
+    tiny: Maker, train: Trainer, recorder: type[Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(loop, "Checks", fails)
+    with pytest.raises(RunFailedError, match="out of memory"):
+        train(recipe(tiny, "wandb"))
+    assert recorder.calls == [("start", 0), ("close", False)]
 
 
 def test_a_tracker_that_does_not_end_is_left_alone(
