@@ -254,7 +254,7 @@ def _budget_in_words(course: "Course") -> str:
     if budget.unit != "flops":
         return f"{budget.amount} {budget.unit}"
     assert limit is not None
-    return f"{quantity(float(limit), 'flops')}: {course.planned:,.1f} steps without a cut"
+    return f"{quantity(float(limit), 'flops')}: {float(course.planned):,.1f} steps without a cut"
 
 
 def _memory_in_words(known: "MemoryForecast") -> str:

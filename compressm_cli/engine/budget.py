@@ -77,10 +77,11 @@ class Budget:
         return self.position / self.total
 
     def begin(self, step: int) -> None:
-        """The model and what it costs are known; the run begins, or goes on, after a step."""
+        """The model and what it costs are known; the run begins, or goes on, after a step, perhaps an earlier one."""
         uncut = self._saved["uncut"] if self._is_measured else self._ledger.start_flops
         self._course = Course.of(self._recipe, uncut)
         self.position = self._before = self._course.at(step, self._spent)
+        self._made, self._opened = 0, None
 
     def begin_step(self, step: int) -> None:
         """A step is about to be made."""

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from math import ceil
 
 from compressm_cli.core.errors import BadInputError
@@ -36,7 +37,13 @@ class Course:
         course._require_possible()
         return course
 
-    @property
+    @classmethod
+    def counted(cls, recipe: Recipe, flops: int | None) -> "Course":
+        """The same, of what is known by counting: FLOPs of a step without compression."""
+        is_counted = recipe.budget is not None and recipe.budget.unit == "flops"
+        return cls.of(recipe, flops if is_counted else None)
+
+    @cached_property
     def limit(self) -> Fraction | None:
         """What may be spent; None where nothing limits it, or where it is not known yet."""
         if self.budget is None:
@@ -46,7 +53,7 @@ class Course:
             return Fraction(amount)
         return None if self.uncut is None else factor_of(amount) * self.steps * Fraction(self.uncut)
 
-    @property
+    @cached_property
     def planned(self) -> Fraction:
         """Steps that the budget is enough for without compression; ``train.steps`` where that is not known."""
         if self.budget is None:
@@ -56,7 +63,7 @@ class Course:
             return factor_of(amount) * self.steps
         return Fraction(self.steps) if self.uncut is None else Fraction(amount) / Fraction(self.uncut)
 
-    @property
+    @cached_property
     def total(self) -> int:
         """Steps of the whole run where none of them is cheaper than the first."""
         return max(1, ceil(self.planned)) if self._reinvests else self.steps

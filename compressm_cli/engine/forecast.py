@@ -91,7 +91,7 @@ def forecast(recipe: Recipe, group: Group | None = None) -> Forecast:
     work = Workload(recipe.train, spec, batch_size, group, objective)
     counted = work.measures(model, model, work.costs_here(model, resolve_device(recipe.device)))
     method = METHODS[recipe.compression.method](recipe.compression)
-    course = Course.of(recipe, counted["step"])
+    course = Course.counted(recipe, counted["step"])
     checks = method.check_steps(course.total)
     return Forecast(
         data=spec,

@@ -310,6 +310,7 @@ class Trainer:
         with self.ledger.clock.phase("checkpoint"):
             window = self.saving.go_back(error)
             self.state.renew(logged=False)
+        self.budget.begin(self.state.step)
         self.rollbacks.add(came_from, self.state.step, str(error))
         self.window.begin(self.state.step, window)
         # First the checkpoint, which knows of the rollback: a line that a kill prevents is written when resuming.

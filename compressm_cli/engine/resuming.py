@@ -80,7 +80,12 @@ def is_longer(run: Run, recipe: Recipe) -> bool:
     steps = _steps_done(run)
     if recipe.budget is None:
         return recipe.train.steps > steps
-    return not Standing.at_end(recipe, steps, run.read_summary()).is_over
+    try:
+        return not Standing.at_end(recipe, steps, run.read_summary()).is_over
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        raise BadInputError(
+            f"{run.folder / 'summary.json'}: does not say what the run has spent; the run's record is damaged"
+        ) from error
 
 
 def _steps_done(run: Run) -> int:

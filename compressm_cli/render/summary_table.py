@@ -72,6 +72,9 @@ def _once(summary: dict[str, Any]) -> list[tuple[str, ...]]:
         ("joules", "", electrical),
         ("peak memory", "", quantity(summary["peak_memory"]["bytes"], "bytes")),
     ]
+    if (budget := summary.get("budget")) and budget["limit"] is not None:
+        limit = f"of {quantity(budget['limit'], budget['unit'])}"
+        rows.append(("spent of the budget", "", quantity(budget["share"], "share"), limit))
     if checks["made"]:
         undone = f", {checks['rejected']} undone" if checks["rejected"] else ""
         rows.append(("checks", "", f"{checks['made']}", f"{checks['cut']} cut{undone}"))

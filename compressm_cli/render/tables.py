@@ -61,6 +61,8 @@ class Table:
 def comparison_tables(report: ComparisonReport) -> list[Table]:
     """The comparison, the orders and the inference speed."""
     tables = [_main_table(report), *([_orders_table(report)] if report.orders else [])]
+    if any(budget is not None for arm in report.arms for budget in arm.budgets):
+        tables.append(_budget_table(report))
     if report.speed is not None:
         tables.append(_speed_table(report))
     return tables
@@ -223,6 +225,22 @@ def _orders_table(report: ComparisonReport) -> Table:
     ]
     notes = ["means over the seeds"] if any(len(arm.seeds) > 1 for arm in report.arms) else []
     return Table("Orders, from start to end", ["layer", *(arm.label for arm in report.arms)], rows, notes)
+
+
+def _budget_table(report: ComparisonReport) -> Table:
+    rows = [
+        [
+            arm.label if seed is None else f"{arm.label}, seed {seed}",
+            "none" if budget is None else budget.told(),
+            "" if budget is None else f"{budget.steps:,}",
+            "" if budget is None else f"{budget.planned:,}",
+            "" if budget is None else "yes" if budget.reinvest else "no",
+        ]
+        for arm in report.arms
+        for seed, budget in zip(arm.seeds, arm.budgets, strict=True)
+    ]
+    columns = ["", "budget", "steps", "planned", "savings\nreinvested"]
+    return Table("Budgets", columns, rows, [])
 
 
 def _course(start: float | None, final: float | None) -> str:

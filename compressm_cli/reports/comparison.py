@@ -11,6 +11,7 @@ from compressm_cli.objectives import Metric, primary_of
 from compressm_cli.reports import differences, verdict
 from compressm_cli.reports.agreement import Agreement, prediction_agreement
 from compressm_cli.reports.arms import Arm, read_arms
+from compressm_cli.reports.budgets import RunBudget
 from compressm_cli.reports.inference import SpeedReport, inference_speed, resolve_device
 from compressm_cli.reports.metrics import final_orders, metrics_of, start_orders
 from compressm_cli.reports.rows import Row, make_row
@@ -26,6 +27,8 @@ class ArmInfo:
     seeds: list[int | None]
     checkpoint: str
     """The model that stands for the arm where one is needed: for inference speed and spectra."""
+    budgets: list[RunBudget | None]
+    """Of each of its runs; None of those that had none."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,7 @@ def _info(arm: Arm, timed: int) -> ArmInfo:
         paths=[str(m.path) for m in arm.members],
         seeds=[m.seed for m in arm.members],
         checkpoint=str(arm.members[timed].checkpoint_path),
+        budgets=[RunBudget.of(member) for member in arm.members],
     )
 
 

@@ -1,6 +1,7 @@
 """The budget of a run: arithmetic by hand, runs that reinvest or save, and runs that are interrupted."""
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -12,6 +13,7 @@ from test_engine_longer import Telling, longer
 from test_engine_resume import LAYER, cuts, interrupted, lines, resumed, same_run
 
 from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.cli import main
 from compressm_cli.core.errors import BadInputError, RunFailedError
 from compressm_cli.engine import budget, experiment, loop, saving, validation
 from compressm_cli.engine.course import Course
@@ -19,7 +21,7 @@ from compressm_cli.engine.optimizer import learning_rate
 from compressm_cli.measure import joules
 from compressm_cli.measure.clock import Stopwatch
 from compressm_cli.measure.joules import JouleMeter
-from compressm_cli.recipe import Recipe
+from compressm_cli.recipe import Recipe, recipe_to_yaml
 from compressm_cli.recipe.budget import BudgetConfig
 from compressm_cli.recipe.schema import TrainConfig
 from compressm_cli.runs.folder import Run
@@ -265,6 +267,23 @@ def test_a_run_without_a_budget_takes_one(tiny: Maker, train: Trainer, tmp_path:
     longer(run, "budget={flops: 0.8x}")
     assert run.read_summary()["steps"] == 16
     assert run.read_summary()["budget"]["asked"] == "0.8x"
+    summary = run.read_summary()
+    run.write_summary({**summary, "flops": {}})
+    with pytest.raises(BadInputError, match=r"summary.json: does not say what the run has spent"):
+        longer(run, "budget.flops=2x")
+
+
+def test_a_dry_run_tells_the_budget(tiny: Maker, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(recipe_to_yaml(with_budget(tiny(compression=cut_early(), train=EVERY), flops="0.65x")))
+    assert main.run(["train", str(path), "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"budget +[0-9.]+ kFLOP: 13.0 steps without a cut", told)
+    assert re.search(r"compression checks after steps +3, 6", told)  # of 13 steps
+    assert main.run(["train", str(path), "--dry-run", "budget={seconds: 5}"]) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"budget +5.0 seconds", told)
+    assert re.search(r"compression checks after steps +5, 10", told)
 
 
 # ---- seconds and joules --------------------------------------------------------------------------------

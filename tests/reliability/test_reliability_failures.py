@@ -34,6 +34,7 @@ from compressm_cli.engine.view import SilentView
 from compressm_cli.methods.hankel import empirical
 from compressm_cli.methods.hankel.selective import channel, group, vector
 from compressm_cli.recipe import Recipe, load_recipe, recipe_to_yaml
+from compressm_cli.recipe.budget import BudgetConfig
 from compressm_cli.render import plots
 from compressm_cli.runs.folder import Run
 from compressm_cli.structure.plan import UnitRecord
@@ -165,6 +166,14 @@ def test_a_run_goes_back_to_its_last_good_checkpoint_with_a_lower_learning_rate(
         assert rate == (whole if step <= 12 else 0.5 * whole)
     steps = [line["step"] for line in lines]
     assert steps == sorted(steps)
+
+
+def test_what_a_divergence_undid_stays_spent(tiny: Maker, train: Trainer) -> None:
+    made = back(tiny).model_copy(update={"budget": BudgetConfig(flops="1x")})
+    with bad_gradient(15, math.inf, times=1):
+        summary = train(made).read_summary()
+    assert (summary["rollbacks"], summary["steps"]) == (1, 20 - 3)
+    assert summary["budget"]["spent"] == summary["budget"]["limit"]
 
 
 def test_a_run_without_a_checkpoint_goes_back_to_its_beginning(tiny: Maker, train: Trainer) -> None:

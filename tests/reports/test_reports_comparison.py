@@ -46,6 +46,24 @@ def test_what_was_not_measured_stays_unknown(make_run: MakeRun) -> None:
     assert (report.speed, report.speed_reason) == (None, "switched off with --no-speed")
 
 
+def test_budgets_are_told_where_there_is_one(make_run: MakeRun) -> None:
+    budget = {
+        "unit": "flops", "asked": "0.65x", "reinvest": True, "limit": 1.3e12, "uncut_per_step": 1, "spent": 1.31e12,
+        "share": 1.01, "steps": {"planned": 1950, "done": 2811},
+    }  # fmt: skip
+    plain, cut = make_run(), make_run("cut", orders=(3, 1), summary={"budget": budget})
+    report = quick(plain.folder, cut.folder)
+    table = next(table for table in comparison_tables(report) if table.title == "Budgets")
+    assert table.rows == [
+        ["baseline, seed 0", "none", "", "", ""],
+        ["cut, seed 0", "0.65x: 1.30 TFLOP, 100.8 % spent", "2,811", "1,950", "yes"],
+    ]
+    assert "Budgets" not in [table.title for table in comparison_tables(quick(plain.folder, plain.folder))]
+    damaged = make_run("damaged", summary={"budget": {**budget, "unit": "miles"}})
+    with pytest.raises(BadInputError, match=r"budget.unit is 'miles'; the run's record is damaged"):
+        quick(plain.folder, damaged.folder)
+
+
 def test_seeds_are_paired(make_run: MakeRun) -> None:
     # Seeds differ by ten points, the two sides by one point each: only pairing shows that.
     for seed, accuracy in enumerate((0.7, 0.8, 0.9)):
