@@ -3,7 +3,8 @@
     python benchmarks/frozen.py [--kinds lru,mamba,mamba2] [--depth 4] [--width 64] [--rounds 30]
 
 One thread, and processor time, which a busy machine disturbs least. The steps take turns in one process, and of each
-the least time counts. Frozen are: the encoder and the first half of the blocks; of all blocks what is no matrix; of
+the least time counts. Frozen are: the encoder and the first half of the blocks; the same, with what they put out kept
+by row (``FrozenPrefix``); of all blocks what is no matrix; of
 all blocks the matrices; the second half of the blocks, which gradients still pass; all but the encoder.
 """
 
@@ -16,11 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from compressm_cli.data.interface import DataSpec
+from compressm_cli.engine.frozen_prefix import FrozenPrefix
 from compressm_cli.layers import LAYERS
 from compressm_cli.layers.interface import parameter_roles
 from compressm_cli.models import SequenceModel, build_model
 
 BATCH, LENGTH, CLASSES = 8, 256, 10
+KEPT = "first half, kept"
 
 
 def build(kind: str, depth: int, width: int) -> SequenceModel:
@@ -42,9 +45,11 @@ def build(kind: str, depth: int, width: int) -> SequenceModel:
 def frozen_sets(model: SequenceModel) -> dict[str, set[str]]:
     roles, half = parameter_roles(model), len(model.blocks) // 2
     number = {name: int(name.split(".")[1]) for name in roles if name.startswith("blocks.")}
+    first = {n for n in roles if n.startswith("encoder.") or number.get(n, half) < half}
     return {
         "nothing": set(),
-        "first half": {n for n in roles if n.startswith("encoder.") or number.get(n, half) < half},
+        "first half": first,
+        KEPT: first,
         "all but matrices": {n for n in number if roles[n] != "matrix"},
         "matrices": {n for n in number if roles[n] == "matrix"},
         "second half": {n for n, block in number.items() if block >= half},
@@ -52,18 +57,23 @@ def frozen_sets(model: SequenceModel) -> dict[str, set[str]]:
     }
 
 
-def trainer(model: SequenceModel, frozen: set[str]) -> Callable[[], None]:
-    """A step of a model with so much frozen: passes forward and backward, and AdamW."""
+def trainer(model: SequenceModel, frozen: set[str], kept: bool) -> Callable[[], None]:
+    """A step of a model with so much frozen: passes forward and backward, and AdamW.
+
+    ``kept``: what a frozen beginning puts out is computed once.
+    """
     for name, p in model.named_parameters():
         p.requires_grad_(name not in frozen)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     generator = torch.Generator().manual_seed(1)
     inputs: Tensor = torch.randn(BATCH, LENGTH, 1, generator=generator)
     labels = torch.randint(CLASSES, (BATCH,), generator=generator)
+    cache, rows = FrozenPrefix(model, BATCH, limit=2**30), torch.arange(BATCH)
 
     def step() -> None:
         optimizer.zero_grad()
-        nn.functional.cross_entropy(model(inputs), labels).backward()
+        outputs = cache(rows, inputs) if kept else model(inputs)
+        nn.functional.cross_entropy(outputs, labels).backward()
         optimizer.step()
 
     return step
@@ -72,7 +82,7 @@ def trainer(model: SequenceModel, frozen: set[str]) -> Callable[[], None]:
 def measure(kind: str, depth: int, width: int, rounds: int) -> dict[str, float]:
     """The least seconds of each step."""
     sets = frozen_sets(build(kind, depth, width))
-    steps = {name: trainer(build(kind, depth, width), frozen) for name, frozen in sets.items()}
+    steps = {name: trainer(build(kind, depth, width), frozen, name == KEPT) for name, frozen in sets.items()}
     least = dict.fromkeys(steps, float("inf"))
     for turn in range(rounds + 2):
         for name, step in steps.items():

@@ -56,11 +56,15 @@ class Batches:
 
     def __call__(self, step: int) -> Split:
         """The batch of a step, counted from 1."""
+        return self._split.rows(self.numbers(step))
+
+    def numbers(self, step: int) -> Tensor:
+        """The numbers in the split of the rows of a step's batch."""
         epoch, place = divmod(step - 1, self.per_epoch)
         if epoch != self._epoch:
             self._epoch = epoch
             self._order = self._permutation("order", epoch)
-        return self._split.rows(self._order[place * self.batch_size : (place + 1) * self.batch_size])
+        return self._order[place * self.batch_size : (place + 1) * self.batch_size]
 
     def share(self, step: int, rank: int, processes: int, parts: int, in_step: bool = False) -> Share:
         """What process ``rank`` does of the batch of a step, as ``share_of`` says."""

@@ -1,6 +1,7 @@
 """The stack of state space blocks that classifies sequences or their steps."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -147,6 +148,11 @@ def _normalized(norm: nn.Module, x: Tensor, real: Tensor | None) -> Tensor:
     return y
 
 
+def _real(x: Tensor, lengths: Tensor | None) -> Tensor | None:
+    """(batch, length), the steps that are not padding; None where none is."""
+    return None if lengths is None else torch.arange(x.shape[1], device=x.device) < lengths[:, None]
+
+
 class Block(nn.Module):
     """x + dropout(GLU(dropout(GELU(layer(norm(x)))))), as in Orvieto et al. 2023, figure 1.
 
@@ -226,11 +232,20 @@ class SequenceModel(Model):
         The layers are causal, so padding at the end changes nothing but means over time: those of batch normalization
         and the last one, which leave it out.
         """
-        x = self.encoder(inputs)
-        real = None
-        if lengths is not None:
-            real = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
-        for block in self.blocks:
+        return self.from_hidden(self.hidden(inputs, lengths, 0), lengths, 0)
+
+    def hidden(self, inputs: Tensor, lengths: Tensor | None, blocks: int) -> Tensor:
+        """What the encoder and so many of the first blocks put out: (batch, length, H)."""
+        x: Tensor = self.encoder(inputs)
+        real = _real(x, lengths)
+        for block in islice(self.blocks, blocks):
+            x = block(x, real)
+        return x
+
+    def from_hidden(self, x: Tensor, lengths: Tensor | None, blocks: int) -> Tensor:
+        """What the model puts out, from ``hidden``."""
+        real = _real(x, lengths)
+        for block in islice(self.blocks, blocks, None):
             x = block(x, real)
         x = _normalized(self.norm, x, real)
         if self.per_step:

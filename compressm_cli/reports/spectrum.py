@@ -214,11 +214,11 @@ def analyze(
 
 
 def _axes(checkpoint: Checkpoint) -> list[AxisSize]:
-    start = checkpoint.start_sizes
+    start, whole = checkpoint.start_sizes, (":sublayer", 1)
     return [
         AxisSize(name, size, start[name])
         for name, size in checkpoint.sizes.items()
-        if not name.endswith(STATES)
+        if not name.endswith(STATES) and (f":{name.rpartition(':')[2]}", size) != whole
     ]
 
 
