@@ -11,12 +11,16 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from compressm_cli.methods.calibration import Statistic, seeing_inputs
-from compressm_cli.methods.method import CheckContext, Method, StepContext
+from compressm_cli.methods.hooks import Hooks
+from compressm_cli.methods.method import CheckContext, Method, SetupContext, StepContext
+from compressm_cli.methods.parameters import average_gradients, groups_of_method
 from compressm_cli.structure.edits import Train
+from compressm_cli.structure.map import StructureMap
 from compressm_cli.structure.masks import enforce_masks, mask_gradients
+from compressm_cli.structure.optimizers import method_parameters
 from compressm_cli.structure.plan import Plan, UnitRecord
 from compressm_cli.structure.store import ParkedUnits, parked_units, set_parked_units
-from compressm_cli.structure.surgery import apply_edits
+from compressm_cli.structure.surgery import apply_edits, sizes
 
 Batches = Callable[[], Iterable[Any]]
 """Called at a check: batches of what the model is called with, a tensor or a tuple of arguments."""
@@ -68,17 +72,26 @@ class Compressor:
         """``method`` is one, or what a recipe says under ``compression:``.
 
         ``calibration`` is for methods that measure on data; padding must not be in it. ``length`` is that of the
-        longest sequence, for Gramians over a finite horizon. Raises ValueError for settings that are none of the
+        longest sequence, for Gramians over a finite horizon. Where the method has parameters of its own, the optimizer
+        gets them here, in groups at its end. Raises ValueError for settings that are none of the
         method's.
         """
         self._wrapped, self._optimizer = model, optimizer
         self.method = method if isinstance(method, Method) else _method_of(method)
         self._calibration, self._length, self._copies = calibration, length, list(copies)
-        self._total = total_steps
+        self._total, self._averaged = total_steps, False
         self._checks = set(self.method.check_steps(total_steps))
         self._generator = torch.Generator().manual_seed(seed)
         self.step = 0
         """Steps that were made."""
+        context = SetupContext(length, sizes(self.plain), self._generator)
+        self.method.setup(self.plain, StructureMap.of(self.plain), context)
+        groups = groups_of_method(self.method.parameter_groups(), self.plain)
+        self._hooks = Hooks(self.method)
+        self._hooks.follow(self.plain)
+        if optimizer is not None:
+            for group in groups:
+                optimizer.add_param_group({**group, "lr": optimizer.defaults["lr"] * group["factor"]})
 
     @property
     def model(self) -> nn.Module:
@@ -99,10 +112,19 @@ class Compressor:
     def after_backward(self) -> None:
         """Let the method look at the gradients, before they are clipped; masked entries are taken out of them."""
         mask_gradients(self.plain)
+        own = method_parameters(self._optimizer)
+        if own and isinstance(self._wrapped, DistributedDataParallel):
+            average_gradients(own)
+        self._averaged = True
         self.method.after_backward(self._context(self.step + 1))
 
     def after_step(self) -> Change:
         """Call it after the optimizer's step: carries out what the method wants. Gradients of what is cut are gone."""
+        if not self._averaged and method_parameters(self._optimizer):
+            raise RuntimeError(
+                "the method has parameters of its own: call after_backward() before the optimizer's step"
+            )
+        self._averaged = False
         self.step += 1
         enforce_masks(self.plain)
         change = self._apply(self.method.after_step(self._context(self.step)))
@@ -120,6 +142,7 @@ class Compressor:
             "step": self.step,
             "method": self.method.state_dict(),
             "generator": self._generator.get_state(),
+            "parameters": [p.detach().clone() for p in method_parameters(self._optimizer)],
             "parked": parked_units(self.plain).state_dict(),
         }
 
@@ -128,7 +151,12 @@ class Compressor:
         self.step = state["step"]
         self.method.load_state_dict(state["method"])
         self._generator.set_state(state["generator"])
+        self._hooks.follow(self.plain)
         set_parked_units(self.plain, ParkedUnits.of_state(state["parked"]))
+        own = method_parameters(self._optimizer)
+        with torch.no_grad():
+            for parameter, value in zip(own, state.get("parameters", []), strict=True):
+                parameter.copy_(value)
 
     # ---- within --------------------------------------------------------------------------------------------
 
@@ -147,6 +175,7 @@ class Compressor:
         apply_edits(self.plain, self._optimizer, plan.edits)
         for twin in self._copies:
             apply_edits(twin, None, plan.edits)
+        self._hooks.follow(self.plain)
         changed = [id(p) for p in self.plain.parameters()] != before
         if isinstance(self._wrapped, DistributedDataParallel) and (changed or _trains(plan)):
             self._wrapped = _wrapped_anew(self._wrapped)

@@ -209,7 +209,7 @@ class Checkpoint:
 def _outlined(saved: dict[str, Any]) -> dict[str, Any]:
     """A state without the values of what has the size of the model."""
     found = {
-        key: surgery.outlined(value) if key in ("weights", "masks", "optimizer") else value
+        key: surgery.outlined(value) if key in ("weights", "masks", "optimizer", "parameters") else value
         for key, value in saved.items()
     }
     if saved.get("parked") is not None:

@@ -135,7 +135,9 @@ def _require_places(places: list[Any], units: list[int], shadows: dict[str, Any]
         require(name in shadows, f"{at}.tensor", "a tensor with a shadow", name)
         full = shadows[name]["value"].shape
         require(is_count(dim, 0, len(full) - 1), f"{at}.dim", "a dimension of the tensor", dim)
-        require(part(entry, "units", list, at) == units, f"{at}.units", "the parked units", entry["units"])
+        here = part(entry, "units", list, at)
+        right = all(map(is_count, here)) and sorted(here) == units  # in the order in which they were parked
+        require(right, f"{at}.units", "the parked units", here)
         entries = part(entry, "entries", list, at)
         live = shadows[name]["live"][dim]
         right = len(entries) == len(units) and all(

@@ -36,6 +36,7 @@ from compressm_cli.methods import METHODS
 from compressm_cli.methods.method import Method
 from compressm_cli.ops.forms import FORMS, Problem, terms
 from compressm_cli.recipe import Recipe
+from compressm_cli.structure.optimizers import METHOD
 from compressm_cli.structure.plan import UnitRecord
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -50,7 +51,9 @@ def require_training(training: object, model: nn.Module, recipe: Recipe, data: D
     threads = training.get("threads", 1)
     require(is_count(threads, 1, 1024), f"{where}.threads", "a number of CPU threads", threads)
     optimizer = part(training, "optimizer", dict, where)
-    groups = _require_optimizer(optimizer, model, f"{where}.optimizer", (len(ROLES), 2))
+    own = _own_parameters(training, where)
+    groups = _require_optimizer(optimizer, model, own, f"{where}.optimizer", (len(ROLES), 2))
+    mapping_of(training, "began", lambda v: is_count(v, 0, 65536), "a whole number from 0 to 65536", where)
     for i, process in enumerate(part(training, "processes", list, where) or [None]):
         _require_process(process, training.get("trial") is not None, f"{where}.processes[{i}]")
     _require_generator(training.get("generator"), f"{where}.generator")
@@ -64,32 +67,43 @@ def require_training(training: object, model: nn.Module, recipe: Recipe, data: D
         raise DamagedError(f"{where}.trial is missing")
 
 
-def _parameters(model: nn.Module, count: int) -> list[list[Tensor]]:
-    """The parameters in the groups of an optimizer that has so many of them."""
-    named = dict(model.named_parameters())
-    return [[named[name] for name in names] for names in parameter_groups(model, count)]
+def _own_parameters(saved: dict[str, Any], where: str) -> list[Tensor]:
+    """Parameters that are the method's own, in the order of the optimizer."""
+    found = part(saved, "parameters", list, where)
+    for i, value in enumerate(found):
+        place = f"{where}.parameters[{i}]"
+        require(is_dense(value) and value.dtype == torch.float32, place, "a float32 tensor", value)
+    require_finite(dict(enumerate(found)), f"{where}.parameters")
+    return list(found)
 
 
-def _require_optimizer(saved: dict[str, Any], model: nn.Module, where: str, counts: tuple[int, ...]) -> int:
-    """``counts``: of groups, that are allowed; returns that of this optimizer."""
+def _require_optimizer(
+    saved: dict[str, Any], model: nn.Module, own: list[Tensor], where: str, counts: tuple[int, ...]
+) -> int:
+    """``counts``: of the model's groups, that are allowed; returns that of this optimizer. ``own`` are the method's."""
     groups = part(saved, "param_groups", list, where)
+    for i, group in enumerate(groups):
+        require(type(group) is dict, f"{where}.param_groups[{i}]", "a mapping", group)
+    count = sum(group.get("of") != METHOD for group in groups)
     allowed = " or ".join(map(str, counts))
-    require(len(groups) in counts, f"{where}.param_groups", f"a list of {allowed}", groups)
-    wanted = _parameters(model, len(groups))
+    right = count in counts and all(group.get("of") != METHOD for group in groups[:count])
+    require(right, f"{where}.param_groups", f"a list of {allowed}, and then those of the method", groups)
+    named = parameter_groups(model, count)
+    flat: list[Tensor] = [*(model.get_parameter(name) for names in named for name in names), *own]
+    sizes = [len(names) for names in named]
+    for i, group in enumerate(groups[count:], count):
+        sizes.append(len(part(group, "params", list, f"{where}.param_groups[{i}]")))
+    right = sum(sizes[count:]) == len(own)
+    require(
+        right, f"{where}.param_groups", f"of the model's parameters and {len(own)} of the method's", groups
+    )
     start = 0
-    for i, (group, own) in enumerate(zip(groups, wanted, strict=True)):
-        place = f"{where}.param_groups[{i}]"
-        require(type(group) is dict, place, "a mapping", group)
-        numbers = list(range(start, start + len(own)))
-        require(
-            group.get("params") == numbers,
-            f"{place}.params",
-            f"{len(own)} numbers from {start}",
-            group.get("params"),
-        )
+    for i, (group, size) in enumerate(zip(groups, sizes, strict=True)):
+        place, numbers = f"{where}.param_groups[{i}]", list(range(start, start + size))
+        right = group.get("params") == numbers
+        require(right, f"{place}.params", f"{size} numbers from {start}", group.get("params"))
         _require_settings(group, place)
-        start += len(own)
-    flat = [parameter for own in wanted for parameter in own]
+        start += size
     for number, moments in part(saved, "state", dict, where).items():
         place = f"{where}.state[{shorten(number)}]"
         require(is_count(number, 0, len(flat) - 1), place, "of a parameter of the model", number)
@@ -107,7 +121,7 @@ def _require_optimizer(saved: dict[str, Any], model: nn.Module, where: str, coun
         require_finite(moments, place)
         negative = any(bool((moments[name] < 0).any()) for name in ("step", "exp_avg_sq"))
         require(not negative, place, "of squares and steps that are not negative", moments)
-    return len(groups)
+    return count
 
 
 def _require_settings(group: dict[str, Any], where: str) -> None:
@@ -317,7 +331,8 @@ def _require_trial(trial: dict[str, Any], recipe: Recipe, data: DataSpec, groups
     require_constraints(model, masks, part(saved, "frozen", list, place), f"{place}.")
     parked = read_parked(saved, model, f"{place}.parked")
     require_modules_fit(parked, recipe, data, sizes, weights)
-    _require_optimizer(part(saved, "optimizer", dict, place), model, f"{place}.optimizer", (groups,))
+    own = _own_parameters(saved, place)
+    _require_optimizer(part(saved, "optimizer", dict, place), model, own, f"{place}.optimizer", (groups,))
     _require_random(part(saved, "random", dict, place), f"{place}.random")
 
 

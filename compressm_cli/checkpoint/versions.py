@@ -4,7 +4,8 @@
 2   ``orders`` by layer; a trial's shapes are those that its records tell
 3   ``sizes`` of all axes, also in what a trial goes back to; ``parked`` units
 4   evaluations have ``metrics`` by name, and the best one a ``value``, where there was the accuracy alone
-5   a trial's ``records``, of any units, instead of its ``plan``, of layers alone
+5   a trial's ``records``, of any units, instead of its ``plan``, of layers alone; ``parameters`` of the method's own,
+    also in what a trial goes back to; the ``sizes`` with which the run ``began``
 """
 
 from collections.abc import Callable
@@ -79,13 +80,19 @@ def _with_metrics(evaluation: Any) -> Any:
 
 def _records_of_units(content: Content) -> Content:
     training = content.get("training")
-    if not (isinstance(training, dict) and isinstance(training.get("trial"), dict)):
+    if not isinstance(training, dict):
         return content
-    trial = dict(training["trial"])
-    plan = trial.pop("plan", None)
-    if isinstance(plan, list):
-        trial["records"] = [_record_of_a_unit(record) for record in plan]
-    return {**content, "training": {**training, "trial": trial}}
+    # No method had parameters, nor asked for sizes.
+    training = {**training, "parameters": [], "began": {}}
+    if isinstance(training.get("trial"), dict):
+        trial = dict(training["trial"])
+        plan, saved = trial.pop("plan", None), trial.get("saved")
+        if isinstance(plan, list):
+            trial["records"] = [_record_of_a_unit(record) for record in plan]
+        if isinstance(saved, dict):
+            trial["saved"] = {**saved, "parameters": []}
+        training["trial"] = trial
+    return {**content, "training": training}
 
 
 def _record_of_a_unit(layer: Any) -> Any:

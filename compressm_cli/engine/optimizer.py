@@ -1,16 +1,21 @@
 """AdamW with a group for each role of parameters, and the learning rate as a function of the step."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 from torch.optim import AdamW
 
 from compressm_cli.layers.interface import ROLES, parameter_groups
+from compressm_cli.methods.parameters import groups_of_method
 from compressm_cli.recipe.schema import TrainConfig
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig, count: int = len(ROLES)) -> AdamW:
-    """AdamW over all parameters in ``count`` groups (``layers.interface.parameter_groups``).
+def build_optimizer(
+    model: nn.Module, config: TrainConfig, count: int = len(ROLES), own: Sequence[dict[str, Any]] = ()
+) -> AdamW:
+    """AdamW over all parameters in ``count`` groups (``layers.interface.parameter_groups``), and a method's ``own``.
 
     Recurrent parameters have their own factor and no weight decay, matrices have weight decay, others have none. In an
     optimizer of two groups, whose state an earlier version saved, all that are not recurrent have it.
@@ -23,6 +28,7 @@ def build_optimizer(model: nn.Module, config: TrainConfig, count: int = len(ROLE
         {"params": recurrent, "weight_decay": 0.0, "factor": config.recurrent_lr_factor},
         {"params": decayed, "factor": 1.0},
         *({"params": those, "weight_decay": 0.0, "factor": 1.0} for those in others),
+        *groups_of_method(own, model),
     ]
     return AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 

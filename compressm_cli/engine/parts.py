@@ -39,10 +39,10 @@ class Parts(Copies):
         return model
 
     def require_method(self, method: Method) -> None:
-        if method.acts_each_step:
+        if method.needs_whole_model:
             raise BadInputError(
-                f"compression.method: {method.config.method} acts after each step, which a model in parts cannot; "
-                "write train.parallel: ddp"
+                f"compression.method: {method.config.method} acts after each step, or has hooks or parameters of its "
+                "own, which a model in parts cannot; write train.parallel: ddp"
             )
 
     def outline(self, model: nn.Module) -> nn.Module:

@@ -88,7 +88,8 @@ class Saving:
         path = self._run.last_checkpoint(self._state.step)
         self._run.sync_logs()
         assert whole is not None  # in the main process
-        training = {"optimizer": whole["optimizer"], **self._training_state(processes)}
+        kept = {name: whole[name] for name in ("optimizer", "parameters")}
+        training = {**kept, **self._training_state(processes)}
         self._checkpoint(whole, training).save(path)
         try:
             verify(path)
@@ -168,7 +169,8 @@ class Saving:
             self._listeners.message(f"warning: {told}")
         model = {name: getattr(checkpoint, name) for name in ("step", "sizes", "weights", "masks", "frozen")}
         model["parked"] = checkpoint.parked.state_dict()
-        self._state.restore({**model, "optimizer": saved["optimizer"], "random": own["random"]})
+        kept = {name: saved[name] for name in ("optimizer", "parameters")}
+        self._state.restore({**model, **kept, "random": own["random"]})
         self._trial.load_state_dict(saved["trial"], own)
         self._listeners.forget_after(self._state.step, self._trial.begun)
         return {**saved["window"], "loss": own["window_loss"]}

@@ -12,6 +12,7 @@ from compressm_cli.engine.batches import derived_generator
 from compressm_cli.engine.distributed.group import Group
 from compressm_cli.structure import surgery
 from compressm_cli.structure.masks import masks_of
+from compressm_cli.structure.optimizers import method_parameters
 from compressm_cli.structure.store import ParkedUnits, parked_units, set_parked_units
 
 
@@ -20,7 +21,7 @@ def capture(
 ) -> dict[str, Any]:
     """Copies of weights, buffers, masks, frozen parameters and optimizer state, as plain data and tensors.
 
-    Those of the model are on ``device``, by default where it is.
+    Beside them are the method's own ``parameters``. Those of the model are on ``device``, by default where it is.
 
     With these, the random state and the step training goes on exactly: the data position and the learning rate are
     functions of the step.
@@ -32,6 +33,7 @@ def capture(
         "sizes": surgery.sizes(model),
         "parked": parked_units(model).to(device or next(model.parameters()).device).state_dict(),
         "optimizer": None if optimizer is None else copy.deepcopy(optimizer.state_dict()),
+        "parameters": [] if optimizer is None else _own(optimizer, device),
     }
 
 
@@ -41,9 +43,15 @@ def outline(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
         "weights": model.state_dict(),
         "masks": masks_of(model),
         "optimizer": optimizer.state_dict(),
+        "parameters": _own(optimizer),
     }
     kept = {"frozen": surgery.frozen(model), "sizes": surgery.sizes(model)}
     return {**surgery.outlined(state), **kept, "parked": parked_units(model).outline().state_dict()}
+
+
+def _own(optimizer: Optimizer, device: torch.device | None = None) -> list[Tensor]:
+    """Copies of the method's own parameters."""
+    return [p.detach().to(device, copy=True) for p in method_parameters(optimizer)]
 
 
 def random_state() -> dict[str, Any]:
@@ -105,4 +113,7 @@ def restore(model: nn.Module, optimizer: Optimizer, saved: dict[str, Any]) -> No
     device = next(model.parameters()).device
     set_parked_units(model, ParkedUnits.of_state(saved["parked"]).to(device))
     optimizer.load_state_dict(copy.deepcopy(saved["optimizer"]))
+    with torch.no_grad():
+        for parameter, value in zip(method_parameters(optimizer), saved["parameters"], strict=True):
+            parameter.copy_(value)
     optimizer.zero_grad(set_to_none=True)

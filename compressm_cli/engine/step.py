@@ -10,10 +10,12 @@ from compressm_cli.engine.batches import Share
 from compressm_cli.engine.distributed.replicas import without_exchange
 from compressm_cli.engine.precision import autocast
 from compressm_cli.methods.method import Method, StepContext
+from compressm_cli.methods.parameters import average_gradients
 from compressm_cli.objectives.classification import Classification
 from compressm_cli.objectives.objective import Objective
 from compressm_cli.recipe.schema import TrainConfig
 from compressm_cli.structure.masks import enforce_masks, mask_gradients
+from compressm_cli.structure.optimizers import method_parameters
 
 Forward = Callable[[Tensor, Tensor | None], Tensor]
 
@@ -47,10 +49,13 @@ def training_step(
     penalty = None if method is None or context is None else method.penalty(context)
     losses.append(_backward(last, share, config, called, objective, penalty))
     mask_gradients(model)
+    own = method_parameters(optimizer)
+    if own and share.processes > 1:
+        average_gradients(own)
     if method is not None and context is not None:
         method.after_backward(context)
     if config.clip_norm is not None:
-        nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+        nn.utils.clip_grad_norm_([*model.parameters(), *own], config.clip_norm)
     optimizer.step()
     enforce_masks(model)
     return sum(losses[1:], losses[0])

@@ -4,9 +4,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import AdamW
 
 from compressm_cli.checkpoint import Checkpoint
-from compressm_cli.core.errors import RunFailedError
+from compressm_cli.core.errors import BadInputError, RunFailedError
+from compressm_cli.core.text import shorten
 from compressm_cli.data.interface import Dataset
 from compressm_cli.engine import state
 from compressm_cli.engine.batches import derived_generator
@@ -20,12 +22,14 @@ from compressm_cli.engine.placement import Held, placement
 from compressm_cli.engine.workload import Workload
 from compressm_cli.layers.interface import ROLES
 from compressm_cli.methods import METHODS
-from compressm_cli.methods.method import CheckContext, StepContext
+from compressm_cli.methods.hooks import Hooks
+from compressm_cli.methods.method import CheckContext, SetupContext, StepContext
 from compressm_cli.models import build_model
 from compressm_cli.ops.forms import CostModel
 from compressm_cli.recipe import Recipe
 from compressm_cli.structure import surgery
 from compressm_cli.structure.map import StructureMap
+from compressm_cli.structure.optimizers import METHOD, method_parameters
 from compressm_cli.structure.plan import Plan, UnitRecord
 
 
@@ -69,15 +73,37 @@ class TrainState:
             torch.manual_seed(derived_generator(seed, "process", group.rank).initial_seed())
         # A run goes on with the groups that it began with, perhaps under an earlier version.
         earlier = None if resume is None else resume.training
-        groups = len(ROLES) if earlier is None else len(earlier["optimizer"]["param_groups"])
-        self.optimizer = build_optimizer(self.model, self._config, groups)
         self.method = METHODS[recipe.compression.method](recipe.compression)
         self.placement.require_method(self.method)
         self.generator = derived_generator(seed, "method")
         """For the method's random choices."""
+        self._began = {**self.sizes, **({} if earlier is None else earlier["began"])}
+        self.optimizer = self._optimizer(earlier, dataset.spec.length)
+        self._hooks = Hooks(self.method)
         self._costs: CostModel | None = None
         self.compile_pending = True
         """Whether the next step compiles: the first one of a process loads kernels, which is booked as that."""
+
+    def _optimizer(self, earlier: dict[str, Any] | None, length: int) -> AdamW:
+        """That of the model and of the method, once this is set up; of a run that goes on, with the groups it has."""
+        outline = self.placement.outline(self.model)
+        context = SetupContext(length, self._began, self.generator)
+        self.method.setup(self.model, StructureMap.of(outline), context)
+        groups = [] if earlier is None else earlier["optimizer"]["param_groups"]
+        count = sum(group.get("of") != METHOD for group in groups) or len(ROLES)
+        name = f"compression.method: {self.method.config.method}"
+        try:
+            optimizer = build_optimizer(self.model, self._config, count, self.method.parameter_groups())
+        except ValueError as error:
+            raise RunFailedError(f"{name}: its parameters: {error}") from error
+        if earlier is not None:
+            now = [tuple(p.shape) for p in method_parameters(optimizer)]
+            if (then := [tuple(p.shape) for p in earlier["parameters"]]) != now:
+                raise BadInputError(
+                    f"{name}: its parameters have the shapes {shorten(then)} in the checkpoint, and {shorten(now)} "
+                    "now; go on with the version that began the run"
+                )
+        return optimizer
 
     @property
     def orders(self) -> dict[str, int]:
@@ -143,7 +169,8 @@ class TrainState:
         self.model = self.placement.apply(self.model, self.optimizer, plan)
 
     def renew(self, logged: bool = True) -> None:
-        """Count anew, wrap anew and compile anew, for the shapes that the model has now."""
+        """Hook anew, count anew, wrap anew and compile anew, for the modules and shapes that the model has now."""
+        self._hooks.follow(self.model)
         outline = self.placement.outline(self.model)
         self._ledger.segment(self._work.measures(self.model, outline, self._costs))
         if not self.group.is_alone:
@@ -188,6 +215,7 @@ class TrainState:
         """What a checkpoint holds beside the model and its optimizer."""
         return {
             "method": self.method.state_dict(),
+            "began": dict(self._began),
             "generator": self.generator.get_state(),
             # With the costs of another machine, or of another hour, a resumed run could take other forms.
             "costs": None if self._costs is None else dict(self._costs.constants),

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from compressm_cli.methods.calibration import Statistic
+from compressm_cli.structure.map import StructureMap
 from compressm_cli.structure.plan import LINE, Plan, UnitRecord
 
 if TYPE_CHECKING:  # a loop of one's own needs no recipes
@@ -48,6 +50,18 @@ class CheckContext:
 
 
 @dataclass(frozen=True)
+class SetupContext:
+    """What a method may know before the first step, beside the model."""
+
+    length: int
+    """Steps of the longest sequence."""
+    sizes: Mapping[str, int]
+    """How many units each axis had when the run began, however many are left where it is gone on with."""
+    generator: torch.Generator
+    """For random choices, the same in all processes."""
+
+
+@dataclass(frozen=True)
 class StepContext:
     """What a method may use at a step of training, beside what it remembers."""
 
@@ -77,6 +91,28 @@ class Method(ABC):
     def __init__(self, config: Any) -> None:
         self.config = config
 
+    def setup(self, model: nn.Module, structure: StructureMap, context: SetupContext) -> None:
+        """Once a run, in all its processes, before its first step and before ``load_state_dict``: make what it needs.
+
+        Whoever overrides this or one of the next two cannot have a model in parts (``train.parallel: fsdp``).
+        """
+
+    def attach(self, model: nn.Module) -> list[RemovableHandle]:
+        """Hooks on modules of the model, which the caller removes: after ``setup``, and where modules are other ones.
+
+        Blocks and sub-layers that are woken are others than those that were parked; cuts leave modules as they are.
+        """
+        return []
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Parameters of the method's own, which are optimized with the model, each time the same ones.
+
+        In groups of ``params`` (a list), and perhaps ``factor`` on the learning rate (1) and ``weight_decay`` (0).
+        Float32, of one shape for all of the run, where the model is. They are part of checkpoints, of what a rejected
+        cut goes back to and of clipping; gradients are averaged over processes. Asked after ``setup``.
+        """
+        return []
+
     def check_steps(self, total: int) -> list[int]:
         """The steps at which ``plan`` is called in a run of ``total`` steps, ascending, counted from 1.
 
@@ -98,6 +134,12 @@ class Method(ABC):
         model in parts (``train.parallel: fsdp``).
         """
         return None
+
+    @property
+    def needs_whole_model(self) -> bool:
+        """Whether it cannot do with a part of the model in each process."""
+        own = (type(self).setup, type(self).attach, type(self).parameter_groups)
+        return self.acts_each_step or own != (Method.setup, Method.attach, Method.parameter_groups)
 
     @property
     def acts_each_step(self) -> bool:

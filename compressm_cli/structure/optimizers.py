@@ -11,6 +11,8 @@ from torch.optim import Optimizer
 from compressm_cli.layers.interface import Role, parameter_roles, role_of, state_space_layers
 from compressm_cli.structure.sublayers import leave_outline
 
+METHOD = "method"
+"""What ``of`` says of a group of parameters that are not the model's."""
 State = dict[str, Any]
 Group = dict[str, Any]
 
@@ -115,7 +117,7 @@ def exchange_modules(
     for name, p in model.named_parameters():
         if id(p) not in groups:
             group = homes.group(optimizer, name) or by_name.get(name) or by_role.get(roles[name])
-            group = group or optimizer.param_groups[-1]
+            group = group or [g for g in optimizer.param_groups if g.get("of") != METHOD][-1]
             behind = homes.followers(model, name)
             at = next((i for i, q in enumerate(group["params"]) if id(q) in behind), len(group["params"]))
             group["params"].insert(at, p)
@@ -147,6 +149,12 @@ def _at_home(state: State, parameter: Tensor, optimizer: Optimizer) -> State:
         return value if like is None else value.to(like.device)
 
     return {key: moved(key, value) for key, value in state.items()}
+
+
+def method_parameters(optimizer: Optimizer | None) -> list[nn.Parameter]:
+    """The parameters in an optimizer that are a method's own."""
+    groups = [] if optimizer is None else optimizer.param_groups
+    return [p for group in groups if group.get("of") == METHOD for p in group["params"]]
 
 
 def _remove(optimizer: Optimizer, gone: list[nn.Parameter]) -> None:

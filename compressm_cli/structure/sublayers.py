@@ -52,6 +52,14 @@ def leave_outline(parent: nn.Module, leaf: str) -> None:
     twins |= {id(b): torch.empty_like(b, device="meta") for b in module.buffers()}
     outline = copy.deepcopy(module, twins)
     set_masks(outline, {})
+    for part in outline.modules():  # whoever has hooks on the module puts them on the one that comes back
+        for hooks in (
+            part._forward_hooks,
+            part._forward_pre_hooks,
+            part._backward_hooks,
+            part._backward_pre_hooks,
+        ):
+            hooks.clear()
     setattr(parent, _OUTLINES, _Outlines({**getattr(parent, _OUTLINES, {}), leaf: outline}))
     parent._modules[leaf] = None
 

@@ -158,7 +158,7 @@ class Ending(SilentView):
             raise RunFailedError("as if killed")
 
 
-def earlier(model: nn.Module, config: TrainConfig, count: int = 2) -> Optimizer:
+def earlier(model: nn.Module, config: TrainConfig, count: int = 2, *_: Any) -> Optimizer:
     """As optimizers were: all parameters that are not recurrent decay."""
     return build_optimizer(model, config, 2)
 

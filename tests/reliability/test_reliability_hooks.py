@@ -1,23 +1,28 @@
 """What a method does at each step is the same in all processes: penalties, and units that are parked and woken."""
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import processes
 import pytest
+import reliability
 import torch
 from tiny_runs import instead_of_none
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.cli import main
 from compressm_cli.layers.interface import state_axis
 from compressm_cli.methods import METHODS
-from compressm_cli.methods.method import StepContext
+from compressm_cli.methods.method import SetupContext, StepContext
 from compressm_cli.methods.none import NoCompression
 from compressm_cli.recipe import recipe_from_mapping, recipe_to_yaml
 from compressm_cli.runs.folder import Run
 from compressm_cli.structure.edits import Park, Wake
+from compressm_cli.structure.map import StructureMap
 from compressm_cli.structure.modules import Insert
 from compressm_cli.structure.plan import Plan
 
@@ -25,13 +30,32 @@ STATES = state_axis("blocks.0.layer")
 
 
 class Pausing(NoCompression):
-    """A penalty on the head; two states sleep from step 6 to 14, and the second of the others from 10 on.
+    """Has a gate for each number that the first two blocks put out, and a price on these and on the head.
 
-    At step 4 the model grows by a block, and from step 10 to 14 another one sleeps.
+    Two states sleep from step 6 to 14, and the second of the others from 10 on. At step 4 the model grows by a block,
+    and from step 10 to 14 another one sleeps.
     """
 
-    def penalty(self, step: StepContext) -> Tensor | None:
-        return 0.05 * step.model.get_parameter("head.weight").square().sum()
+    killed: int | None = None
+    """The step in which one of the processes is lost."""
+
+    def setup(self, model: nn.Module, structure: StructureMap, context: SetupContext) -> None:
+        self.gates = nn.Parameter(1 + 0.1 * torch.randn(8, generator=context.generator))
+
+    def attach(self, model: nn.Module) -> list[RemovableHandle]:
+        # The last one sleeps for a while, and comes back as another module.
+        blocks = [block for name, block in model.named_modules() if name in ("blocks.0", "blocks.1")]
+        return [
+            block.register_forward_hook(lambda _, inputs, output: output * self.gates) for block in blocks
+        ]
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": [self.gates], "factor": 2.0}]
+
+    def penalty(self, step: StepContext) -> Tensor:
+        if step.step == self.killed and os.environ.get("RANK") == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return 0.05 * step.model.get_parameter("head.weight").square().sum() + 0.1 * self.gates.abs().sum()
 
     def after_step(self, step: StepContext) -> Plan | None:
         edits: dict[int, list[Any]] = {
@@ -43,12 +67,23 @@ class Pausing(NoCompression):
         return Plan(edits=edits.get(step.step, []))
 
 
-def member(*arguments: str) -> None:
+def member(killed: int | None, *arguments: str) -> None:
+    Pausing.killed = killed
     METHODS.restore(instead_of_none(Pausing))
     raise SystemExit(main.run(arguments))
 
 
-def train(folder: Path, count: int, parallel: str = "ddp") -> tuple[list[int], Path]:
+def gates(run: Run) -> Tensor:
+    training = Checkpoint.load(run.last_checkpoints()[-1]).training
+    assert training is not None
+    (found,) = training["parameters"]
+    assert isinstance(found, Tensor)
+    return found
+
+
+def train(
+    folder: Path, count: int, parallel: str = "ddp", killed: int | None = None
+) -> tuple[list[int], Path]:
     recipe = recipe_from_mapping(
         {
             "name": "pausing",
@@ -60,6 +95,7 @@ def train(folder: Path, count: int, parallel: str = "ddp") -> tuple[list[int], P
                 "batch_size": 24,
                 "learning_rate": 1e-2,
                 "log_every": 5,
+                "checkpoint_every": 11,
                 "form": "recurrent",
                 "threads": 1,
                 "parallel": parallel,
@@ -71,19 +107,25 @@ def train(folder: Path, count: int, parallel: str = "ddp") -> tuple[list[int], P
     )
     path = folder / "recipe.yaml"
     path.write_text(recipe_to_yaml(recipe))
-    codes = processes.ended(processes.begun(count, member, "train", str(path), "--quiet"))
+    codes = processes.ended(processes.begun(count, member, killed, "train", str(path), "--quiet"))
     return codes, folder / "pausing" / "v0001"
 
 
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Run]:
+    """Undisturbed ones, by the number of their processes."""
+    found = {}
+    for count in (1, 2, 4):
+        codes, folder = train(tmp_path_factory.mktemp("whole"), count)
+        assert codes == [0] * count
+        found[count] = Run.open(folder)
+    return found
+
+
 @pytest.mark.parametrize("count", [2, 4])
-def test_several_processes_park_as_one_does(tmp_path: Path, count: int) -> None:
-    found = []
-    for name, processes_of_it in (("one", 1), ("several", count)):
-        (tmp_path / name).mkdir()
-        codes, folder = train(tmp_path / name, processes_of_it)
-        assert codes == [0] * processes_of_it
-        found.append((Run.open(folder), Checkpoint.load(folder / "checkpoints" / "final.pt")))
-    (one, alone), (run, several) = found
+def test_several_processes_park_as_one_does(runs: dict[int, Run], count: int) -> None:
+    one, run = runs[1], runs[count]
+    alone, several = (Checkpoint.load(each.final_checkpoint) for each in (one, run))
     # After the start and after each of four edits all processes had the same.
     assert [m["step"] for m in run.read_metrics() if "checksum" in m] == [0, 4, 6, 10, 14]
     assert several.orders == alone.orders == {"blocks.0.layer": 5, "blocks.1.layer": 6, "blocks.2.layer": 6}
@@ -94,12 +136,32 @@ def test_several_processes_park_as_one_does(tmp_path: Path, count: int) -> None:
     assert shadows.keys() == several.parked.shadows.keys()
     for name, shadow in shadows.items():
         torch.testing.assert_close(several.parked.shadows[name].value, shadow.value, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(gates(run), gates(one), rtol=1e-4, atol=1e-5)
+    assert float((gates(run) - 1).abs().max()) > 0.1
     losses = [[m["train_loss"] for m in r.read_metrics() if "train_loss" in m] for r in (one, run)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("killed", [8, 12])
+def test_the_loss_of_a_process_between_a_cut_and_its_checkpoint_changes_nothing(
+    tmp_path: Path, runs: dict[int, Run], killed: int
+) -> None:
+    """With units parked since the last checkpoint, or in it, as the block is whose hook must come back with it."""
+    codes, folder = train(tmp_path, 2, killed=killed)
+    assert all(codes)
+    run = Run.open(folder)
+    assert [Checkpoint.load(path).step for path in run.last_checkpoints()] == ([] if killed == 8 else [11])
+    resumed = processes.begun(2, member, None, "train", "--resume", str(folder), "--quiet")
+    assert processes.ended(resumed) == [0, 0]
+    assert list(reliability.differences(runs[2], run)) == []
+    assert torch.equal(gates(run), gates(runs[2]))
+    assert Checkpoint.load(run.final_checkpoint).parked.axes[STATES].units == (2,)
 
 
 def test_a_model_in_parts_cannot_be_changed_at_each_step(tmp_path: Path) -> None:
     codes, folder = train(tmp_path, 2, "fsdp")
     assert codes == [2, 2]
     told = Run.open(folder).read_info()["error"]
-    assert "acts after each step, which a model in parts cannot; write train.parallel: ddp" in told
+    assert (
+        "acts after each step, or has hooks or parameters of its own, which a model in parts cannot" in told
+    )

@@ -12,13 +12,16 @@ from torch.optim import Optimizer
 from compressm_cli.core.errors import RunFailedError
 from compressm_cli.engine.distributed.group import Group
 from compressm_cli.structure.masks import masks_of
+from compressm_cli.structure.optimizers import method_parameters
 from compressm_cli.structure.store import parked_units
 
 
 def state_tensors(model: nn.Module, optimizer: Optimizer) -> Iterator[tuple[str, Tensor]]:
-    """Parameters, buffers and optimizer state with their names, in one order in every process."""
+    """Parameters, buffers and optimizer state with their names, in one order in every process; a method's own, too."""
     yield from model.state_dict().items()
-    for name, parameter in model.named_parameters():
+    own = [(f"parameter {i} of the method", p) for i, p in enumerate(method_parameters(optimizer))]
+    yield from own
+    for name, parameter in [*model.named_parameters(), *own]:
         for key, value in sorted(optimizer.state.get(parameter, {}).items()):
             if isinstance(value, Tensor):
                 yield f"{name}: {key}", value

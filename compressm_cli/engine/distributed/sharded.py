@@ -168,6 +168,7 @@ def gather_state(model: nn.Module, optimizer: Optimizer | None) -> dict[str, Any
         "frozen": surgery.frozen(share.skeleton),
         "sizes": surgery.sizes(share.skeleton),
         "parked": None,
+        "parameters": [],
         "optimizer": saved
         and {
             "state": {
