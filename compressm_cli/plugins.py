@@ -4,6 +4,7 @@ What a recipe or a checkpoint names is never imported for that: only modules tha
 ``--plugin``), and those of installed packages with an entry point in the group ``compressm.plugins``.
 """
 
+import importlib
 import re
 import sys
 import traceback
@@ -32,6 +33,8 @@ REGISTRIES: tuple[Registry[Any], ...] = (LAYERS, METHODS, TASKS, OBJECTIVES, MOD
 NAME = re.compile(r"[a-z][a-z0-9_]{0,99}")
 IMPORT_PATH = re.compile(r"([A-Za-z]\w*(?:\.[A-Za-z]\w*)*):([A-Za-z]\w*)")
 """``package.module:Class``; what begins with an underscore is nobody's to name."""
+OURS = (__file__, importlib.__file__)
+"""Through which a plug-in is imported."""
 MODULE = re.compile(r"[A-Za-z]\w*(\.\w+)*")
 STRICT = ("extra", "strict", "frozen", "allow_inf_nan")
 
@@ -43,6 +46,8 @@ class PluginError(BadInputError):
 _loaded: dict[str, Origin] = {}
 _broken: dict[str, PluginError] = {}
 _loading: list[Origin] = []
+_warned: set[Origin] = set()
+"""Those of which another version is here than a checkpoint was made with."""
 
 
 def register(*classes: type[Any]) -> None:
@@ -125,7 +130,8 @@ def require(origins: Iterable[Origin], where: object) -> None:
             if origin.module in _broken:
                 raise PluginError(f"{where}: made with a plug-in that fails: {_broken[origin.module]}")
         version = _known()[origin.module].version
-        if version != origin.version:
+        if version != origin.version and origin not in _warned:
+            _warned.add(origin)
             INVOCATION.warn(
                 f"{where}: made with the plug-in {origin}; here it is {version or 'of no version'}"
             )
@@ -185,9 +191,11 @@ def _import(module: str, origin: Origin) -> None:
 
 def _told(error: BaseException) -> str:
     """An error of somebody else's code, in one line with its place."""
-    place = traceback.extract_tb(error.__traceback__)[-1]
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [f for f in frames if not f.filename.startswith("<frozen") and f.filename not in OURS]
+    place = f"{theirs[-1].filename}:{theirs[-1].lineno}: " if theirs else ""
     message = " ".join(str(error).split()) or "no message"
-    return f"{place.filename}:{place.lineno}: {type(error).__name__}: {message}"
+    return f"{place}{type(error).__name__}: {message}"
 
 
 def _find_path(registry: Registry[Any], path: str, module: str, leaf: str) -> None:

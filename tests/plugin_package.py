@@ -70,5 +70,6 @@ def on_path(folder: Path, *packages: str) -> Iterator[None]:
             registry.restore(entries)
         plugins._loaded.clear()
         plugins._broken.clear()
+        plugins._warned.clear()
         for name in [name for name in sys.modules if name.partition(".")[0] in packages]:
             del sys.modules[name]

@@ -19,8 +19,10 @@ from plugin_package import EXAMPLE, install, on_path, write_metadata
 from compressm_cli import exchange, plugins
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.cli import main, train
-from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.errors import BadInputError, command
 from compressm_cli.layers import LAYERS
+from compressm_cli.models import build_model
+from compressm_cli.objectives import objective_of
 from compressm_cli.recipe import load_recipe, recipe_from_mapping, recipe_schema, recipe_to_mapping
 from compressm_cli.runs.folder import Run
 
@@ -120,21 +122,54 @@ def test_all_of_a_package_in_one_recipe_through_train_kill_resume_analyze_compar
     assert main.run(["train", "toy.yaml", "--dry-run"]) == 0
 
 
-def test_a_layer_by_its_import_path(installed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+PATHS = {
+    "data": ("task", "compressm_example.task:Tones"),
+    "model": ("kind", "compressm_example.model:Pooled"),
+    "objective": ("kind", "compressm_example.objective:Smoothed"),
+    "compression": ("method", "compressm_example.method:Magnitude"),
+}
+
+
+def test_classes_by_their_import_paths(installed: Path) -> None:
+    mapping = recipe_to_mapping(load_recipe("toy.yaml"))
+    for section, (tag, path) in PATHS.items():
+        mapping[section][tag] = path
+    recipe = recipe_from_mapping(mapping, "test")
+    assert recipe_to_mapping(recipe) == mapping
+    assert recipe_from_mapping(recipe_to_mapping(recipe), "test") == recipe
+    assert pickle.loads(pickle.dumps(recipe)) == recipe
+    assert type(build_model(recipe.model, recipe.data.spec())).__name__ == "Pooled"
+    assert type(objective_of(recipe, recipe.data.spec())).__name__ == "Smoothed"
+    assert [str(origin) for origin in plugins.needed(recipe)] == [
+        "compressm_example (compressm-example 0.1.0)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("compressm_example.model:Pooled", "is no layer: no class of StateSpaceLayer"),
+        ("compressm_example.layer:Nothing", "is no layer: no class of StateSpaceLayer"),
+        ("compressm_example.nothing:Toy", "cannot be imported"),
+        ("compressm_example._private:Toy", "is not one of"),
+        ("compressm_example.layer:Damped.Config", "is not one of"),
+    ],
+)
+def test_import_paths_that_name_nothing_of_the_kind(installed: Path, path: str, message: str) -> None:
+    mapping = recipe_to_mapping(tiny_recipe("baseline", 0))
+    mapping["model"]["layer"] = {"kind": path}
+    with pytest.raises(BadInputError, match=f"test: model.layer.kind: .*{message}"):
+        recipe_from_mapping(mapping, "test")
+
+
+def test_a_layer_by_its_import_path(installed: Path) -> None:
     path = "compressm_example.layer:Damped"
     mapping = recipe_to_mapping(tiny_recipe("baseline", 0))
     mapping["model"]["layer"] = {"kind": path, "state_dim": 3, "damping": 0.25}
     recipe = recipe_from_mapping(mapping, "test")
     assert recipe.model.layer.kind == path
-    assert recipe_from_mapping(recipe_to_mapping(recipe), "test") == recipe
     model = tiny_checkpoint(recipe).build_model()
     assert {type(module).__name__ for module in model.modules()} >= {"Damped"}
-    mapping["model"]["layer"] = {"kind": "compressm_example.model:Pooled"}
-    with pytest.raises(BadInputError, match="is no layer: no class of StateSpaceLayer"):
-        recipe_from_mapping(mapping, "test")
-    mapping["model"]["layer"] = {"kind": "compressm_example.layer:Nothing"}
-    with pytest.raises(BadInputError, match="is no layer"):
-        recipe_from_mapping(mapping, "test")
 
 
 def test_the_settings_of_plug_ins_are_as_strict_and_located_as_others(installed: Path) -> None:
@@ -178,8 +213,8 @@ def test_the_conformance_tests_take_the_classes_of_a_plug_in(site: Path) -> None
         "-k",
         "damped-none and to_the_end",
     ]
-    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", *wanted]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    words = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", *wanted]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert "1 passed" in done.stdout
 
@@ -230,10 +265,10 @@ def test_what_a_recipe_names_is_not_imported(
     sleeper: Path, capsys: pytest.CaptureFixture[str], section: str, value: dict[str, Any]
 ) -> None:
     (sleeper / "hostile.yaml").write_text(json.dumps(hostile_mapping(section, value)), encoding="utf-8")
-    for command in ("train hostile.yaml", "train hostile.yaml --dry-run", "bench hostile.yaml"):
-        assert main.run(command.split()) == 2
+    for line in ("train hostile.yaml", "train hostile.yaml --dry-run", "bench hostile.yaml"):
+        assert main.run(line.split()) == 2
         told = capsys.readouterr().err
-        assert f"{ASKED}compressm {command} --plugin sleeper" in told
+        assert f"{ASKED}compressm {line} --plugin sleeper" in told
         assert told.count("\n") == 1
     assert main.run(["recipes", "validate", "hostile.yaml"]) == 2
     assert "hostile.yaml:1:" in capsys.readouterr().err
@@ -253,16 +288,16 @@ def test_what_a_checkpoint_or_a_run_names_is_not_imported(
     run = Run.create(sleeper / "outputs", "hostile")
     run.write_recipe(json.dumps(content["recipe"]))
     run.write_info({"status": "interrupted", "plugins": needed})
-    for command in (
+    for line in (
         "analyze hostile.pt",
         "compress hostile.pt --keep 0.5 --output small.pt",
         "compare hostile.pt good.pt",
         "export hostile.pt --to safetensors --output own",
         f"train --resume {run.folder.relative_to(sleeper)}",
     ):
-        assert main.run(command.split()) == 2
+        assert main.run(line.split()) == 2
         told = capsys.readouterr().err
-        assert told.rstrip().endswith(f"compressm {command} --plugin sleeper")
+        assert told.rstrip().endswith(f"compressm {line} --plugin sleeper")
         assert "not imported unless you ask for it" in told
         assert ("sleeper (sleeper-tools 3.1)" in told) == listed
     assert not (sleeper / "woken").exists()
@@ -274,6 +309,7 @@ def test_what_the_user_asks_for_is_imported(sleeper: Path, capsys: pytest.Captur
     (sleeper / "mine.yaml").write_text(json.dumps(mapping), encoding="utf-8")
     assert main.run(["recipes", "validate", "mine.yaml", "--plugin", "sleeper"]) == 0
     assert (sleeper / "woken").exists()
+    assert command("train", "--resume", "run 1") == "compressm train --resume 'run 1' --plugin sleeper"
     tiny_checkpoint(load_recipe("mine.yaml")).save(sleeper / "mine.pt")
     assert torch.load(sleeper / "mine.pt", weights_only=True)["plugins"][0]["module"] == "sleeper"
     assert Checkpoint.load(sleeper / "mine.pt").recipe.model.layer.kind == "sleeper:Toy"
