@@ -218,13 +218,9 @@ def _method_of(settings: Mapping[str, Any]) -> Method:
     # Whoever imports the interface, or brings a method, waits for none of these.
     from pydantic import ValidationError
 
-    from compressm_cli import plugins
     from compressm_cli.methods import METHODS
 
     name = str(settings.get("method"))
-    why = plugins.find(METHODS, name)
-    if why is not None:
-        raise ValueError(f"method: {why}")
     if name not in METHODS:
         raise ValueError(f"method: {name!r} is none; there are {', '.join(METHODS)}")
     try:

@@ -79,6 +79,8 @@ def load(module: str) -> None:
     Where no such module is installed, one in the current folder is taken. Raises PluginError where there is none, or
     its import fails.
     """
+    if module in _loaded:
+        return
     package = module.partition(".")[0]
     if not MODULE.fullmatch(module):
         raise PluginError(f"--plugin {shorten(module)}: write the name of a module, such as my_package")
@@ -92,6 +94,11 @@ def load(module: str) -> None:
         sys.path.append(str(here))
     entry = _installed().get(module)
     _import(module, _origin_of_entry(entry) if entry else _origin(module))
+
+
+def loaded() -> list[str]:
+    """The modules of all plug-ins that are loaded."""
+    return list(_loaded)
 
 
 def find(registry: Registry[Any], name: str) -> str | None:

@@ -304,7 +304,9 @@ def test_what_a_checkpoint_or_a_run_names_is_not_imported(
     assert "sleeper" not in sys.modules
 
 
-def test_what_the_user_asks_for_is_imported(sleeper: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_the_user_asks_for_is_imported_in_all_processes(
+    sleeper: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     mapping = hostile_mapping("model", {"layer": {"kind": "sleeper:Toy"}})
     (sleeper / "mine.yaml").write_text(json.dumps(mapping), encoding="utf-8")
     assert main.run(["recipes", "validate", "mine.yaml", "--plugin", "sleeper"]) == 0
@@ -313,6 +315,11 @@ def test_what_the_user_asks_for_is_imported(sleeper: Path, capsys: pytest.Captur
     tiny_checkpoint(load_recipe("mine.yaml")).save(sleeper / "mine.pt")
     assert torch.load(sleeper / "mine.pt", weights_only=True)["plugins"][0]["module"] == "sleeper"
     assert Checkpoint.load(sleeper / "mine.pt").recipe.model.layer.kind == "sleeper:Toy"
+    sent = pickle.dumps(load_recipe("mine.yaml"))
+    with on_path(sleeper / "site", "sleeper"):  # as in a process that has loaded nothing
+        plugins._loaded.clear()
+        LAYERS.restore({name: entry for name, entry in LAYERS.entries().items() if entry.origin is None})
+        assert pickle.loads(sent).model.layer.kind == "sleeper:Toy"
 
 
 def test_a_module_of_the_current_folder_can_be_asked_for(

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from compressm_cli import plugins
 from compressm_cli.core.config import Config
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.registry import OneOf, generation
@@ -14,7 +15,6 @@ from compressm_cli.methods import METHODS
 from compressm_cli.methods.none import NoCompressionConfig
 from compressm_cli.models import MODELS
 from compressm_cli.objectives import OBJECTIVES
-from compressm_cli.plugins import REGISTRIES
 from compressm_cli.recipe.budget import BudgetConfig
 
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -155,9 +155,7 @@ class Recipe(Config):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For other processes: as plain data, to be validated there, where plug-ins are perhaps not loaded yet."""
-        from compressm_cli.recipe.loading import recipe_from_mapping
-
-        return recipe_from_mapping, (self.model_dump(mode="json"), "the recipe of another process")
+        return _received, (self.model_dump(mode="json"), plugins.loaded())
 
     def located(self) -> "Recipe":
         """The same with the paths of its data made absolute: relative ones start at the current folder.
@@ -186,11 +184,20 @@ class Recipe(Config):
         return value
 
 
+def _received(mapping: dict[str, Any], modules: list[str]) -> Recipe:
+    """The recipe that another process of ours has sent, with the plug-ins that are loaded there."""
+    from compressm_cli.recipe.loading import recipe_from_mapping
+
+    for module in modules:
+        plugins.load(module)
+    return recipe_from_mapping(mapping, "the recipe of another process")
+
+
 def settle() -> None:
     """Let recipes name all classes that are registered by now."""
     global _settled
     if _settled != generation():
-        for registry in REGISTRIES:
+        for registry in plugins.REGISTRIES:
             for entry in registry.entries().values():
                 entry.config.model_rebuild(force=True)
         Recipe.model_rebuild(force=True)
