@@ -22,6 +22,7 @@ from compressm_cli.methods.none import NoCompressionConfig
 from compressm_cli.recipe import Recipe, load_recipe
 from compressm_cli.runs.folder import Run
 from compressm_cli.structure.edits import Keep, MaskEntries, Park, Train
+from compressm_cli.structure.modules import Insert
 from compressm_cli.structure.plan import Plan, UnitRecord, line_of_today
 from compressm_cli.structure.store import parked
 
@@ -29,6 +30,7 @@ Maker = Callable[..., Recipe]
 Trainer = Callable[..., Run]
 Same = Callable[[Run, Run], bool]
 STATES = [state_axis(f"blocks.{i}.layer") for i in range(2)]
+BLOCK = "blocks.0:sublayer"
 HALF = torch.arange(8)[None, :] % 2 > 0
 
 
@@ -42,6 +44,9 @@ def plans() -> dict[str, Plan]:
         "entries": Plan([MaskEntries("head.weight", HALF)], [entries]),
         "one for two axes": Plan([Keep(STATES[0], range(6)), Keep(STATES[1], range(6))], [both]),
         "parked": Plan([Park(STATES[0], [1, 5]), Train(["encoder.*"], active=False)], [both, frozen]),
+        "a block parked": Plan([Park(BLOCK, [0])], [UnitRecord(BLOCK, "sublayer", 1, 0, "asleep")]),
+        "a block gone": Plan([Keep(BLOCK, [])], [UnitRecord(BLOCK, "sublayer", 1, 0, "gone")]),
+        "a block more": Plan([Insert("blocks", 1)], [UnitRecord("blocks", "sublayer", 2, 3, "grown")]),
     }
 
 
@@ -108,6 +113,10 @@ def without_times(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
         ("one for two axes", True),
         ("parked", True),
         ("parked", False),
+        ("a block parked", False),
+        ("a block gone", False),
+        ("a block more", False),
+        ("a block more", True),
     ],
 )
 def test_a_trial_goes_on_after_a_kill_as_without(
@@ -131,7 +140,8 @@ def test_a_trial_goes_on_after_a_kill_as_without(
     saved = Checkpoint.load(part.last_checkpoints()[-1])
     assert saved.training is not None
     assert len(saved.training["trial"]["records"]) == len(plans()[case].records)
-    assert parked(saved.build_model()) == ({STATES[0]: (1, 5)} if case == "parked" else {})
+    asleep = {"parked": {STATES[0]: (1, 5)}, "a block parked": {BLOCK: (0,)}}
+    assert parked(saved.build_model()) == asleep.get(case, {})
     experiment.resume(part, load_recipe(part.recipe_path), SilentView(), "test")
     assert same_weights(whole, part)
     assert told(whole) == told(part)

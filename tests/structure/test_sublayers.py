@@ -98,8 +98,7 @@ def test_a_model_without_blocks_is_one_in_which_they_add_nothing(kind: str, gone
         torch.testing.assert_close(p.grad, named[name].grad, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("kind", ["lru", "gla"])
+@pytest.mark.parametrize(("kind", "name"), [*(("lru", name) for name in OPTIMIZERS), ("gla", "adamw")])
 def test_a_block_that_is_parked_and_woken_leaves_no_trace(kind: str, name: str) -> None:
     """Weights, moments, buffers, what is frozen, the order within groups; and ten more steps."""
     model, twin = build(kind), build(kind)
@@ -336,7 +335,7 @@ def test_a_rejected_change_leaves_no_trace(kind: str, case: str, whose: str) -> 
 
 
 @pytest.mark.parametrize("case", CHANGES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["s5", "gla"])
 def test_a_checkpoint_tells_which_blocks_there_are(kind: str, case: str, tmp_path: Path) -> None:
     model, made = build(kind).float(), recipe(kind)
     optimizer = grouped(model, OPTIMIZERS["adamw"])
