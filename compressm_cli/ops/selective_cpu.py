@@ -6,8 +6,6 @@ memory. The forward pass keeps the states before each chunk; the backward pass c
 
 Channels are sorted by how many states they keep, so that those that keep slot n are the first of their block: a slot
 costs what its owners need, rounded up to whole vectors. In the last of them the lanes beyond have no input.
-
-Scratch memory of a chunk is in columns, one a vector of channels: STEPS times LANES numbers.
 """
 
 from typing import Any
@@ -19,6 +17,18 @@ from torch import Tensor
 
 from compressm_cli.core.kernels import compiled
 from compressm_cli.ops.parallel import flat, last_contiguous, over_parts, parts_a_row
+from compressm_cli.ops.selective_lanes import (
+    COLUMN,
+    STEPS,
+    WIDTH,
+    channel_of,
+    fill_inputs,
+    fill_masked,
+    gather,
+    load_steps,
+    prepare,
+    scatter,
+)
 from compressm_cli.ops.simd import (
     LANES,
     LOG2_E,
@@ -29,108 +39,9 @@ from compressm_cli.ops.simd import (
     rounded_product,
     same,
     sigmoid,
-    softplus,
     store,
     total,
 )
-
-STEPS = 16
-"""Steps a chunk: states are kept, and chunks' inputs lie in the nearest cache."""
-WIDTH = 64
-"""Channels a block."""
-COLUMN = STEPS * LANES
-
-
-@numba.njit(forceinline=True)
-def _gather(array, base, order, first, count, scratch, t):  # type: ignore[no-untyped-def]
-    # Channels order[first : first + count], or those themselves without an order, into row t; zeros up to a vector.
-    for v in range(0, count, LANES):
-        to = v * STEPS + t * LANES
-        if len(order) == 0 and v + LANES <= count:
-            store(scratch, to, load(array, base + first + v))
-        else:
-            for i in range(LANES):
-                if v + i >= count:
-                    scratch[to + i] = 0.0
-                elif len(order) == 0:
-                    scratch[to + i] = array[base + first + v + i]
-                else:
-                    scratch[to + i] = array[base + order[first + v + i]]
-
-
-@numba.njit(forceinline=True)
-def _scatter(scratch, t, array, base, order, first, count):  # type: ignore[no-untyped-def]
-    for v in range(0, count, LANES):
-        at = v * STEPS + t * LANES
-        if len(order) == 0 and v + LANES <= count:
-            store(array, base + first + v, load(scratch, at))
-        else:
-            for i in range(min(LANES, count - v)):
-                if len(order) == 0:
-                    array[base + first + v + i] = scratch[at + i]
-                else:
-                    array[base + order[first + v + i]] = scratch[at + i]
-
-
-@numba.njit(forceinline=True)
-def _channel(order, i):  # type: ignore[no-untyped-def]
-    return i if len(order) == 0 else order[i]
-
-
-@numba.njit(forceinline=True)
-def _prepare(A, D, bias, order, kept, n_states, first, count, a, d, dt_bias, owners):  # type: ignore[no-untyped-def]
-    # A of a block by state, in powers of two; D and bias by channel; how many channels own each state. Returns how many
-    # states are owned by any.
-    a[:] = 0.0
-    d[:] = 0.0
-    dt_bias[:] = 0.0
-    owners[:] = 0
-    for i in range(count):
-        channel = _channel(order, first + i)
-        d[i] = D[channel]
-        if len(bias):
-            dt_bias[i] = bias[channel]
-        states = min(kept[channel], n_states) if len(kept) else n_states
-        for n in range(states):
-            a[n * WIDTH + i] = A[channel * n_states + n] * np.float32(LOG2_E)
-            owners[n] += 1
-    owned = 0
-    while owned < n_states and owners[owned] > 0:
-        owned += 1
-    return owned
-
-
-@numba.njit(forceinline=True)
-def _load_steps(B, base, stride, n_states, steps, scratch):  # type: ignore[no-untyped-def]
-    # B or C of a chunk, by state; zeros after the last step.
-    for t in range(STEPS):
-        for n in range(n_states):
-            scratch[n * STEPS + t] = B[base + t * stride + n] if t < steps else 0.0
-
-
-@numba.njit(forceinline=True)
-def _inputs(x, dt, u, bias, raw, gated, vectors, steps, of_u):  # type: ignore[no-untyped-def]
-    # If asked for, u = dt x, where dt is the step size or, gated, what softplus makes it from; nothing after the last.
-    for v in range(vectors):
-        for t in range(STEPS):
-            at = v * COLUMN + t * LANES
-            if t >= steps:
-                store(dt, at, same(0.0))
-                store(u, at, same(0.0))
-                continue
-            if gated:
-                biased = load(dt, at) + load(bias, v * LANES)
-                store(raw, at, biased)
-                store(dt, at, softplus(biased))
-            if of_u:
-                store(u, at, load(dt, at) * load(x, at))
-
-
-@numba.njit(forceinline=True)
-def _masked(scratch, v, lanes):  # type: ignore[no-untyped-def]
-    # Into the column after those of the block: column v, with zeros but in its first lanes.
-    for i in range(COLUMN):
-        scratch[WIDTH * STEPS + i] = scratch[v * COLUMN + i] if i % LANES < lanes else np.float32(0.0)
 
 
 @numba.njit(forceinline=True)
@@ -143,7 +54,7 @@ def _forward_states(a, h, dt, u, y, B, C, owners, count, owned):  # type: ignore
             u_column = column
             if owning < count and owning < (v + 1) * LANES:
                 if masked != owning:
-                    _masked(u, v, owning - v * LANES)
+                    fill_masked(u, v, owning - v * LANES)
                     masked = owning
                 u_column = WIDTH * STEPS
             at = n * WIDTH + v * LANES
@@ -177,8 +88,8 @@ def _backward_states(  # type: ignore[no-untyped-def]
             in_column = column
             if owning < count and owning < (v + 1) * LANES:
                 if masked != owning:
-                    _masked(u, v, owning - v * LANES)
-                    _masked(dy, v, owning - v * LANES)
+                    fill_masked(u, v, owning - v * LANES)
+                    fill_masked(dy, v, owning - v * LANES)
                     masked = owning
                 in_column = WIDTH * STEPS
             at = n * WIDTH + v * LANES
@@ -284,7 +195,7 @@ def _forward(  # type: ignore[no-untyped-def]
         c = block * WIDTH
         count = min(WIDTH, channels - c)
         vectors = (count + LANES - 1) // LANES
-        owned = _prepare(A, D, bias, order, kept, n_states, c, count, a, d, dt_bias, owners)
+        owned = prepare(A, D, bias, order, kept, n_states, c, count, a, d, dt_bias, owners)
         h[:] = 0.0
         for chunk in range(chunks):
             start = chunk * STEPS
@@ -293,11 +204,11 @@ def _forward(  # type: ignore[no-untyped-def]
                 at = (part * chunks + chunk) * len(h)
                 states[at : at + owned * WIDTH] = h[: owned * WIDTH]
             for t in range(steps):
-                _gather(x, row * x_stride[0] + (start + t) * x_stride[1], order, c, count, xs, t)
-                _gather(dt, row * dt_stride[0] + (start + t) * dt_stride[1], order, c, count, dts, t)
-            _inputs(xs, dts, us, dt_bias, raw, gated, vectors, steps, True)
-            _load_steps(B, row * B_stride[0] + start * B_stride[1], B_stride[1], owned, steps, Bs)
-            _load_steps(C, row * C_stride[0] + start * C_stride[1], C_stride[1], owned, steps, Cs)
+                gather(x, row * x_stride[0] + (start + t) * x_stride[1], order, c, count, xs, t)
+                gather(dt, row * dt_stride[0] + (start + t) * dt_stride[1], order, c, count, dts, t)
+            fill_inputs(xs, dts, us, dt_bias, raw, gated, vectors, steps, True)
+            load_steps(B, row * B_stride[0] + start * B_stride[1], B_stride[1], owned, steps, Bs)
+            load_steps(C, row * C_stride[0] + start * C_stride[1], C_stride[1], owned, steps, Cs)
             for v in range(vectors):
                 for t in range(STEPS):
                     i = v * COLUMN + t * LANES
@@ -307,13 +218,13 @@ def _forward(  # type: ignore[no-untyped-def]
                 to = (row * length + start + t) * channels
                 if gated:
                     if len(y):
-                        _scatter(ys, t, y, to, order, c, count)
-                    _gather(z, row * z_stride[0] + (start + t) * z_stride[1], order, c, count, zs, t)
+                        scatter(ys, t, y, to, order, c, count)
+                    gather(z, row * z_stride[0] + (start + t) * z_stride[1], order, c, count, zs, t)
                     for v in range(vectors):
                         i = v * COLUMN + t * LANES
                         gate = load(zs, i)
                         store(ys, i, load(ys, i) * gate * sigmoid(gate))
-                _scatter(ys, t, out, to, order, c, count)
+                scatter(ys, t, out, to, order, c, count)
 
 
 @compiled()
@@ -348,7 +259,7 @@ def _backward(  # type: ignore[no-untyped-def]
             c = block * WIDTH
             count = min(WIDTH, channels - c)
             vectors = (count + LANES - 1) // LANES
-            owned = _prepare(A, D, bias, order, kept, n_states, c, count, a, d, dt_bias, owners)
+            owned = prepare(A, D, bias, order, kept, n_states, c, count, a, d, dt_bias, owners)
             by_state[1:] = 0.0
             by_channel[2:] = 0.0
             for chunk in range(chunks - 1, -1, -1):
@@ -360,23 +271,23 @@ def _backward(  # type: ignore[no-untyped-def]
                 for t in range(steps):
                     to = (row * length + start + t) * channels
                     if len(x):
-                        _gather(x, row * x_stride[0] + (start + t) * x_stride[1], order, c, count, xs, t)
+                        gather(x, row * x_stride[0] + (start + t) * x_stride[1], order, c, count, xs, t)
                     if recurrent:
-                        _gather(dt, row * dt_stride[0] + (start + t) * dt_stride[1], order, c, count, dts, t)
-                    _gather(grad, to, order, c, count, grads, t)
+                        gather(dt, row * dt_stride[0] + (start + t) * dt_stride[1], order, c, count, dts, t)
+                    gather(grad, to, order, c, count, grads, t)
                     if gated:
-                        _gather(z, row * z_stride[0] + (start + t) * z_stride[1], order, c, count, zs, t)
+                        gather(z, row * z_stride[0] + (start + t) * z_stride[1], order, c, count, zs, t)
                         if of_z:
-                            _gather(y, to, order, c, count, ys, t)
+                            gather(y, to, order, c, count, ys, t)
                         _elementwise_gate(grads, ys, zs, vectors, t, recurrent or of_d, of_z)
                         if of_z:
-                            _scatter(zs, t, dz, to, order, c, count)
+                            scatter(zs, t, dz, to, order, c, count)
                 if recurrent:
-                    _inputs(xs, dts, us, dt_bias, raw, gated, vectors, steps, len(x) > 0)
+                    fill_inputs(xs, dts, us, dt_bias, raw, gated, vectors, steps, len(x) > 0)
                     if len(B):
-                        _load_steps(B, row * B_stride[0] + start * B_stride[1], B_stride[1], owned, steps, Bs)
+                        load_steps(B, row * B_stride[0] + start * B_stride[1], B_stride[1], owned, steps, Bs)
                     if of_h:
-                        _load_steps(C, row * C_stride[0] + start * C_stride[1], C_stride[1], owned, steps, Cs)
+                        load_steps(C, row * C_stride[0] + start * C_stride[1], C_stride[1], owned, steps, Cs)
                     before = ((row * blocks + block) * chunks + chunk) * len(a)
                     _backward_states(
                         a, states, before, dts, us, grads, Bs, Cs, owners, count, owned, carry, a_sum, dus,
@@ -389,9 +300,9 @@ def _backward(  # type: ignore[no-untyped-def]
                 for t in range(steps):
                     to = (row * length + start + t) * channels
                     if of_x:
-                        _scatter(dus, t, dx, to, order, c, count)
+                        scatter(dus, t, dx, to, order, c, count)
                     if len(ddt):
-                        _scatter(ddts, t, ddt, to, order, c, count)
+                        scatter(ddts, t, ddt, to, order, c, count)
                     to = ((group * batch + row) * length + start + t) * n_states
                     for n in range(owned):
                         if of_b:
@@ -399,7 +310,7 @@ def _backward(  # type: ignore[no-untyped-def]
                         if of_c:
                             dC[to + n] += dCs[n * STEPS + t]
             for i in range(count):
-                channel = row * channels + _channel(order, c + i)
+                channel = row * channels + channel_of(order, c + i)
                 if of_d:
                     dD[channel] = d_sum[i]
                 if len(dbias):

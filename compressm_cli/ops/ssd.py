@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from compressm_cli.ops.chunked import at_least_float32, full_precision, pad_length, parts, scan_chunks
+from compressm_cli.ops import ssd_chunks
+from compressm_cli.ops.chunked import at_least_float32, full_precision, pad_length, parts
 
 
 def ssd(
@@ -87,117 +88,6 @@ class _Needs(NamedTuple):
         return self.rates or self.products
 
 
-class _Chunks(NamedTuple):
-    """The inputs by chunk; empty is one that no gradient needs.
-
-    R chunks (batch times chunks of a sequence), G groups, H heads, K heads a group, l steps.
-    """
-
-    x: Tensor
-    """(R, H, l, P), a view."""
-    dt: Tensor
-    """(R, H, l)."""
-    B: Tensor
-    """(R G, l, N)."""
-    C: Tensor
-    """(R G, l, N)."""
-    log_decay: Tensor
-    """(R, H, l): sum of dt A from the start of the chunk up to each step; float64, for differences of it are taken."""
-    grow: Tensor
-    """(R, H, l): decay from the start of the chunk up to each step, this one included."""
-    fade: Tensor
-    """(R, H, l): decay from after each step up to the end of the chunk."""
-    groups: int
-
-
-def _split(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, size: int) -> _Chunks:
-    by_head = dt.reshape(-1, size, dt.shape[2]).mT.contiguous()
-    log_decay = (by_head.double() * A.double()[:, None]).cumsum(-1)
-    return _Chunks(
-        x=_heads_by_chunk(x, size),
-        dt=by_head,
-        B=_groups_by_chunk(B, size),
-        C=_groups_by_chunk(C, size),
-        log_decay=log_decay,
-        grow=log_decay.exp().to(dt.dtype),
-        fade=(log_decay[..., -1:] - log_decay).exp().to(dt.dtype),
-        groups=max(t.shape[2] for t in (B, C) if t.ndim == 4),
-    )
-
-
-def _heads_by_chunk(x: Tensor, size: int) -> Tensor:
-    """(batch, length, heads, P) as (R, heads, l, P), a view where x is contiguous; an empty tensor as it is."""
-    return x if x.ndim == 1 else x.reshape(-1, size, *x.shape[2:]).transpose(1, 2)
-
-
-def _groups_by_chunk(x: Tensor, size: int) -> Tensor:
-    """(batch, length, groups, N) as (R groups, l, N); an empty tensor as it is."""
-    return x if x.ndim == 1 else _heads_by_chunk(x, size).reshape(-1, size, x.shape[3])
-
-
-def _select(chunks: _Chunks, rows: slice) -> _Chunks:
-    x, dt, B, C, log_decay, grow, fade, groups = chunks
-    pairs = _by_group(rows, groups)
-    return _Chunks(x[rows], dt[rows], B[pairs], C[pairs], log_decay[rows], grow[rows], fade[rows], groups)
-
-
-def _by_group(rows: slice, groups: int) -> slice:
-    """The same chunks where chunks and groups share an axis."""
-    return slice(rows.start * groups, rows.stop * groups)
-
-
-def _decays(log_decay: Tensor, dtype: torch.dtype) -> Tensor:
-    """exp(sum of the log decays after step j up to step i) for j < i, else 0: (R, H, l, l)."""
-    exponents = torch.empty(*log_decay.shape, log_decay.shape[-1], dtype=dtype, device=log_decay.device)
-    torch.sub(log_decay[..., :, None], log_decay[..., None, :], out=exponents)
-    return exponents.exp_().tril_(-1)
-
-
-def _side_by_side(x: Tensor, weight: Tensor, groups: int) -> Tensor:
-    """weight x with the heads of a group side by side: x (R, H, l, P), weight (R, H, l); returns (R G, l, K P)."""
-    rows, heads, size, _ = x.shape
-    # The product has the layout of x in memory, mostly that of the sequence: the heads are side by side already.
-    by_group = (x * weight[..., None]).unflatten(1, (groups, heads // groups))
-    return by_group.transpose(2, 3).reshape(rows * groups, size, -1)
-
-
-def _by_head(x: Tensor, groups: int, heads: int) -> Tensor:
-    """The opposite arrangement: x (R G, l, K P) as (R, H, l, P)."""
-    return (
-        x.view(-1, groups, x.shape[1], heads // groups, x.shape[2] * groups // heads)
-        .transpose(2, 3)
-        .flatten(1, 2)
-    )
-
-
-def _times_products(x: Tensor, products: Tensor, groups: int) -> Tensor:
-    """x (R, H, l, l) times the products of its group (R G, l, l), in the place of ``x``."""
-    per_group = x.view(-1, groups, x.shape[1] // groups, *x.shape[2:])
-    per_group.mul_(products.view(-1, groups, 1, *x.shape[2:]))
-    return x
-
-
-def _direct(chunks: _Chunks) -> Tensor:
-    """C_i^T B_i: what each step reads of itself, (R, H, l)."""
-    products = (chunks.C * chunks.B).sum(-1).view(-1, chunks.groups, chunks.C.shape[1])
-    return products.repeat_interleave(chunks.dt.shape[1] // chunks.groups, dim=1)
-
-
-def _reached(
-    chunks: _Chunks, x: Tensor, weight: Tensor, B: Tensor, batch: int, *, reverse: bool = False
-) -> Tensor:
-    """The sums of weight x B^T over the chunks before each chunk (after it, in reverse), decayed: (R G, K P, N).
-
-    x (R, H, l, P), weight (R, H, l), B (R G, l, N).
-    """
-    rows, heads, _, head_dim = x.shape
-    n = B.shape[-1]
-    added = _side_by_side(x, weight, chunks.groups).mT @ B
-    by_chunk = (batch, rows // batch, heads)
-    decay = chunks.grow[..., -1].reshape(*by_chunk, 1, 1)
-    return scan_chunks(added.view(*by_chunk, head_dim, n), decay, reverse=reverse).view(added.shape)
-
-
 class _SSD(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -205,25 +95,27 @@ class _SSD(torch.autograd.Function):
     ) -> Tensor:
         needs = _Needs(*ctx.needs_input_grad[:-1])
         batch, length, heads, head_dim = x.shape
-        chunks = _split(x, dt, A, B, C, size)
+        chunks = ssd_chunks.split(x, dt, A, B, C, size)
         starts = before = x.new_empty(0)
         if length > size:
-            starts = _reached(chunks, chunks.x, chunks.dt * chunks.fade, chunks.B, batch)
+            starts = ssd_chunks.reached(chunks, chunks.x, chunks.dt * chunks.fade, chunks.B, batch)
             before = x.new_empty(chunks.x.shape) if needs.rates else before
         y = x.new_empty(x.shape)
-        by_chunk = _heads_by_chunk(y, size)
+        by_chunk = ssd_chunks.heads_by_chunk(y, size)
         for part in parts(x, chunks.x.shape[0], heads * size * max(size, head_dim)):
-            now = _select(chunks, part)
+            now = ssd_chunks.select(chunks, part)
             # What step i reads of step j in its chunk: decays_ij C_i^T B_j.
-            scores = _times_products(_decays(now.log_decay, x.dtype), now.C @ now.B.mT, chunks.groups)
+            scores = ssd_chunks.times_products(
+                ssd_chunks.decays(now.log_decay, x.dtype), now.C @ now.B.mT, chunks.groups
+            )
             outputs = scores @ (now.x * now.dt[..., None])
             if length > size:
-                start = starts[_by_group(part, chunks.groups)]
-                earlier = _by_head(now.C @ start.mT, chunks.groups, heads) * now.grow[..., None]
+                start = starts[ssd_chunks.by_group(part, chunks.groups)]
+                earlier = ssd_chunks.by_head(now.C @ start.mT, chunks.groups, heads) * now.grow[..., None]
                 if needs.rates:
                     before[part] = earlier
                 outputs += earlier
-            through = _direct(now) * now.dt
+            through = ssd_chunks.direct(now) * now.dt
             if D is not None:
                 through += D[:, None]
             by_chunk[part] = outputs.addcmul_(now.x, through[..., None])
@@ -287,11 +179,15 @@ def _differentiate(
     the matrix of what i reads of j), j before it, i after it, or both outside. What a step reads of itself is in none.
     """
     batch, length, heads, head_dim = grad.shape
-    chunks, dy, empty = _split(x, dt, A, B, C, size), _heads_by_chunk(grad, size), grad.new_empty(0)
+    chunks, dy, empty = (
+        ssd_chunks.split(x, dt, A, B, C, size),
+        ssd_chunks.heads_by_chunk(grad, size),
+        grad.new_empty(0),
+    )
     groups = chunks.groups
     ends = empty
     if length > size and (needs.later or needs.B):
-        ends = _reached(chunks, dy, chunks.grow, chunks.C, batch, reverse=True)
+        ends = ssd_chunks.reached(chunks, dy, chunks.grow, chunks.C, batch, reverse=True)
     like = B if B.ndim == 4 else C
     dB, dC = (grad.new_empty(dy.shape[0] * groups, size, like.shape[3]) if n else None for n in needs[3:5])
     dx = grad.new_empty(grad.shape) if needs.x else None
@@ -299,17 +195,17 @@ def _differentiate(
     dlog_decay = torch.empty_like(chunks.dt) if needs.rates else None
     dD = grad.new_zeros(heads) if needs.D else None
     for part in parts(grad, dy.shape[0], heads * size * max(size, head_dim)):
-        pairs = _by_group(part, groups)
-        now, dy_now, after = _select(chunks, part), dy[part].contiguous(), ends[pairs]
+        pairs = ssd_chunks.by_group(part, groups)
+        now, dy_now, after = ssd_chunks.select(chunks, part), dy[part].contiguous(), ends[pairs]
         u = now.x * now.dt[..., None] if needs.scores else empty
-        decays = _decays(now.log_decay, grad.dtype)
+        decays = ssd_chunks.decays(now.log_decay, grad.dtype)
         dscores = (dy_now @ u.mT).mul_(decays) if needs.scores else empty
         direct = (dy_now * now.x).sum(-1) if needs.dt or needs.products or needs.D else empty
         dproducts = _products_gradient(dscores, direct * now.dt, groups) if needs.products else empty
         products = now.C @ now.B.mT if needs.later else empty
         later = empty
         if needs.later and length > size:
-            later = _by_head(now.B @ after.mT, groups, heads) * now.fade[..., None]
+            later = ssd_chunks.by_head(now.B @ after.mT, groups, heads) * now.fade[..., None]
         if dlog_decay is not None:
             dlog_decay[part] = _rates_gradient(dy_now, dscores, products, before[part], later, u, groups)
         if dB is not None:
@@ -317,13 +213,15 @@ def _differentiate(
         if dC is not None:
             dC[pairs] = _plus_across(dproducts @ now.B, dy_now, now.grow, starts[pairs], groups)
         if needs.inputs:
-            du = _times_products(decays, products, groups).mT @ dy_now
+            du = ssd_chunks.times_products(decays, products, groups).mT @ dy_now
             du = du.add_(later) if len(later) else du
-            through = _direct(now)
+            through = ssd_chunks.direct(now)
             if ddt is not None:
                 ddt[part] = (du * now.x).sum(-1) + through * direct
             if dx is not None:
-                _heads_by_chunk(dx, size)[part] = _x_gradient(now.dt, dy_now, du, through * now.dt, D)
+                ssd_chunks.heads_by_chunk(dx, size)[part] = _x_gradient(
+                    now.dt, dy_now, du, through * now.dt, D
+                )
         if dD is not None:
             dD += direct.sum((0, 2))
     dA = None
@@ -342,7 +240,7 @@ def _differentiate(
 def _skip_gradient(grad: Tensor, x: Tensor, size: int) -> Tensor:
     """The gradient with respect to D alone."""
     _, _, heads, head_dim = grad.shape
-    dy, by_chunk = _heads_by_chunk(grad, size), _heads_by_chunk(x, size)
+    dy, by_chunk = ssd_chunks.heads_by_chunk(grad, size), ssd_chunks.heads_by_chunk(x, size)
     dD = grad.new_zeros(heads)
     for part in parts(grad, dy.shape[0], heads * size * max(size, head_dim)):
         dD += (dy[part].contiguous() * by_chunk[part]).sum(-1).sum((0, 2))
@@ -359,14 +257,14 @@ def _products_gradient(dscores: Tensor, direct: Tensor, groups: int) -> Tensor:
 
 def _plus_across(inside: Tensor, x: Tensor, weight: Tensor, states: Tensor, groups: int) -> Tensor:
     """A gradient of B or C (R G, l, N) from inside the chunk, and what comes through the states at its end or start."""
-    return inside.add_(_side_by_side(x, weight, groups) @ states) if len(states) else inside
+    return inside.add_(ssd_chunks.side_by_side(x, weight, groups) @ states) if len(states) else inside
 
 
 def _rates_gradient(
     dy: Tensor, dscores: Tensor, products: Tensor, before: Tensor, later: Tensor, u: Tensor, groups: int
 ) -> Tensor:
     """With respect to the log decays (R, H, l), but for what passes by the whole chunk; dscores are used up."""
-    rates = _rectangles(_times_products(dscores, products, groups))
+    rates = _rectangles(ssd_chunks.times_products(dscores, products, groups))
     if len(later):
         rates += _from_here((dy * before).sum(-1))
         rates += _until_here((later * u).sum(-1))
