@@ -240,10 +240,16 @@ def _misfit(split: Split, spec: DataSpec) -> str | None:
     labels = split.labels
     if labels.is_floating_point() != (spec.targets is not None):
         return f"labels of {labels.dtype}, and its spec {spec.classes} classes and targets={spec.targets}"
-    if spec.targets is None:
-        return None
     steps = (split.inputs.shape[1],) if spec.per_step else ()
-    wanted = (len(split), *steps, spec.targets)
+    wanted = (len(split), *steps, *(() if spec.targets is None else (spec.targets,)))
     if labels.shape != wanted:
         return f"labels of the shape {tuple(labels.shape)} instead of {wanted}"
-    return "labels that are infinite" if bool(labels.isinf().any()) else None
+    if spec.targets is not None and bool(labels.isinf().any()):
+        return "labels that are infinite"
+    if spec.per_step and split.lengths is not None:
+        # Batches are cut after their longest row, so such a label would count in one batch and not in another.
+        beyond = torch.arange(split.inputs.shape[1], device=labels.device) >= split.lengths[:, None]
+        if bool(split.scored[beyond].any()):
+            unscored = IGNORE if spec.targets is None else "NaN"
+            return f"labels of steps beyond the length of their row; they must be {unscored}"
+    return None

@@ -12,10 +12,12 @@ import pytest
 import torch
 from torch import nn
 
+from compressm_cli import exchange
 from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.cli.main import run as command
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.digits import Digits
-from compressm_cli.data.interface import Dataset, DataSpec, Split
+from compressm_cli.data.interface import IGNORE, Dataset, DataSpec, Split
 from compressm_cli.engine import experiment, validation
 from compressm_cli.engine.batches import share_of
 from compressm_cli.engine.forecast import forecast
@@ -243,6 +245,23 @@ def test_runs_of_real_numbers_are_compared_by_their_error(
         compare(*sides, speed=False, tolerances=Tolerances(points=1.0))
 
 
+def test_a_model_of_real_numbers_is_cut_exported_and_read(
+    tiny: Maker, train: Trainer, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train(tiny(steps=4, model=PLAIN, train=EVERY))
+    small, folder = tmp_path / "small.pt", tmp_path / "exported"
+    assert command(["compress", str(run.folder), "--order", "3", "--output", str(small)]) == 0
+    assert re.search(r"validation loss .*, mean squared error [\d.]+ -> [\d.]+", capsys.readouterr().out)
+    assert command(["export", str(small), "--to", "safetensors", "--output", str(folder)]) == 0
+    read = exchange.load(folder)
+    assert read.data == Checkpoint.load(small).data
+    assert read.data.targets == 2
+    assert read.orders == {LAYER: 3}
+    recipe = Path(run.recipe_path)
+    assert command(["train", str(recipe), "--dry-run"]) == 0
+    assert "2 real numbers to say" in capsys.readouterr().out
+
+
 @pytest.mark.usefixtures("rough_flops")
 def test_runs_with_other_metrics_are_compared_by_the_baselines_and_that_is_told(
     tiny: Maker, train: Trainer
@@ -375,6 +394,25 @@ def test_a_difference_of_numbers_is_not_limited(tiny: Maker) -> None:
             data={"task": "tokens", "vocabulary": 9, "length": 8},
             objective={"kind": "language", "primary": "bits_per_byte"},
         )
+
+
+@pytest.mark.parametrize("targets", [None, 2])
+def test_labels_beyond_the_length_of_a_row_are_refused(
+    tiny: Maker, monkeypatch: pytest.MonkeyPatch, targets: int | None
+) -> None:
+    spec = DataSpec(0 if targets else 3, length=5, features=1, rows=(2, 2, 2), per_step=True, targets=targets)
+    labels = torch.zeros(2, 5, 2) if targets else torch.zeros(2, 5, dtype=torch.long)
+    labels[0, 3:] = torch.nan if targets else IGNORE
+    good = Split(torch.zeros(2, 5, 1), labels, torch.tensor([3, 5]))
+    monkeypatch.setattr(Digits, "spec", lambda task: spec)
+    monkeypatch.setattr(Digits, "own_objective", "forecasting" if targets else "classification")
+    monkeypatch.setattr(Digits, "load", lambda task: Dataset(spec, good, good, good))
+    experiment.load_data(tiny(model=PLAIN))
+    bad = replace(good, lengths=torch.tensor([2, 5]))
+    monkeypatch.setattr(Digits, "load", lambda task: Dataset(spec, good, bad, good))
+    unscored = "NaN" if targets else IGNORE
+    with pytest.raises(BadInputError, match=f"validation split .* beyond the length .* must be {unscored}"):
+        experiment.load_data(tiny(model=PLAIN))
 
 
 @pytest.mark.parametrize(
