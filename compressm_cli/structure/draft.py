@@ -315,9 +315,10 @@ class Draft:
 
 def _forget_divisors(model: nn.Module) -> None:
     """Take away what sums are divided by where all units are there again, so that nothing is left of their absence."""
+    tensors = tensors_of(model)
     for axis in declared(model):
         for name, value in axis.divisors:
-            held = tensors_of(model).get(name)
+            held = tensors.get(name)
             if held is not None and not held.is_meta and int(held) == value:
                 _set_buffers(model, [name], None)
 

@@ -106,6 +106,47 @@ def test_means_and_roots_stay_those_of_all_units_until_these_are_back() -> None:
     assert gla.divisor is None
 
 
+@pytest.mark.parametrize(
+    ("case", "axis"),
+    [("mamba2 groups", ":heads"), ("mamba2", ":channels"), ("gla", ":states"), ("mamba", ":channels")],
+)
+def test_training_without_parked_units_is_training_with_them_silent(case: str, axis: str) -> None:
+    """The full layer with zeros where they write, and all their entries kept from the optimizer."""
+    layer, twin = build(case), build(case)
+    optimizer, others = (torch.optim.AdamW(m.parameters(), lr=1e-2, weight_decay=0.1) for m in (layer, twin))
+
+    def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
+        for seed in range(steps):
+            optimizer.zero_grad()
+            model(numbers(2, 11, CASES[case][0], seed=seed)).sin().mean().backward()
+            optimizer.step()
+            for tensor, dim, place, values, _ in held:
+                tensor.detach().index_copy_(dim, place, values)
+
+    held: list[tuple[torch.Tensor, int, torch.Tensor, torch.Tensor, torch.Tensor]] = []
+    train(layer, optimizer, 2)
+    train(twin, others, 2)
+    for slot in axes_of(twin)[axis].slots:
+        p, place = twin.get_parameter(slot.tensor), slot.entries(torch.tensor([1]))
+        for tensor in (p, others.state[p]["exp_avg"], others.state[p]["exp_avg_sq"]):
+            values = tensor.detach().index_select(slot.dim, place).clone()
+            silent = tensor is p and slot.role == "out"
+            held.append((tensor, slot.dim, place, torch.zeros_like(values) if silent else values, values))
+    for tensor, dim, place, values, _ in held:
+        tensor.detach().index_copy_(dim, place, values)
+    apply_edits(layer, optimizer, [Park(axis, [1])])
+    train(twin, others, 4)
+    held, restored = [], held
+    train(layer, optimizer, 4)
+    apply_edits(layer, optimizer, [Wake(axis, [1])])
+    for tensor, dim, place, _, values in restored:
+        tensor.detach().index_copy_(dim, place, values)
+    for (name, p), q in zip(layer.named_parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=1e-12, msg=lambda text, name=name: f"{name}: {text}")
+        for key in ("exp_avg", "exp_avg_sq"):
+            torch.testing.assert_close(optimizer.state[p][key], others.state[q][key], rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("moments", ["transport", "slice", "reset"])
 def test_a_projection_after_a_cut_by_index_divides_by_the_same_root(moments: Any) -> None:
     """Onto coordinates: the same as if they had been kept by index."""
