@@ -6,14 +6,15 @@ from typing import Any
 import pytest
 import torch
 from tiny_runs import instead_of_none
-from torch import Tensor
+from torch import Tensor, nn
 
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.engine import experiment
 from compressm_cli.engine.view import SilentView
 from compressm_cli.layers.interface import state_axis
 from compressm_cli.methods import METHODS
-from compressm_cli.methods.method import StepContext
+from compressm_cli.methods.calibration import Statistic
+from compressm_cli.methods.method import CheckContext, StepContext
 from compressm_cli.methods.none import NoCompression
 from compressm_cli.models import build_model
 from compressm_cli.recipe import Recipe, load_recipe
@@ -21,7 +22,7 @@ from compressm_cli.reports.sizes import Sizes
 from compressm_cli.runs.folder import Run
 from compressm_cli.structure.edits import Keep, MaskEntries, Park, Train, Wake
 from compressm_cli.structure.modules import Insert, Replace
-from compressm_cli.structure.plan import Plan
+from compressm_cli.structure.plan import Plan, UnitRecord
 from compressm_cli.structure.store import parked
 
 Maker = Callable[..., Recipe]
@@ -52,6 +53,36 @@ class Watching(NoCompression):
 
     def after_step(self, step: StepContext) -> Plan | None:
         return Plan()
+
+
+class Controlling(NoCompression):
+    """Decides, at a check as at each step, by numbers drawn and by what layers see, and always for nothing."""
+
+    def check_steps(self, total: int) -> list[int]:
+        return [5, 10, 20]
+
+    def plan(self, model: nn.Module, context: CheckContext) -> Plan:
+        seen = Seen()
+        context.calibrate({"blocks.0.layer": seen}, 2)
+        assert seen.result() == 2 * 16
+        draw = float(torch.rand(1, generator=context.generator))
+        return Plan(
+            records=[UnitRecord(STATES, "state", 8, 8, f"nothing cut: {draw:.2f}", scores=[draw] * 8)]
+        )
+
+    def after_step(self, step: StepContext) -> Plan | None:
+        float(torch.rand(1, generator=step.generator))
+        return Plan()
+
+
+class Seen(Statistic):
+    rows = 0
+
+    def update(self, u: Tensor, lengths: Tensor | None) -> None:
+        self.rows += len(u)
+
+    def result(self) -> int:
+        return self.rows
 
 
 class Decay(NoCompression):
@@ -116,7 +147,7 @@ def with_method(monkeypatch: pytest.MonkeyPatch, method: type[NoCompression]) ->
 
 
 @pytest.mark.usefixtures("rough_flops")
-@pytest.mark.parametrize("method", [Watching, Nothing])
+@pytest.mark.parametrize("method", [Watching, Nothing, Controlling])
 def test_who_does_nothing_changes_nothing(
     tiny: Maker,
     train: Trainer,

@@ -191,7 +191,7 @@ ONE_ERROR = [
     (
         "unknown method",
         [("method: hankel", "method: prune")],
-        "recipe.yaml:11:11: compression.method: 'prune' is not one of hankel, none; write one of these",
+        "recipe.yaml:11:11: compression.method: 'prune' is not one of hankel, none, random; write one of these",
     ),
     (
         "missing schedule kind",

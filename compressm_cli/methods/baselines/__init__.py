@@ -1,0 +1,1 @@
+"""Methods to compare with: what a score is worth is what it wins over them at the same schedule."""
