@@ -79,7 +79,7 @@ def _no_plots(_: Run) -> None:
 def written(folder: Path, steps: int) -> Path:
     """The recipe of a tiny run below a folder."""
     folder.mkdir(parents=True)
-    recipe = reliability.recipe("lru", None, folder)
+    recipe = reliability.recipe("lru", folder)
     recipe["train"] |= {"steps": steps, "checkpoint_every": max(1, steps // 4)}
     recipe["compression"]["schedule"]["at_steps"] = [max(1, steps // 3)]
     path = folder / "recipe.yaml"

@@ -53,11 +53,10 @@ def free_port() -> int:
 
 def write_recipe(folder: Path, case: str, **changes: dict[str, Any]) -> Path:
     """The recipe of a case of reliability.py without dropout, which each process draws for itself."""
-    layer, safety = reliability.CASES[case]
-    mapping = reliability.recipe(layer, safety, folder)
+    mapping = reliability.recipe(case, folder)
     mapping["model"]["dropout"] = 0.0
     for part, values in changes.items():
-        mapping[part] = {**mapping.get(part, {}), **values}
+        mapping[part] = {**(mapping[part] or {}), **values}
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(mapping), encoding="utf-8")

@@ -38,8 +38,9 @@ PROCESSES.set_forkserver_preload(
 )
 
 
-def recipe(layer: str, safety: dict[str, Any] | None, root: Path) -> dict[str, Any]:
-    """A run of some seconds on the digits, with two cuts, after which every file is in motion."""
+def recipe(case: str, root: Path) -> dict[str, Any]:
+    """Of a case: a run of some seconds on the digits, with two cuts, after which every file is in motion."""
+    layer, safety = CASES[case]
     return {
         "name": "kill",
         "device": "cpu",
@@ -60,6 +61,7 @@ def recipe(layer: str, safety: dict[str, Any] | None, root: Path) -> dict[str, A
             "schedule": {"kind": "listed", "at_steps": [18, 37]},
             **({} if safety is None else {"safety": safety}),
         },
+        "budget": BUDGETS.get(case),
         "output": {"root": str(root)},
     }
 
@@ -67,9 +69,12 @@ def recipe(layer: str, safety: dict[str, Any] | None, root: Path) -> dict[str, A
 CASES: dict[str, tuple[str, dict[str, Any] | None]] = {
     "lru": ("lru", None),
     "lru-trial": ("lru", {"trial_steps": 8, "tolerance": 0.0}),
+    "lru-budget": ("lru", {"trial_steps": 8, "tolerance": 0.2}),
     "mamba": ("mamba", None),
 }
 """Name -> layer and ``safety:`` section; without tolerance the slightest fall undoes a cut."""
+BUDGETS = {"lru-budget": {"flops": "0.8x"}}
+"""Cases that have a ``budget:``."""
 
 
 @dataclass
@@ -100,9 +105,8 @@ def _command(*arguments: str) -> None:
 def train(folder: Path, case: str) -> multiprocessing.process.BaseProcess:
     """Begin a run of a case below a folder."""
     folder.mkdir(parents=True)
-    layer, safety = CASES[case]
     path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe(layer, safety, folder)), encoding="utf-8")
+    path.write_text(yaml.safe_dump(recipe(case, folder)), encoding="utf-8")
     return command("train", str(path), "--quiet")
 
 

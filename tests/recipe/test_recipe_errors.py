@@ -90,6 +90,33 @@ ONE_ERROR = [
         "recipe.yaml:10:12: train.compile: found the text 'yes'; write true or false",
     ),
     (
+        "a budget of two units",
+        [("steps: 100", "steps: 100\nbudget: {flops: 0.65x, seconds: 60}")],
+        "recipe.yaml:10:9: budget: found flops and seconds; give exactly one of flops, seconds and joules, such as "
+        "flops: 0.65x",
+    ),
+    (
+        "a budget of none",
+        [("steps: 100", "steps: 100\nbudget: {reinvest: false}")],
+        "recipe.yaml:10:9: budget: found none; give exactly one of flops, seconds and joules, such as flops: 0.65x",
+    ),
+    (
+        "a share of a budget in another form",
+        [("steps: 100", "steps: 100\nbudget:\n  joules: 65%")],
+        "recipe.yaml:11:11: budget.joules: '65%' is not of the right form; write text of a number and x, such as 0.65x",
+    ),
+    (
+        "a share of a budget that is out of range",
+        [("steps: 100", "steps: 100\nbudget: {seconds: 0.0x}")],
+        "recipe.yaml:10:19: budget.seconds: 0.0x is out of range; write a factor above 0x and at most 100x",
+    ),
+    (
+        "a share of a budget without its x",
+        [("steps: 100", "steps: 100\nbudget: {flops: 0.65}")],
+        "recipe.yaml:10:17: budget.flops: 0.65 is less than one FLOP; write 0.65x for that share of the recipe "
+        "without compression",
+    ),
+    (
         "null where a value is needed",
         [("steps: 100", "steps:")],
         "recipe.yaml:9:9: train.steps: found nothing (null); write an integer of at least 1",
