@@ -113,14 +113,19 @@ def require_open(run: Run, recipe: Recipe) -> None:
 
 
 def _too_few(run: Run, recipe: Recipe, done: int) -> BadInputError:
-    budget = recipe.budget
-    asked = f"train.steps={recipe.train.steps}"
-    if budget is not None:
-        asked = f"budget.{budget.unit}={budget.amount}" + ("" if budget.reinvest else f" {asked}")
-    spent = "" if budget is None else ", and has spent as much"
+    spent = "" if recipe.budget is None else ", and has spent as much"
+    asked = " ".join(_length(recipe))
     return BadInputError(
         f"{asked}: {run.folder} has been trained for {done} steps already{spent}; write more"
     )
+
+
+def _length(recipe: Recipe) -> list[str]:
+    """The settings that say how long a run is."""
+    steps, budget = f"train.steps={recipe.train.steps}", recipe.budget
+    if budget is None:
+        return [steps]
+    return [f"budget.{budget.unit}={budget.amount}", *([] if budget.reinvest else [steps])]
 
 
 def departure(run: Run, recipe: Recipe, view: View) -> Departure | None:
@@ -176,7 +181,7 @@ def _raise_without_end(run: Run, recipe: Recipe, checkpoint: Checkpoint | None) 
     raise BadInputError(
         f"{run.folder}: this run cannot be trained longer: that takes the state of training of its last step, "
         f"{_steps_done(run)}, and {left} (versions before this one kept none); begin a longer run with: "
-        f"{command('train', run.recipe_path, f'train.steps={recipe.train.steps}')}"
+        f"{command('train', run.recipe_path, *_length(recipe))}"
     )
 
 
