@@ -333,6 +333,29 @@ def test_a_module_of_the_current_folder_can_be_asked_for(
     assert "write the name of a module" in capsys.readouterr().err
 
 
+def test_without_its_plug_in_a_model_says_which_one_it_needs(
+    site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with on_path(site, "compressm_example"):
+        mapping = recipe_to_mapping(tiny_recipe("baseline", 0))
+        mapping["model"]["layer"] = {"kind": "damped", "state_dim": 3}
+        checkpoint = tiny_checkpoint(recipe_from_mapping(mapping, "test"))
+        checkpoint.save(tmp_path / "model.pt")
+        exchange.export(checkpoint, "safetensors", tmp_path / "own")
+    for file in ("model.pt", "own/model.safetensors"):
+        assert main.run(["export", file, "--to", "safetensors", "--output", "again"]) == 2
+        assert capsys.readouterr().err.splitlines()[-1] == (
+            f"error: {file}: made with the plug-in compressm_example (compressm-example 0.1.0), which is not imported "
+            f"unless you ask for it; if you trust it: compressm export {file} --to safetensors --output again "
+            "--plugin compressm_example"
+        )
+    assert (
+        main.run(["export", "model.pt", "--to", "safetensors", "--output", "again", "--plugin", "absent"])
+        == 2
+    )
+
+
 @pytest.mark.parametrize(
     ("plugin", "message"),
     [

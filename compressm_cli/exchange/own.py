@@ -15,6 +15,7 @@ from compressm_cli.core.errors import BadInputError
 from compressm_cli.exchange.names import ENCODER, HEAD
 from compressm_cli.exchange.stock import cast
 from compressm_cli.exchange.tensors import read_safetensors
+from compressm_cli.models.sequence import SequenceConfig
 from compressm_cli.recipe import recipe_to_mapping
 
 KEY = "compressm"
@@ -43,7 +44,8 @@ def metadata_of(checkpoint: Checkpoint) -> dict[str, str]:
 def weights_of(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, Tensor]:
     """The tensors of ``model.safetensors``: weights and masks, without a tied head."""
     weights = cast(checkpoint.weights, dtype)
-    if getattr(checkpoint.recipe.model, "tie_embeddings", False):
+    model = checkpoint.recipe.model
+    if isinstance(model, SequenceConfig) and model.tie_embeddings:
         weights.pop(HEAD)
     return weights | {f"{MASKS}{name}": mask for name, mask in checkpoint.masks.items()}
 
@@ -81,4 +83,7 @@ def _is_tied(content: dict[str, Any]) -> bool:
     """Whether the recipe, which is still to be validated, ties the head to the embedding."""
     recipe = content.get("recipe")
     model = recipe.get("model") if isinstance(recipe, dict) else None
-    return isinstance(model, dict) and model.get("tie_embeddings") is True
+    sequence = SequenceConfig.model_fields["kind"].default
+    if not isinstance(model, dict) or model.get("kind", sequence) != sequence:
+        return False
+    return model.get("tie_embeddings") is True
