@@ -187,8 +187,7 @@ def verdicts(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     return told
 
 
-@pytest.mark.parametrize("reinvest", [True, False])
-@pytest.mark.parametrize("accuracy", [1.0, 0.0])
+@pytest.mark.parametrize(("accuracy", "reinvest"), [(1.0, True), (1.0, False), (0.0, True)])
 def test_a_resumed_run_ends_bit_equal(
     tiny: Maker,
     train: Trainer,

@@ -177,11 +177,7 @@ def test_processes_share_a_budget(budget: dict[str, Any], tmp_path: Path) -> Non
     summary, found = run.read_summary(), run.read_summary()["budget"]
     assert found["spent"] >= found["limit"]
     assert found["steps"]["done"] == summary["steps"] == Checkpoint.load(run.final_checkpoint).step
-    if found["unit"] == "flops":
-        halves = processes.train(tmp_path / "halves", "lru", 1, train={"accumulate": 2}, budget=budget)
-        assert halves.read_summary()["budget"] == found
-        a, b = (Checkpoint.load(one.final_checkpoint) for one in (halves, run))
-        assert all(torch.equal(a.weights[name], b.weights[name]) for name in a.weights)
+    assert len({line["checksum"] for line in run.read_metrics() if "checksum" in line}) > 1
 
 
 @pytest.mark.slow
