@@ -9,6 +9,7 @@ import re
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
+from functools import cache
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -162,7 +163,14 @@ def load_installed() -> None:
 
 def _installed() -> dict[str, metadata.EntryPoint]:
     """The entry points of installed plug-ins by the module that each names."""
-    return {entry.value.partition(":")[0].strip(): entry for entry in metadata.entry_points(group=GROUP)}
+    return _found_on(tuple(sys.path))
+
+
+@cache
+def _found_on(_path: tuple[str, ...]) -> dict[str, metadata.EntryPoint]:
+    """Looked for once on a path: it takes time, and a recipe may have very many names."""
+    found = metadata.entry_points(group=GROUP)
+    return {entry.value.partition(":")[0].strip(): entry for entry in found}
 
 
 def _try_installed(module: str) -> None:

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.cli import main, train
 from compressm_cli.core.errors import BadInputError, command
 from compressm_cli.layers import LAYERS
+from compressm_cli.methods import METHODS
 from compressm_cli.models import build_model
 from compressm_cli.objectives import objective_of
 from compressm_cli.recipe import load_recipe, recipe_from_mapping, recipe_schema, recipe_to_mapping
@@ -273,6 +275,24 @@ def test_what_a_recipe_names_is_not_imported(
     assert "hostile.yaml:1:" in capsys.readouterr().err
     assert not (sleeper / "woken").exists()
     assert "sleeper" not in sys.modules
+
+
+def test_very_many_names_are_told_in_time(sleeper: Path) -> None:
+    mapping = recipe_to_mapping(tiny_recipe("baseline", 0))
+    names = {f"k{i}": {"kind": f"{'sleeper:' if i % 2 else ''}T{i}"} for i in range(10_000)}
+    began = time.monotonic()
+    with pytest.raises(BadInputError, match="and 9"):
+        recipe_from_mapping({**mapping, "model": {**mapping["model"], **names}}, "test")
+    assert time.monotonic() - began < 20
+    assert "sleeper" not in sys.modules
+
+
+def test_a_registry_says_what_there_is() -> None:
+    with pytest.raises(KeyError) as caught:
+        LAYERS["lruu"]
+    assert str(caught.value) == "'lruu' is no layer; did you mean 'lru'?"
+    with pytest.raises(KeyError, match="'zzz' is no method; there are none, hankel"):
+        METHODS["zzz"]
 
 
 @pytest.mark.parametrize("listed", [True, False])
