@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from compressm_cli.checkpoint.skeleton import with_memory
 from compressm_cli.engine import state
-from compressm_cli.engine.distributed.agreement import agreed, confirm, synchronize
+from compressm_cli.engine.distributed.agreement import agreed, confirm, share_memory, synchronize
 from compressm_cli.engine.distributed.group import Group
 from compressm_cli.engine.distributed.replicas import replicated
 from compressm_cli.methods.method import CheckContext, Method
@@ -61,8 +61,10 @@ class Copies:
         return model
 
     def plan(self, method: Method, model: nn.Module, context: CheckContext) -> Plan:
-        """What the method decides in the main process."""
-        return self.group.from_main(lambda: method.plan(model, context))
+        """What the method decides in the main process; what it remembers then is the same in all of them."""
+        decided = self.group.from_main(lambda: method.plan(model, context))
+        share_memory(method, context.generator, self.group)
+        return decided
 
     def apply(self, model: nn.Module, optimizer: Optimizer, plan: Plan) -> nn.Module:
         """Carry out a plan. ValueError in all processes, with nothing changed, where it cannot be."""

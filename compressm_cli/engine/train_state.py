@@ -13,6 +13,7 @@ from compressm_cli.data.interface import Dataset
 from compressm_cli.engine import state
 from compressm_cli.engine.batches import derived_generator
 from compressm_cli.engine.budget import Budget
+from compressm_cli.engine.distributed.agreement import share_memory
 from compressm_cli.engine.distributed.group import Group
 from compressm_cli.engine.divergence import require_finite
 from compressm_cli.engine.ledger import Ledger
@@ -126,7 +127,10 @@ class TrainState:
         if not self.method.acts_each_step:
             return None
         plan = self.group.from_main(lambda: self.method.after_step(self.context))
-        return None if plan is None else self._told(plan)
+        if plan is None:
+            return None
+        share_memory(self.method, self.generator, self.group)
+        return self._told(plan)
 
     def require_finite(self) -> None:
         """DivergedError where a weight, a buffer or a moment of the optimizer is not finite."""

@@ -17,7 +17,7 @@ from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.cli import main
 from compressm_cli.layers.interface import state_axis
 from compressm_cli.methods import METHODS
-from compressm_cli.methods.method import SetupContext, StepContext
+from compressm_cli.methods.method import CheckContext, SetupContext, StepContext
 from compressm_cli.methods.none import NoCompression
 from compressm_cli.recipe import recipe_from_mapping, recipe_to_yaml
 from compressm_cli.runs.folder import Run
@@ -33,9 +33,10 @@ class Pausing(NoCompression):
     """Has a gate for each number that the first two blocks put out, and a price on these and on the head.
 
     Two states sleep from step 6 to 14, and the second of the others from 10 on. At step 4 the model grows by a block,
-    and from step 10 to 14 another one sleeps.
+    and from step 10 to 14 another one sleeps. The price is another one from step 8 on, which the main process decides.
     """
 
+    price = 0.1
     killed: int | None = None
     """The step in which one of the processes is lost."""
 
@@ -52,10 +53,26 @@ class Pausing(NoCompression):
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": [self.gates], "factor": 2.0}]
 
+    def check_steps(self, total: int) -> list[int]:
+        return [7]
+
+    def plan(self, model: nn.Module, context: CheckContext) -> Plan:
+        self.price = 0.2 + 0.1 * float(torch.rand(1, generator=context.generator))
+        return Plan()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"price": self.price}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.price = state["price"]
+
     def penalty(self, step: StepContext) -> Tensor:
         if step.step == self.killed and os.environ.get("RANK") == "1":
             os.kill(os.getpid(), signal.SIGKILL)
-        return 0.05 * step.model.get_parameter("head.weight").square().sum() + 0.1 * self.gates.abs().sum()
+        return (
+            0.05 * step.model.get_parameter("head.weight").square().sum()
+            + self.price * self.gates.abs().sum()
+        )
 
     def after_step(self, step: StepContext) -> Plan | None:
         edits: dict[int, list[Any]] = {

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from compressm_cli.core.errors import RunFailedError
 from compressm_cli.engine.distributed.group import Group
+from compressm_cli.methods.method import Method
 from compressm_cli.structure.masks import masks_of
 from compressm_cli.structure.optimizers import method_parameters
 from compressm_cli.structure.store import parked_units
@@ -38,6 +39,16 @@ def synchronize(model: nn.Module, optimizer: Optimizer, group: Group) -> None:
         known = (*dict(state_tensors(model, optimizer)).values(), *masks_of(model).values(), *parked)
         for tensor in known:
             dist.broadcast(tensor, src=0)
+
+
+def share_memory(method: Method, generator: torch.Generator, group: Group) -> None:
+    """Give every process what the main one's method remembers, and its random numbers to come, after it has decided."""
+    if not group.is_alone:
+        known = (method.state_dict(), generator.get_state()) if group.is_main else None
+        known = group.broadcast(known)
+        if not group.is_main and known is not None:
+            method.load_state_dict(known[0])
+            generator.set_state(known[1])
 
 
 def is_part(tensor: Tensor) -> bool:

@@ -147,8 +147,7 @@ def plan(method: Method, model: nn.Module, context: CheckContext) -> Plan:
         while (asked := group.broadcast(None)) is not None:
             context.calibrate({}, asked) if isinstance(asked, int) else gather(asked)
     decided = group.from_main(decide)
-    method.load_state_dict(group.broadcast(method.state_dict()))
-    context.generator.set_state(group.broadcast(context.generator.get_state()))
+    agreement.share_memory(method, context.generator, group)
     return decided
 
 
