@@ -67,7 +67,11 @@ def evaluate(
         raise BadInputError(
             "no label of the split is scored, so there is nothing to evaluate on; give other data"
         )
-    metrics = {name: value if _is_known(value) else None for name, value in scores.metrics().items()}
+    found = scores.metrics()
+    if judge.primary.name not in found:
+        told = f"{type(scores).__name__}.metrics() of {type(judge).__name__}"
+        raise ValueError(f"{told} has no {judge.primary.name!r}, which models are judged by")
+    metrics = {name: value if _is_known(value) else None for name, value in found.items()}
     return Evaluation(scores.mean_loss(), metrics, len(split), int(scores.labels))
 
 

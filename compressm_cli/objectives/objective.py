@@ -157,8 +157,16 @@ class Objective(ABC):
 
     @classmethod
     def primary_of(cls, config: Any) -> Metric:
-        """The metric that decides which model is the best, and whether a cut is kept."""
-        return next(metric for metric in cls.METRICS if metric.name == config.primary)
+        """The metric that decides which model is the best, and whether a cut is kept.
+
+        Raises ValueError where the objective has none of that name.
+        """
+        named = {metric.name: metric for metric in cls.METRICS}
+        if config.primary not in named:
+            raise ValueError(
+                f"{cls.__name__}.METRICS has no {config.primary!r}, which its Config has as primary"
+            )
+        return named[config.primary]
 
     @property
     def primary(self) -> Metric:

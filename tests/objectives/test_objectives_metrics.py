@@ -268,6 +268,20 @@ def test_a_cut_is_kept_within_the_tolerance(
     assert metric.is_kept(before, after, tolerance, relative) is kept
 
 
+def test_an_objective_without_its_primary_metric_is_told_so() -> None:
+    class Odd(Classification):
+        METRICS = (LOWER,)
+
+    class Empty(Classification):
+        def scores(self, split: Split) -> Any:
+            return Scores(self, split.labels.device)
+
+    with pytest.raises(ValueError, match=r"Odd\.METRICS has no 'accuracy'"):
+        _ = Odd().primary
+    with pytest.raises(ValueError, match=r"Scores\.metrics\(\) of Empty has no 'accuracy'"):
+        evaluate(Said(), classes_split(3, 5), 3, objective=Empty())
+
+
 # ---- what fits ------------------------------------------------------------------------------------------
 
 CLASSES = DataSpec(classes=3, length=4, features=1)
