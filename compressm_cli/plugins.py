@@ -197,14 +197,14 @@ def _import(module: str, origin: Origin) -> None:
     except (Exception, SystemExit) as error:
         for registry, entries in zip(REGISTRIES, before, strict=True):
             registry.restore(entries)
-        told = str(error) if isinstance(error, (PluginError, DuplicateNameError)) else _told(error)
-        raise PluginError(f"the plug-in {origin} cannot be imported: {told}") from error
+        message = str(error) if isinstance(error, (PluginError, DuplicateNameError)) else _message_of(error)
+        raise PluginError(f"the plug-in {origin} cannot be imported: {message}") from error
     finally:
         _loading.pop()
     _loaded[module] = origin
 
 
-def _told(error: BaseException) -> str:
+def _message_of(error: BaseException) -> str:
     """An error of somebody else's code, in one line with its place."""
     frames = traceback.extract_tb(error.__traceback__)
     theirs = [f for f in frames if not f.filename.startswith("<frozen") and f.filename not in OURS]

@@ -26,7 +26,7 @@ def shorten(value: object, limit: int = 60) -> str:
     )
 
 
-def found(value: object) -> str:
+def described(value: object) -> str:
     """A value as an error names it: ``the text 'x'``, ``the number 3``, ``a list``."""
     if value is None:
         return "nothing (null)"

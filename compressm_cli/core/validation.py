@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from compressm_cli.core.text import found, shorten
+from compressm_cli.core import text
+from compressm_cli.core.text import shorten
 
 LARGEST = 2**31
 """Of a count: classes, tokens, features, steps of a sequence, states."""
@@ -30,7 +31,7 @@ def described(value: object) -> str:
         return (
             f"a tensor {str(value.dtype).removeprefix('torch.')} of the shape {shorten(tuple(value.shape))}"
         )
-    return found(value)
+    return text.described(value)
 
 
 def is_count(value: object, least: int = 0, most: int = LARGEST) -> bool:

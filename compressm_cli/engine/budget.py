@@ -249,7 +249,7 @@ class Budget:
             "go on where it was, or with a budget of another unit"
         )
 
-    def told(self) -> str:
+    def message(self) -> str:
         """What the run may spend, in a line."""
         config, limit, uncut = self._config, self._course.limit, self._course.uncut
         assert config is not None

@@ -61,7 +61,7 @@ def changed_recipe(run: Run, overrides: Sequence[str]) -> Recipe:
     return after
 
 
-def told(before: Recipe, after: Recipe, step: int, training: dict[str, Any]) -> str | None:
+def described(before: Recipe, after: Recipe, step: int, training: dict[str, Any]) -> str | None:
     """What another length of the run makes of the learning rate and the checks, in a line; None where it is the same.
 
     ``training`` is a checkpoint's: what was spent, and the rollbacks, each of which has lowered the learning rate.

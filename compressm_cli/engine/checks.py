@@ -63,7 +63,7 @@ class Checks:
             return False
         before = self._validation.evaluate()
         with self._ledger.clock.phase("compression"):
-            saved = state.capture() if self._trial.is_wanted else None
+            saved = state.capture() if self._trial.is_enabled else None
             try:
                 state.apply(plan)
             except ValueError as error:

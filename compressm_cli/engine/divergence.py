@@ -54,7 +54,7 @@ class Rollbacks:
         """``from_step``, ``to_step``, ``learning_rate_factor`` since then, and ``reason``; part of a checkpoint."""
 
     @property
-    def wanted(self) -> bool:
+    def is_enabled(self) -> bool:
         """Whether the recipe asks to go back at all."""
         return isinstance(self._config, RollBackConfig)
 
@@ -77,7 +77,7 @@ class Rollbacks:
         self.made.append({"from_step": from_step, "to_step": to_step, "reason": reason})
         self.made[-1]["learning_rate_factor"] = self.factor
 
-    def told(self) -> str:
+    def message(self) -> str:
         """The latest one in a line."""
         last = self.made[-1]
         return (

@@ -18,7 +18,6 @@ from compressm_cli.engine.changes import changed_recipe, identity
 from compressm_cli.engine.course import Course
 from compressm_cli.engine.distributed.group import Group
 from compressm_cli.engine.failures import explained
-from compressm_cli.engine.follower import Follower
 from compressm_cli.engine.loop import DivergedError, Trainer
 from compressm_cli.engine.oneshot import require_same_shape
 from compressm_cli.engine.origins import beginnings, now
@@ -26,6 +25,7 @@ from compressm_cli.engine.precision import require_compiler, resolve_device
 from compressm_cli.engine.resuming import Departure, departure, is_over, record, require_open, set_out
 from compressm_cli.engine.same_data import require_same, require_shared
 from compressm_cli.engine.signals import EXIT_CODES, Stop, StoppedError, listening
+from compressm_cli.engine.silent_run import SilentRun
 from compressm_cli.engine.threads import threads_to_begin, threads_to_go_on, using
 from compressm_cli.engine.trackers import require_trackers
 from compressm_cli.engine.view import View
@@ -157,7 +157,7 @@ def resume(
 
 def _followed(run: Run, group: Group) -> Run:
     """The run folder itself in the main process."""
-    return run if group.is_main else Follower(run.folder)
+    return run if group.is_main else SilentRun(run.folder)
 
 
 def _go_on(

@@ -20,6 +20,7 @@ from compressm_cli.engine.listeners import Listeners
 from compressm_cli.engine.load_watch import LoadWatch
 from compressm_cli.engine.optimizer import learning_rate, set_learning_rate
 from compressm_cli.engine.precision import bfloat16_is_slow, prepare, resolve_device
+from compressm_cli.engine.running_loss import RunningLoss
 from compressm_cli.engine.saving import Saving
 from compressm_cli.engine.signals import EXIT_CODES, Stop, StoppedError
 from compressm_cli.engine.step import training_step
@@ -27,7 +28,6 @@ from compressm_cli.engine.train_state import TrainState
 from compressm_cli.engine.trial import Trial
 from compressm_cli.engine.validation import Validation
 from compressm_cli.engine.view import View
-from compressm_cli.engine.window import LossWindow
 from compressm_cli.engine.workload import Workload
 from compressm_cli.models import has_batch_statistics
 from compressm_cli.objectives import objective_of, primary_of
@@ -91,7 +91,7 @@ class Trainer:
         self.batches = Batches(self.splits[0], self.config.batch_size, seed)
         self.objective = objective = objective_of(recipe, dataset.spec)
         self.work = work = Workload(self.config, dataset.spec, self.batches.batch_size, self.group, objective)
-        self.window = LossWindow(self.group, ledger.clock, device)
+        self.running_loss = RunningLoss(self.group, ledger.clock, device)
         self.state = state = TrainState(
             recipe, seed, dataset, resume, initial, self.group, device, work, budget, ledger, listeners
         )
@@ -100,7 +100,17 @@ class Trainer:
             work.require_statistics(self.splits[0])
         self.trial = trial = Trial(recipe, state, budget, ledger, listeners)
         self.saving = Saving(
-            recipe, seed, dataset, run, state, budget, trial, self.window, self.rollbacks, ledger, listeners
+            recipe,
+            seed,
+            dataset,
+            run,
+            state,
+            budget,
+            trial,
+            self.running_loss,
+            self.rollbacks,
+            ledger,
+            listeners,
         )
         self.validation = Validation(
             recipe, self.splits[1], objective, work, state, trial, self.saving, ledger, listeners
@@ -114,15 +124,15 @@ class Trainer:
 
     def _set_out(self, resume: Checkpoint | None) -> None:
         """Be ready for the first step, or for the one after a checkpoint's."""
-        window: dict[str, Any] | None = None
+        running_loss: dict[str, Any] | None = None
         if resume is None:
             self.state.learn_costs()
         else:
-            window = self.saving.resume(resume)
+            running_loss = self.saving.resume(resume)
         with self.ledger.clock.phase("compile"):
             self.state.renew(logged=resume is None)
         self.budget.begin(self.state.step)
-        self.window.begin(self.state.step, window)
+        self.running_loss.begin(self.state.step, running_loss)
 
     # ---- the loop ------------------------------------------------------------------------------------------
 
@@ -133,7 +143,7 @@ class Trainer:
         self._introduce()
         self.state.model.train()
         # Where the recipe alone does not lead back to this beginning, or the run may have to go back to it.
-        if self.begins_elsewhere or (self.rollbacks.wanted and not self.saving.has_checkpoint):
+        if self.begins_elsewhere or (self.rollbacks.is_enabled and not self.saving.has_checkpoint):
             self.saving.save()
         while not self._is_over:
             self._stop_if_asked(lambda asked: self.vote(asked, self.budget.own()))
@@ -153,7 +163,7 @@ class Trainer:
         if listed := ", ".join(f"{name} {form}" for name, form in self.ledger.now["forms"].items()):
             self.listeners.message(f"form of the recurrence: {listed}")
         if self.budget.is_set:
-            self.listeners.message(self.budget.told())
+            self.listeners.message(self.budget.message())
         if self.batch_norm and self.config.accumulate > 1:
             self.listeners.message(
                 f"warning: model.norm: batch normalizes over the {self.work.rows_of_all} rows that are passed "
@@ -177,7 +187,7 @@ class Trainer:
         self._log_if_due()
         if settled := self.budget.measures(self.state.step):
             self.budget.settle(self.state.step, self.validation.evaluate, self.saving.save)
-            self.listeners.message(self.budget.told())
+            self.listeners.message(self.budget.message())
         if self._is_due("eval_every") or self._is_over:
             self.validation.evaluate()
         if self.trial.is_due and not self._verdict():
@@ -231,14 +241,14 @@ class Trainer:
             state.step, self.group.rank, self.group.size, parts, in_step=self.batch_norm
         )
         step = (state.model, state.optimizer, share, self.config, state.forward)
-        self.window.add(training_step(*step, state.method, state.context, self.objective))
+        self.running_loss.add(training_step(*step, state.method, state.context, self.objective))
 
     def _log_if_due(self) -> None:
         step, due = self.state.step, self._is_due("log_every")
-        showing = time.monotonic() - self.window.shown > VIEW_SECONDS
+        showing = time.monotonic() - self.running_loss.shown > VIEW_SECONDS
         if not (due or showing):
             return
-        steps, loss = self.window.steps(step), self.window.mean_loss(step, exact=due)
+        steps, loss = self.running_loss.steps(step), self.running_loss.mean_loss(step, exact=due)
         if not math.isfinite(loss):
             if not due:  # what the clock decides must not end a trial
                 return
@@ -247,8 +257,8 @@ class Trainer:
             )
         if due:
             self.state.require_finite()
-        seconds, rate = self.window.mean_seconds(step), self.rate
-        self.window.shown = time.monotonic()
+        seconds, rate = self.running_loss.mean_seconds(step), self.rate
+        self.running_loss.shown = time.monotonic()
         if self.budget.is_set:
             self.listeners.expect(self.budget.expected(step))
         self.listeners.step(step, loss, rate, seconds)
@@ -268,7 +278,7 @@ class Trainer:
                 "forms": self.ledger.now["forms"],
             }
         )
-        self.window.begin(self.state.step)
+        self.running_loss.begin(self.state.step)
         if (warning := self.load_watch.warning()) is not None:
             self.listeners.message(warning)
 
@@ -280,7 +290,7 @@ class Trainer:
     def _check(self) -> None:
         """Let the method look at the model; where it was cut and no step is left to try that, judge it."""
         if self.checks.check():
-            self.window.begin(self.state.step)
+            self.running_loss.begin(self.state.step)
             if self.trial.is_due:
                 self._verdict()
 
@@ -298,7 +308,7 @@ class Trainer:
     def _reject(self, why: str) -> None:
         """Undo the cut that is on trial, and go on from before it."""
         self.trial.reject(why)
-        self.window.begin(self.state.step)
+        self.running_loss.begin(self.state.step)
         # What was saved during the trial must not be resumed from.
         self.saving.save()
 
@@ -308,15 +318,15 @@ class Trainer:
             raise self.rollbacks.final_error(error, self.splits[0], self.run.checkpoints) from error
         came_from, sizes = self.state.step, self.state.sizes
         with self.ledger.clock.phase("checkpoint"):
-            window = self.saving.go_back(error)
+            running_loss = self.saving.go_back(error)
             self.state.renew(logged=False)
         self.budget.begin(self.state.step)
         self.rollbacks.add(came_from, self.state.step, str(error))
-        self.window.begin(self.state.step, window)
+        self.running_loss.begin(self.state.step, running_loss)
         # First the checkpoint, which knows of the rollback: a line that a kill prevents is written when resuming.
         self.saving.save()
         self.listeners.rolled_back(self.state.step)
-        self.listeners.message(self.rollbacks.told())
+        self.listeners.message(self.rollbacks.message())
         if undone := self.state.undone(sizes, "as at the last good checkpoint"):
             self.listeners.compression(self.state.step, undone, "undone")
 

@@ -1,4 +1,4 @@
-"""How the processes of a run hold its model: each a copy of it, or (``parts.py``) each a part."""
+"""How the processes of a run hold its model: each a copy of it, or (``sharded.py``) each a part."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +24,7 @@ The main process has the values. What others have of it has shapes and types alo
 """
 
 
-class Copies:
+class Replicated:
     """Each process holds the whole model and its optimizer's state; one process does so without further ado.
 
     All methods are collective. Those that may change shapes return the model to go on with.
@@ -113,10 +113,10 @@ def require_rebuildable(plan: Plan) -> None:
         )
 
 
-def placement(parallel: str, group: Group, device: torch.device) -> Copies:
+def placement(parallel: str, group: Group, device: torch.device) -> Replicated:
     """As ``train.parallel`` says: ``ddp`` or ``fsdp``; a process without others has the model whole."""
     if parallel == "fsdp" and not group.is_alone:
-        from compressm_cli.engine.parts import Parts  # what it stands on takes long to import
+        from compressm_cli.engine.sharded import Sharded  # what it stands on takes long to import
 
-        return Parts(group, device)
-    return Copies(group, device)
+        return Sharded(group, device)
+    return Replicated(group, device)

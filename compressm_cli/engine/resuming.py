@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.errors import BadInputError, command
 from compressm_cli.data.interface import Fingerprint
-from compressm_cli.engine.changes import changes, is_same_run, told
+from compressm_cli.engine.changes import changes, described, is_same_run
 from compressm_cli.engine.origins import load, now
 from compressm_cli.engine.same_data import recorded
 from compressm_cli.engine.standing import Standing
@@ -216,8 +216,8 @@ def set_out(run: Run, recipe: Recipe, found: Departure, view: View, keep_recipe:
         view.message(f"going on from step {found.step:,} of {end} ({path})")
         if earlier.is_over and not here.is_over:
             run.set_aside(found.step)
-        if told_of := told(before, recipe, found.step, training):
-            view.message(told_of)
+        if change := described(before, recipe, found.step, training):
+            view.message(change)
     if found.fingerprint is None and found.checkpoint is not None:
         view.message(
             "warning: the run does not say which data it was trained on; these are taken for the same"

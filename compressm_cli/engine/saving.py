@@ -14,10 +14,10 @@ from compressm_cli.engine.ledger import Ledger
 from compressm_cli.engine.listeners import Listeners
 from compressm_cli.engine.placement import Held
 from compressm_cli.engine.resuming import newest_checkpoint, outline_of
+from compressm_cli.engine.running_loss import RunningLoss
 from compressm_cli.engine.state import own_part
 from compressm_cli.engine.train_state import TrainState
 from compressm_cli.engine.trial import Trial
-from compressm_cli.engine.window import LossWindow
 from compressm_cli.recipe import Recipe
 from compressm_cli.runs.folder import Run
 from compressm_cli.structure.store import ParkedUnits
@@ -35,14 +35,14 @@ class Saving:
         state: TrainState,
         budget: Budget,
         trial: Trial,
-        window: LossWindow,
+        running_loss: RunningLoss,
         rollbacks: Rollbacks,
         ledger: Ledger,
         listeners: Listeners,
     ) -> None:
         self._recipe, self._seed, self._run = recipe.model_copy(update={"seeds": [seed]}), seed, run
         self._data, self._fingerprint = dataset.spec, dataset.fingerprint
-        self._state, self._trial, self._ledger, self._window = state, trial, ledger, window
+        self._state, self._trial, self._ledger, self._running_loss = state, trial, ledger, running_loss
         self._rollbacks, self._listeners, self._group = rollbacks, listeners, state.group
         self._budget = budget
         self._saved: int | None = None
@@ -115,7 +115,7 @@ class Saving:
         return {
             **self._state.process_state(),
             **self._trial.process_state(),
-            **self._window.process_state(),
+            **self._running_loss.process_state(),
             **self._ledger.process_state(),
             **self._budget.process_state(),
         }
@@ -131,38 +131,38 @@ class Saving:
             **self._ledger.state_dict(processes),
             "budget": self._budget.state_dict(processes),
             "rollbacks": list(self._rollbacks.made),
-            "window": self._window.state_dict(),
+            "window": self._running_loss.state_dict(),
         }
 
     # ---- reading -------------------------------------------------------------------------------------------
 
     def resume(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        """Take over a state of training; returns the logging window that was open then."""
+        """Take over a state of training; returns the sum of losses that was open then."""
         saved = _training_of(checkpoint)
         self._rollbacks.made = list(saved.get("rollbacks", []))
-        window = self._put_back(checkpoint)
+        running_loss = self._put_back(checkpoint)
         self._state.load_state_dict(saved)
         self._ledger.load_state_dict(saved)
         self._budget.load_state_dict(checkpoint.step, saved)
         self._saved = self._state.step
-        return window
+        return running_loss
 
     def go_back(self, error: DivergedError) -> dict[str, Any]:
-        """Go back to the last good checkpoint because of an error; returns the logging window that was open then.
+        """Go back to the last good checkpoint because of an error; returns the sum of losses that was open then.
 
         Everything that decides how training goes on is as it was, and what is told of it, but not what it cost.
         Raises RunFailedError where there is no such checkpoint.
         """
         checkpoint = self._last_good(error)
-        window = self._put_back(checkpoint)
+        running_loss = self._put_back(checkpoint)
         saved = _training_of(checkpoint)
         self._state.go_back(saved)
         self._ledger.go_back(saved)
         self._saved = None
-        return window
+        return running_loss
 
     def _put_back(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        """Model, optimizer, trial and logs as they were; returns the logging window that was open then."""
+        """Model, optimizer, trial and logs as they were; returns the sum of losses that was open then."""
         saved = _training_of(checkpoint)
         own, told = own_part(saved["processes"], self._group, self._seed, checkpoint.step)
         if told is not None:

@@ -102,15 +102,15 @@ class WeightsAndBiases(Tracker):
             settings=wandb.Settings(console="off", silent=True),
         )
         # wandb takes no step below the last one that it was told, also by the process before this one.
-        self._told = int(self._run.step)
+        self._last_step = int(self._run.step)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        if step >= self._told:
-            self._told = step
+        if step >= self._last_step:
+            self._last_step = step
             self._run.log(values, step=step)
 
     def text(self, step: int, name: str, text: str) -> None:
-        self._run.log({name: text}, step=max(step, self._told))
+        self._run.log({name: text}, step=max(step, self._last_step))
 
     def rewind(self, step: int) -> None:
         """What was told of later steps stays, until training is beyond them."""

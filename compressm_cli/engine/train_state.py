@@ -130,7 +130,7 @@ class TrainState:
         if plan is None:
             return None
         share_memory(self.method, self.generator, self.group)
-        return self._told(plan)
+        return self._checked(plan)
 
     def require_finite(self) -> None:
         """DivergedError where a weight, a buffer or a moment of the optimizer is not finite."""
@@ -144,9 +144,9 @@ class TrainState:
 
     def plan(self, context: CheckContext) -> Plan:
         """What the method wants changed."""
-        return self._told(self.placement.plan(self.method, self.model, context))
+        return self._checked(self.placement.plan(self.method, self.model, context))
 
-    def _told(self, plan: Plan) -> Plan:
+    def _checked(self, plan: Plan) -> Plan:
         """The plan; RunFailedError for records that a checkpoint of a trial would not be read back with."""
         for record in plan.records:
             try:

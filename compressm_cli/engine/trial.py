@@ -44,7 +44,7 @@ class Trial:
         self._cut: _Cut | None = None
 
     @property
-    def is_wanted(self) -> bool:
+    def is_enabled(self) -> bool:
         """Whether cuts are tried before they are kept."""
         return self._safety is not None
 

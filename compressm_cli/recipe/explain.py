@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from compressm_cli.core.registry import generation
-from compressm_cli.core.text import found, shorten
+from compressm_cli.core.text import described, shorten
 from compressm_cli.recipe.problems import KeyPath, Problem, key_path
 from compressm_cli.recipe.yaml_text import Node
 
@@ -273,7 +273,7 @@ class _Explainer:
         if one.kind.endswith("_type"):
             if isinstance(value, float) and value.is_integer() and "integer" in wanted:
                 wanted = f"{wanted}, such as {int(value)}"
-            return f"found {found(value)}; write {wanted}"
+            return f"found {described(value)}; write {wanted}"
         return f"{one.text[0].lower()}{one.text[1:]}; write {wanted}"
 
     def _length(self, one: _Located, value: object) -> str:
@@ -287,7 +287,7 @@ class _Explainer:
 def _not_allowed(value: object, allowed: list[str]) -> str:
     listed = ", ".join(allowed)
     if not isinstance(value, str) or len(value) > LONGEST_KEY:
-        return f"found {found(value)}; write one of {listed}"
+        return f"found {described(value)}; write one of {listed}"
     close = get_close_matches(value, allowed, n=1, cutoff=0.5)
     suggestion = f"did you mean {close[0]!r}?" if close else "write one of these"
     return f"{shorten(value)} is not one of {listed}; {suggestion}"

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from compressm_cli import plugins
 from compressm_cli.core.registry import Registry
-from compressm_cli.core.text import found
+from compressm_cli.core.text import described
 from compressm_cli.data import TASKS
 from compressm_cli.layers import LAYERS
 from compressm_cli.methods import METHODS
@@ -40,7 +40,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     if root is None:
         raise RecipeError([Problem(start, (), f"the recipe is empty; write the keys {_required_keys()}")])
     if not isinstance(root.value, dict):
-        message = f"found {found(root.plain())}; write a mapping with the keys {_required_keys()}"
+        message = f"found {described(root.plain())}; write a mapping with the keys {_required_keys()}"
         raise RecipeError([*problems, Problem(root.place, (), message)])
     return _validated(root, problems + apply_overrides(root, overrides))
 
@@ -48,7 +48,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 def recipe_from_mapping(mapping: Mapping[str, Any], where: str, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe from plain data; ``where`` names its origin in errors. Raises RecipeError."""
     if not isinstance(mapping, Mapping):
-        raise RecipeError([Problem(Place(where), (), f"found {found(mapping)}; a recipe is a mapping")])
+        raise RecipeError([Problem(Place(where), (), f"found {described(mapping)}; a recipe is a mapping")])
     root = from_plain(dict(mapping), Place(where))
     return _validated(root, apply_overrides(root, overrides))
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from compressm_cli.core.text import found, shorten
+from compressm_cli.core.text import described, shorten
 from compressm_cli.recipe.problems import Place, Problem, RecipeError
 from compressm_cli.recipe.yaml_text import MAX_DEPTH, Node, parse_yaml
 
@@ -77,7 +77,7 @@ def _set(root: Node, path: list[str], node: Node, place: Place) -> None:
                 Problem(
                     place,
                     tuple(path),
-                    f"{'.'.join(path[:depth])} is {found(parent.value)}, not a mapping; "
+                    f"{'.'.join(path[:depth])} is {described(parent.value)}, not a mapping; "
                     f"write {'.'.join(path[:depth])}=VALUE",
                 )
             )

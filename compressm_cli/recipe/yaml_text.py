@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from compressm_cli.core.text import found, is_control
+from compressm_cli.core.text import described, is_control
 from compressm_cli.recipe.problems import KeyPath, Place, Problem, RecipeError
 
 MAX_BYTES = 1_000_000
@@ -215,7 +215,7 @@ def from_plain(value: Any, place: Place, path: KeyPath = ()) -> Node:
     if isinstance(value, dict):
         for key in value:
             if not isinstance(key, str):
-                raise RecipeError([Problem(place, path, f"found {found(key)} as a key; write text")])
+                raise RecipeError([Problem(place, path, f"found {described(key)} as a key; write text")])
         return Node({key: from_plain(item, place, (*path, key)) for key, item in value.items()}, place, place)
     if isinstance(value, (list, tuple)):
         return Node([from_plain(item, place, (*path, i)) for i, item in enumerate(value)], place, place)

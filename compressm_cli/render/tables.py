@@ -231,7 +231,7 @@ def _budget_table(report: ComparisonReport) -> Table:
     rows = [
         [
             arm.label if seed is None else f"{arm.label}, seed {seed}",
-            "none" if budget is None else budget.told(),
+            "none" if budget is None else budget.message(),
             "" if budget is None else f"{budget.steps:,}",
             "" if budget is None else f"{budget.planned:,}",
             "" if budget is None else "yes" if budget.reinvest else "no",

@@ -48,7 +48,7 @@ class RunBudget:
         """Of the budget that was spent."""
         return self.spent / self.limit if self.limit else None
 
-    def told(self) -> str:
+    def message(self) -> str:
         """In a line: ``0.65x: 1.30 TFLOP, 100.0 % spent``."""
         if self.share is None or self.limit is None:
             return f"{self.asked} {self.unit}, not measured"

@@ -23,7 +23,7 @@ Maker = Callable[..., Recipe]
 MOMENTS = {
     "step": (loop.Trainer, "_update"),
     "evaluation": (validation.Validation, "measure"),
-    "check": (placement.Copies, "plan"),
+    "check": (placement.Replicated, "plan"),
     "checkpoint": (saving.Saving, "save"),
 }
 

@@ -197,7 +197,7 @@ def test_a_cut_that_diverges_on_trial_is_undone(
     def explode(self: loop.Trainer) -> None:
         original(self)
         if surgery.orders(self.state.model)[LAYER] < UNCUT:
-            self.window.loss += torch.nan
+            self.running_loss.loss += torch.nan
 
     uncut = train(tiny())
     original = loop.Trainer._update

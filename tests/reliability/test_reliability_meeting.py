@@ -61,7 +61,7 @@ def test_who_does_not_come_is_missed_by_one(monkeypatch: pytest.MonkeyPatch) -> 
 
     def come(rank: int) -> None:
         arrivals = Arrivals(rank, 4)
-        with arrivals.told(told.append), pytest.raises(RuntimeError) as error:
+        with arrivals.announced(told.append), pytest.raises(RuntimeError) as error:
             arrivals.asked(store, {}, timedelta(seconds=1))
         failed.append(str(error.value))
 

@@ -107,7 +107,7 @@ def go_on(root: Path, parallel: str) -> None:
         found["own random state"] = torch.get_rng_state()
 
     Trainer.train = train  # type: ignore[assignment, method-assign]
-    import compressm_cli.engine.parts  # noqa: F401  # what it imports is not what is measured
+    import compressm_cli.engine.sharded  # noqa: F401  # what it imports is not what is measured
 
     with joined() as group:
         pickled, before = Pickled(), megabytes("VmRSS")

@@ -189,20 +189,20 @@ class CollectedAtOnce(AliveAtOnce):
 
     def __init__(self) -> None:
         super().__init__()
-        self.collected = sharded.collected
+        self.gathered = sharded.gathered
 
     def __enter__(self) -> "CollectedAtOnce":
-        def collected(value: Any, group: Group) -> Any:
-            whole = self.collected(value, group)
+        def gathered(value: Any, group: Group) -> Any:
+            whole = self.gathered(value, group)
             if isinstance(whole, Tensor):
                 self.watch(whole)
             return whole
 
-        sharded.collected = collected
+        sharded.gathered = gathered
         return self
 
     def __exit__(self, *_: object) -> None:
-        sharded.collected = self.collected
+        sharded.gathered = self.gathered
 
 
 class OfALayer(Statistic):
@@ -385,7 +385,7 @@ def run_deep(group: Group) -> dict[str, Any]:
     largest = max(sum(p.nbytes for p in layer.parameters()) for layer in state_space_layers(plain).values())
     work = Work(plain, group)
     work.train(range(1))
-    with CollectedAtOnce() as collected:
+    with CollectedAtOnce() as gathered:
         decided = sharded.plan(hankel(), work.model, work.context())
     with GatheredAtOnce() as gathered:
         work.apply(decided)
@@ -402,7 +402,7 @@ def run_deep(group: Group) -> dict[str, Any]:
     return {
         "cuts": len(decided.edits),
         "gathered": (gathered.most, largest),
-        "collected": (collected.most, largest),
+        "collected": (gathered.most, largest),
         "read": read,
         "values": values,
         "masks": masks,

@@ -18,8 +18,8 @@ from compressm_cli.data.interface import Dataset, DataSpec, Split
 from compressm_cli.engine.distributed.group import Group, joined
 from compressm_cli.engine.evaluation import evaluate
 from compressm_cli.engine.experiment import load_data
-from compressm_cli.engine.follower import Follower
 from compressm_cli.engine.loop import Trainer
+from compressm_cli.engine.silent_run import SilentRun
 from compressm_cli.engine.view import SilentView
 from compressm_cli.engine.workload import Workload
 from compressm_cli.recipe import Recipe, recipe_from_mapping
@@ -72,7 +72,7 @@ def train(case: str, root: Path, group: Group) -> dict[str, Any]:
     """A run, and what this process has come to at its end."""
     recipe = recipe_of(case, root)
     run = group.from_main(lambda: Run.create(Path(recipe.output.root), recipe.name))
-    own = run if group.is_main else Follower(run.folder)
+    own = run if group.is_main else SilentRun(run.folder)
     trainer = Trainer(recipe, 0, data_of(case), own, SilentView(), group=group)
     summary = trainer.train()
     return {

@@ -163,7 +163,7 @@ class Group:
         except BaseException as error:
             if self.is_alone:
                 raise
-            raise GroupEndedError(self._told(error)) from error
+            raise GroupEndedError(self._final_error(error)) from error
 
     @contextmanager
     def watched_run(
@@ -186,7 +186,7 @@ class Group:
         finally:
             notices.explained = notices.last_words = None
 
-    def _told(self, error: BaseException) -> BaseException:
+    def _final_error(self, error: BaseException) -> BaseException:
         """What this process ends with after an error, of which the others know then."""
         if isinstance(error, ElsewhereError):
             return error
@@ -329,7 +329,7 @@ def _meet(group: Group, notices: Notices, warn: Callable[[str], None], asked: As
         torch.cuda.set_device(group.local_rank)
         backend = "cpu:gloo,cuda:nccl"
     try:
-        with arrivals.told(warn):
+        with arrivals.announced(warn):
             # Not of all: the main one would wait for the others in there, where it can say nothing.
             store, rank, _ = next(dist.rendezvous("env://?world_size=1", timeout=TIMEOUT))
             # torchrun may keep its store when it starts lost processes anew: the addresses of those are still in it.

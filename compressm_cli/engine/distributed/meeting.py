@@ -29,7 +29,7 @@ class Arrivals:
         self._rank, self._size = rank, size
 
     @contextmanager
-    def told(self, warn: Callable[[str], None]) -> Iterator[None]:
+    def announced(self, warn: Callable[[str], None]) -> Iterator[None]:
         """Within, ``warn`` is told once whom all wait for, where that takes long; by the first that has come."""
 
         def tell() -> None:

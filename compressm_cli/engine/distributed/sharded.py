@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from compressm_cli.engine.distributed import agreement
 from compressm_cli.engine.distributed.group import Group
 from compressm_cli.engine.distributed.lazy import Reader
-from compressm_cli.engine.distributed.parting import collected
+from compressm_cli.engine.distributed.scattering import gathered
 from compressm_cli.engine.distributed.shares import (
     Sharding,
     Share,
@@ -60,9 +60,9 @@ def shard(model: nn.Module, group: Group, mesh: DeviceMesh | None = None) -> nn.
     sharding = Sharding(group, mesh, copied(model, {}, {}))
     share = Share(
         skeleton=sharding.skeleton,
-        parameters={name: sharding.parted(p) for name, p in model.named_parameters()},
+        parameters={name: sharding.scattered(p) for name, p in model.named_parameters()},
         buffers={name: sharding.same(b) for name, b in own_buffers(model).items()},
-        masks={name: sharding.parted(mask) for name, mask in masks_of(model).items()},
+        masks={name: sharding.scattered(mask) for name, mask in masks_of(model).items()},
         groups=None,
         moments={},
     )
@@ -99,7 +99,7 @@ def plan(method: Method, model: nn.Module, context: CheckContext) -> Plan:
     alone. Where the method fails, the others raise ElsewhereError.
     """
     group, share = sharding_of(model).group, taken(model, None)
-    masks = {name: collected(mask, group) for name, mask in share.masks.items()}
+    masks = {name: gathered(mask, group) for name, mask in share.masks.items()}
     in_passes = False
 
     def calibrate(statistics: Mapping[str, Statistic], batches: int) -> None:
@@ -127,7 +127,7 @@ def plan(method: Method, model: nn.Module, context: CheckContext) -> Plan:
         return gather(names)
 
     def gather(names: list[str]) -> dict[str, Tensor]:
-        return {name: collected(share.parameters[name], group) for name in names}
+        return {name: gathered(share.parameters[name], group) for name in names}
 
     def decide() -> Plan:
         plain = copied(share.skeleton, {}, {name: b.cpu() for name, b in share.buffers.items()})
@@ -162,8 +162,8 @@ def gather_state(model: nn.Module, optimizer: Optimizer | None) -> dict[str, Any
     group = sharding_of(model).group
     saved = None if optimizer is None else optimizer.state_dict()
     state = {
-        "weights": {name: collected(value, group) for name, value in model.state_dict().items()},
-        "masks": {name: collected(mask, group) for name, mask in share.masks.items()},
+        "weights": {name: gathered(value, group) for name, value in model.state_dict().items()},
+        "masks": {name: gathered(mask, group) for name, mask in share.masks.items()},
         "frozen": surgery.frozen(share.skeleton),
         "sizes": surgery.sizes(share.skeleton),
         "parked": None,
@@ -171,7 +171,7 @@ def gather_state(model: nn.Module, optimizer: Optimizer | None) -> dict[str, Any
         "optimizer": saved
         and {
             "state": {
-                i: {key: collected(value, group) for key, value in values.items()}
+                i: {key: gathered(value, group) for key, value in values.items()}
                 for i, values in saved["state"].items()
             },
             "param_groups": copy.deepcopy(saved["param_groups"]),
@@ -233,7 +233,7 @@ def _received(outline: dict[Any, Tensor], values: Any, sharding: Sharding) -> di
     def received(key: Any, like: Tensor) -> Tensor:
         if not like.ndim:
             return like.to(device, copy=True)
-        return sharding.parted(values[key] if sharding.group.is_main else like)
+        return sharding.scattered(values[key] if sharding.group.is_main else like)
 
     return {key: received(key, like) for key, like in outline.items()}
 
@@ -296,8 +296,8 @@ def _plain(share: Share, names: list[str]) -> tuple[nn.Module, Optimizer | None]
 def _shared_out(plain: nn.Module, shadow: Optimizer | None, share: Share, sharding: Sharding) -> Share:
     """The share of a plain model: parts of the tensors it has values of, and as before of the others."""
 
-    def parted(value: Tensor, before: Tensor) -> Tensor:
-        return sharding.parted(value) if value.ndim else value.to(before.device)
+    def scattered(value: Tensor, before: Tensor) -> Tensor:
+        return sharding.scattered(value) if value.ndim else value.to(before.device)
 
     parameters, moments = {}, {}
     for name, p in plain.named_parameters():
@@ -305,9 +305,9 @@ def _shared_out(plain: nn.Module, shadow: Optimizer | None, share: Share, shardi
         if p.is_meta:
             parameters[name], state = share.parameters[name], before
         else:
-            parameters[name] = sharding.parted(p)
+            parameters[name] = sharding.scattered(p)
             found = {} if shadow is None else shadow.state.get(p, {})
-            state = {key: parted(value, before[key]) for key, value in found.items()}
+            state = {key: scattered(value, before[key]) for key, value in found.items()}
         if state:
             moments[name] = state
     return Share(
@@ -315,7 +315,7 @@ def _shared_out(plain: nn.Module, shadow: Optimizer | None, share: Share, shardi
         parameters=parameters,
         buffers={name: b.to(sharding.mesh.device_type) for name, b in own_buffers(plain).items()},
         masks={
-            name: share.masks[name] if mask.is_meta else sharding.parted(mask)
+            name: share.masks[name] if mask.is_meta else sharding.scattered(mask)
             for name, mask in masks_of(plain).items()
         },
         groups=names_of_groups(plain, shadow),

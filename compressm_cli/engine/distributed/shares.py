@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from compressm_cli.engine.distributed.group import Group
-from compressm_cli.engine.distributed.parting import parted
+from compressm_cli.engine.distributed.scattering import scattered
 from compressm_cli.layers.interface import state_space_layers
 from compressm_cli.models import blocks_of
 from compressm_cli.structure import surgery
@@ -35,9 +35,9 @@ class Sharding:
     skeleton: nn.Module
     """The plain model, of the shapes it has now, on the meta device."""
 
-    def parted(self, whole: Tensor) -> DTensor:
+    def scattered(self, whole: Tensor) -> DTensor:
         """This process's part of the main one's tensor."""
-        return parted(whole, self.group, self.mesh)
+        return scattered(whole, self.group, self.mesh)
 
     def same(self, buffer: Tensor) -> Tensor:
         """The main process's, of which each process has a copy."""

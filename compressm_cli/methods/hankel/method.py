@@ -212,7 +212,7 @@ class Hankel(Method):
 
     def _choose_orders(self, candidates: list[_Candidate], context: CheckContext) -> None:
         """Set each candidate's wanted order, with rounding, limits and gentleness applied."""
-        for candidate, wanted in zip(candidates, self._wanted_orders(candidates, context), strict=True):
+        for candidate, wanted in zip(candidates, self._target_orders(candidates, context), strict=True):
             now = candidate.layer.state_dim
             # Each rejected cut halves what the next one removes.
             removed = max(0, now - self._allowed(wanted)) // 2**self.rejections
@@ -223,7 +223,7 @@ class Hankel(Method):
         multiple = self.config.multiple_of
         return -(-max(order, self.config.min_order) // multiple) * multiple
 
-    def _wanted_orders(self, candidates: list[_Candidate], context: CheckContext) -> list[int]:
+    def _target_orders(self, candidates: list[_Candidate], context: CheckContext) -> list[int]:
         config = self.config
         if config.energy_threshold is not None:
             return [c.reduction.order_for(config.energy_threshold) for c in candidates]

@@ -12,7 +12,7 @@ from compressm_cli.engine.distributed.group import Group
 
 
 @torch.no_grad()
-def parted(whole: Tensor, group: Group, mesh: DeviceMesh) -> DTensor:
+def scattered(whole: Tensor, group: Group, mesh: DeviceMesh) -> DTensor:
     """This process's part of the main one's tensor; in the others ``whole`` tells shape and type alone. Collective.
 
     No other process ever has room for more than its part.
@@ -33,7 +33,7 @@ def parted(whole: Tensor, group: Group, mesh: DeviceMesh) -> DTensor:
 
 
 @torch.no_grad()
-def collected(value: Any, group: Group) -> Any:
+def gathered(value: Any, group: Group) -> Any:
     """A whole tensor on the CPU in the main process, None in the others; what is no tensor as it is. Collective."""
     if not isinstance(value, Tensor):
         return value

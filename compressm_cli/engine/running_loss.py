@@ -10,7 +10,7 @@ from compressm_cli.engine.distributed.group import Group
 from compressm_cli.measure.clock import Stopwatch
 
 
-class LossWindow:
+class RunningLoss:
     """Sums losses without waiting for the device; a checkpoint holds it, so a resumed run logs the same lines."""
 
     def __init__(self, group: Group, clock: Stopwatch, device: torch.device) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 from compressm_cli.runs.folder import Run
 
 
-class Follower(Run):
+class SilentRun(Run):
     """The run of another process: it is named in messages; nothing is read of it, and nothing written to it."""
 
     def write_info(self, info: dict[str, Any]) -> None: ...

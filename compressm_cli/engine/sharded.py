@@ -12,13 +12,13 @@ from compressm_cli.core.errors import BadInputError
 from compressm_cli.engine.distributed import sharded
 from compressm_cli.engine.distributed.agreement import agreed
 from compressm_cli.engine.distributed.group import Group
-from compressm_cli.engine.placement import Copies, Held
+from compressm_cli.engine.placement import Held, Replicated
 from compressm_cli.methods.method import CheckContext, Method
 from compressm_cli.models import pool_statistics
 from compressm_cli.structure.plan import Plan
 
 
-class Parts(Copies):
+class Sharded(Replicated):
     """Each process holds a part of every parameter and of its moments (FSDP2)."""
 
     @property
