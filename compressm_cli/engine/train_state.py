@@ -232,5 +232,11 @@ class TrainState:
 
     def go_back(self, saved: dict[str, Any]) -> None:
         """Take over of ``state_dict``'s result what may have changed since, in the process that gave it."""
-        self.method.load_state_dict(saved["method"])
+        try:
+            self.method.load_state_dict(saved["method"])
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise BadInputError(
+                f"compression.method: {self.method.config.method}: cannot go on from what the checkpoint says of it: "
+                f"{type(error).__name__}: {error}"
+            ) from error
         self.generator.set_state(saved["generator"])

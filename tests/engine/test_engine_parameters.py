@@ -176,6 +176,24 @@ def test_others_than_the_checkpoint_has_are_not_gone_on_with(
         experiment.resume(run, load_recipe(run.recipe_path, ["train.steps=30"]), SilentView(), "test")
 
 
+@pytest.mark.usefixtures("rough_flops")
+def test_a_state_that_a_method_cannot_read_is_told_in_a_line(
+    tiny: Maker, train: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_method(monkeypatch, Still)
+    run = train(gated(tiny))
+
+    class Newer(Still):
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            self.speed = state["speed"]
+
+    with_method(monkeypatch, Newer)
+    with pytest.raises(
+        BadInputError, match=r"none: cannot go on from what the checkpoint says of it: KeyError: 's"
+    ):
+        experiment.resume(run, load_recipe(run.recipe_path, ["train.steps=30"]), SilentView(), "test")
+
+
 class Faded(Gated):
     """The same for a layer of somebody else's model."""
 
