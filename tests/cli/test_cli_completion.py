@@ -300,9 +300,9 @@ def test_an_answer_of_a_process(folder: Path) -> None:
 
 TYPED = [
     ("compressm tra\t", "compressm train "),
-    ("compressm train quickstart/b\ttra\tste\t5", "compressm train quickstart/baseline train.steps=5"),
+    ("compressm train quickstart/ba\ttra\tste\t5", "compressm train quickstart/baseline train.steps=5"),
     (
-        "compressm train quickstart/b\ttrain.lr\tcos\tdev\tcu\t",
+        "compressm train quickstart/ba\ttrain.lr\tcos\tdev\tcu\t",
         "compressm train quickstart/baseline train.lr_schedule=cosine device=cuda ",
     ),
     ("compressm bench mine.yaml --device=cu\t", "compressm bench mine.yaml --device=cuda "),
