@@ -385,7 +385,7 @@ def run_deep(group: Group) -> dict[str, Any]:
     largest = max(sum(p.nbytes for p in layer.parameters()) for layer in state_space_layers(plain).values())
     work = Work(plain, group)
     work.train(range(1))
-    with CollectedAtOnce() as gathered:
+    with CollectedAtOnce() as collected:
         decided = sharded.plan(hankel(), work.model, work.context())
     with GatheredAtOnce() as gathered:
         work.apply(decided)
@@ -402,7 +402,7 @@ def run_deep(group: Group) -> dict[str, Any]:
     return {
         "cuts": len(decided.edits),
         "gathered": (gathered.most, largest),
-        "collected": (gathered.most, largest),
+        "collected": (collected.most, largest),
         "read": read,
         "values": values,
         "masks": masks,
