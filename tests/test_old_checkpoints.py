@@ -37,10 +37,10 @@ def test_a_checkpoint_of_format_2_is_read_and_written_anew(tmp_path: Path) -> No
 
 def test_an_accuracy_that_was_not_there_yet_is_none() -> None:
     training = {"best": {"accuracy": -1.0, "step": 0}, "evaluated": None, "trial": None}
-    new = migrated({"format": 3, "training": training})["training"]
+    new = migrated({"format": 2, "orders": {}, "training": training})["training"]
     assert {key: new[key] for key in training} == {**training, "best": {"value": None, "step": 0}}
     for damaged in ({"best": 3, "evaluated": [1], "trial": 4}, None, 7):
-        migrated({"format": 3, "training": damaged})  # is told where it is read
+        migrated({"format": 2, "orders": {}, "training": damaged})  # is told where it is read
 
 
 def test_a_run_of_format_2_is_trained_to_its_end(tmp_path: Path) -> None:

@@ -2,10 +2,9 @@
 
 1   parameters of the optimizer in the order in which they were made (no longer read)
 2   ``orders`` by layer; a trial's shapes are those that its records tell
-3   ``sizes`` of all axes, also in what a trial goes back to; ``parked`` units
-4   evaluations have ``metrics`` by name, and the best one a ``value``, where there was the accuracy alone
-5   a trial's ``records``, of any units, instead of its ``plan``, of layers alone; ``parameters`` of the method's own,
-    also in what a trial goes back to; the ``sizes`` with which the run ``began``
+3   ``sizes`` of all axes and ``parked`` units, also in what a trial goes back to; evaluations have ``metrics`` by name,
+    and the best one a ``value``, where there was the accuracy alone; a trial's ``records``, of any units, instead of its
+    ``plan``, of layers alone; ``parameters`` of the method's own; the ``sizes`` with which the run ``began``
 """
 
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from compressm_cli.checkpoint.validation import read_orders
 from compressm_cli.core.validation import DamagedError, described
 from compressm_cli.layers.interface import state_axis
 
-FORMAT = 5
+FORMAT = 3
 Content = dict[str, Any]
 
 
@@ -112,8 +111,8 @@ def _record_of_a_unit(layer: Any) -> Any:
     return {**record, "details": details}
 
 
-_MIGRATIONS: dict[int, Callable[[Content], Content]] = {
-    2: _sizes_instead_of_orders,
-    3: _metrics_instead_of_accuracy,
-    4: _records_of_units,
-}
+def _any_units_and_metrics(content: Content) -> Content:
+    return _records_of_units(_metrics_instead_of_accuracy(_sizes_instead_of_orders(content)))
+
+
+_MIGRATIONS: dict[int, Callable[[Content], Content]] = {2: _any_units_and_metrics}
