@@ -3,8 +3,8 @@
 1   parameters of the optimizer in the order in which they were made (no longer read)
 2   ``orders`` by layer; a trial's shapes are those that its records tell
 3   ``sizes`` of all axes and ``parked`` units, also in what a trial goes back to; evaluations have ``metrics`` by name,
-    and the best one a ``value``, where there was the accuracy alone; a trial's ``records``, of any units, instead of its
-    ``plan``, of layers alone; ``parameters`` of the method's own; the ``sizes`` with which the run ``began``
+    and the best one a ``value``, where there was the accuracy alone; a trial's ``records``, of any units, instead of
+    its ``plan``, of layers alone; ``parameters`` of the method's own; the ``sizes`` with which the run ``began``
 """
 
 from collections.abc import Callable
