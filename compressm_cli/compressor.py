@@ -16,11 +16,17 @@ from compressm_cli.methods.method import CheckContext, Method, SetupContext, Ste
 from compressm_cli.methods.parameters import average_gradients, groups_of_method
 from compressm_cli.structure.edits import Train
 from compressm_cli.structure.map import StructureMap
-from compressm_cli.structure.masks import enforce_masks, mask_gradients
+from compressm_cli.structure.masks import enforce_masks, mask_gradients, masks_of
 from compressm_cli.structure.optimizers import method_parameters
 from compressm_cli.structure.plan import Plan, UnitRecord
 from compressm_cli.structure.store import ParkedUnits, parked_units, set_parked_units
-from compressm_cli.structure.surgery import apply_edits, sizes
+from compressm_cli.structure.surgery import (
+    apply_edits,
+    frozen,
+    require_constraints,
+    restore_constraints,
+    sizes,
+)
 
 Batches = Callable[[], Iterable[Any]]
 """Called at a check: batches of what the model is called with, a tensor or a tuple of arguments."""
@@ -144,15 +150,42 @@ class Compressor:
             "generator": self._generator.get_state(),
             "parameters": [p.detach().clone() for p in method_parameters(self._optimizer)],
             "parked": parked_units(self.plain).state_dict(),
+            **_constraints(self.plain),
+            "copies": [
+                {"parked": parked_units(twin).state_dict(), **_constraints(twin)} for twin in self._copies
+            ],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``state_dict``; the model must have the shapes that it had then (``resize``)."""
+        """Go on from ``state_dict``; the model and its copies must have the shapes that they had then (``resize``).
+
+        ValueError, with nothing changed, for masks and frozen parameters that are none of the model's, and for another
+        number of copies.
+        """
+        held = [(self.plain, state, "")]
+        if "copies" in state:
+            if len(state["copies"]) != len(self._copies):
+                raise ValueError(
+                    f"the state is of {len(state['copies'])} copies of the model, and there are {len(self._copies)}; "
+                    "give Compressor(..., copies=...) as many as then"
+                )
+            for i, (twin, saved) in enumerate(zip(self._copies, state["copies"], strict=True)):
+                held.append((twin, saved, f"copies[{i}]."))
+        # Earlier versions saved neither masks nor what is frozen.
+        constrained = [(model, saved, where) for model, saved, where in held if "masks" in saved]
+        for model, saved, where in constrained:
+            require_constraints(model, saved["masks"], saved["frozen"], where)
         self.step = state["step"]
         self.method.load_state_dict(state["method"])
         self._generator.set_state(state["generator"])
         self._hooks.follow(self.plain)
-        set_parked_units(self.plain, ParkedUnits.of_state(state["parked"]))
+        for model, saved, _ in held:
+            set_parked_units(model, ParkedUnits.of_state(saved["parked"]))
+        before = frozen(self.plain)
+        for model, saved, _ in constrained:
+            restore_constraints(model, saved["masks"], saved["frozen"])
+        if isinstance(self._wrapped, DistributedDataParallel) and frozen(self.plain) != before:
+            self._wrapped = _wrapped_anew(self._wrapped)
         own = method_parameters(self._optimizer)
         with torch.no_grad():
             for parameter, value in zip(own, state.get("parameters", []), strict=True):
@@ -234,6 +267,11 @@ def _method_of(settings: Mapping[str, Any]) -> Method:
             "safety: a loop of one's own has no way back; leave it out, and keep checkpoints of yours"
         )
     return METHODS[name](config)
+
+
+def _constraints(model: nn.Module) -> dict[str, Any]:
+    """What a model's own state does not tell: copies of the masks, and the names of what is not trained."""
+    return {"masks": {name: mask.clone() for name, mask in masks_of(model).items()}, "frozen": frozen(model)}
 
 
 def _trains(plan: Plan) -> bool:

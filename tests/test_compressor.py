@@ -18,6 +18,10 @@ from torch.optim.swa_utils import AveragedModel
 import compressm
 from compressm_cli.layers.lru import LRU, LRUConfig
 from compressm_cli.layers.mamba import Mamba, MambaConfig
+from compressm_cli.methods.method import CheckContext, Method
+from compressm_cli.methods.none import NoCompressionConfig
+from compressm_cli.structure.edits import MaskEntries, Park, Train, Wake
+from compressm_cli.structure.plan import Plan
 
 STEPS = 12
 HANKEL = {
@@ -122,6 +126,75 @@ def test_it_goes_on_from_its_state_bit_by_bit() -> None:
     train(resumed, others, range(6, STEPS))
     assert resumed.step == compressor.step == STEPS
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+class Constraining(Method):
+    """Masks a part of the head, freezes its bias and parks states at step 2, which wake at step 6."""
+
+    Config = NoCompressionConfig
+
+    def check_steps(self, total: int) -> list[int]:
+        return [2, 6]
+
+    def plan(self, model: nn.Module, context: CheckContext) -> Plan:
+        if context.step == 6:
+            return Plan([Wake("inside.first:states", [1])])
+        keep = torch.ones(3, 6, dtype=torch.bool)
+        keep[:, :2] = False
+        return Plan([
+            MaskEntries("out.weight", keep),
+            Train(["out.bias"], active=False),
+            Park("inside.first:states", [1]),
+        ])  # fmt: skip
+
+
+def constrained() -> tuple[Own, nn.Module, AdamW, compressm.Compressor]:
+    model = own()
+    average, optimizer = copy.deepcopy(model), AdamW(model.parameters(), lr=1e-2)
+    method = Constraining(NoCompressionConfig())
+    return model, average, optimizer, compressm.Compressor(
+        model, optimizer, method, total_steps=STEPS, copies=[average]
+    )  # fmt: skip
+
+
+def test_masks_and_what_is_frozen_and_parked_are_in_its_state() -> None:
+    """Of copies, too: a parked state of theirs wakes with that of the model."""
+    model, average, optimizer, compressor = constrained()
+    train(compressor, optimizer, range(3))
+    kept = copy.deepcopy((
+        model.state_dict(), optimizer.state_dict(), average.state_dict(), compressor.state_dict()
+    ))  # fmt: skip
+    train(compressor, optimizer, range(3, STEPS))
+    again, other, others, resumed = constrained()
+    compressm.resize(again, others, kept[0])
+    compressm.resize(other, None, kept[2])
+    for part, saved in zip((again, others, other, resumed), kept, strict=True):
+        part.load_state_dict(saved)
+    assert not again.out.bias.requires_grad
+    assert not other.get_parameter("out.bias").requires_grad
+    train(resumed, others, range(3, STEPS))
+    assert not again.out.weight[:, :2].any()
+    for one, same in ((model, again), (average, other)):
+        saved = same.state_dict()
+        assert all(torch.equal(value, saved[name]) for name, value in one.state_dict().items())
+
+
+def test_a_state_that_is_not_the_models_is_refused_before_anything_changes() -> None:
+    *_, compressor = constrained()
+    *_, other = constrained()
+    saved = other.state_dict()
+    for wrong, told in (
+        (
+            {"masks": {"out.weight": torch.ones(3, 5, dtype=torch.bool)}},
+            r"masks\['out.weight'\] must be a mask of",
+        ),
+        ({"frozen": ["nothing"]}, "frozen must be names of parameters, found the text 'nothing'"),
+        ({"copies": []}, "the state is of 0 copies of the model, and there are 1"),
+        ({"copies": [{**saved["copies"][0], "frozen": ["no"]}]}, r"copies\[0\].frozen must be names"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            compressor.load_state_dict({**saved, "step": 7, **wrong})
+        assert compressor.step == 0
 
 
 def test_a_trained_model_is_cut_once() -> None:

@@ -23,7 +23,6 @@ from compressm_cli.checkpoint.validation import (
     read_recipe,
     read_spec,
     read_tensors,
-    require_constraints,
     require_fit,
     require_orders_kept,
 )
@@ -168,7 +167,7 @@ class Checkpoint:
             step = part(content, "step", int)
             require(is_count(step, 0, LATEST), "step", f"from 0 to {LATEST}", step)
             model = _skeleton(recipe, data, sizes, weights)
-            require_constraints(model, masks, frozen)
+            surgery.require_constraints(model, masks, frozen)
             parked = read_parked(content, model)
             require_modules_fit(parked, recipe, data, sizes, weights)
             if "training" not in content:

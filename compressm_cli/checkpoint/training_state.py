@@ -15,7 +15,6 @@ from compressm_cli.checkpoint.validation import (
     is_dense,
     read_orders,
     read_tensors,
-    require_constraints,
     require_finite,
     require_fit,
 )
@@ -38,6 +37,7 @@ from compressm_cli.ops.forms import FORMS, Problem, terms
 from compressm_cli.recipe import Recipe
 from compressm_cli.structure.optimizers import METHOD
 from compressm_cli.structure.plan import UnitRecord
+from compressm_cli.structure.surgery import require_constraints
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 

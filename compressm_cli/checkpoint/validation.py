@@ -210,20 +210,3 @@ def require_orders_kept(model: nn.Module, weights: Mapping[str, Tensor]) -> None
         for name, least in axis.divisors:
             if name in weights and not least <= int(weights[name]) <= LARGEST:
                 raise DamagedError(f"{name} must be from {least} to {LARGEST}, found {int(weights[name])}")
-
-
-def require_constraints(
-    model: nn.Module, masks: Mapping[str, Tensor], frozen: list[Any], where: str = ""
-) -> None:
-    """Masks and frozen parameters are those of parameters that the model has."""
-    known = dict(model.named_parameters())
-    for name, mask in masks.items():
-        right = name in known and mask.dtype is torch.bool and mask.shape == known[name].shape
-        require(
-            right,
-            f"{where}masks[{shorten(name)}]",
-            "a mask of a parameter, true or false for each entry",
-            mask,
-        )
-    for name in frozen:
-        require(type(name) is str and name in known, f"{where}frozen", "names of parameters", name)

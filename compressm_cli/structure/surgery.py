@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,8 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
 from compressm_cli.core.axes import declared
+from compressm_cli.core.text import shorten
+from compressm_cli.core.validation import require
 from compressm_cli.layers.interface import state_space_layers
 from compressm_cli.structure.draft import Draft
 from compressm_cli.structure.edits import Edit
@@ -130,6 +132,23 @@ def _may_change(model: nn.Module) -> list[str]:
 def outlined(state: T) -> T:
     """A state of a model or an optimizer without its values: tensors on the meta device, single numbers as copies."""
     return tree_map_only(Tensor, lambda t: t.to("meta") if t.ndim else t.clone(), state)
+
+
+def require_constraints(
+    model: nn.Module, masks: Mapping[str, Tensor], frozen: list[Any], where: str = ""
+) -> None:
+    """DamagedError unless masks and frozen parameters are those of parameters that the model has."""
+    known = dict(model.named_parameters())
+    for name, mask in masks.items():
+        right = name in known and mask.dtype is torch.bool and mask.shape == known[name].shape
+        require(
+            right,
+            f"{where}masks[{shorten(name)}]",
+            "a mask of a parameter, true or false for each entry",
+            mask,
+        )
+    for name in frozen:
+        require(type(name) is str and name in known, f"{where}frozen", "names of parameters", name)
 
 
 def restore_constraints(
