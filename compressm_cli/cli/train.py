@@ -84,8 +84,8 @@ def train(
 ) -> None:
     """Train the model of RECIPE, compressing it meanwhile.
 
-    The run folder is the last line on standard output. With --resume and a larger train.steps a run is trained
-    longer, also one that is done.
+    The run folder is the last line on standard output. With --resume and a larger train.steps, or a larger budget
+    such as budget.flops=0.8x, a run is trained longer, also one that is done.
     """
     if resume is not None:
         changes = [*([] if recipe is None else [recipe]), *(overrides or [])]
@@ -241,7 +241,7 @@ def _forecast_table(recipe: "Recipe", known: "Forecast") -> object:
     if recipe.budget is not None:
         table.add_row("budget", _budget_in_words(known.course))
     table.add_row("memory", _memory_in_words(known.memory))
-    table.add_row("compression checks after steps", ", ".join(map(str, known.check_steps)) or "none")
+    table.add_row(*_checks_in_words(known.course, known.check_steps))
     table.add_row("what a FLOP is", known.flop_convention)
     return table
 
@@ -255,6 +255,17 @@ def _budget_in_words(course: "Course") -> str:
         return f"{budget.amount} {budget.unit}"
     assert limit is not None
     return f"{quantity(float(limit), 'flops')}: {float(course.planned):,.1f} steps without a cut"
+
+
+def _checks_in_words(course: "Course", marks: list[int]) -> tuple[str, str]:
+    """What is told of the checks, and of steps only where it is known which they are."""
+    counted = course.budget is None or course.budget.unit == "flops"
+    told = ", ".join(str(course.uncut_step(mark)) for mark in marks) if counted else ""
+    if course.budget is not None and marks:
+        shares = ", ".join(f"{100 * mark / course.total:.3g}" for mark in marks)
+        steps = "" if course.budget.reinvest else ", or of train.steps where that is sooner"
+        told += f"{' without a cut: ' if told else ''}at {shares} % of the budget{steps}"
+    return f"compression checks{' after steps' if counted else ''}", told or "none"
 
 
 def _memory_in_words(known: "MemoryForecast") -> str:

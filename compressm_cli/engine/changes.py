@@ -70,23 +70,28 @@ def described(before: Recipe, after: Recipe, step: int, training: dict[str, Any]
         return None
     method = METHODS[after.compression.method](after.compression)
     here = Standing.of(after, step, training)
-    total, now = here.course.total, here.position()
-    ahead = [str(check) for check in method.check_steps(total) if check > now]
+    total, now, budget = here.course.total, here.position(), after.budget
+    checks = [check for check in method.check_steps(total) if check > now]
+    ahead = [str(check) if budget is None else f"{100 * check / total:.3g} %" for check in checks]
     shown = ", ".join(ahead[:5]) + (f" and {len(ahead) - 5} more" if len(ahead) > 5 else "")
     rates = _rate(before, max(1, step), training), _rate(after, step, training, ahead=1)
-    what = f"train.steps {before.train.steps} -> {after.train.steps}"
-    if before.budget != after.budget:
-        what += f", budget {_shown(before)} -> {_shown(after)}"
+    what = [
+        f"{name} {'none' if one is None else one} -> {'none' if two is None else two}"
+        for name, one, two in (
+            ("train.steps", before.train.steps, after.train.steps),
+            ("budget", before.budget, budget),
+        )
+        if one != two
+    ]
+    where, scale = f"from step {step} on", f"that of a run of {total} steps"
+    if budget is not None:
+        # How many steps it will be is told of the run, as the model is now; this is a scale of an uncut one.
+        where += f", where {100 * now / total:.3g} % of the {'budget is spent' if budget.reinvest else 'run is done'}"
+        scale = "by that share"
     return (
-        f"{what}, from step {step} on: the learning rate is that of a "
-        f"run of {total} steps ({rates[0]:.3g} at step {step}, {rates[1]:.3g} at step {step + 1}); "
-        f"checks to come: {shown or 'none'}"
+        f"{', '.join(what)}, {where}: the learning rate is {scale} ({rates[0]:.3g} at step {step}, "
+        f"{rates[1]:.3g} at step {step + 1}); checks to come: {'at ' if budget and shown else ''}{shown or 'none'}"
     )
-
-
-def _shown(recipe: Recipe) -> str:
-    budget = recipe.budget
-    return "none" if budget is None else f"{budget.amount} {budget.unit}"
 
 
 def _rate(recipe: Recipe, step: int, training: dict[str, Any], ahead: int = 0) -> float:

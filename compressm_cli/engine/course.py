@@ -78,6 +78,10 @@ class Course:
             share = max(share, Fraction(step, self.steps))
         return float(min(max(share, Fraction(0)), Fraction(1)) * self.total)
 
+    def uncut_step(self, mark: int) -> int:
+        """The step that leads to a mark between 0 and ``total`` where none is cheaper than the first."""
+        return ceil(mark * min(self.planned, Fraction(self.total)) / self.total)
+
     @property
     def is_measured_first(self) -> bool:
         """Whether the run has to measure what it may spend, and has not done so yet."""

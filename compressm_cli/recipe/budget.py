@@ -73,3 +73,8 @@ class BudgetConfig(Config):
         found: float | str | None = getattr(self, self.unit)
         assert found is not None
         return found
+
+    def __str__(self) -> str:
+        """In a few words: ``0.65x flops``."""
+        amount = self.amount if isinstance(self.amount, str) else f"{self.amount:g}"
+        return f"{amount} {self.unit}{'' if self.reinvest else ', not reinvested'}"

@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Sequence
+from typing import get_args
 
 from compressm_cli.core.text import described, shorten
+from compressm_cli.recipe.budget import Unit
 from compressm_cli.recipe.problems import Place, Problem, RecipeError
 from compressm_cli.recipe.yaml_text import MAX_DEPTH, Node, parse_yaml
 
@@ -14,7 +16,7 @@ def apply_overrides(root: Node, overrides: Sequence[str]) -> list[Problem]:
     """Set the values in ``root``, in the order given; returns what is wrong with the overrides themselves.
 
     The value is YAML and replaces what stands there, a whole mapping too; missing mappings on the
-    way are made.
+    way are made. A budget of another unit than the recipe's replaces that.
     """
     problems: list[Problem] = []
     for rank, text in enumerate(overrides, start=1):
@@ -83,5 +85,14 @@ def _set(root: Node, path: list[str], node: Node, place: Place) -> None:
             )
         if depth == len(path) - 1:
             parent.value[key] = node
+            if path[:-1] == ["budget"] and key in get_args(Unit) and node.value is not None:
+                _drop_other_units(parent.value, key)
         else:
             parent = parent.value.setdefault(key, Node({}, place, place))
+
+
+def _drop_other_units(budget: dict[str, Node], unit: str) -> None:
+    """A budget has one unit: that of an override takes the place of the recipe's, not of another override's."""
+    for other in get_args(Unit):
+        if other != unit and other in budget and not budget[other].place.rank:
+            del budget[other]

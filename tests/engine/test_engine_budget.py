@@ -21,7 +21,7 @@ from compressm_cli.engine.optimizer import learning_rate
 from compressm_cli.measure import joules
 from compressm_cli.measure.clock import Stopwatch
 from compressm_cli.measure.joules import JouleMeter
-from compressm_cli.recipe import Recipe, recipe_to_yaml
+from compressm_cli.recipe import Recipe, load_recipe, recipe_to_yaml
 from compressm_cli.recipe.budget import BudgetConfig
 from compressm_cli.recipe.schema import TrainConfig
 from compressm_cli.runs.folder import Run
@@ -247,7 +247,9 @@ def test_a_run_goes_on_with_a_larger_budget(tiny: Maker, train: Trainer, same_we
     assert lines(whole)[1] == lines(run)[1]
     assert run.read_summary()["budget"] == whole.read_summary()["budget"]
     assert (run.folder / f"summary-{done:09}.json").is_file()
-    assert any("budget 0.5x flops -> 1x flops" in text for text in view.told)
+    change = next(text for text in view.told if text.startswith("budget 0.5x flops -> 1x flops, from step"))
+    assert re.search(rf"step {done} on, where 5\d(\.\d)? % of the budget is spent: .* by that share", change)
+    assert "train.steps" not in change
     assert any(text.startswith(f"going on from step {done} of about") for text in view.told)
 
 
@@ -266,10 +268,26 @@ def test_a_run_without_a_budget_takes_one(tiny: Maker, train: Trainer, tmp_path:
     longer(run, "budget={flops: 0.8x}")
     assert run.read_summary()["steps"] == 16
     assert run.read_summary()["budget"]["asked"] == "0.8x"
+    view = Telling()
+    longer(run, "budget.seconds=600", "train.steps=17", "budget.reinvest=false", view=view)
+    assert run.read_summary()["budget"]["asked"] == 600.0
+    assert any(
+        "budget 0.8x flops -> 600 seconds, not reinvested, from step 16 on" in text for text in view.told
+    )
     summary = run.read_summary()
     run.write_summary({**summary, "flops": {}})
     with pytest.raises(BadInputError, match=r"summary.json: does not say what the run has spent"):
         longer(run, "budget.flops=2x")
+
+
+def test_an_override_of_another_unit_takes_the_place_of_the_budget(tiny: Maker, tmp_path: Path) -> None:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(recipe_to_yaml(with_budget(tiny(train=EVERY), flops="0.65x", reinvest=False)))
+    changed = load_recipe(path, ["budget.seconds=10"])
+    assert changed.budget == BudgetConfig(seconds=10.0, reinvest=False)
+    assert load_recipe(path, ["budget.seconds=null"]).budget == BudgetConfig(flops="0.65x", reinvest=False)
+    with pytest.raises(BadInputError, match="budget: found seconds and joules; give exactly one"):
+        load_recipe(path, ["budget.seconds=10", "budget.joules=10"])
 
 
 def test_a_dry_run_tells_the_budget(tiny: Maker, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -282,7 +300,33 @@ def test_a_dry_run_tells_the_budget(tiny: Maker, tmp_path: Path, capsys: pytest.
     assert main.run(["train", str(path), "--dry-run", "budget={seconds: 5}"]) == 0
     told = capsys.readouterr().out
     assert re.search(r"budget +5.0 seconds", told)
-    assert re.search(r"compression checks after steps +5, 10", told)
+    assert re.search(r"compression checks +at 25, 50 % of the budget", told)
+
+
+@pytest.mark.parametrize("flops", ["0.65x", "0.33x", "1x", "1.5x"])
+@pytest.mark.parametrize("reinvest", [True, False])
+def test_where_nothing_is_cut_checks_are_after_the_steps_that_a_dry_run_tells(
+    flops: str, reinvest: bool
+) -> None:
+    known = course(201, 7, flops=flops, reinvest=reinvest)
+    for mark in (1, 2, 60, known.total - 1, known.total):
+        step = known.uncut_step(mark)
+        assert known.at(step - 1, (step - 1) * 7) < mark <= known.at(step, step * 7)
+
+
+def test_a_dry_run_tells_the_checks_of_a_run_that_does_not_reinvest(
+    tiny: Maker, train: Trainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    schedule = {"kind": "listed", "fractions": [0.3]}
+    recipe = with_budget(
+        tiny(compression=cuts(None, schedule=schedule), train=EVERY), flops="0.65x", reinvest=False
+    )
+    path = tmp_path / "tiny.yaml"
+    path.write_text(recipe_to_yaml(recipe))
+    assert main.run(["train", str(path), "--dry-run"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "compression checks after steps 4 without a cut: at 30 % of the budget, or of train.steps" in told
+    assert {line["step"] for line in train(recipe).read_compression()} == {4}
 
 
 # ---- seconds and joules --------------------------------------------------------------------------------
