@@ -1,6 +1,6 @@
 """Compression in a training loop of one's own: five lines, with any optimizer."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from compressm_cli.layers.interface import state_space_layers
 from compressm_cli.methods.calibration import Statistic, seeing_inputs
 from compressm_cli.methods.hooks import Hooks
 from compressm_cli.methods.method import CheckContext, Method, SetupContext, StepContext
@@ -28,8 +29,10 @@ from compressm_cli.structure.surgery import (
     sizes,
 )
 
-Batches = Callable[[], Iterable[Any]]
-"""Called at a check: batches of what the model is called with, a tensor or a tuple of arguments."""
+Batches = Callable[[], Iterable[Any]] | Iterable[Any]
+"""Batches of what the model is called with, a tensor or a tuple of arguments; or what gives them at a check."""
+BATCHES = 4
+"""Calibration batches of a method that does not say how many it takes."""
 
 
 @dataclass(frozen=True)
@@ -71,26 +74,29 @@ class Compressor:
         *,
         total_steps: int,
         calibration: Batches | None = None,
-        length: int = 1,
+        length: int | None = None,
         copies: Sequence[nn.Module] = (),
         seed: int = 0,
     ) -> None:
         """``method`` is one, or what a recipe says under ``compression:``.
 
-        ``calibration`` is for methods that measure on data; padding must not be in it. ``length`` is that of the
-        longest sequence, for Gramians over a finite horizon. Where the method has parameters of its own, the optimizer
-        gets them here, in groups at its end. Raises ValueError for settings that are none of the
-        method's.
+        ``calibration`` is for methods that measure on data; padding must not be in it. ``length``, the steps of the
+        longest sequence, is for Gramians over a finite horizon; without it, it is that of the calibration batches that
+        a check uses. Where the method has parameters of its own, the optimizer gets them here, in groups at its end.
+        Raises ValueError for settings that are none of the method's, and where the method asks for a length that
+        nothing tells.
         """
+        if length is not None and length < 1:
+            raise ValueError(f"length: {length} is not the steps of the longest sequence; write at least 1")
         self._wrapped, self._optimizer = model, optimizer
         self.method = method if isinstance(method, Method) else _method_of(method)
-        self._calibration, self._length, self._copies = calibration, length, list(copies)
+        self._calibration, self._length, self._copies = _batches(calibration), length, list(copies)
         self._total, self._averaged = total_steps, False
         self._checks = set(self.method.check_steps(total_steps))
         self._generator = torch.Generator().manual_seed(seed)
         self.step = 0
         """Steps that were made."""
-        context = SetupContext(length, sizes(self.plain), self._generator)
+        context = _Setup(self._longest, sizes=sizes(self.plain), generator=self._generator)
         self.method.setup(self.plain, StructureMap.of(self.plain), context)
         groups = groups_of_method(self.method.parameter_groups(), self.plain)
         self._hooks = Hooks(self.method)
@@ -197,7 +203,29 @@ class Compressor:
         return StepContext(step, self._total, self.plain, self._generator)
 
     def _check(self) -> CheckContext:
-        return CheckContext(self.step, self._total, self._length, self._generator, self._calibrate)
+        return _Check(
+            self._longest,
+            step=self.step,
+            total_steps=self._total,
+            generator=self._generator,
+            calibrate=self._calibrate,
+        )
+
+    def _longest(self) -> int:
+        """Steps of the longest sequence: as told, or of the batches that a check uses."""
+        if self._length is not None:
+            return self._length
+        if self._calibration is None:
+            raise ValueError(
+                "the length of the sequences is not known: give Compressor(..., calibration=...), batches of what the "
+                "model is called with, or length=..., the steps of the longest one"
+            )
+        seen = _Longest()
+        self._calibrate(
+            dict.fromkeys(state_space_layers(self.plain), seen),
+            getattr(self.method.config, "calibration_batches", BATCHES),
+        )
+        return seen.result()
 
     def _apply(self, plan: Plan | None) -> Change:
         if plan is None:
@@ -218,15 +246,58 @@ class Compressor:
     def _calibrate(self, statistics: Mapping[str, Statistic], batches: int) -> None:
         if self._calibration is None:
             raise ValueError(
-                "the method measures on data: give Compressor(..., calibration=...), which returns batches of what the "
-                "model is called with"
+                "the method measures on data: give Compressor(..., calibration=...), batches of what the model is "
+                "called with"
             )
-        model = self.plain
+        model, is_empty = self.plain, True
         with seeing_inputs(model, statistics):
-            for batch in islice(self._calibration(), batches):
+            for batch in islice(_iterable(self._calibration()), batches):
+                is_empty = False
                 model(*batch) if isinstance(batch, (tuple, list)) else model(batch)
                 for statistic in statistics.values():
                     statistic.end_batch()
+        if is_empty:
+            raise ValueError(
+                "calibration: there was no batch; each check asks for them, and needs at least one"
+            )
+
+
+class _Longest(Statistic):
+    """Steps of the longest sequence that a layer saw."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def update(self, u: Tensor, lengths: Tensor | None) -> None:
+        self.steps = max(self.steps, u.shape[1])
+
+    def result(self) -> int:
+        if not self.steps:
+            raise ValueError(
+                "the length of the sequences is not known: write length=..., the steps of the longest"
+            )
+        return self.steps
+
+
+class _Lazily:
+    """A context whose length is looked for when a method asks for it."""
+
+    def __init__(self, longest: Callable[[], int], **known: Any) -> None:
+        vars(self).update(known, longest=longest)
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "length":
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        vars(self)["length"] = found = vars(self)["longest"]()
+        return found
+
+
+class _Setup(_Lazily, SetupContext):
+    pass
+
+
+class _Check(_Lazily, CheckContext):
+    pass
 
 
 def compress(
@@ -234,7 +305,7 @@ def compress(
     method: Method | Mapping[str, Any],
     *,
     calibration: Batches | None = None,
-    length: int = 1,
+    length: int | None = None,
     seed: int = 0,
 ) -> list[UnitRecord]:
     """Cut a trained model once, in place, without an optimizer; returns what was found and done at each layer."""
@@ -245,6 +316,28 @@ def compress(
         model, None, settings, total_steps=1, calibration=calibration, length=length, seed=seed
     )
     return compressor.after_step().records
+
+
+def _batches(calibration: Batches | None) -> Callable[[], Iterable[Any]] | None:
+    """What gives batches at each check; ValueError for what gives them once, or none."""
+    if calibration is None or callable(calibration):
+        return calibration
+    if isinstance(calibration, Iterator):
+        raise ValueError(
+            "calibration: each check asks for batches, and this can be gone through once; give a list of them, a "
+            "loader, or a function that returns them"
+        )
+    given = _iterable(calibration)
+    return lambda: given
+
+
+def _iterable(batches: Any) -> Iterable[Any]:
+    if isinstance(batches, (Tensor, str, Mapping)) or not isinstance(batches, Iterable):
+        raise ValueError(
+            f"calibration: {type(batches).__name__} is no iterable of batches; write [batch], a loader, or a function "
+            f"that returns one"
+        )
+    return batches
 
 
 def _method_of(settings: Mapping[str, Any]) -> Method:

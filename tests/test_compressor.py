@@ -201,7 +201,7 @@ def test_a_trained_model_is_cut_once() -> None:
     model = own()
     records = compressm.compress(model, {"method": "hankel", "target_order": [5, 3]}, calibration=calibration)
     assert [(r.title, r.before, r.after) for r in records] == [
-        ("inside.first", 16, 4),
+        ("inside.first", 16, 5),
         ("inside.second", 8, 3),
     ]
     assert model(batch(0)[0]).shape == (4, 3)
@@ -245,6 +245,67 @@ def test_settings_that_are_none_are_refused(settings: dict[str, Any], message: s
 def test_who_needs_data_asks_for_them() -> None:
     with pytest.raises(ValueError, match=r"give Compressor\(\.\.\., calibration"):
         compressm.compress(own(), {"method": "hankel", "keep_fraction": 0.5})
+
+
+def cut_once(**how: Any) -> Any:
+    model = own()
+    del model.inside["second"]
+    return compressm.compress(model, {"method": "hankel", "energy_threshold": 0.99}, **how)[0]
+
+
+def test_the_horizon_is_the_longest_sequence_of_the_calibration() -> None:
+    """A wrong one makes orders and errors that look right."""
+    found = cut_once(calibration=lambda: [batch(0)[0][:, :7], batch(1)[0], batch(2)[0][:, :9]])
+    told = cut_once(calibration=lambda: [batch(0)[0][:, :7], batch(1)[0], batch(2)[0][:, :9]], length=20)
+    assert found.details["horizon"] == told.details["horizon"] == 20
+    assert {**found.details, "seconds": 0} == {**told.details, "seconds": 0}
+    assert found.after == told.after < 16
+    assert cut_once(calibration=calibration, length=30).details["horizon"] == 30
+
+
+@pytest.mark.parametrize("gramian", ["analytic", "empirical"])
+def test_a_horizon_that_nothing_tells_is_asked_for(gramian: str) -> None:
+    settings = {"method": "hankel", "keep_fraction": 0.5, "gramian": gramian}
+    model = nn.Sequential(LRU(LRUConfig(), 6, 16))
+    with pytest.raises(
+        ValueError, match=r"length of the sequences is not known: .* or length=\.\.\., the steps"
+    ):
+        compressm.compress(model, settings)
+    with pytest.raises(ValueError, match="length: 0 is not the steps"):
+        compressm.compress(model, settings, length=0)
+    analytic = {**settings, "gramian": "analytic"}
+    assert compressm.compress(copy.deepcopy(model), analytic, length=12)[0].details["horizon"] == 12
+    assert compressm.compress(model, {**analytic, "horizon": "infinite"})[0].details["horizon"] is None
+
+
+def test_calibration_is_any_iterable_of_batches() -> None:
+    batches = [batch(0)[0], (batch(1)[0], 2.0)]
+    by_function = compressm.compress(
+        own(), {"method": "hankel", "keep_fraction": 0.5}, calibration=lambda: batches
+    )
+    by_list = compressm.compress(own(), {"method": "hankel", "keep_fraction": 0.5}, calibration=batches)
+    assert [(r.after, r.details["hsv"]) for r in by_list] == [
+        (r.after, r.details["hsv"]) for r in by_function
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (torch.ones(2, 3, 6), r"calibration: Tensor is no iterable of batches; write \[batch\]"),
+        (lambda: torch.ones(2, 3, 6), r"calibration: Tensor is no iterable of batches; write \[batch\]"),
+        (5, "calibration: int is no iterable of batches"),
+        (
+            iter([]),
+            "calibration: each check asks for batches, and this can be gone through once; give a list",
+        ),
+        ([], "calibration: there was no batch"),
+        (list, "calibration: there was no batch"),
+    ],
+)
+def test_calibration_that_gives_no_batches_is_refused(given: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        compressm.compress(own(), {"method": "hankel", "keep_fraction": 0.5}, calibration=given)
 
 
 def test_the_interface_is_imported_when_it_is_used() -> None:

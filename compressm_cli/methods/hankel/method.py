@@ -90,9 +90,10 @@ class Hankel(Method):
     def measure(self, layers: dict[str, StateSpaceLayer], context: CheckContext) -> Measured:
         """What orders are chosen by; only reads the layers, and serves for any number of decisions."""
         found: Measured = {}
+        horizon = self._horizon(layers, context)
         for name, layer in layers.items():
             try:
-                found[name] = self._reduction(layer, context)
+                found[name] = self._reduction(layer, horizon)
             except UNUSABLE as error:
                 found[name] = str(error)
         self._observe({name: r for name, r in found.items() if isinstance(r, Reduction)}, context)
@@ -195,9 +196,13 @@ class Hankel(Method):
         selective = any(not isinstance(layer, TimeInvariantLayer) for layer in layers.values())
         return selective or self.config.gramian == "empirical"
 
-    def _reduction(self, layer: StateSpaceLayer, context: CheckContext) -> Reduction:
+    def _horizon(self, layers: dict[str, StateSpaceLayer], context: CheckContext) -> int | None:
+        """Steps over which the Gramians of these layers sum; None for ever, or where no layer asks."""
+        asked = any(isinstance(layer, TimeInvariantLayer) for layer in layers.values())
+        return context.length if asked and self.config.horizon == "sequence" else None
+
+    def _reduction(self, layer: StateSpaceLayer, horizon: int | None) -> Reduction:
         if isinstance(layer, TimeInvariantLayer):
-            horizon = context.length if self.config.horizon == "sequence" else None
             return LinearReduction(layer, self.config, horizon)
         return selective_reduction(layer, self.config)
 
