@@ -17,6 +17,10 @@ from compressm_cli.engine.standing import Standing
 from compressm_cli.measure.joules import SHORTEST_WINDOW, unmeasured
 from compressm_cli.recipe import Recipe
 
+LARGE_START = 0.05
+"""Of a budget of seconds, spent before the first step: from here on it is told."""
+FEW_STEPS = 5
+"""A run that has fewer left of a share, once that is measured, ends with an error."""
 MICRO = 1e-6
 """Seconds and joules are told between processes in millionths."""
 
@@ -177,8 +181,11 @@ class Budget:
         least = SHORTEST_WINDOW if self._unit == "joules" else 0.0
         return self._now()[1] - self._opened[2] >= least
 
-    def settle(self, step: int, evaluate: Callable[[], object], save: Callable[[], object]) -> None:
-        """Measure what an evaluation and a checkpoint take; from then on what may be spent is known. Collective."""
+    def settle(self, step: int, evaluate: Callable[[], object], save: Callable[[], object]) -> str:
+        """Measure what an evaluation and a checkpoint take; from then on what may be spent is known. Collective.
+
+        Returns in words what is left of it; raises RunFailedError where that is next to nothing.
+        """
         assert self._opened is not None
         config, (began, opened, _) = self._recipe.train, self._opened
         spent = [self._now()[0]]
@@ -209,6 +216,26 @@ class Budget:
         self._course = Course.of(self._recipe, whole / steps)
         self._before = 0
         self.position = self._course.at(step, self._spent)
+        return self._what_is_left(step, spent[-1], cost)
+
+    def _what_is_left(self, step: int, spent: float, cost: float) -> str:
+        """In words; RunFailedError where it is next to nothing."""
+        course, unit = self._course, self._unit
+        assert self._config is not None
+        assert course.limit is not None
+        left, gone, limit = (
+            course.left(step, spent, cost),
+            quantity(spent, unit),
+            quantity(float(course.limit), unit),
+        )
+        if left < min(FEW_STEPS, max(1, course.planned - step)):
+            resume = command("train", "--resume", "RUN", f"budget.{unit}=X")
+            raise RunFailedError(
+                f"budget.{unit}: {self._config.amount} turned out to be {limit}, and {gone} are spent after step {step}, "
+                f"of which {quantity(spent - cost * step, unit)} beside steps: about {left} steps are left; begin with "
+                f"a larger share or a number of {unit}, or go on with one: {resume}"
+            )
+        return f"{gone} are spent after step {step}, about {left:,} steps are left"
 
     # ---- checkpoints and records ---------------------------------------------------------------------------
 
@@ -264,6 +291,20 @@ class Budget:
             return f"budget: {amount}; {how}"
         whole = quantity(float(uncut) * self._course.steps, config.unit)
         return f"budget: {amount} ({self._course.steps:,} steps without compression take {whole}); {how}"
+
+    def start_warning(self) -> str | None:
+        """Of a run at step 0, in the main process: that much of its seconds is gone already."""
+        limit = self._course.limit
+        if self._config is None or self._unit != "seconds" or limit is None:
+            return None
+        spent = self._ledger.measured("seconds", 0.0)
+        if spent <= LARGE_START * limit:
+            return None
+        return (
+            f"warning: {quantity(spent, 'seconds')} of the budget of {quantity(float(limit), 'seconds')} are spent before "
+            f"the first step, for all that the run does counts: learning rate and checks begin where "
+            f"{quantity(min(1.0, float(spent / limit)), 'share')} of their way is behind them"
+        )
 
     def summary(self, step: int) -> dict[str, Any]:
         """What summary.json says of it."""

@@ -163,7 +163,10 @@ class Trainer:
         if listed := ", ".join(f"{name} {form}" for name, form in self.ledger.now["forms"].items()):
             self.listeners.message(f"form of the recurrence: {listed}")
         if self.budget.is_set:
+            self.listeners.expect(expected)
             self.listeners.message(self.budget.message())
+            if self.state.step == 0 and (warning := self.budget.start_warning()) is not None:
+                self.listeners.message(warning)
         if self.batch_norm and self.config.accumulate > 1:
             self.listeners.message(
                 f"warning: model.norm: batch normalizes over the {self.work.rows_of_all} rows that are passed "
@@ -186,8 +189,8 @@ class Trainer:
         self.checks.after_step()
         self._log_if_due()
         if settled := self.budget.measures(self.state.step):
-            self.budget.settle(self.state.step, self.validation.evaluate, self.saving.save)
-            self.listeners.message(self.budget.message())
+            left = self.budget.settle(self.state.step, self.validation.evaluate, self.saving.save)
+            self.listeners.message(f"{self.budget.message()}; {left}")
         if self._is_due("eval_every") or self._is_over:
             self.validation.evaluate()
         if self.trial.is_due and not self._verdict():

@@ -134,7 +134,7 @@ def _bar(progress: Progress, width: int) -> RenderableType:
         line.add_column(justify="right", no_wrap=True)
     line.add_row(
         ProgressBar(total=total, completed=now, complete_style="cyan", finished_style="cyan"),
-        Text(f"{now:,} of {total:,}"),
+        Text(f"{now:,} of {'about ' if progress.is_estimate else ''}{total:,}"),
         Text(speed, style="dim"),
         Text("" if left is None else f"{duration(left)} left", style="bold"),
     )

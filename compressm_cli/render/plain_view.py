@@ -54,7 +54,7 @@ class PlainView:
         left = progress.seconds_left()
         remaining = "" if left is None else f", {duration(left)} left"
         self.message(
-            f"step {step:,}/{progress.total_steps:,}  loss {loss:.4f}, learning rate {learning_rate:.2e}, "
+            f"step {progress.place(step)}  loss {loss:.4f}, learning rate {learning_rate:.2e}, "
             f"{short_time(step_seconds)} a step{remaining}"
         )
 
@@ -63,14 +63,14 @@ class PlainView:
         progress.evaluation(step, value)
         metric = progress.metric
         self.message(
-            f"step {step:,}/{progress.total_steps:,}  validation loss {loss:.4f}, {metric.title} {metric.shown(value)}"
+            f"step {progress.place(step)}  validation loss {loss:.4f}, {metric.title} {metric.shown(value)}"
         )
 
     def compression(self, step: int, records: list[UnitRecord], verdict: Verdict) -> None:
         progress = self._known()
         progress.compression(step, records, verdict)
         told = "; ".join(reasons(records))
-        self.message(f"step {step:,}/{progress.total_steps:,}  check: {VERDICTS[verdict]} ({told})")
+        self.message(f"step {progress.place(step)}  check: {VERDICTS[verdict]} ({told})")
 
     def message(self, text: str) -> None:
         print(printable(text), file=self._stream, flush=True)

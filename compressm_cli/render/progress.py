@@ -34,7 +34,7 @@ class Progress:
         primary: Metric = ACCURACY,
     ) -> None:
         self.recipe_name, self.seed, self.device = recipe_name, seed, device
-        self.total_steps = total_steps
+        self.total_steps, self.is_estimate = total_steps, False
         self.step_number = 0
         self.loss: float | None = None
         self.learning_rate: float | None = None
@@ -54,7 +54,11 @@ class Progress:
         self._recent_seconds: deque[float] = deque(maxlen=9)
 
     def expect(self, total_steps: int) -> None:
-        self.total_steps = total_steps
+        self.total_steps, self.is_estimate = total_steps, True
+
+    def place(self, step: int) -> str:
+        """``1,000/3,000``; ``1,000 of about 3,000`` where a budget decides how many they will be."""
+        return f"{step:,}{' of about ' if self.is_estimate else '/'}{self.total_steps:,}"
 
     def step(self, step: int, loss: float, learning_rate: float, step_seconds: float) -> None:
         if step < self.step_number:  # a rejected cut was undone

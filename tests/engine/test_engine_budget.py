@@ -392,19 +392,36 @@ def test_a_share_of_what_is_measured(tiny: Maker, train: Trainer, meter: Meter, 
     after = next(line for line in losses(run) if line["step"] == checks[1])
     before = next(line for line in losses(run) if line["step"] == checks[1] - 1)
     assert before["progress"] < 0.75 <= after["progress"]
+    # 7 to start with, 25 steps and 2 evaluations and 1 checkpoint of the run, then one of each that is measured.
+    left = math.ceil(0.8 * WHOLE - (7 + 25 + 2 + 2 + 1 + 2))
+    assert any(text.endswith(f"are spent after step 25, about {left} steps are left") for text in view.told)
     assert next(text for text in view.told if text.startswith("budget:")).startswith(
         f"budget: 0.8x of the {unit} without compression, which are measured over at least 20 steps after step 5"
     )
 
 
+def test_a_share_that_the_start_has_used_up_ends_the_run(tiny: Maker, train: Trainer, meter: Meter) -> None:
+    meter.now = 1000.0
+    with pytest.raises(
+        RunFailedError, match=r"budget.seconds: 0.5x .*step 25, of which .*about 0 steps are left"
+    ):
+        train(with_budget(tiny(train=LONG), seconds="0.5x"))
+
+
 def test_a_number_of_seconds(tiny: Maker, train: Trainer, meter: Meter) -> None:
-    run = train(with_budget(tiny(train=LONG), seconds=40.0))
+    view = Telling()
+    run = train(with_budget(tiny(train=LONG), seconds=40.0), view=view)
+    assert "warning: 7.00 s of the budget of 40.0 s are spent before the first step, for" in " ".join(
+        view.told
+    )
     found = run.read_summary()["budget"]
     # 7 to start with, 29 steps, two evaluations and a checkpoint.
     assert found["steps"] == {"planned": 60, "done": 29}
     assert (found["spent"], found["uncut_per_step"]) == (40.0, None)
     assert losses(run)[-1]["progress"] == 1.0
-    kept = train(with_budget(tiny(train=LONG), seconds=1000.0, reinvest=False)).read_summary()
+    meter.now, view = meter.START, Telling()
+    kept = train(with_budget(tiny(train=LONG), seconds=1000.0, reinvest=False), view=view).read_summary()
+    assert not any(text.startswith("warning") for text in view.told)
     assert kept["steps"] == 60
     assert kept["budget"]["share"] < 0.2
 
