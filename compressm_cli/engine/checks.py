@@ -39,6 +39,8 @@ class Checks:
         self._budget, self._data, self._batches, self._work = budget, data, batches, work
         self._state, self._trial, self._validation = state, trial, validation
         self._ledger, self._listeners = ledger, listeners
+        self._told: set[str] = set()
+        """Why plans without records of a change were refused."""
 
     @cached_property
     def _marks(self) -> list[int]:
@@ -96,8 +98,19 @@ class Checks:
             self._listeners.compression(self._state.step, plan.records, "applied")
 
     def _refuse(self, records: list[UnitRecord], error: ValueError) -> None:
-        """Log a plan that could not be carried out; surgery left the model as it was."""
-        self._state.method.refused(records, str(error))
+        """Tell of a plan that could not be carried out, which left the model as it was: in its records, or in a line.
+
+        The line comes once for each reason: a method may ask for the same after every step.
+        """
+        why = str(error)
+        if not any(record.is_change for record in records) and why not in self._told:
+            self._told.add(why)
+            name = self._state.method.config.method
+            self._listeners.message(
+                f"warning: compression.method: {name}: what it wanted after step {self._state.step} cannot be done, "
+                f"and was left: {why}"
+            )
+        self._state.method.refused(records, why)
         self._record(records)
 
     def _record(self, records: list[UnitRecord]) -> None:

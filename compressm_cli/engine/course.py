@@ -126,6 +126,11 @@ class Course:
         assert self.budget is not None
         least = SETTLING_STEPS + MEASURED_STEPS
         unit, amount, steps = self.budget.unit, self.budget.amount, min(self.planned, Fraction(self.steps))
+        if unit == "flops" and self.planned < 1:
+            raise BadInputError(
+                f"budget.flops: {amount} of the recipe without compression is less than a step of its {self.steps:,} "
+                f"(train.steps); write a share of 1 / {self.steps} or more, such as 0.65x"
+            )
         if unit != "flops" and steps <= least:
             raise BadInputError(
                 f"budget.{unit}: {amount} is measured over steps {SETTLING_STEPS + 1} to {least}, and the run would "

@@ -310,7 +310,14 @@ class Trainer:
 
     def _reject(self, why: str) -> None:
         """Undo the cut that is on trial, and go on from before it."""
+        reached = self.state.step
         self.trial.reject(why)
+        if self._is_over and self.state.step < reached:
+            self.listeners.message(
+                f"warning: the cut of step {self.state.step} was undone with nothing left of the budget: the run ends "
+                "with the weights of that step, whose learning rate had not come down; let the schedule of checks end "
+                "earlier"
+            )
         self.running_loss.begin(self.state.step)
         # What was saved during the trial must not be resumed from.
         self.saving.save()

@@ -9,7 +9,7 @@ from compressm_cli.checkpoint import Checkpoint, verify
 from compressm_cli.core.errors import BadInputError, RunFailedError
 from compressm_cli.data.interface import Dataset
 from compressm_cli.engine.budget import Budget
-from compressm_cli.engine.divergence import DivergedError, Rollbacks
+from compressm_cli.engine.divergence import ADVICE, DivergedError, Rollbacks
 from compressm_cli.engine.ledger import Ledger
 from compressm_cli.engine.listeners import Listeners
 from compressm_cli.engine.placement import Held
@@ -151,9 +151,16 @@ class Saving:
         """Go back to the last good checkpoint because of an error; returns the sum of losses that was open then.
 
         Everything that decides how training goes on is as it was, and what is told of it, but not what it cost.
-        Raises RunFailedError where there is no such checkpoint.
+        Raises RunFailedError where there is no such checkpoint, or where nothing is left of the budget, of which what
+        was spent stays spent.
         """
         checkpoint = self._last_good(error)
+        if self._budget.is_over(checkpoint.step):
+            raise RunFailedError(
+                f"{error}; the last good checkpoint is of step {checkpoint.step}, and nothing of the budget is left to "
+                "train on from there: write a larger budget or a smaller train.checkpoint_every, and "
+                f"{ADVICE}. It is kept in {self._run.checkpoints}"
+            ) from error
         running_loss = self._put_back(checkpoint)
         saved = _training_of(checkpoint)
         self._state.go_back(saved)

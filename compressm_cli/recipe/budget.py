@@ -32,6 +32,17 @@ def factor_of(text: str) -> Fraction:
     return Fraction(text.removesuffix("x"))
 
 
+def _between(least: float, most: float, unit: str) -> AfterValidator:
+    def check(value: float) -> float:
+        if not least <= value <= most:
+            raise ValueError(
+                f"{value:g} is out of range; write from {least:g} to {most:g} {unit}, or a share such as 0.65x"
+            )
+        return value
+
+    return AfterValidator(check)
+
+
 Amount = Annotated[float, Field(gt=0.0)]
 Relative = Annotated[
     str,
@@ -43,11 +54,13 @@ Relative = Annotated[
 class BudgetConfig(Config):
     """What the run may spend, in one unit; ``0.65x`` is 0.65 of what the recipe takes without compression."""
 
-    flops: Annotated[Amount, AfterValidator(_not_a_share)] | Relative | None = None
+    flops: Annotated[Amount, AfterValidator(_not_a_share), _between(1, 1e30, "flops")] | Relative | None = (
+        None
+    )
     """FLOPs of training steps, as they are counted."""
-    seconds: Amount | Relative | None = None
+    seconds: Annotated[Amount, _between(1e-3, 1e9, "seconds")] | Relative | None = None
     """Wall time of all that the run does until its last step; ``0.65x`` is measured at its start."""
-    joules: Amount | Relative | None = None
+    joules: Annotated[Amount, _between(1e-3, 1e15, "joules")] | Relative | None = None
     """Electrical energy of the same, where it can be measured; ``0.65x`` is measured at the start."""
     reinvest: bool = True
     """Whether what a cut saves becomes more steps; else the run ends after ``train.steps``, or with the budget."""

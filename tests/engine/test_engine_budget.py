@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from test_engine_longer import Telling, longer
 from test_engine_resume import LAYER, cuts, interrupted, lines, resumed, same_run
 
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.cli import main
 from compressm_cli.core.errors import BadInputError, RunFailedError
-from compressm_cli.engine import budget, experiment, loop, saving, validation
+from compressm_cli.engine import budget, divergence, experiment, loop, saving, train_state, validation
 from compressm_cli.engine.course import Course
 from compressm_cli.engine.optimizer import learning_rate
 from compressm_cli.measure import joules
@@ -92,6 +93,23 @@ def test_a_budget_of_another_magnitude_is_refused(tiny: Maker, flops: float, tol
     with pytest.raises(BadInputError, match=f"budget.flops: .*{told}.*600 steps.*such as 0.65x"):
         Course.of(recipe, 7)
     Course.of(recipe, flops / 10)
+
+
+def test_a_share_of_less_than_a_step_is_refused(tiny: Maker) -> None:
+    recipe = tiny(steps=600)
+    told = r"0.001x of the recipe without .* less than a step of its 600 .*write a share of 1 / 600 or more"
+    with pytest.raises(BadInputError, match=f"budget.flops: {told}"):
+        Course.of(with_budget(recipe, flops="0.001x"), None)
+    Course.of(with_budget(recipe, flops="0.002x"), None)
+
+
+@pytest.mark.parametrize(
+    ("unit", "amount"),
+    [("seconds", 1e-300), ("seconds", 1e300), ("joules", 1e-9), ("joules", 1e300), ("flops", 1e300)],
+)
+def test_an_amount_of_no_run_is_refused(unit: str, amount: float) -> None:
+    with pytest.raises(ValueError, match=rf"is out of range; write from .* to .* {unit}"):
+        BudgetConfig.model_validate({unit: amount})
 
 
 # ---- runs ----------------------------------------------------------------------------------------------
@@ -223,6 +241,47 @@ def test_a_rejected_cut_is_paid_for(tiny: Maker, train: Trainer, verdicts: dict[
     assert found["spent"] >= found["limit"]
     assert found["spent"] - found["limit"] < summary["flops"]["training_start_per_step"]
     assert 20 - 4 <= summary["steps"] < 20
+
+
+def test_a_cut_that_is_undone_with_all_spent_is_told(
+    tiny: Maker, train: Trainer, verdicts: dict[str, float]
+) -> None:
+    verdicts["cut"] = 0.0
+    for at, warned in ((5, False), (18, True)):
+        safety = {"trial_steps": 4, "tolerance": 0.1, "on_rejection": "stop"}
+        schedule = {"kind": "listed", "at_steps": [at]}
+        view = Telling()
+        train(
+            with_budget(tiny(compression=cuts(safety, schedule=schedule), train=EVERY), flops="1x"), view=view
+        )
+        told = (
+            f"the cut of step {at} was undone with nothing left of the budget: the run ends with the weights"
+        )
+        assert any(told in line for line in view.told) == warned
+
+
+def test_a_rollback_with_nothing_left_of_the_budget_fails_the_run(
+    tiny: Maker, train: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would end with the model of the checkpoint, trained little or not at all."""
+    original = divergence.require_finite
+
+    def once(model: torch.nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+        if step == 20:
+            raise divergence.DivergedError("a weight is not finite after step 20")
+        original(model, optimizer, step)
+
+    monkeypatch.setattr(train_state, "require_finite", once)
+    back = {"action": "roll_back", "lr_factor": 0.5, "max_rollbacks": 3}
+    recipe = tiny(train={**EVERY, "checkpoint_every": 1000, "on_divergence": back})
+    with pytest.raises(
+        RunFailedError,
+        match=r"step 20; the last good .* of step 0, and nothing of the budget is left .* write",
+    ):
+        train(with_budget(recipe, flops="1x"))
+    run = Run.open(Path(recipe.output.root) / recipe.name / "v0001")
+    assert run.read_info()["status"] == "failed"
+    assert not (run.folder / "summary.json").exists()
 
 
 # ---- going on ------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from test_engine_longer import Telling
 from tiny_runs import instead_of_none
 from torch import Tensor, nn
 
@@ -269,3 +270,29 @@ def test_an_edit_that_cannot_be_made_leaves_the_run_alone(
     plain = train(tiny())
     with_method(monkeypatch, Wrong)
     assert same_weights(plain, train(tiny()))
+
+
+@pytest.mark.usefixtures("rough_flops")
+@pytest.mark.parametrize("at_check", [True, False])
+def test_a_refused_plan_without_records_is_told_once_a_reason(
+    tiny: Maker, train: Trainer, monkeypatch: pytest.MonkeyPatch, at_check: bool
+) -> None:
+    class Unknowing(NoCompression):
+        def check_steps(self, total: int) -> list[int]:
+            return [2, 3, 4]
+
+        def plan(self, model: nn.Module, context: CheckContext) -> Plan:
+            return Plan([Keep("nope", [0])] if at_check else [])
+
+        def after_step(self, step: StepContext) -> Plan | None:
+            return None if at_check else Plan([Park(STATES, [99])])
+
+    view = Telling()
+    with_method(monkeypatch, Unknowing)
+    train(tiny(steps=5), view=view)
+    (told,) = [line for line in view.told if "compression.method" in line]
+    step, why = (2, "nope") if at_check else (1, "99")
+    assert told.startswith(
+        f"warning: compression.method: none: what it wanted after step {step} cannot be done"
+    )
+    assert why in told
