@@ -1,14 +1,17 @@
 """Plug-ins: layers, models, methods, objectives and tasks of other packages, to be named in recipes.
 
 What a recipe or a checkpoint names is never imported for that: only modules that the user asked for (``load``,
-``--plugin``), and those of installed packages with an entry point in the group ``compressm.plugins``.
+``--plugin``), and those of installed packages with an entry point in the group ``compressm.plugins``. What lies in the
+current folder is not installed, also where Python looks for modules there.
 """
 
 import importlib
+import os
 import re
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import cache
 from importlib import import_module, metadata
 from importlib.util import find_spec
@@ -20,9 +23,10 @@ from pydantic import PydanticUserError, create_model
 from compressm_cli.core.config import Config
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.invocation import INVOCATION
-from compressm_cli.core.registry import DuplicateNameError, Origin, Registry, config_of
-from compressm_cli.core.text import shorten
+from compressm_cli.core.registry import DuplicateNameError, Entry, Origin, Registry, config_of
+from compressm_cli.core.text import one_line, shorten
 from compressm_cli.data import TASKS
+from compressm_cli.data.checksum import bytes_checksum
 from compressm_cli.layers import LAYERS
 from compressm_cli.methods import METHODS
 from compressm_cli.models import MODELS
@@ -47,8 +51,13 @@ class PluginError(BadInputError):
 _loaded: dict[str, Origin] = {}
 _broken: dict[str, PluginError] = {}
 _loading: list[Origin] = []
+_searched: list[str] = []
+"""The folders in which a module that was asked for was looked for: what else lies there is no installed plug-in."""
 _warned: set[Origin] = set()
 """Those of which another version is here than a checkpoint was made with."""
+_expected: dict[tuple[str, str], tuple[object, Origin] | None] = {}
+"""Modules with their checksums that checkpoints and runs were made with -> which, and with what plug-in; None when
+compared."""
 
 
 def register(*classes: type[Any]) -> None:
@@ -82,7 +91,7 @@ def load(module: str) -> None:
     """
     if module in _loaded:
         return
-    package = module.partition(".")[0]
+    package = _package(module)
     if not MODULE.fullmatch(module):
         raise PluginError(f"--plugin {shorten(module)}: write the name of a module, such as my_package")
     here = Path.cwd()
@@ -93,8 +102,14 @@ def load(module: str) -> None:
             )
         # At the end, so that nothing there takes the place of an installed module.
         sys.path.append(str(here))
+        _searched.append(str(here))
     entry = _installed().get(module)
     _import(module, _origin_of_entry(entry) if entry else _origin(module))
+
+
+def is_module(name: object) -> bool:
+    """Whether it can be the name of a plug-in's module."""
+    return type(name) is str and len(name) <= 200 and MODULE.fullmatch(name) is not None
 
 
 def loaded() -> list[str]:
@@ -125,7 +140,7 @@ def find(registry: Registry[Any], name: str) -> str | None:
 def require(origins: Iterable[Origin], where: object) -> None:
     """See that the plug-ins of a checkpoint or a run are loaded; PluginError where one is not, and may not be.
 
-    One of another version is a warning.
+    One of another version, or whose source has changed, is a warning.
     """
     for origin in origins:
         if origin.module not in _known():
@@ -138,10 +153,14 @@ def require(origins: Iterable[Origin], where: object) -> None:
             if origin.module in _broken:
                 raise PluginError(f"{where}: made with a plug-in that fails: {_broken[origin.module]}")
         version = _known()[origin.module].version
-        if version != origin.version and origin not in _warned:
+        if version == origin.version:
+            for source in origin.sources.items():
+                _expected.setdefault(source, (where, origin))
+            _warn_of_changes()
+        elif origin not in _warned:
             _warned.add(origin)
             INVOCATION.warn(
-                f"{where}: made with the plug-in {origin}; here it is {version or 'of no version'}"
+                f"{where}: made with the plug-in {origin}; here it is {one_line(version or 'of no version')}"
             )
 
 
@@ -163,14 +182,30 @@ def load_installed() -> None:
 
 def _installed() -> dict[str, metadata.EntryPoint]:
     """The entry points of installed plug-ins by the module that each names."""
-    return _found_on(tuple(sys.path))
+    here = os.stat(os.curdir)
+    return _found_on(tuple(sys.path), (here.st_dev, here.st_ino), tuple(_searched))
 
 
 @cache
-def _found_on(_path: tuple[str, ...]) -> dict[str, metadata.EntryPoint]:
+def _found_on(
+    path: tuple[str, ...], here: tuple[int, int], searched: tuple[str, ...]
+) -> dict[str, metadata.EntryPoint]:
     """Looked for once on a path: it takes time, and a recipe may have very many names."""
-    found = metadata.entry_points(group=GROUP)
-    return {entry.value.partition(":")[0].strip(): entry for entry in found}
+    anybodys = {here, *filter(None, map(_identity, searched))}
+    installed = [place for place in path if os.path.isabs(place) and _identity(place) not in anybodys]
+    found: dict[str, metadata.EntryPoint] = {}
+    for package in metadata.distributions(path=installed):
+        for entry in package.entry_points.select(group=GROUP):
+            found.setdefault(entry.value.partition(":")[0].strip(), entry)
+    return found
+
+
+def _identity(place: str) -> tuple[int, int] | None:
+    """What a folder is known by, whatever links lead to it."""
+    with suppress(OSError, ValueError):
+        status = os.stat(place)
+        return status.st_dev, status.st_ino
+    return None
 
 
 def _try_installed(module: str) -> None:
@@ -191,17 +226,61 @@ def _import(module: str, origin: Origin) -> None:
     if module in _loaded:
         return
     before = [registry.entries() for registry in REGISTRIES]
+    modules, known = set(sys.modules), set(_loaded)
     _loading.append(origin)
     try:
         import_module(module)
     except (Exception, SystemExit) as error:
-        for registry, entries in zip(REGISTRIES, before, strict=True):
-            registry.restore(entries)
+        _undo(before, modules, known)
         message = str(error) if isinstance(error, (PluginError, DuplicateNameError)) else _message_of(error)
         raise PluginError(f"the plug-in {origin} cannot be imported: {message}") from error
     finally:
         _loading.pop()
     _loaded[module] = origin
+    _note_sources(origin)
+    _warn_of_changes()
+
+
+def _undo(before: list[dict[str, Entry[Any]]], modules: set[str], known: set[str]) -> None:
+    """Forget what a failed import registered, and the other plug-ins that it imported: so they can be loaded again."""
+    packages = {_package(module) for module in _loaded if module not in known}
+    for registry, entries in zip(REGISTRIES, before, strict=True):
+        packages |= {_package(e.value.__module__) for n, e in registry.entries().items() if n not in entries}
+        registry.restore(entries)
+    for module in set(_loaded) - known:
+        del _loaded[module]
+    for module in set(sys.modules) - modules:
+        if _package(module) in packages - {_package(__name__)}:
+            del sys.modules[module]
+
+
+def _note_sources(origin: Origin) -> None:
+    """Keep the checksums of the files of a plug-in's modules that are imported by now."""
+    own = [name for name in list(sys.modules) if _package(name) == _package(origin.module)]
+    for name in own:
+        file = getattr(sys.modules[name], "__file__", None)
+        known = name in origin.sources or not is_module(name)
+        if not known and isinstance(file, str) and file.endswith(".py"):
+            with suppress(OSError):
+                origin.sources[name] = bytes_checksum(Path(file).read_bytes())
+
+
+def _warn_of_changes() -> None:
+    """One line for each plug-in whose source is another one than a checkpoint was made with.
+
+    Modules that are not imported yet are looked at when they are.
+    """
+    here = {name: source for origin in _known().values() for name, source in origin.sources.items()}
+    changed: dict[tuple[object, Origin], str] = {}
+    for (module, source), made in _expected.items():
+        if made is not None and module in here:
+            _expected[module, source] = None
+            if here[module] != source:
+                changed.setdefault(made, module)
+    for (where, origin), module in changed.items():
+        INVOCATION.warn(
+            f"{where}: the plug-in {origin} is another one than it was made with: its source has changed ({module})"
+        )
 
 
 def _message_of(error: BaseException) -> str:
@@ -209,15 +288,15 @@ def _message_of(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     theirs = [f for f in frames if not f.filename.startswith("<frozen") and f.filename not in OURS]
     place = f"{theirs[-1].filename}:{theirs[-1].lineno}: " if theirs else ""
-    message = " ".join(str(error).split()) or "no message"
+    message = one_line(" ".join(str(error).split())) or "no message"
     return f"{place}{type(error).__name__}: {message}"
 
 
 def _find_path(registry: Registry[Any], path: str, module: str, leaf: str) -> None:
-    package = module.partition(".")[0]
-    asked = next((o for m, o in _loaded.items() if m.partition(".")[0] == package), None)
+    package = _package(module)
+    asked = next((o for m, o in _loaded.items() if _package(m) == package), None)
     if asked is None:
-        name = next((m for m in _installed() if m.partition(".")[0] == package), None)
+        name = next((m for m in _installed() if _package(m) == package), None)
         if name is None:
             raise PluginError(
                 f"{shorten(path)} is of the package {package}, which is not imported unless you ask for it; "
@@ -292,7 +371,11 @@ def _known() -> dict[str, Origin]:
 
 def _origin_of(value: type[Any]) -> Origin:
     """The plug-in that is being imported, or else the class's own package."""
-    return _loading[-1] if _loading else _origin(value.__module__.partition(".")[0])
+    if _loading:
+        return _loading[-1]
+    own = _origin(_package(value.__module__))
+    _note_sources(own)
+    return own
 
 
 def _origin_of_entry(entry: metadata.EntryPoint) -> Origin:
@@ -301,6 +384,10 @@ def _origin_of_entry(entry: metadata.EntryPoint) -> Origin:
 
 
 def _origin(module: str) -> Origin:
-    package = module.partition(".")[0]
-    names = metadata.packages_distributions().get(package)
+    package = _package(module)
+    names = [name for name in metadata.packages_distributions().get(package, []) if name]
     return Origin(module, names[0], metadata.version(names[0])) if names else Origin(module)
+
+
+def _package(module: str) -> str:
+    return module.partition(".")[0]

@@ -106,9 +106,13 @@ def test_all_of_a_package_in_one_recipe_through_train_kill_resume_analyze_compar
     one, other = weights(whole), weights(resumed)
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
-    assert whole.read_info()["plugins"] == [
-        {"module": "compressm_example", "distribution": "compressm-example", "version": "0.1.0"}
-    ]
+    (made_with,) = whole.read_info()["plugins"]
+    assert made_with.pop("sources").keys() >= {"compressm_example", "compressm_example.model"}
+    assert made_with == {
+        "module": "compressm_example",
+        "distribution": "compressm-example",
+        "version": "0.1.0",
+    }
     assert Checkpoint.load(whole.final_checkpoint).sizes == {":neurons": 6}
     capsys.readouterr()
 
@@ -353,6 +357,70 @@ def test_a_module_of_the_current_folder_can_be_asked_for(
     assert "write the name of a module" in capsys.readouterr().err
 
 
+@pytest.fixture
+def hostile_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with what looks like an installed plug-in, and a recipe that names its layer."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evil.py").write_text("import pathlib\npathlib.Path('woken').touch()\n", encoding="utf-8")
+    points = {"evil": "evil"}
+    write_metadata(tmp_path, "evil", "1.0", {plugins.GROUP: points, "pydantic": points}, ["evil"])
+    mapping = hostile_mapping("model", {"layer": {"kind": "evil"}})
+    (tmp_path / "hostile.yaml").write_text(json.dumps(mapping), encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize("place", [".", "", "itself", "link"])
+def test_nothing_in_the_current_folder_is_installed(
+    hostile_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
+    place: str,
+) -> None:
+    link = tmp_path_factory.mktemp("elsewhere") / "link"
+    link.symlink_to(hostile_folder)
+    entry = {"itself": hostile_folder, "link": link}.get(place, place)
+    with on_path(hostile_folder / "nowhere", "evil"):
+        sys.path.insert(0, str(entry))
+        assert main.run(["recipes", "validate", "hostile.yaml"]) == 2
+        assert "model.layer.kind: 'evil' is not one of" in capsys.readouterr().err
+        assert main.run(["recipes", "schema"]) == 0
+    assert not (hostile_folder / "woken").exists()
+
+
+def test_beside_a_module_that_was_asked_for_nothing_is_installed_in_no_folder_that_was_current(
+    hostile_folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (hostile_folder / "mine.py").write_text("", encoding="utf-8")
+    with on_path(hostile_folder / "nowhere", "evil", "mine"):
+        assert main.run(["recipes", "validate", "hostile.yaml", "--plugin", "mine"]) == 2
+        monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+        assert main.run(["recipes", "validate", str(hostile_folder / "hostile.yaml")]) == 2
+        assert str(hostile_folder) in sys.path
+    assert not list(hostile_folder.glob("**/woken"))
+    assert not Path("woken").exists()
+
+
+def test_an_environment_below_the_current_folder_is_installed(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(site.parent)
+    (tmp_path / "toy.yaml").write_text(RECIPE, encoding="utf-8")
+    with on_path(site, "compressm_example"):
+        assert load_recipe(tmp_path / "toy.yaml").model.neurons == 24
+
+
+def test_as_a_module_of_python_nothing_is_imported_from_the_current_folder(hostile_folder: Path) -> None:
+    (hostile_folder / "yaml.py").write_text("import evil\n", encoding="utf-8")
+    words = [sys.executable, "-m", "compressm_cli", "recipes", "validate", "hostile.yaml"]
+    path = os.pathsep.join([str(EXAMPLE.parents[1]), *filter(None, sys.path)])
+    done = subprocess.run(
+        words, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert "model.layer.kind: 'evil' is not one of" in done.stderr
+    assert not (hostile_folder / "woken").exists()
+
+
 def test_without_its_plug_in_a_model_says_which_one_it_needs(
     site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -376,13 +444,22 @@ def test_without_its_plug_in_a_model_says_which_one_it_needs(
     )
 
 
+SLEEPER_ALONE = {"module": "sleeper", "distribution": None, "version": None}
+
+
 @pytest.mark.parametrize(
     ("plugin", "message"),
     [
         ("sleeper", "plugins must be a list"),
-        ([{"module": "sleeper"}], "plugins[0] must be a mapping of distribution, module, version"),
+        ([{"module": "sleeper"}], "plugins[0] must be a mapping of distribution, module, sources, version"),
         ([{"module": "a; b", "distribution": None, "version": None}], "the name of a module"),
         ([{"module": "sleeper", "distribution": 3, "version": None}], "plugins[0].distribution"),
+        ([{**SLEEPER_ALONE, "sources": ["sleeper"]}], "plugins[0].sources must be a mapping"),
+        (
+            [{**SLEEPER_ALONE, "sources": {"sleeper": "12\n"}}],
+            "plugins[0].sources['sleeper'] must be a checksum",
+        ),
+        ([{**SLEEPER_ALONE, "sources": {"s\n": "0" * 32}}], "plugins[0].sources: a name must be the name"),
     ],
 )
 def test_a_damaged_list_of_plug_ins(tmp_path: Path, plugin: Any, message: str) -> None:
@@ -503,3 +580,82 @@ def test_another_version_is_a_warning(installed: Path, capsys: pytest.CaptureFix
         "warning: model.pt: made with the plug-in compressm_example (compressm-example 0.0.9); here it is 0.1.0"
         in capsys.readouterr().err
     )
+
+
+MINE = """
+from typing import Literal
+from compressm_cli.layers.lru import LRU, LRUConfig
+from compressm_cli.plugins import register
+class C(LRUConfig):
+    kind: Literal["mine"] = "mine"
+class Mine(LRU):
+    Config = C
+register(Mine)
+"""
+
+
+@pytest.mark.parametrize("kind", ["mine", "mine.more:More"])
+def test_another_source_without_a_version_is_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    more = tmp_path / "mine" / "more.py"
+    more.parent.mkdir()
+    (tmp_path / "mine" / "__init__.py").write_text(MINE, encoding="utf-8")
+    more.write_text("from compressm_cli.layers.lru import LRU as More\n", encoding="utf-8")
+    changed = tmp_path / "mine" / "__init__.py" if kind == "mine" else more
+    mapping = recipe_to_mapping(tiny_recipe("baseline", 0))
+    mapping["model"]["layer"] = {"kind": kind, "state_dim": 3}
+    file = tmp_path / "model.pt"
+    line = ["export", str(file), "--to", "safetensors", "--plugin", "mine", "--output"]
+    with on_path(tmp_path, "mine"):
+        plugins.load("mine")
+        tiny_checkpoint(recipe_from_mapping(mapping, "test")).save(file)
+        assert main.run([*line, str(tmp_path / "same")]) == 0
+        assert "warning" not in capsys.readouterr().err
+    changed.write_text(f"{changed.read_text(encoding='utf-8')}# other\n", encoding="utf-8")
+    with on_path(tmp_path, "mine"):
+        assert main.run([*line, str(tmp_path / "other")]) == 0
+        Checkpoint.load(file)  # told once
+        assert main.run([*line[:1], str(tmp_path / "same"), *line[2:], str(tmp_path / "again")]) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    assert told == [
+        f"warning: {file}: the plug-in mine is another one than it was made with: its source has changed "
+        f"({kind.partition(':')[0]})"
+    ]
+    content = torch.load(file, weights_only=True)
+    for origin in content["plugins"]:
+        del origin["sources"]
+    torch.save(content, file)
+    with on_path(tmp_path, "mine"):
+        assert main.run([*line, str(tmp_path / "old")]) == 0
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_texts_of_a_checkpoint_are_shown_on_a_line(
+    installed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mapping = recipe_to_mapping(tiny_recipe("baseline", 0))
+    mapping["model"]["layer"] = {"kind": "damped", "state_dim": 3}
+    tiny_checkpoint(recipe_from_mapping(mapping, "test")).save(installed / "model.pt")
+    content = torch.load(installed / "model.pt", weights_only=True)
+    content["plugins"][0]["version"] = "9\nerror: \x1b[31mall is lost"
+    torch.save(content, installed / "model.pt")
+    assert main.run(["export", "model.pt", "--to", "safetensors", "--output", "own"]) == 0
+    told = (
+        "warning: model.pt: made with the plug-in compressm_example (compressm-example 9\\nerror: "
+        "\\x1b[31mall is lost); here it is 0.1.0"
+    )
+    assert told in capsys.readouterr().err.splitlines()
+
+
+@pytest.mark.parametrize("how", ["import mine", "from compressm_cli import plugins; plugins.load('mine')"])
+def test_a_plug_in_that_one_that_fails_imported_can_be_loaded(tmp_path: Path, how: str) -> None:
+    (tmp_path / "mine.py").write_text(MINE, encoding="utf-8")
+    (tmp_path / "bad.py").write_text(f"{how}\n1 / 0\n", encoding="utf-8")
+    with on_path(tmp_path, "mine", "bad"):
+        with pytest.raises(plugins.PluginError, match="ZeroDivisionError"):
+            plugins.load("bad")
+        assert "mine" not in LAYERS
+        plugins.load("mine")
+        assert LAYERS["mine"].__module__ == "mine"
+        assert plugins.loaded() == ["mine"]

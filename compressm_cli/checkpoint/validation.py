@@ -68,7 +68,9 @@ def read_plugins(content: Mapping[str, Any]) -> list[Origin]:
     if "plugins" not in content:
         return []
     listed = part(content, "plugins", list)
-    for i, given in enumerate(listed):
+    # Older versions did not write the sources.
+    whole = [{"sources": {}, **given} if type(given) is dict else given for given in listed]
+    for i, given in enumerate(whole):
         where = f"plugins[{i}]"
         require(
             type(given) is dict and set(given) == ORIGIN,
@@ -77,12 +79,13 @@ def read_plugins(content: Mapping[str, Any]) -> list[Origin]:
             given,
         )
         module = given["module"]
-        right = type(module) is str and len(module) <= 200 and plugins.MODULE.fullmatch(module) is not None
-        require(right, f"{where}.module", "the name of a module", module)
+        require(plugins.is_module(module), f"{where}.module", "the name of a module", module)
         for name in ("distribution", "version"):
             right = given[name] is None or (type(given[name]) is str and len(given[name]) <= 200)
             require(right, f"{where}.{name}", "null or text of at most 200 characters", given[name])
-    return [Origin(**given) for given in listed]
+        for name in mapping_of(given, "sources", _is_checksum, "a checksum in hexadecimal", where):
+            require(plugins.is_module(name), f"{where}.sources: a name", "the name of a module", name)
+    return [Origin(**given) for given in whole]
 
 
 def read_spec(content: Mapping[str, Any], recipe: Recipe) -> DataSpec:

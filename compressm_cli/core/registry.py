@@ -1,7 +1,7 @@
 """What a recipe may name: the built-in classes of a kind, and those that plug-ins add to them."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Generic, TypeVar
 
@@ -9,6 +9,7 @@ from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from compressm_cli.core.config import Config
+from compressm_cli.core.text import one_line
 
 T = TypeVar("T")
 BUILT_IN = "compressm"
@@ -28,11 +29,13 @@ class Origin:
     """What ``--plugin`` names, or the entry point's module."""
     distribution: str | None = None
     version: str | None = None
+    sources: dict[str, str] = field(default_factory=dict, compare=False)
+    """Checksums of the files of its modules, by module, as they were when it was imported."""
 
     def __str__(self) -> str:
         if self.distribution is None:
             return self.module
-        package = f"{self.distribution} {self.version or ''}".strip()
+        package = one_line(f"{self.distribution} {self.version or ''}".strip())
         return package if self.distribution == self.module else f"{self.module} ({package})"
 
 

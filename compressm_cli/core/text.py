@@ -18,6 +18,11 @@ def printable(text: str) -> str:
     return "".join(ascii(sign)[1:-1] if sign != "\n" and is_control(sign) else sign for sign in text)
 
 
+def one_line(text: str) -> str:
+    """The same, with escapes for newlines too."""
+    return printable(text).replace("\n", "\\n")
+
+
 def shorten(value: object, limit: int = 60) -> str:
     """The value as Python would write it, on one line and not longer than ``limit`` characters."""
     text = repr(value)

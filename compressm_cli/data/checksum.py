@@ -41,6 +41,11 @@ def text_checksum(texts: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
+def bytes_checksum(content: bytes) -> str:
+    """The same for the same bytes."""
+    return hashlib.blake2b(content, digest_size=SIZE).hexdigest()
+
+
 def _kind(tensor: Tensor) -> np.dtype:
     """Of real numbers always the same; of whole numbers the smallest that holds their values, not the one they have."""
     if tensor.is_floating_point():
