@@ -228,11 +228,11 @@ class Budget:
             quantity(spent, unit),
             quantity(float(course.limit), unit),
         )
-        if left < min(FEW_STEPS, max(1, course.planned - step)):
+        if left < min(Fraction(FEW_STEPS), max(Fraction(1), course.planned - step)):
             resume = command("train", "--resume", "RUN", f"budget.{unit}=X")
             raise RunFailedError(
-                f"budget.{unit}: {self._config.amount} turned out to be {limit}, and {gone} are spent after step {step}, "
-                f"of which {quantity(spent - cost * step, unit)} beside steps: about {left} steps are left; begin with "
+                f"budget.{unit}: {self._config.amount} turned out to be {limit}, and {gone} are spent after step "
+                f"{step}, of which {quantity(spent - cost * step, unit)} beside steps: about {left} steps are left; begin with "
                 f"a larger share or a number of {unit}, or go on with one: {resume}"
             )
         return f"{gone} are spent after step {step}, about {left:,} steps are left"
@@ -300,10 +300,10 @@ class Budget:
         spent = self._ledger.measured("seconds", 0.0)
         if spent <= LARGE_START * limit:
             return None
+        whole, share = quantity(float(limit), "seconds"), quantity(min(1.0, float(spent / limit)), "share")
         return (
-            f"warning: {quantity(spent, 'seconds')} of the budget of {quantity(float(limit), 'seconds')} are spent before "
-            f"the first step, for all that the run does counts: learning rate and checks begin where "
-            f"{quantity(min(1.0, float(spent / limit)), 'share')} of their way is behind them"
+            f"warning: {quantity(spent, 'seconds')} of the budget of {whole} are spent before the first step, for all "
+            f"that the run does counts: learning rate and checks begin where {share} of their way is behind them"
         )
 
     def summary(self, step: int) -> dict[str, Any]:
