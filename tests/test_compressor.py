@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import StepLR
 from torch.optim.swa_utils import AveragedModel
 
 import compressm
+from compressm_cli import layers
 from compressm_cli.layers.lru import LRU, LRUConfig
 from compressm_cli.layers.mamba import Mamba, MambaConfig
 from compressm_cli.methods.method import CheckContext, Method
@@ -306,6 +307,27 @@ def test_calibration_is_any_iterable_of_batches() -> None:
 def test_calibration_that_gives_no_batches_is_refused(given: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         compressm.compress(own(), {"method": "hankel", "keep_fraction": 0.5}, calibration=given)
+
+
+def test_the_example_of_the_documentation() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "own-loop.md").read_text(encoding="utf-8")
+    torch.manual_seed(0)
+    names: dict[str, Any] = {"__name__": "example"}
+    exec(page.partition("```python\n")[2].partition("```")[0], names)
+    assert names["compressor"].step == 20
+    sizes = compressm.StructureMap.of(names["model"]).sizes()
+    assert sizes["recurrent:states"] < 24
+    table = str(compressm.StructureMap.of(names["model"])).splitlines()
+    assert table[0].split() == ["axis", "kind", "size", "tied", "to"]
+    assert table[1].split() == ["recurrent:states", "state", str(sizes["recurrent:states"])]
+    assert ["neurons.inner:neurons", "neuron", "64"] in [line.split() for line in table]
+
+
+def test_layers_are_exported_with_their_settings() -> None:
+    for name in layers.__all__:
+        assert getattr(layers, name).__module__.startswith("compressm_cli."), name
+    assert layers.LRU is LRU
+    assert {f"{kind.__name__}Config" for kind in layers.LAYERS.values()} <= set(layers.__all__)
 
 
 def test_the_interface_is_imported_when_it_is_used() -> None:

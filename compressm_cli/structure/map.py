@@ -43,6 +43,13 @@ class StructureMap(Mapping[str, Axis]):
     def __len__(self) -> int:
         return len(self._axes)
 
+    def __str__(self) -> str:
+        """A table: each axis, of what kind its units are, how many there are, and which axes keep the same ones."""
+        rows = [("axis", "kind", "size", "tied to")]
+        rows += [(a.name, a.kind, str(a.size), ", ".join(a.tied_to)) for a in self._axes.values()]
+        wide, kinds, sizes = (max(len(row[column]) for row in rows) for column in range(3))
+        return "\n".join(f"{n:{wide}}  {k:{kinds}}  {s:>{sizes}}  {t}".rstrip() for n, k, s, t in rows)
+
     def sizes(self) -> dict[str, int]:
         """How many units each axis has: what a checkpoint stores of the shapes."""
         return {name: axis.size for name, axis in self._axes.items()}
