@@ -1,7 +1,9 @@
 """Compression in a training loop of one's own: five lines, with any optimizer."""
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from itertools import islice
 from typing import Any
 
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from compressm_cli.core.text import shorten
 from compressm_cli.layers.interface import state_space_layers
 from compressm_cli.methods.calibration import Statistic, seeing_inputs
 from compressm_cli.methods.hooks import Hooks
@@ -144,6 +147,8 @@ class Compressor:
             return change
         plan = self.method.plan(self.plain, self._check())
         checked = self._apply(plan)
+        if not (plan.edits or plan.records):
+            warnings.warn(_nothing_found(self.method, self.plain), stacklevel=2)
         if plan:
             self.method.accepted(plan.records)
         return Change(change.shapes_changed or checked.shapes_changed, [*change.records, *checked.records])
@@ -318,6 +323,13 @@ def compress(
     return compressor.after_step().records
 
 
+def _nothing_found(method: Method, model: nn.Module) -> str:
+    axes = list(StructureMap.of(model))
+    there = f"its axes are {', '.join(axes[:3])}{', ...' if len(axes) > 3 else ''}"
+    why = there if axes else "no module of it declares axes, as those of compressm_cli.layers do"
+    return f"there is nothing to cut: {type(method).__name__} finds none of its units in the model; {why}"
+
+
 def _batches(calibration: Batches | None) -> Callable[[], Iterable[Any]] | None:
     """What gives batches at each check; ValueError for what gives them once, or none."""
     if calibration is None or callable(calibration):
@@ -346,20 +358,49 @@ def _method_of(settings: Mapping[str, Any]) -> Method:
 
     from compressm_cli.methods import METHODS
 
-    name = str(settings.get("method"))
-    if name not in METHODS:
-        raise ValueError(f"method: {name!r} is none; there are {', '.join(METHODS)}")
+    name = settings.get("method")
+    if name is None:
+        raise ValueError(f"method: is missing; write one of {', '.join(METHODS)}")
+    if not isinstance(name, str) or name not in METHODS:
+        raise ValueError(f"method: {_instead(name, 'method', METHODS)}")
     try:
         config = METHODS[name].Config.model_validate(dict(settings))
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or name
-        raise ValueError(f"{place}: {first['msg']}") from error
+        place = ".".join(str(p) for p in first["loc"] if str(p).isalnum() or str(p).isidentifier()) or name
+        raise ValueError(f"{place}: {_said(first, METHODS[name].Config.model_fields)}") from None
     if config.safety is not None:
         raise ValueError(
             "safety: a loop of one's own has no way back; leave it out, and keep checkpoints of yours"
         )
     return METHODS[name](config)
+
+
+def _said(error: Mapping[str, Any], settings: Iterable[str]) -> str:
+    """What is wrong with a setting, in the words of this package."""
+    kind, message, place = error["type"], error["msg"], error["loc"]
+    if kind == "extra_forbidden":
+        return _instead(place[-1], "setting", settings if len(place) == 1 else ())
+    if kind == "missing":
+        return "is missing"
+    if kind == "value_error":
+        return str(error["ctx"]["error"])
+    if kind.startswith("union_tag"):
+        tag, allowed = (
+            error["ctx"].get(key, "").replace("'", "") for key in ("discriminator", "expected_tags")
+        )
+        return f"{shorten(error['input'])} has no {tag} that there is" + (
+            f"; write {allowed}" if allowed else ""
+        )
+    return f"{shorten(error['input'])} {message.removeprefix('Input ')}"
+
+
+def _instead(name: object, subject: str, names: Iterable[str]) -> str:
+    """That there is no such name, and which is meant, or which there are."""
+    known = list(names)
+    near = get_close_matches(str(name), known, n=1, cutoff=0.5)
+    there = f"; there are {', '.join(known)}" if known else ""
+    return f"{shorten(name)} is no {subject}" + (f"; did you mean {near[0]!r}?" if near else there)
 
 
 def _constraints(model: nn.Module) -> dict[str, Any]:

@@ -229,12 +229,24 @@ def test_a_wrapper_for_several_processes_is_renewed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "hankle"}, "method: 'hankle' is none; there are none, hankel"),
+        ({"method": "hankle"}, "method: 'hankle' is no method; did you mean 'hankel'"),
+        ({"method": 5}, "method: 5 is no method; there are none, hankel, random"),
+        ({}, "method: is missing; write one of none, hankel, random"),
+        ({"method": "hankel", "keep_fraction": 2.0}, "keep_fraction: 2.0 should be less than 1"),
         (
-            {"method": "hankel", "keep_fraction": 2.0},
-            "keep_fraction: Input should be less than 1",
+            {"method": "hankel", "keep_fraction": 0.5, "colour": 1},
+            "colour: 'colour' is no setting; there are",
         ),
-        ({"method": "hankel", "keep_fraction": 0.5, "colour": 1}, "colour: Extra inputs are not permitted"),
+        (
+            {"method": "hankel", "energy": 0.9},
+            "energy: 'energy' is no setting; did you mean 'energy_threshold'",
+        ),
+        ({"method": "hankel"}, "^hankel: give exactly one of energy_threshold, .*; found none"),
+        ({**HANKEL, "schedule": {"kind": "listed", "at": 1}}, "schedule.listed.at: 'at' is no setting$"),
+        (
+            {**HANKEL, "schedule": {"kind": "odd"}},
+            "has no kind that there is; write equidistant, listed, adap",
+        ),
         ({**HANKEL, "safety": {}}, "a loop of one's own has no way back"),
     ],
 )
@@ -307,6 +319,16 @@ def test_calibration_is_any_iterable_of_batches() -> None:
 def test_calibration_that_gives_no_batches_is_refused(given: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         compressm.compress(own(), {"method": "hankel", "keep_fraction": 0.5}, calibration=given)
+
+
+def test_a_model_without_units_of_the_method_is_told() -> None:
+    settings = {"method": "hankel", "keep_fraction": 0.5}
+    with pytest.warns(
+        UserWarning, match="nothing to cut: Hankel finds none .*; no module of it declares axes"
+    ):
+        assert compressm.compress(nn.Linear(3, 3), settings) == []
+    with pytest.warns(UserWarning, match=r"nothing to cut: .*; its axes are 0:neurons$"):
+        assert compressm.compress(nn.Sequential(layers.FeedForward(3, 4)), settings) == []
 
 
 def test_the_example_of_the_documentation() -> None:
