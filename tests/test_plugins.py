@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from fresh_process import outputs_in_a_fresh_process
 from made_runs import tiny_checkpoint, tiny_recipe
 from plugin_package import EXAMPLE, install, on_path, write_metadata
 
@@ -222,6 +223,23 @@ def test_the_conformance_tests_take_the_classes_of_a_plug_in(site: Path) -> None
     assert all(
         f"test_trains_to_the_end[damped-{method}]" in done.stdout for method in ("hankel", "magnitude")
     )
+
+
+def test_a_fresh_process_of_the_conformance_tests_has_a_plug_in_that_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its module can be imported, and nothing says that it is a plug-in."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(EXAMPLE), *sys.path[1:]]))
+    with on_path(EXAMPLE, "compressm_example"):
+        plugins.load("compressm_example")
+        recipe = tiny_recipe("damped", 0, layer={"kind": "damped", "state_dim": 4})
+        checkpoint = tiny_checkpoint(recipe)
+        checkpoint.save(tmp_path / "damped.pt")
+        inputs = torch.randn(2, 16, 1)
+        with torch.no_grad():
+            here = checkpoint.build_model().eval()(inputs)
+        (there,) = outputs_in_a_fresh_process(tmp_path, inputs, [tmp_path / "damped.pt"])
+        assert torch.equal(here, there)
 
 
 def test_the_examples_of_the_page_are_those_of_the_package(installed: Path) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from compressm_cli import plugins
+from compressm_cli.core.invocation import INVOCATION
 from compressm_cli.core.registry import generation
 from compressm_cli.core.text import described, shorten
 from compressm_cli.recipe.problems import KeyPath, Problem, key_path
@@ -238,7 +240,7 @@ class _Explainer:
         tag = node.child(name)
         if tag is None:
             return Problem(node.place, path, f"missing; write one of {', '.join(allowed)}")
-        return Problem(tag.place, path, _not_allowed(tag.value, allowed))
+        return Problem(tag.place, path, _not_allowed(tag.value, allowed) + _of_plugins(tag.value, allowed))
 
     def _unknown_key(self, path: KeyPath) -> str:
         key, owner = str(path[-1]), path[:-1]
@@ -282,6 +284,16 @@ class _Explainer:
         limit = one.context["min_length" if short else "max_length"]
         size = len(value) if isinstance(value, (list, str)) else 0
         return f"has {size} {unit}; write at {'least' if short else 'most'} {limit}"
+
+
+def _of_plugins(value: object, allowed: list[str]) -> str:
+    """Where a name is none that comes near, and plug-ins may bring others: how to ask for one."""
+    is_open = any(set(registry) == set(allowed) for registry in plugins.REGISTRIES)
+    if INVOCATION.plugins or not is_open or not isinstance(value, str) or len(value) > LONGEST_KEY:
+        return ""
+    if get_close_matches(value, allowed, n=1, cutoff=0.5):
+        return ""
+    return ", or ask for the plug-in that has it: --plugin MODULE"
 
 
 def _not_allowed(value: object, allowed: list[str]) -> str:
