@@ -4,6 +4,7 @@ from itertools import islice
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
 
 from compressm_cli.models import SequenceModel, has_batch_statistics
 
@@ -13,21 +14,27 @@ class FrozenPrefix:
 
     The beginning is the encoder and the first blocks, as far as nothing in them is trained or random and no row depends
     on those beside it (``frozen_blocks``). It is the model itself that is called, not what wraps it for several
-    processes. A batch is served where all of its rows are known, in the layout in which the model puts them out, so
-    that the steps are those without a cache, bit by bit. The first batch that is served is computed as well: where it
-    differs in a bit - rows may be rounded otherwise beside other rows - nothing is kept.
+    processes. A batch is served where all of its rows are known with these very inputs, in the layout in which the
+    model puts them out, so that the steps are those without a cache, bit by bit. Rows may be rounded otherwise in
+    a batch of another size, so that only batches of the largest size so far are kept and served; and the first one that
+    is served is computed as well: where it differs in a bit, nothing is kept.
 
-    An edit, a thaw, another value, mode or precision is noticed at the next call, and what was kept is forgotten.
+    An edit, a thaw, another value, mode, hook or precision is noticed at the next call, and what was kept is forgotten.
+    What a hook does beside is not done for a batch that is served. Not noticed is what is written past autograd
+    (``parameter.data.mul_(...)``), and another attribute of a module that is not one of these: make a new one then.
     """
 
     def __init__(self, model: SequenceModel, rows: int, limit: int) -> None:
         """``rows``: how many there are, numbered from 0; ``limit``: bytes that may be kept, of all rows or of none."""
         self._model, self._rows, self._limit = model, rows, limit
         self._seen: tuple[object, ...] = ()
-        self._tensors: list[Tensor] = []
+        self._held: list[object] = []
+        """Tensors and modules that were seen, so that no id is another's."""
         self._kept: Tensor | None = None
+        self._inputs: Tensor | None = None
+        """What each of the rows was that are kept."""
         self._like: Tensor | None = None
-        """A batch as the model put it out, for its layout."""
+        """A batch as the model put it out, for its size and its layout."""
         self._reason: str | None = None
         self._is_confirmed = False
         self._forget()
@@ -38,7 +45,12 @@ class FrozenPrefix:
         return self._reason
 
     def __call__(self, rows: Tensor, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """What the model puts out for ``inputs`` (batch, length, ...), of the data's ``rows`` (batch,) int64."""
+        """What the model puts out for ``inputs`` (batch, length, ...), of the data's ``rows`` (batch,) int64.
+
+        Raises ValueError for a row that there is not, and where there are not as many rows as inputs.
+        """
+        numbers = rows.cpu()
+        self._require_rows(numbers, inputs)
         blocks = frozen_blocks(self._model)
         if (seen := self._state(blocks, inputs.device.type)) != self._seen:
             self._forget()
@@ -47,15 +59,25 @@ class FrozenPrefix:
             self._reason = "the encoder is trained, or random"
         elif lengths is not None:
             self._reason = "rows are padded to the longest one of their batch"
+        elif self._model._forward_hooks or self._model._forward_pre_hooks:
+            self._reason = "the model has hooks, which see it whole"
         if self._reason is not None or blocks is None:
             return self._model(inputs, lengths)
-        return self._model.from_hidden(self._hidden(rows.cpu(), inputs, blocks), lengths, blocks)
+        return self._model.from_hidden(self._hidden(numbers, inputs, blocks), lengths, blocks)
+
+    def _require_rows(self, rows: Tensor, inputs: Tensor) -> None:
+        if rows.shape != inputs.shape[:1]:
+            raise ValueError(f"{tuple(rows.shape)} numbers of rows for {len(inputs)} inputs")
+        if len(rows) and (int(rows.min()) < 0 or int(rows.max()) >= self._rows):
+            raise ValueError(
+                f"rows are numbered from 0 to {self._rows - 1}, got {int(rows.min())} to {int(rows.max())}"
+            )
 
     def _hidden(self, rows: Tensor, inputs: Tensor, blocks: int) -> Tensor:
-        x = self._served(rows)
+        x = self._served(rows, inputs)
         if x is None:
             x = self._model.hidden(inputs, None, blocks)
-            self._keep(rows, x)
+            self._keep(rows, inputs, x)
             return x
         if not self._is_confirmed:
             fresh = self._model.hidden(inputs, None, blocks)
@@ -66,42 +88,49 @@ class FrozenPrefix:
             self._is_confirmed = True
         return x
 
-    def _served(self, rows: Tensor) -> Tensor | None:
-        """What is kept of some rows, laid out as the model would; None where one is not known."""
-        kept, like = self._kept, self._like
-        if kept is None or like is None or not bool(self._known[rows].all()):
+    def _served(self, rows: Tensor, inputs: Tensor) -> Tensor | None:
+        """What is kept of some rows, laid out as the model would; None where one is not known, or was another."""
+        kept, known, like = self._kept, self._inputs, self._like
+        if kept is None or known is None or like is None or len(rows) != len(like):
             return None
-        found = kept[rows.to(kept.device)]
-        if len(rows) != len(like):
-            return found if like.is_contiguous() else None
-        return torch.empty_like(like).copy_(found)
+        if not _are_alike(inputs, known) or not bool(self._known[rows].all()):
+            return None
+        if not torch.equal(known[rows.to(known.device)], inputs):
+            return None
+        return torch.empty_like(like).copy_(kept[rows.to(kept.device)])
 
-    def _keep(self, rows: Tensor, x: Tensor) -> None:
-        if self._kept is None:
-            needed = self._rows * x[0].numel() * x.element_size()
+    def _keep(self, rows: Tensor, inputs: Tensor, x: Tensor) -> None:
+        if self._like is not None and len(rows) > len(self._like):
+            self._forget()
+        if self._kept is None or self._inputs is None:
+            needed = self._rows * (_row_bytes(x) + _row_bytes(inputs)) if len(rows) else 0
             if needed > self._limit:
                 self._reason = f"all {self._rows} rows take {needed} bytes, and {self._limit} may be kept"
                 return
             self._kept = x.new_empty(self._rows, *x.shape[1:])
-        if x.shape[1:] == self._kept.shape[1:]:
+            self._inputs = inputs.new_empty(self._rows, *inputs.shape[1:])
             self._like = x.detach()
+        if self._like is not None and len(rows) == len(self._like) and _are_alike(inputs, self._inputs):
             self._kept[rows.to(x.device)] = x.detach()
-            self._known[rows] = True
+            self._inputs[rows.to(inputs.device)] = inputs.detach()
+            # Not where a row is there twice, with two inputs.
+            self._known[rows] = torch.equal(self._inputs[rows.to(inputs.device)], inputs)
 
     def _forget(self) -> None:
-        self._kept, self._like, self._reason = None, None, None
+        self._kept, self._inputs, self._like, self._reason = None, None, None, None
         self._known = torch.zeros(self._rows, dtype=torch.bool)
         self._is_confirmed = False
 
     def _state(self, blocks: int | None, device: str) -> tuple[object, ...]:
-        """What the outputs depend on: other tensors, other values in them, or another precision compare unequal."""
+        """What the outputs depend on: other modules, tensors, values in them, hooks or precision compare unequal."""
         beginning = [] if blocks is None else [self._model.encoder, *islice(self._model.blocks, blocks)]
-        self._tensors = [
-            t for m in beginning for t in (*m.parameters(), *m.buffers())
-        ]  # so that no id is another's
-        forms = [str(getattr(part, "form", None)) for m in beginning for part in m.modules()]
+        tensors = [t for m in beginning for t in (*m.parameters(), *m.buffers())]
+        parts = [part for m in beginning for part in m.modules()]
+        self._held = [*tensors, *parts]
         precision = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
-        return blocks, self._model.training, precision, forms, [(id(t), t._version) for t in self._tensors]
+        hooks = tuple(torch_module._global_forward_hooks), tuple(torch_module._global_forward_pre_hooks)
+        values = [(id(t), t._version, t.data_ptr(), t.dtype, t.shape) for t in tensors]
+        return blocks, precision, hooks, values, [_seen(part) for part in (self._model, *parts)]
 
 
 def frozen_blocks(model: SequenceModel) -> int | None:
@@ -115,9 +144,26 @@ def _is_fixed(module: nn.Module) -> bool:
     """Whether nothing in a module is trained, or random, or depends on the other rows."""
     if any(p.requires_grad for p in module.parameters()):
         return False
-    return not (module.training and (has_batch_statistics(module) or any(map(_drops, module.modules()))))
+    return not any(
+        part.training and (has_batch_statistics(part) or _drops(part)) for part in module.modules()
+    )
 
 
 def _drops(module: nn.Module) -> bool:
     shares = getattr(module, "dropout", 0.0), getattr(module, "p", 0.0)
     return any(isinstance(share, float) and share > 0.0 for share in shares)
+
+
+def _seen(part: nn.Module) -> tuple[object, ...]:
+    """What is told of a module beside its tensors."""
+    hooks = tuple(part._forward_hooks), tuple(part._forward_pre_hooks)
+    return id(part), type(part), part.training, str(getattr(part, "form", None)), hooks
+
+
+def _are_alike(inputs: Tensor, known: Tensor) -> bool:
+    """Whether rows have the shape and the type of those that are known, on the same device."""
+    return (inputs.shape[1:], inputs.dtype, inputs.device) == (known.shape[1:], known.dtype, known.device)
+
+
+def _row_bytes(batch: Tensor) -> int:
+    return batch[0].numel() * batch.element_size()

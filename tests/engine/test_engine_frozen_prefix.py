@@ -101,13 +101,32 @@ def load(model: SequenceModel) -> None:
     model.load_state_dict({name: 1.1 * value for name, value in model.state_dict().items()})
 
 
-@pytest.mark.parametrize("change", [thaw, cut, drop, load, SequenceModel.eval], ids=lambda f: f.__name__)
+def assign(model: SequenceModel) -> None:
+    bias = model.encoder.bias
+    assert isinstance(bias, Tensor)
+    bias.data = 1.5 * bias.data
+
+
+def hook(model: SequenceModel) -> None:
+    model.encoder.register_forward_hook(lambda _module, _inputs, x: 2 * x)
+
+
+def hook_before(model: SequenceModel) -> None:
+    model.blocks[0].register_forward_pre_hook(lambda _, inputs: (2 * inputs[0], *inputs[1:]))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [thaw, cut, drop, load, assign, hook, hook_before, SequenceModel.eval],
+    ids=lambda f: f.__name__,
+)
 def test_a_change_is_noticed(change: Callable[[SequenceModel], Any]) -> None:
     model = build("lru")
     cache, inputs, rows = FrozenPrefix(model, ROWS, PLENTY), split().inputs, torch.arange(ROWS)
+    passed = counted(model)
     for _ in range(3):
         assert torch.equal(cache(rows, inputs), model(inputs))
-    passed = counted(model)
+    passed[:] = [0, 0, 0]
     cache(rows, inputs)
     assert passed == [0, 0, ROWS]
     change(model)
@@ -124,7 +143,7 @@ def test_a_change_is_noticed(change: Callable[[SequenceModel], Any]) -> None:
     [
         ({"dropout": 0.1}, PLENTY, 0, None),
         ({"norm": "batch"}, PLENTY, 0, None),
-        ({}, ROWS * LENGTH * WIDTH * 4 - 1, 2, "all 24 rows take 14592 bytes, and 14591 may be kept"),
+        ({}, ROWS * LENGTH * (WIDTH + 2) * 4 - 1, 2, "all 24 rows take 18240 bytes, and 18239 may be kept"),
     ],
     ids=str,
 )
@@ -157,3 +176,53 @@ def test_rows_that_are_rounded_otherwise_beside_others_are_not_kept(monkeypatch:
     cache(rows, inputs)
     cache(rows, inputs)
     assert cache.reason == "a row is rounded otherwise beside other rows"
+
+
+@pytest.mark.parametrize("case", ["other inputs", "shorter", "another type", "fewer", "more"])
+def test_only_what_is_known_of_these_inputs_is_served(case: str) -> None:
+    model, inputs, rows = build("lru"), split().inputs, torch.arange(8)
+    cache, passed = FrozenPrefix(model, ROWS, PLENTY), counted(model)
+    for _ in range(3):
+        cache(rows, inputs[:8])
+    passed[:] = [0, 0, 0]
+    then = {
+        "other inputs": (rows, inputs[8:16]),
+        "shorter": (rows, inputs[:8, :5]),
+        "another type": (rows, inputs[:8].double()),
+        "fewer": (rows[:3], inputs[:3]),
+        "more": (torch.arange(12), inputs[:12]),
+    }[case]
+    if case == "another type":
+        model.double()
+    size = len(then[0])
+    assert torch.equal(cache(*then), model(then[1]))
+    assert passed == [2 * size] * 3  # once in the cache, and once in the model beside it
+    assert torch.equal(cache(*then), model(then[1]))
+
+
+def test_a_row_with_two_inputs_is_not_kept() -> None:
+    model, inputs = build("lru"), split().inputs
+    cache, rows = FrozenPrefix(model, ROWS, PLENTY), torch.tensor([3, 3])
+    for _ in range(4):
+        assert torch.equal(cache(rows, inputs[:2]), model(inputs[:2]))
+
+
+def test_a_hook_of_the_whole_model_is_called() -> None:
+    model, inputs, rows = build("lru"), split().inputs, torch.arange(ROWS)
+    cache = FrozenPrefix(model, ROWS, PLENTY)
+    for _ in range(3):
+        cache(rows, inputs)
+    doubled = model.register_forward_hook(lambda _module, _inputs, y: 2 * y)
+    assert torch.equal(cache(rows, inputs), model(inputs))
+    assert cache.reason == "the model has hooks, which see it whole"
+    doubled.remove()
+    assert torch.equal(cache(rows, inputs), model(inputs))
+    assert cache.reason is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"), [([-1, 0], "0 to 23, got -1 to 0"), ([24, 1], "got 1 to 24"), ([1], "2 inputs")]
+)
+def test_rows_that_there_are_not_are_refused(rows: list[int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FrozenPrefix(build("lru"), ROWS, PLENTY)(torch.tensor(rows), split().inputs[:2])
