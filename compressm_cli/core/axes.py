@@ -78,7 +78,10 @@ class Axis:
 
         Raises ValueError where one is not there, is given twice, or their number is not allowed.
         """
-        index = torch.as_tensor(units, dtype=torch.int64).flatten()
+        try:
+            index = torch.as_tensor(units, dtype=torch.int64).flatten()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{self.name}: the units are a list of their numbers, not {units!r}") from error
         ordered = index.sort().values
         if len(ordered) and not (int(ordered[0]) >= 0 and int(ordered[-1]) < self.size):
             has = f"the units 0 to {self.size - 1}" if self.size else "no units now"

@@ -25,10 +25,12 @@ from compressm_cli.structure.optimizers import (
     group_of,
     is_like,
     put_in_order,
+    require_own_state,
 )
 from compressm_cli.structure.shapes import follow_shapes
 from compressm_cli.structure.store import ParkedUnits, parked_units, set_parked_units
 from compressm_cli.structure.sublayers import remove
+from compressm_cli.structure.undo import whole_or_not
 
 
 @dataclass
@@ -105,6 +107,10 @@ class Draft:
         self._masks = masks_of(model)
         self._pieces: dict[str, Piece] = {}
         self._claims: dict[str, list[Claim]] = {}
+        self._claimed_places: list[tuple[str, object]] = []
+        places: dict[int, str] = {}
+        named = model.named_modules(remove_duplicate=False)
+        self._places = {name: places.setdefault(id(module), name) for name, module in named}
 
     # ---- what edits read ----------------------------------------------------------------------------------
 
@@ -155,7 +161,32 @@ class Draft:
         for other in self._claims.get(name, []):
             if other.by is not by and not other.agrees_with(new):
                 raise ValueError(f"{by} and {other.by} would both change {name}; make two plans of them")
+        for place, whose in self._claimed_places:
+            if whose is not by and encloses(place, name):
+                raise ValueError(f"{by} and {whose} would both change {name}; make two plans of them")
         self._claims.setdefault(name, []).append(new)
+
+    def claim_place(self, place: str, by: object) -> None:
+        """Say that an edit exchanges the module at a place, or those in it.
+
+        Raises ValueError where another one does so there, within or around it, or changes a tensor within: names are
+        those of the model before the plan.
+        """
+        place = self._first_place(place)
+        for other, whose in self._claimed_places:
+            if whose is not by and (encloses(place, other) or encloses(other, place)):
+                both = max(place, other, key=len)
+                raise ValueError(f"{by} and {whose} would both change {both}; make two plans of them")
+        for name, claims in self._claims.items():
+            for claim in claims:
+                if claim.by is not by and encloses(place, name):
+                    raise ValueError(f"{by} and {claim.by} would both change {name}; make two plans of them")
+        self._claimed_places.append((place, by))
+
+    def _first_place(self, place: str) -> str:
+        """The first of the names of a place in a module that is in the model several times."""
+        parent, _, leaf = place.rpartition(".")
+        return f"{self._places.get(parent, parent)}.{leaf}".removeprefix(".")
 
     def places(self, axis: Axis) -> dict[tuple[str, int], list[Slot]]:
         """The slots of an axis by tensor and dimension."""
@@ -179,7 +210,7 @@ class Draft:
             piece = self.piece(name)
             if piece.value is None:
                 raise ValueError(f"{by}: {name} is taken away by another edit")
-            self._require_known(name, piece)
+            self.require_known(name, piece)
             gone = torch.isin(piece.original_at(dim), torch.cat([slot.entries(removed) for slot in slots]))
             if not parking:
                 self.parked.forget(name, dim, gone)
@@ -189,13 +220,16 @@ class Draft:
             if piece.value is None:
                 piece.value = torch.tensor(value)
 
-    def _require_known(self, name: str, piece: Piece) -> None:
+    def require_known(self, name: str, piece: Piece) -> None:
         """ValueError where the optimizer keeps something of a parameter that nobody knows how to cut."""
         assert piece.value is not None
+        require_own_state(self.optimizer)
         for key, value in piece.state.items():
-            if isinstance(value, Tensor) and value.ndim and value.shape != piece.value.shape:
+            several = isinstance(value, (list, tuple, dict))
+            if several or (isinstance(value, Tensor) and value.ndim and value.shape != piece.value.shape):
+                what = f"as a {type(value).__name__}" if several else f"of the shape {tuple(value.shape)}"
                 raise ValueError(
-                    f"{type(self.optimizer).__name__} keeps {key!r} of the shape {tuple(value.shape)} for {name} "
+                    f"{type(self.optimizer).__name__} keeps {key!r} {what} for {name} "
                     f"{tuple(piece.value.shape)}, which cannot be cut with it; take an optimizer whose state has the "
                     "shapes of the parameters"
                 )
@@ -208,30 +242,44 @@ class Draft:
         piece = self.piece(name)
         piece.value, piece.state, piece.mask = value, state, None
 
-    def exchange(self, modules: Mapping[str, nn.Module | None]) -> None:
-        """Have these modules at these places, which hold others now or are new ones at the end of a list; or none."""
-        self.modules |= modules
+    def exchange(
+        self, modules: Mapping[str, nn.Module | None], by: object, within: str | None = None
+    ) -> None:
+        """Have these modules at these places, which hold others now or are new ones at the end of a list; or none.
+
+        All that is ``within`` a place gets other names, where that is given. ValueError as ``claim_place`` says.
+        """
+        for place in modules if within is None else [within]:
+            self.claim_place(place, by)
+        self.modules |= {self._first_place(place): module for place, module in modules.items()}
 
     # ---- the end ------------------------------------------------------------------------------------------
 
     def commit(self) -> None:
-        """Put everything in place. All that can fail has been done before: see ``finished``."""
-        for put_in_place in self.finished():
-            put_in_place()
+        """Put everything in place. All that can fail has been done before: see ``finished``.
+
+        Should a step raise nevertheless, such as the code of a module that came from outside, nothing is changed.
+        """
+        steps = self.finished()
+        with whole_or_not(self.model, self.optimizer):
+            for put_in_place in steps:
+                put_in_place()
 
     def finished(self) -> list[Callable[[], None]]:
-        """The assignments that are left when every tensor is there."""
+        """The assignments that are left when every tensor is there; those that write values in place come last."""
+        if self.modules or self._pieces or self.new_masks:
+            require_own_state(self.optimizer)
         done: list[Callable[[], None]] = []
         for name, piece in self._pieces.items():
             done += self._assignments(name, piece)
         if self.modules:
             self._require_untouched()
             done.append(partial(exchange_modules, self.model, self.optimizer, self.modules, self.homes))
-        done += [partial(self._mask, name, keep) for name, keep in self.new_masks.items()]
         done += [partial(self._train, name, active) for name, active in self.training.items()]
         done.append(lambda: set_parked_units(self.model, self.parked))
         done.append(lambda: follow_shapes(self.model))
         done.append(lambda: _forget_divisors(self.model))
+        done += [partial(self._mask, name, keep) for name, keep in self.new_masks.items()]
         return done
 
     def _assignments(self, name: str, piece: Piece) -> list[Callable[[], None]]:
@@ -311,6 +359,11 @@ class Draft:
 
     def _device(self, name: str) -> torch.device:
         return self._like(name).device
+
+
+def encloses(place: str, name: str) -> bool:
+    """Whether a module, or a tensor, is at a place of the model or within it."""
+    return not place or name == place or name.startswith(f"{place}.")
 
 
 def _forget_divisors(model: nn.Module) -> None:

@@ -92,6 +92,7 @@ class Project(Edit):
     def prepare(self, draft: "Draft") -> None:
         layer = self._layer(draft)
         values = self._values(layer)
+        self._require_fit(layer, values)
         bad = [name for name, value in values.items() if not torch.isfinite(value).all()]
         if bad:
             raise ValueError(f"{self.layer}: not finite after the truncation: {', '.join(bad)}")
@@ -104,15 +105,61 @@ class Project(Edit):
         return [name for name in draft.tensors if name.startswith(inside)]
 
     def _layer(self, draft: "Draft") -> StateSpaceLayer:
-        draft.structure[self.axis]
+        axis = draft.structure[self.axis]
         layer = draft.model.get_submodule(self.layer)
         if not isinstance(layer, StateSpaceLayer):
             raise ValueError(f"{self.axis}: only the states of a state space layer can be projected")
+        if not is_whole(self.order) or not 1 <= self.order <= axis.size:
+            raise ValueError(
+                f"{self.axis}: the order is a whole number from 1 to {axis.size}, not {self.order!r}"
+            )
+        if self.projections is None and (self.values is None or self.moments == "transport"):
+            raise ValueError(
+                f"{self.axis}: without projections there are no new states, and no moments of them"
+            )
+        if self.projections is not None:
+            parts = self.projections if isinstance(self.projections, (list, tuple)) else [self.projections]
+            orders = {getattr(part, "order", None) for part in parts}
+            if orders != {self.order}:
+                raise ValueError(
+                    f"{self.axis}: the projections are of the order {_told(list(orders))}, not {self.order}"
+                )
         return layer
 
     @one_torch_thread()
     def _values(self, layer: StateSpaceLayer) -> dict[str, Tensor]:
         return layer.reduced_parameters(self.projections) if self.values is None else self.values
+
+    def _require_fit(self, layer: StateSpaceLayer, values: Any) -> None:
+        """ValueError where ``values`` are given that are not those of the layer at the new order."""
+        if self.values is None:
+            return
+        wanted = self._shapes(layer)
+        if not isinstance(values, dict) or set(values) != set(wanted):
+            names = _told(sorted(map(str, values))) if isinstance(values, dict) else repr(values)
+            raise ValueError(f"{self.axis}: the values are those of {_told(sorted(wanted))}, not of {names}")
+        for name, value in values.items():
+            what = f"{self.axis}: the value of {name}"
+            if not isinstance(value, Tensor) or tuple(value.shape) != wanted[name]:
+                got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise ValueError(f"{what} is a tensor of the shape {wanted[name]}, not {got}")
+            if name in layer.state_parameters and not value.is_floating_point():
+                raise ValueError(f"{what} is of a floating point type, not {value.dtype}")
+            if name in layer.state_buffers and value.is_floating_point():
+                raise ValueError(f"{what} is of whole numbers, not {value.dtype}")
+
+    @one_torch_thread()
+    def _shapes(self, layer: StateSpaceLayer) -> dict[str, tuple[int, ...]]:
+        """What the layer changes at the new order, and the shapes of that."""
+        if self.projections is not None:
+            return {n: tuple(v.shape) for n, v in layer.reduced_parameters(self.projections).items()}
+        known = dict(layer.named_parameters())
+        shapes = {slot.tensor: list(known[slot.tensor].shape) for slot in layer.state_slots()}
+        if not shapes:
+            raise ValueError(f"{self.axis}: its units do not lie apart; values need projections")
+        for slot in layer.state_slots():
+            shapes[slot.tensor][slot.dim] -= (layer.state_dim - self.order) * slot.block * slot.repeat
+        return {name: tuple(shape) for name, shape in shapes.items()}
 
     def _full(self, name: str) -> str:
         return f"{self.layer}.{name}" if self.layer else name
@@ -124,6 +171,8 @@ class Project(Edit):
         if draft.optimizer is None or self.moments == "reset":
             return {}
         names = [n for n in values if n in layer.state_parameters and self._full(n) in draft.tensors]
+        for name in names:
+            draft.require_known(self._full(name), draft.piece(self._full(name)))
         before = {n: draft.piece(self._full(n)).state for n in names}
         keys = {k for state in before.values() for k, v in state.items() if _of_entries(v)}
         unknown = sorted(keys - set(LINEAR) - set(SQUARED)) if self.moments == "transport" else []
@@ -233,6 +282,8 @@ class Wake(Edit):
     def _wake(self, draft: "Draft", axis: Axis) -> None:
         store = draft.parked
         known = store.axes.get(axis.name)
+        if not isinstance(self.units, (Sequence, Tensor)) or isinstance(self.units, str):
+            raise ValueError(f"{self}: the units are a list of their numbers, not {self.units!r}")
         missing = sorted(set(map(int, self.units)) - set(known.units if known else ()))
         if known is None or missing:
             told = ", ".join(map(str, known.units)) if known else "none"
@@ -286,6 +337,8 @@ class MaskEntries(Edit):
 
     def prepare(self, draft: "Draft") -> None:
         parameter = draft.parameter(self.parameter)
+        if not isinstance(self.keep, Tensor):
+            raise ValueError(f"{self}: the mask is a tensor, not {type(self.keep).__name__}")
         try:
             keep = torch.broadcast_to(self.keep.to(parameter.device, torch.bool), parameter.shape).clone()
         except RuntimeError as error:
@@ -318,6 +371,8 @@ class Train(Edit):
                 raise ValueError(f"{name}: one edit would train it, and another one would not")
 
     def _names(self, draft: "Draft") -> list[str]:
+        if not isinstance(self.patterns, (list, tuple)) or not all(isinstance(p, str) for p in self.patterns):
+            raise ValueError(f"Train: the patterns are a list of names of parameters, not {self.patterns!r}")
         known = [name for name, tensor in draft.tensors.items() if isinstance(tensor, nn.Parameter)]
         found: list[str] = []
         for pattern in self.patterns:
@@ -347,6 +402,15 @@ def _touched(draft: "Draft", name: str) -> list[str]:
     axes = draft.structure.together(name)
     whole = [n for n in draft.tensors for axis in axes if sublayers.inside(axis, n)]
     return list(dict.fromkeys([*(slot.tensor for axis in axes for slot in axis.slots), *whole]))
+
+
+def is_whole(value: Any) -> bool:
+    """Whether it is a whole number."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _told(names: Sequence[Any]) -> str:
+    return ", ".join(map(str, names)) or "none"
 
 
 def _of_entries(value: Any) -> bool:

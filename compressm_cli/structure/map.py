@@ -32,8 +32,8 @@ class StructureMap(Mapping[str, Axis]):
 
     def __getitem__(self, name: str) -> Axis:
         """Raises ValueError for a name that there is not, with those that come near."""
-        if name not in self._axes:
-            near = get_close_matches(name, self._axes, n=3) or list(self._axes)[:3]
+        if not isinstance(name, str) or name not in self._axes:
+            near = get_close_matches(str(name), self._axes, n=3) or list(self._axes)[:3]
             raise ValueError(f"the model has no axis {name!r}; it has {', '.join(near) or 'none'}")
         return self._axes[name]
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
 from compressm_cli.structure.draft import Draft
-from compressm_cli.structure.edits import Edit
+from compressm_cli.structure.edits import Edit, is_whole
 
 BLOCKS = "blocks"
 """Where a model has the list of blocks that it can build one more of."""
@@ -46,18 +47,15 @@ class Replace(Edit):
         return True
 
     def prepare(self, draft: Draft) -> None:
-        try:
-            old = draft.model.get_submodule(self.module)
-        except AttributeError as error:
-            raise ValueError(f"{self}: the model has no module of this name") from error
+        old = _module(draft, self.module, self)
         if not self.module:
             raise ValueError(f"{self}: a model cannot be put in place of itself; name one of its modules")
-        new = at_home(self.build(old), draft.model)
+        new = at_home(_built(self, self.build, old), draft.model)
         for name in self.touched(draft):
             draft.claim(name, self)
             if draft.parked.has(draft.canonical(name)):
                 raise ValueError(f"{self}: units of {name} are parked; wake them first")
-        draft.exchange({self.module: new})
+        draft.exchange({self.module: new}, self)
 
     def touched(self, draft: Draft) -> list[str]:
         return [name for name in draft.tensors if name.startswith(f"{self.module}.")]
@@ -88,12 +86,13 @@ class Insert(Edit):
         return self.build is not None
 
     def prepare(self, draft: Draft) -> None:
-        parent = draft.model.get_submodule(self.parent)
+        parent = _module(draft, self.parent, self)
         if not isinstance(parent, (nn.ModuleList, nn.Sequential)):
             raise ValueError(f"{self}: can only insert into a ModuleList or a Sequential")
-        if not 0 <= self.position <= len(parent):
+        if not is_whole(self.position) or not 0 <= self.position <= len(parent):
             raise ValueError(
-                f"{self}: there are {len(parent)} modules, so the position is at most {len(parent)}"
+                f"{self}: there are {len(parent)} modules, so the position is a whole number, at least 0 and at most "
+                f"{len(parent)}"
             )
         if draft.parked:
             raise ValueError(f"{self}: the modules behind get other names; wake what is parked first")
@@ -108,12 +107,13 @@ class Insert(Edit):
             draft.claim(name, self)
         modules = list(parent)
         modules.insert(self.position, new)
-        draft.exchange({f"{self.parent}.{i}".removeprefix("."): module for i, module in enumerate(modules)})
+        places = {f"{self.parent}.{i}".removeprefix("."): module for i, module in enumerate(modules)}
+        draft.exchange(places, self, within=self.parent)
 
     def _made(self, model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
         """The new module, and its tensors that are to be zero."""
         if self.build is not None:
-            return at_home(self.build(), model), self.silent
+            return at_home(_built(self, self.build), model), self.silent
         if not isinstance(model, Growing) or self.parent != BLOCKS:
             raise ValueError(
                 f"{self}: only the {BLOCKS} of a model that builds its own grow without build=..."
@@ -131,6 +131,25 @@ class Insert(Edit):
 
     def __str__(self) -> str:
         return f"Insert({self.parent}, {self.position})"
+
+
+def _module(draft: Draft, name: Any, by: Edit) -> nn.Module:
+    """The module of a name; ValueError, with those that come near, where there is none."""
+    known = dict(draft.model.named_modules(remove_duplicate=False))
+    if not isinstance(name, str) or name not in known:
+        near = get_close_matches(str(name), known, n=3) or [n for n in known if n][:3]
+        raise ValueError(f"{by}: the model has no module of this name; it has {', '.join(near) or 'none'}")
+    return known[name]
+
+
+def _built(by: Edit, build: Any, *arguments: nn.Module) -> nn.Module:
+    """What ``build`` makes; ValueError where it is no function, or makes no module."""
+    if not callable(build):
+        raise ValueError(f"{by}: build is a function that makes an nn.Module, not {build!r}")
+    new = build(*arguments)
+    if not isinstance(new, nn.Module):
+        raise ValueError(f"{by}: build makes an nn.Module, and gave {new!r}")
+    return new
 
 
 def at_home(new: nn.Module, model: nn.Module) -> nn.Module:

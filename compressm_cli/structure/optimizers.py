@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
 from compressm_cli.layers.interface import Role, parameter_roles, role_of, state_space_layers
 from compressm_cli.structure.sublayers import leave_outline
@@ -20,6 +20,15 @@ Group = dict[str, Any]
 def is_like(value: Any, shape: torch.Size) -> bool:
     """Whether an optimizer keeps a number for each entry of a parameter of this shape."""
     return isinstance(value, Tensor) and value.shape == shape
+
+
+def require_own_state(optimizer: Optimizer | None) -> None:
+    """ValueError where an optimizer keeps one state for all parameters together, which cannot follow one of them."""
+    if isinstance(optimizer, LBFGS):
+        raise ValueError(
+            f"{type(optimizer).__name__} keeps one state for all parameters together, which cannot follow those that "
+            "change; take an optimizer whose state has the shapes of the parameters"
+        )
 
 
 def group_of(
@@ -101,6 +110,7 @@ def exchange_modules(
     What stays in the model keeps its group and state. A new parameter comes into the group that it has in ``homes``,
     else that of the one that had its name, else of others of its role, else into the last one.
     """
+    require_own_state(optimizer)
     homes = homes or Homes()
     before, roles = dict(model.named_parameters()), parameter_roles(model)
     for name in sorted(

@@ -120,7 +120,7 @@ def remove(draft: "Draft", axis: Axis, by: object) -> None:
         if draft.is_shared(name):
             raise ValueError(f"{by}: {name} is shared with another module, which would lose it")
     there = [place for place in axis.modules if holds(draft.model, place)]
-    draft.exchange(dict.fromkeys(there))
+    draft.exchange(dict.fromkeys(there), by)
 
 
 def park(draft: "Draft", axis: Axis, by: object) -> None:
@@ -161,7 +161,7 @@ def wake(draft: "Draft", axis: Axis, by: object) -> None:
         raise ValueError(
             f"{by}: the optimizer had {len(store.order)} groups when it was parked, not {groups}"
         )
-    draft.exchange(modules)
+    draft.exchange(modules, by)
     draft.homes.order = store.order
     draft.homes.state |= {name: _copied(state) for name, state in kept.state.items()}
     if not store.modules:

@@ -55,6 +55,8 @@ def apply_edits(model: nn.Module, optimizer: Optimizer | None, edits: Sequence[E
     """As ``apply_plan``, without records."""
     draft = Draft(model, optimizer)
     for edit in edits:
+        if not isinstance(edit, Edit):
+            raise ValueError(f"a plan is of edits such as Keep(axis, units), and {edit!r} is none")
         edit.prepare(draft)
     draft.commit()
 

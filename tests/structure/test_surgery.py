@@ -1,11 +1,12 @@
 """Surgery changes what a plan names, and nothing else."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from layer_kinds import TIME_INVARIANT
+from layer_kinds import SMALL, TIME_INVARIANT
 from torch import Tensor, nn
 from torch.optim import AdamW
 
@@ -18,7 +19,7 @@ from compressm_cli.models import build_model
 from compressm_cli.models.sequence import SequenceConfig
 from compressm_cli.recipe.schema import TrainConfig
 from compressm_cli.structure import surgery
-from compressm_cli.structure.edits import MaskEntries, Moments, Project, Train
+from compressm_cli.structure.edits import Keep, MaskEntries, Moments, Project, Train
 from compressm_cli.structure.masks import enforce_masks, masks_of
 from compressm_cli.structure.plan import Plan
 
@@ -26,9 +27,10 @@ WIDTH, ORDER, LENGTH = 3, 6, 20
 FIRST, SECOND = "blocks.0.layer", "blocks.1.layer"
 
 
-def small_model(kind: str = "lru") -> nn.Module:
+def small_model(kind: str = "lru", width: int = WIDTH) -> nn.Module:
     torch.manual_seed(3)
-    config = SequenceConfig(layer={"kind": kind, "state_dim": ORDER}, model_dim=WIDTH, depth=2)
+    settings = SMALL.get(kind, {})
+    config = SequenceConfig(layer={"kind": kind, "state_dim": ORDER, **settings}, model_dim=width, depth=2)
     return build_model(config, DataSpec(classes=4, length=LENGTH, features=2)).double()
 
 
@@ -211,6 +213,69 @@ def test_a_truncation_that_is_not_finite_is_refused_and_changes_nothing() -> Non
     assert all(torch.equal(model.state_dict()[name], weights[name]) for name in weights)
     after = state_of(model, optimizer)
     assert all(same_state(after[name], states[name]) for name in states)
+
+
+Values = dict[str, Tensor]
+UNFIT: dict[str, tuple[Callable[[Values], Any], str]] = {
+    "another shape": (lambda v: {**v, "theta": torch.zeros(99)}, r"theta is a tensor of the shape \(4,\)"),
+    "another name": (lambda v: {**v, "nope": torch.zeros(4)}, "not of .*nope"),
+    "one less": (lambda v: {n: t for n, t in v.items() if n != "theta"}, "are those of .*theta, not of"),
+    "no tensor": (lambda v: {**v, "theta": [0.0] * 4}, "theta is a tensor .* not list"),
+    "whole numbers": (lambda v: {**v, "theta": torch.zeros(4).long()}, "theta is of a floating point type"),
+    "complex": (lambda v: {**v, "theta": torch.zeros(4) * 1j}, "theta is of a floating point type"),
+    "not finite": (lambda v: {**v, "theta": torch.full((4,), torch.nan)}, "not finite"),
+    "no values": (lambda v: list(v), "the values are those of"),
+}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+@pytest.mark.parametrize("by", ["projections", "slots"])
+def test_values_that_do_not_fit_the_layer_are_refused(case: str, by: str) -> None:
+    change, message = UNFIT[case]
+    model, optimizer = trained()
+    layer = state_space_layers(model)[FIRST]
+    parts = projections(layer, 4)
+    values = layer.reduced_parameters(parts)
+    given = parts if by == "projections" else None
+    weights = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=message):
+        surgery.apply_edits(model, optimizer, [Project(state_axis(FIRST), 4, given, values=change(values))])
+    assert all(torch.equal(model.state_dict()[name], weights[name]) for name in weights)
+    surgery.apply_edits(model, optimizer, [Project(state_axis(FIRST), 4, given, values=values)])
+    take_steps(model, optimizer, 1)
+    assert surgery.orders(model)[FIRST] == 4
+
+
+@pytest.mark.parametrize("kind", ["s4d", "s5", "lru", "gla", "mamba", "mamba2"])
+def test_values_of_the_order_are_those_that_a_cut_by_index_leaves(kind: str) -> None:
+    """Without projections, shapes are told by where single states lie."""
+    model, cut_one = small_model(kind, width=4), small_model(kind, width=4)
+    surgery.apply_edits(cut_one, None, [Keep(state_axis(FIRST), [0, 1, 2, 3])])
+    layer = state_space_layers(cut_one)[FIRST]
+    values = {s.tensor: layer.get_parameter(s.tensor).detach() for s in layer.state_slots()}
+    full = {name: state_space_layers(model)[FIRST].get_parameter(name).detach() for name in values}
+    with pytest.raises(ValueError, match="is a tensor of the shape"):
+        surgery.apply_edits(model, None, [Project(state_axis(FIRST), 4, None, values=full)])
+    surgery.apply_edits(model, None, [Project(state_axis(FIRST), 4, None, values=values)])
+    assert surgery.orders(model) == {FIRST: 4, SECOND: ORDER}
+    shapes = {name: value.shape for name, value in cut_one.named_parameters()}
+    assert {name: value.shape for name, value in model.named_parameters()} == shapes
+
+
+def test_a_projection_of_another_order_is_refused() -> None:
+    model, optimizer = trained()
+    axis, parts = state_axis(FIRST), projections(state_space_layers(model)[FIRST], 4)
+    for edit, message in (
+        (Project(axis, 3, parts), "are of the order 4, not 3"),
+        (Project(axis, 3, 7), "are of the order None, not 3"),
+        (Project(axis, 0, parts), "a whole number from 1 to 6, not 0"),
+        (Project(axis, 7, parts), "a whole number from 1 to 6, not 7"),
+        (Project(axis, 4.0, parts), "a whole number from 1 to 6, not 4.0"),  # type: ignore[arg-type]
+        (Project(axis, 4, None), "without projections there are no new states"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            surgery.apply_edits(model, optimizer, [edit])
+    assert surgery.orders(model)[FIRST] == ORDER
 
 
 def test_a_mask_holds_entries_at_zero_until_it_is_lifted() -> None:
