@@ -5,6 +5,8 @@ from typing import Any, NoReturn
 
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.errors import BadInputError, command
+from compressm_cli.core.text import shorten
+from compressm_cli.core.validation import is_number
 from compressm_cli.data.interface import Fingerprint
 from compressm_cli.engine.changes import changes, described, is_same_run
 from compressm_cli.engine.origins import load, now
@@ -170,6 +172,11 @@ def _keep_best(run: Run, checkpoint: Checkpoint) -> None:
     lines = (line for line in run.read_metrics() if line["step"] == step)
     primary, best = primary_of(checkpoint.recipe), None
     for value in (line.get(f"validation_{primary.name}") for line in lines):
+        if value is not None and not is_number(value):
+            raise BadInputError(
+                f"{run.folder / 'metrics.jsonl'}: validation_{primary.name} of step {step} must be a number or null, "
+                f"found {shorten(value)}; the run's record is damaged"
+            )
         best = value if primary.is_better(value, best) else best
     if step > checkpoint.step and best is not None:
         assert checkpoint.training is not None

@@ -8,15 +8,19 @@ from typing import Any
 
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.errors import BadInputError, command
+from compressm_cli.core.validation import described, is_count, is_number
 from compressm_cli.data.interface import Fingerprint
 from compressm_cli.engine.origins import recipe_of
 from compressm_cli.engine.same_data import recorded
 from compressm_cli.measure.clock import STARVED
+from compressm_cli.objectives import primary_of
 from compressm_cli.recipe import Recipe
 from compressm_cli.runs.folder import Run
 
 SUMMARY_FORMATS = (1, 2)
 """1 knew the accuracy alone; 2 says what its metric is."""
+LARGEST = 1e100
+"""Of any number in the record of a run; its square is one, too."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +43,12 @@ class Member:
     @property
     def hindrance(self) -> float | None:
         """Seconds of training for each second of processor time, where other work on the machine was in its way."""
-        seconds = (self.summary or {}).get("seconds", {})
-        cpu, wall = seconds.get("training_cpu"), seconds.get("training")
+        if "training_cpu" not in (self.summary or {}).get("seconds", {}):
+            return None
+        cpu, wall = self.number("seconds.training_cpu"), self.number("seconds.training")
         if not cpu or wall is None or wall < STARVED * cpu:
             return None
-        return float(wall / cpu)
+        return wall / cpu
 
     @cached_property
     def fingerprint(self) -> Fingerprint | None:
@@ -60,6 +65,35 @@ class Member:
                 )
             value = value[part]
         return value
+
+    def number(self, key: str) -> float | None:
+        """An entry that is a number, or null."""
+        value = self.recorded(key)
+        right = value is None or (is_number(value) and abs(value) <= LARGEST)
+        self.require(right, key, f"null or a finite number up to {LARGEST:g}", value)
+        return None if value is None else float(value)
+
+    def mapping(self, key: str) -> dict[str, Any]:
+        """An entry that is a mapping."""
+        value = self.recorded(key)
+        self.require(isinstance(value, dict), key, "a mapping", value)
+        return dict(value)
+
+    def orders(self, key: str) -> dict[str, int]:
+        """An entry that has the order of each layer."""
+        found = self.mapping(key)
+        for layer, order in found.items():
+            self.require(is_count(order), f"{key}.{layer}", "a whole number", order)
+        return found
+
+    def require(
+        self, is_right: bool, key: str, wanted: str, value: object, file: str = "summary.json"
+    ) -> None:
+        """BadInputError unless an entry of the run's record is right."""
+        if not is_right:
+            raise BadInputError(
+                f"{self.path / file}: {key} must be {wanted}, found {described(value)}; the run's record is damaged"
+            )
 
 
 @dataclass(frozen=True)
@@ -143,7 +177,27 @@ def _read_run(run: Run) -> Member:
             f"this version reads {' and '.join(map(str, SUMMARY_FORMATS))}"
         )
     recipe = recipe_of(run)
-    return Member(run.folder, recipe, summary.get("seed"), run.final_checkpoint, run, info, summary)
+    member = Member(run.folder, recipe, summary.get("seed"), run.final_checkpoint, run, info, summary)
+    _require_right(member, info, summary)
+    return member
+
+
+def _require_right(member: Member, info: dict[str, Any], summary: dict[str, Any]) -> None:
+    """BadInputError where a part of the record is not what it must be; what is read of it alone is looked at then."""
+    seed = summary.get("seed")
+    member.require(seed is None or type(seed) is int, "seed", "a whole number or null", seed)
+    for key in ("git", "device", "machine", "versions"):
+        right = info.get(key) is None or isinstance(info[key], dict)
+        member.require(right, key, "a mapping or null", info.get(key), "run.json")
+    for key in ("test", "validation", "seconds", "budget", "primary"):
+        if summary.get(key) is not None:
+            member.mapping(key)
+    if summary.get("primary") is not None:
+        known = primary_of(member.recipe).record()
+        for key in ("name", "higher_is_better", "unit"):
+            value = member.recorded(f"primary.{key}")
+            wanted = f"{known[key]!r}, as its recipe says"
+            member.require(value == known[key], f"primary.{key}", wanted, value)
 
 
 def _read_checkpoint(path: Path) -> Member:

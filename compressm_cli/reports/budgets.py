@@ -5,6 +5,8 @@ from typing import cast, get_args
 
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.quantities import quantity
+from compressm_cli.core.text import shorten
+from compressm_cli.core.validation import LATEST, is_count, is_number
 from compressm_cli.recipe.budget import Unit
 from compressm_cli.reports.arms import Member
 
@@ -29,19 +31,20 @@ class RunBudget:
         """That of a model; None where it had none, or where that is not recorded."""
         if member.summary is None or member.summary.get("budget") is None:
             return None
-        read = {
-            key: member.recorded(f"budget.{key}") for key in ("unit", "asked", "reinvest", "limit", "spent")
-        }
-        if read["unit"] not in get_args(Unit):
+        unit, asked, reinvest = (member.recorded(f"budget.{key}") for key in ("unit", "asked", "reinvest"))
+        limit, spent = member.number("budget.limit"), member.number("budget.spent")
+        planned, done = (member.recorded(f"budget.steps.{key}") for key in ("planned", "done"))
+        if unit not in get_args(Unit):
             raise BadInputError(
-                f"{member.path / 'summary.json'}: budget.unit is {read['unit']!r}; the run's record is damaged"
+                f"{member.path / 'summary.json'}: budget.unit is {shorten(unit)}; the run's record is damaged"
             )
-        limit = None if read["limit"] is None else float(read["limit"])
-        planned, done = (int(member.recorded(f"budget.steps.{key}")) for key in ("planned", "done"))
-        unit = cast(Unit, read["unit"])
-        return cls(
-            unit, str(read["asked"]), bool(read["reinvest"]), limit, float(read["spent"]), planned, done
-        )
+        right = type(asked) is str or is_number(asked)
+        member.require(right, "budget.asked", "a number or text", asked)
+        member.require(type(reinvest) is bool, "budget.reinvest", "true or false", reinvest)
+        member.require(spent is not None, "budget.spent", "a number", spent)
+        for key, steps in (("planned", planned), ("done", done)):
+            member.require(is_count(steps, 0, LATEST), f"budget.steps.{key}", "a whole number", steps)
+        return cls(cast(Unit, unit), str(asked), reinvest, limit, cast(float, spent), planned, done)
 
     @property
     def share(self) -> float | None:

@@ -41,12 +41,19 @@ def _recorded(key: str, reason: str | None = None) -> Callable[[Member], Reading
     def read(member: Member) -> Reading:
         if member.summary is None:
             return None, NO_RUN
-        value = member.recorded(key)
+        value = member.number(key)
         if value is not None:
-            return float(value), None
+            return value, None
         return None, f"not measured: {member.recorded(reason)}" if reason else "not measured in the run"
 
     return read
+
+
+def _counted(member: Member, key: str) -> Reading:
+    """What every run records under ``key``."""
+    value = member.number(key)
+    member.require(value is not None, key, "a number", value)
+    return value, None
 
 
 def _total_order(member: Member) -> Reading:
@@ -55,13 +62,13 @@ def _total_order(member: Member) -> Reading:
 
 def _parameters(member: Member) -> Reading:
     if member.summary is not None:
-        return float(member.recorded("parameters.final")), None
+        return _counted(member, "parameters.final")
     return float(sum(p.numel() for p in member.checkpoint.build_model().parameters())), None
 
 
 def _checkpoint_bytes(member: Member) -> Reading:
     if member.summary is not None:
-        return float(member.recorded("checkpoint_bytes")), None
+        return _counted(member, "checkpoint_bytes")
     if member.checkpoint.training is not None:
         return None, "this checkpoint holds the state of training too; give a final.pt"
     return float(member.checkpoint_path.stat().st_size), None
@@ -69,7 +76,7 @@ def _checkpoint_bytes(member: Member) -> Reading:
 
 def _inference_flops(member: Member) -> Reading:
     if member.summary is not None:
-        return float(member.recorded("flops.inference_final_per_sequence")), None
+        return _counted(member, "flops.inference_final_per_sequence")
     checkpoint = member.checkpoint
     return float(inference_flops(checkpoint.build_model(), example_batch(checkpoint.data, 1))), None
 
@@ -83,10 +90,10 @@ def _score(split: str, metric: objectives.Metric) -> Metric:
         if member.summary is None:
             return None, NO_RUN
         own = objectives.primary_of(member.recipe)
-        if metric != own and metric.name not in member.recorded(split):
+        if metric != own and metric.name not in member.mapping(split):
             return None, f"the run does not tell it: it was judged by {own.title}"
-        value = member.recorded(f"{split}.{metric.name}")
-        return (None, metric.unknown or "the run found no value") if value is None else (float(value), None)
+        value = member.number(f"{split}.{metric.name}")
+        return (None, metric.unknown or "the run found no value") if value is None else (value, None)
 
     title = f"{split} {metric.title}"
     return Metric(
@@ -118,7 +125,7 @@ def _learned(member: Member) -> tuple[object, dict[str, Any]]:
 def metrics_of(baseline: Member) -> list[Metric]:
     """All rows of a comparison, in the order in which they are shown: first what the baseline is judged by."""
     objective, primary = objectives.objective_type(baseline.recipe), objectives.primary_of(baseline.recipe)
-    told = {} if baseline.summary is None else baseline.recorded("test")
+    told = {} if baseline.summary is None else baseline.mapping("test")
     others = [m for m in objective.METRICS if m != primary and m.name in told]
     scores = [_score("test", primary), _score("validation", primary), *(_score("test", m) for m in others)]
     return [*scores, _loss(baseline), *METRICS]
@@ -174,12 +181,12 @@ SPEED_METRICS = ("inference_seconds_single", "inference_seconds_batch")
 def start_orders(member: Member) -> dict[str, int]:
     """The order of each layer at the start of the training."""
     if member.summary is not None:
-        return dict(member.recorded("orders.start"))
+        return member.orders("orders.start")
     return member.checkpoint.start_orders
 
 
 def final_orders(member: Member) -> dict[str, int]:
     """The order of each layer of the finished model."""
     if member.summary is not None:
-        return dict(member.recorded("orders.final"))
+        return member.orders("orders.final")
     return member.checkpoint.orders

@@ -287,12 +287,15 @@ class Run:
         path = self.folder / name
         if not path.is_file():
             return
-        for text in path.read_text(encoding="utf-8").splitlines():
+        for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             try:
-                yield json.loads(text)
+                line = json.loads(text)
             except (json.JSONDecodeError, RecursionError):
                 # A torn last line of a killed run, or none of ours.
                 return
+            if not isinstance(line, dict) or type(line.get("step")) is not int:
+                raise BadInputError(f"{path}:{number}: has no step; the run's record is damaged")
+            yield line
 
     def _read(self, name: str) -> dict[str, Any]:
         path = self.folder / name

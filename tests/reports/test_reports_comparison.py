@@ -1,6 +1,12 @@
 """What ``compare`` finds between runs."""
 
+import copy
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +15,7 @@ from made_runs import MakeRun, tiny_checkpoint, tiny_recipe
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.render.tables import comparison_tables
-from compressm_cli.reports import ComparisonReport, Tolerances, compare
+from compressm_cli.reports import ComparisonReport, Tolerances, compare, comparison
 
 
 def quick(baseline: Path, *others: Path, tolerances: Tolerances | None = None) -> ComparisonReport:
@@ -47,11 +53,7 @@ def test_what_was_not_measured_stays_unknown(make_run: MakeRun) -> None:
 
 
 def test_budgets_are_told_where_there_is_one(make_run: MakeRun) -> None:
-    budget = {
-        "unit": "flops", "asked": "0.65x", "reinvest": True, "limit": 1.3e12, "uncut_per_step": 1, "spent": 1.31e12,
-        "share": 1.01, "steps": {"planned": 1950, "done": 2811},
-    }  # fmt: skip
-    plain, cut = make_run(), make_run("cut", orders=(3, 1), summary={"budget": budget})
+    plain, cut = make_run(), make_run("cut", orders=(3, 1), summary={"budget": BUDGET})
     report = quick(plain.folder, cut.folder)
     table = next(table for table in comparison_tables(report) if table.title == "Budgets")
     assert table.rows == [
@@ -59,9 +61,103 @@ def test_budgets_are_told_where_there_is_one(make_run: MakeRun) -> None:
         ["cut, seed 0", "0.65x: 1.30 TFLOP, 100.8 % spent", "2,811", "1,950", "yes"],
     ]
     assert "Budgets" not in [table.title for table in comparison_tables(quick(plain.folder, plain.folder))]
-    damaged = make_run("damaged", summary={"budget": {**budget, "unit": "miles"}})
+    damaged = make_run("damaged", summary={"budget": {**BUDGET, "unit": "miles"}})
     with pytest.raises(BadInputError, match=r"budget.unit is 'miles'; the run's record is damaged"):
         quick(plain.folder, damaged.folder)
+
+
+DAMAGED = [
+    ("test.accuracy", "x", "test.accuracy must be null or a finite number up to 1e+100, found the text 'x'"),
+    ("test.accuracy", float("nan"), "test.accuracy must be null or a finite number up to 1e+100"),
+    ("test", 3, "test must be a mapping, found the number 3"),
+    ("primary", "accuracy", "primary must be a mapping"),
+    ("primary.name", "loss", "primary.name must be 'accuracy', as its recipe says, found the text 'loss'"),
+    ("primary.higher_is_better", False, "primary.higher_is_better must be True"),
+    ("orders.final", {"blocks.0.layer": "8"}, "orders.final.blocks.0.layer must be a whole number"),
+    ("parameters.final", None, "parameters.final must be a number, found nothing"),
+    ("seed", [0], "seed must be a whole number or null, found a list"),
+    ("seconds", [1], "seconds must be a mapping"),
+    ("budget.limit", "much", "budget.limit must be null or a finite number"),
+    ("budget.steps.done", 1.5, "budget.steps.done must be a whole number"),
+]
+BUDGET = {
+    "unit": "flops", "asked": "0.65x", "reinvest": True, "limit": 1.3e12, "uncut_per_step": 1, "spent": 1.31e12,
+    "share": 1.01, "steps": {"planned": 1950, "done": 2811},
+}  # fmt: skip
+RECORD = {
+    "budget": BUDGET,
+    "primary": {"name": "accuracy", "title": "accuracy", "higher_is_better": True, "unit": "share"},
+}
+
+
+def holder(record: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
+    """The mapping that has an entry, and its last key."""
+    *parts, last = key.split(".")
+    for part in parts:
+        record = record[part]
+    return record, last
+
+
+@pytest.mark.parametrize(("key", "value", "message"), DAMAGED)
+def test_a_damaged_record_is_told_with_its_file_and_entry(
+    make_run: MakeRun, key: str, value: Any, message: str
+) -> None:
+    base, damaged = make_run(), make_run("damaged", orders=(3, 1), summary=copy.deepcopy(RECORD))
+    quick(base.folder, damaged.folder)
+    summary = damaged.read_summary()
+    mapping, last = holder(summary, key)
+    mapping[last] = value
+    (damaged.folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    for paths in ((base.folder, damaged.folder), (damaged.folder, base.folder)):
+        with pytest.raises(BadInputError) as caught:
+            quick(*paths)
+        assert str(caught.value).startswith(f"{damaged.folder / 'summary.json'}: {message}")
+
+
+def keys_of(record: dict[str, Any], start: str = "") -> Iterator[str]:
+    for key, value in record.items():
+        if "." not in key:
+            yield f"{start}{key}"
+            if isinstance(value, dict):
+                yield from keys_of(value, f"{start}{key}.")
+
+
+@pytest.mark.parametrize("file", ["summary.json", "run.json"])
+def test_any_entry_of_a_record_may_be_damaged(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    monkeypatch.setattr(comparison, "prediction_agreement", lambda arms, device: [None] * len(arms))
+    base, damaged = make_run(), make_run("damaged", orders=(3, 1), summary=copy.deepcopy(RECORD))
+    path = damaged.folder / file
+    whole = json.loads(path.read_text(encoding="utf-8"))
+    values = ["x", "\x1b[31m\n", -1, 1.5, 10**400, float("nan"), 1e308, True, None, [1], {"a": 1}, [], {}]
+    draw = random.Random(0)
+    told = []
+    for key in [key for key in keys_of(whole) for _ in range(2)]:
+        record = copy.deepcopy(whole)
+        mapping, last = holder(record, key)
+        if draw.random() < 0.1:
+            del mapping[last]
+        else:
+            mapping[last] = draw.choice(values)
+        path.write_text(json.dumps(record), encoding="utf-8")
+        try:
+            report = quick(base.folder, damaged.folder)
+        except BadInputError as error:
+            told.append(str(error))
+        else:
+            json.dumps(asdict(report), allow_nan=False)
+            comparison_tables(report)
+    assert len(told) > 5
+    assert all(line.startswith(str(damaged.folder)) and len(line) < 400 for line in told)
+
+
+def test_a_line_of_a_log_without_a_step_is_told(make_run: MakeRun) -> None:
+    run = make_run()
+    for line in ("3", "[]", '{"loss": 1}', '{"step": "x"}'):
+        (run.folder / "metrics.jsonl").write_text(f'{{"step": 1}}\n{line}\n', encoding="utf-8")
+        with pytest.raises(BadInputError, match=r"metrics.jsonl:2: has no step; the run's record is damaged"):
+            run.read_metrics()
 
 
 def test_seeds_are_paired(make_run: MakeRun) -> None:
