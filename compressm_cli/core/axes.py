@@ -1,6 +1,6 @@
 """Axes: dimensions that several tensors share, whose units can be removed one by one, and only as a whole."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -112,6 +112,15 @@ class Axis:
 def _listed(index: Tensor) -> str:
     shown = ", ".join(str(int(i)) for i in index[:8])
     return shown + (", ..." if len(index) > 8 else "")
+
+
+def units_by_kind(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Of the sizes of axes by name, the sums over those that modules call alike: ``heads``, ``states``."""
+    found: dict[str, int] = {}
+    for name, size in sizes.items():
+        kind = name.rpartition(":")[2]
+        found[kind] = found.get(kind, 0) + size
+    return found
 
 
 def declared(module: torch.nn.Module) -> Iterator[Axis]:

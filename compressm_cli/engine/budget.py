@@ -232,8 +232,8 @@ class Budget:
             resume = command("train", "--resume", "RUN", f"budget.{unit}=X")
             raise RunFailedError(
                 f"budget.{unit}: {self._config.amount} turned out to be {limit}, and {gone} are spent after step "
-                f"{step}, of which {quantity(spent - cost * step, unit)} beside steps: about {left} steps are left; begin with "
-                f"a larger share or a number of {unit}, or go on with one: {resume}"
+                f"{step}, {quantity(spent - cost * step, unit)} of them beside steps: about {left} steps are left; "
+                f"begin with a larger share or a number of {unit}, or go on with one: {resume}"
             )
         return f"{gone} are spent after step {step}, about {left:,} steps are left"
 

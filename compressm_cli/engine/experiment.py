@@ -29,6 +29,7 @@ from compressm_cli.engine.silent_run import SilentRun
 from compressm_cli.engine.threads import threads_to_begin, threads_to_go_on, using
 from compressm_cli.engine.trackers import require_trackers
 from compressm_cli.engine.view import View
+from compressm_cli.methods.hankel.config import HankelConfig
 from compressm_cli.objectives import objective_of
 from compressm_cli.recipe import Recipe, load_recipe, recipe_to_yaml
 from compressm_cli.runs.folder import Run
@@ -37,6 +38,11 @@ from compressm_cli.runs.folder import Run
 def check_recipe(recipe: Recipe) -> None:
     """What can be refused before any work is done: BadInputError for what does not fit together."""
     layers = len(recipe.model.state_dims())
+    if isinstance(recipe.compression, HankelConfig) and not layers:
+        raise BadInputError(
+            f"compression.method: {recipe.compression.method} cuts nothing but the states of state space layers, and a "
+            f"model of kind {recipe.model.kind} has none; write none, or one that cuts other axes, such as random"
+        )
     target = getattr(recipe.compression, "target_order", None)
     if isinstance(target, list) and len(target) != layers:
         raise BadInputError(

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any, Literal
 
 from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.core.axes import units_by_kind
 from compressm_cli.core.errors import command
 from compressm_cli.data.interface import Dataset
 from compressm_cli.engine.batches import Batches
@@ -353,6 +354,8 @@ class Trainer:
             self.saving.save()
         step, rollbacks = self.state.step, len(self.rollbacks.made)
         summary = self.ledger.summary(step, validation, test, size, rollbacks)
+        sizes = {"start": self.state.start_sizes, "final": self.state.sizes}
+        summary["axes"] = {when: units_by_kind(known) for when, known in sizes.items()}
         if self.budget.is_set:
             summary["budget"] = self.budget.summary(step)
         self.listeners.finish(summary)

@@ -112,6 +112,11 @@ class TrainState:
         return surgery.orders(self.model)
 
     @property
+    def start_sizes(self) -> dict[str, int]:
+        """The same when the run began; of what came later, when it did."""
+        return {**self.sizes, **self._began}
+
+    @property
     def sizes(self) -> dict[str, int]:
         """Of all axes, by name."""
         return surgery.sizes(self.model)

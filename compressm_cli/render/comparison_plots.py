@@ -88,10 +88,12 @@ def _ratio_figure(report: ComparisonReport) -> "Figure | None":
 
 
 def _bars(report: ComparisonReport) -> list[tuple[str, int, float]]:
-    """Title, index of the arm, and ratio, for everything that has one."""
+    """Title, index of the arm, and ratio, for everything that has one and is nothing doubtful."""
     found = []
     for row in report.rows:
         for i, change in enumerate(row.changes):
+            if row.values[0].note or row.values[i].note:
+                continue
             if change is not None and change.ratio and not row.higher_is_better:
                 found.append((row.title, i, change.ratio))
     batches = report.speed.batches if report.speed else []

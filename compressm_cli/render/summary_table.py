@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from compressm_cli.core.quantities import quantity
-from compressm_cli.objectives import recorded_primary
+from compressm_cli.objectives import OBJECTIVES, Metric, recorded_primary
 from compressm_cli.render.progress import duration, short_time, speed_change
 
 MOST_LAYERS = 6
@@ -21,7 +21,13 @@ def summary_table(summary: dict[str, Any]) -> Table:
     table.add_column("")
     for heading in ("start", "final", "change"):
         table.add_column(heading, justify="right")
-    for row in [*_judged(summary), *_orders(summary["orders"]), *_costs(summary), *_once(summary)]:
+    for row in [
+        *_judged(summary),
+        *_orders(summary["orders"]),
+        *_axes(summary),
+        *_costs(summary),
+        *_once(summary),
+    ]:
         table.add_row(*(Text(cell) for cell in row))
     return table
 
@@ -37,7 +43,22 @@ def _judged(summary: dict[str, Any]) -> list[tuple[str, ...]]:
             metric.shown(validation[metric.name]),
             "" if best is None else f"best {metric.shown(best)}",
         ),
+        *_others(summary, metric),
     ]
+
+
+def _others(summary: dict[str, Any], primary: Metric) -> list[tuple[str, ...]]:
+    """The metrics that were computed beside the primary one, on the test split."""
+    kind, test = summary.get("objective"), summary["test"]
+    known = OBJECTIVES[kind].METRICS if kind is not None and kind in OBJECTIVES else ()
+    return [(f"test {m.title}", "", m.shown(test[m.name])) for m in known if m != primary and m.name in test]
+
+
+def _axes(summary: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Units of all axes of a kind, where there are more or fewer than at the start; states are told by layer."""
+    start, final = (summary.get("axes", {}).get(when, {}) for when in ("start", "final"))
+    kinds = [kind for kind in {**start, **final} if kind != "states" and start.get(kind) != final.get(kind)]
+    return [_row(f"{kind}, all", start.get(kind, 0), final.get(kind, 0)) for kind in kinds]
 
 
 def _orders(orders: dict[str, dict[str, int]]) -> list[tuple[str, ...]]:

@@ -60,7 +60,7 @@ class Table:
 
 def comparison_tables(report: ComparisonReport) -> list[Table]:
     """The comparison, the orders and the inference speed."""
-    tables = [_main_table(report), *([_orders_table(report)] if report.orders else [])]
+    tables = [_main_table(report), *([_orders_table(report)] if report.orders or report.axes else [])]
     if any(budget is not None for arm in report.arms for budget in arm.budgets):
         tables.append(_budget_table(report))
     if report.speed is not None:
@@ -223,8 +223,17 @@ def _orders_table(report: ComparisonReport) -> Table:
         [layer.layer, *(_course(start, final) for start, final in zip(layer.start, layer.final, strict=True))]
         for layer in report.orders
     ]
+    for axis in report.axes:
+        courses = zip(axis.start, axis.final, strict=True)
+        rows.append([f"{axis.kind}, all", *(_course(start, final, "not known") for start, final in courses)])
     notes = ["means over the seeds"] if any(len(arm.seeds) > 1 for arm in report.arms) else []
-    return Table("Orders, from start to end", ["layer", *(arm.label for arm in report.arms)], rows, notes)
+    title = "Orders" if report.orders else "Units"
+    return Table(
+        f"{title}, from start to end",
+        ["layer" if report.orders else "", *(arm.label for arm in report.arms)],
+        rows,
+        notes,
+    )
 
 
 def _budget_table(report: ComparisonReport) -> Table:
@@ -233,7 +242,7 @@ def _budget_table(report: ComparisonReport) -> Table:
             arm.label if seed is None else f"{arm.label}, seed {seed}",
             "none" if budget is None else budget.message(),
             "" if budget is None else f"{budget.steps:,}",
-            "" if budget is None else f"{budget.planned:,}",
+            "" if budget is None else f"{budget.planned:,}" if budget.plans_steps else "-",
             "" if budget is None else "yes" if budget.reinvest else "no",
         ]
         for arm in report.arms
@@ -243,9 +252,9 @@ def _budget_table(report: ComparisonReport) -> Table:
     return Table("Budgets", columns, rows, [])
 
 
-def _course(start: float | None, final: float | None) -> str:
+def _course(start: float | None, final: float | None, missing: str = "no such layer") -> str:
     if start is None or final is None:
-        return "no such layer"
+        return missing
     return f"{quantity(start, 'order')} -> {quantity(final, 'order')}"
 
 

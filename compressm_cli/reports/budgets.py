@@ -47,6 +47,11 @@ class RunBudget:
         return cls(cast(Unit, unit), str(asked), reinvest, limit, cast(float, spent), planned, done)
 
     @property
+    def plans_steps(self) -> bool:
+        """Whether it says for how many steps it is enough: a number of seconds or joules does not."""
+        return self.unit == "flops" or self.asked.endswith("x")
+
+    @property
     def share(self) -> float | None:
         """Of the budget that was spent."""
         return self.spent / self.limit if self.limit else None

@@ -13,7 +13,7 @@ from compressm_cli.reports.agreement import Agreement, prediction_agreement
 from compressm_cli.reports.arms import Arm, read_arms
 from compressm_cli.reports.budgets import RunBudget
 from compressm_cli.reports.inference import SpeedReport, inference_speed, resolve_device
-from compressm_cli.reports.metrics import final_orders, metrics_of, start_orders
+from compressm_cli.reports.metrics import axis_units, final_orders, metrics_of, start_orders
 from compressm_cli.reports.rows import Row, make_row
 from compressm_cli.reports.verdict import ToleranceResult, Tolerances
 
@@ -41,6 +41,15 @@ class LayerOrders:
 
 
 @dataclass(frozen=True)
+class AxisUnits:
+    """Units of all axes of a kind together, means over the seeds; None where that is not known."""
+
+    kind: str
+    start: list[float | None]
+    final: list[float | None]
+
+
+@dataclass(frozen=True)
 class ComparisonReport:
     """Everything that a comparison found."""
 
@@ -50,6 +59,8 @@ class ComparisonReport:
     rows: list[Row]
     """The first is that of the primary metric on the test split, the second the same on the validation split."""
     orders: list[LayerOrders]
+    axes: list["AxisUnits"]
+    """Of the kinds of axes beside states of which some arm has lost units, or gained some."""
     agreement: list[Agreement | None]
     speed: SpeedReport | None
     speed_reason: str | None
@@ -92,6 +103,8 @@ def compare(
     primary = primary_of(arms[0].members[0].recipe)
     tolerances.require_points(primary)
     rows = [make_row(metric, arms) for metric in metrics_of(arms[0].members[0])]
+    orders = _orders(arms)
+    told = [row for row in rows if orders or row.key != "total_order"]
     timed = _timed(arms)
     measured, reason = _speed(arms, timed, where) if speed else (None, "switched off with --no-speed")
     results = tolerances.results([arm.label for arm in arms], rows, measured)
@@ -99,15 +112,16 @@ def compare(
     return ComparisonReport(
         arms=[_info(arm, index) for arm, index in zip(arms, timed, strict=True)],
         primary=primary,
-        rows=rows,
-        orders=_orders(arms),
+        rows=told,
+        orders=orders,
+        axes=_axes(arms),
         agreement=agreement,
         speed=measured,
         speed_reason=reason,
         warnings=differences.warnings(arms),
         tolerances=results,
         verdict=verdict.sentences(
-            [arm.label for arm in arms], primary.titles, rows, measured, agreement, results
+            [arm.label for arm in arms], primary.titles, told, measured, agreement, results
         ),
         flop_convention=CONVENTION,
     )
@@ -130,6 +144,22 @@ def _orders(arms: list[Arm]) -> list[LayerOrders]:
     return [
         LayerOrders(n, [_mean_order(s, n) for s in start], [_mean_order(s, n) for s in final]) for n in layers
     ]
+
+
+def _axes(arms: list[Arm]) -> list[AxisUnits]:
+    known = [[axis_units(member) for member in arm.members] for arm in arms]
+    kinds = dict.fromkeys(kind for arm in known for start, final in arm for kind in {**start, **final})
+    found = [
+        AxisUnits(kind, *([_mean_units([m[when] for m in arm], kind) for arm in known] for when in (0, 1)))
+        for kind in kinds
+    ]
+    return [axis for axis in found if axis.kind != "states" and axis.start != axis.final]
+
+
+def _mean_units(members: list[dict[str, int]], kind: str) -> float | None:
+    if not all(members):
+        return None
+    return sum(units.get(kind, 0) for units in members) / len(members)
 
 
 def _mean_order(members: list[dict[str, int]], layer: str) -> float | None:

@@ -4,6 +4,7 @@ from typing import Any
 
 from compressm_cli.objectives import primary_of
 from compressm_cli.recipe import recipe_settings
+from compressm_cli.recipe.yaml_text import dump_yaml
 from compressm_cli.reports.arms import Arm, Member, common_seeds
 
 EXPECTED = ("name", "seeds", "output", "device", "compression", "data")
@@ -126,10 +127,25 @@ def _listed(values: set[str]) -> str:
 def _changed(ours: Member, theirs: Member, expected: tuple[str, ...]) -> list[str]:
     """``key: theirs against ours`` for every setting that differs, but for the expected ones."""
     one, two = (recipe_settings(m.recipe) for m in (ours, theirs))
-    keys = [key for key in {**one, **two} if key.partition(".")[0] not in expected]
-    missing = "absent"
-    return [
-        f"{key}: {two.get(key, missing)} against {one.get(key, missing)}"
+    keys = [key for key in {**one, **two} if key.partition(".")[0] not in (*expected, "budget")]
+    missing = object()
+    found = [
+        f"{key}: {_shown(two, key)} against {_shown(one, key)}"
         for key in keys
         if one.get(key, missing) != two.get(key, missing)
     ]
+    before, after = ours.recipe.budget, theirs.recipe.budget
+    if before != after:
+        found.append(
+            f"budget: {'none' if after is None else after} against {'none' if before is None else before}"
+        )
+    return found
+
+
+def _shown(settings: dict[str, Any], key: str) -> str:
+    """As the recipe would say it."""
+    if key not in settings:
+        return "absent"
+    value = settings[key]
+    text = dump_yaml(value if isinstance(value, list) else [value]).strip()
+    return " ".join(text.split()) if isinstance(value, list) else text[1:-1]

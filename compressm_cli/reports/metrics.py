@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from compressm_cli import objectives
+from compressm_cli.core.axes import units_by_kind
+from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.quantities import Unit
 from compressm_cli.measure.flops import inference_flops
 from compressm_cli.measure.probe import example_batch
@@ -190,3 +192,13 @@ def final_orders(member: Member) -> dict[str, int]:
     if member.summary is not None:
         return member.orders("orders.final")
     return member.checkpoint.orders
+
+
+def axis_units(member: Member) -> tuple[dict[str, int], dict[str, int]]:
+    """Units of all axes by kind, at the start of the training and of the finished model; empty where not known."""
+    if member.summary is not None and "axes" in member.summary:
+        return dict(member.recorded("axes.start")), dict(member.recorded("axes.final"))
+    try:
+        return units_by_kind(member.checkpoint.start_sizes), units_by_kind(member.checkpoint.sizes)
+    except BadInputError:
+        return {}, {}

@@ -1,5 +1,6 @@
 """Runs that learn real numbers, or are judged by something else than accuracy, from the recipe to the comparison."""
 
+import io
 import math
 import re
 import sys
@@ -212,6 +213,11 @@ def test_the_objective_of_a_task_is_the_one_that_is_named_anyway(
     assert other["test"].items() >= one["test"].items()
     assert 0 < other["test"]["macro_f1"] < 1
     assert 0 < other["test"]["auc"] < 1
+    stream = io.StringIO()
+    PlainView(stream).finish(other)
+    for title, name in (("AUC", "auc"), ("accuracy", "accuracy")):
+        assert re.search(rf"test {title} +{other['test'][name]:.1%}", stream.getvalue())
+    assert other["axes"]["start"]["states"] == sum(other["orders"]["start"].values())
     assert other["validation"]["best_macro_f1"] == best_of(named, "macro_f1", max)["validation_macro_f1"]
 
 

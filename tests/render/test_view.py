@@ -332,6 +332,16 @@ def test_the_summary_adds_up_many_layers_and_leaves_out_unknown_step_times() -> 
     assert "time of a step" not in text
 
 
+def test_the_summary_tells_other_axes_that_were_cut() -> None:
+    axes = {"start": {"states": 64, "heads": 4, "units": 24}, "final": {"states": 9, "heads": 4, "units": 12}}
+    stream = io.StringIO()
+    PlainView(stream).finish({**SUMMARY, "axes": axes})
+    text = " ".join(stream.getvalue().split())
+    assert "units, all 24 12 0.50x" in text
+    assert "heads, all" not in text
+    assert "states, all" not in text
+
+
 def test_silence_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
     tell_a_run(SilentView())
     assert capsys.readouterr() == ("", "")

@@ -14,6 +14,8 @@ from made_runs import MakeRun, tiny_checkpoint, tiny_recipe
 
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.errors import BadInputError
+from compressm_cli.recipe import recipe_from_mapping, recipe_to_mapping, recipe_to_yaml
+from compressm_cli.render.comparison_plots import _bars
 from compressm_cli.render.tables import comparison_tables
 from compressm_cli.reports import ComparisonReport, Tolerances, compare, comparison
 
@@ -346,3 +348,56 @@ def test_times_taken_on_a_busy_machine_are_marked(make_run: MakeRun) -> None:
     (line,) = [line for line in report.verdict if line.startswith("Not known: ")]
     assert "wall time, training" in line
     assert "wall time" not in "".join(line for line in report.verdict if line.startswith(("Won", "Lost")))
+
+
+def test_what_differs_is_told_as_a_recipe_says_it(make_run: MakeRun) -> None:
+    base, other = make_run(), make_run("other")
+    mapping = recipe_to_mapping(tiny_recipe("other", 0))
+    mapping["train"] |= {"clip_norm": 1.0, "compile": True}
+    mapping |= {"budget": {"flops": "0.65x"}, "objective": {"kind": "classification", "metrics": ["auc"]}}
+    other.recipe_path.write_text(recipe_to_yaml(recipe_from_mapping(mapping, "test")), encoding="utf-8")
+    told = next(text for text in quick(base.folder, other.folder).warnings if "more than compression" in text)
+    for clause in ("train.clip_norm: 1.0 against null", "train.compile: true against false"):
+        assert clause in told
+    assert "objective.metrics: [auc] against absent" in told
+    assert told.endswith("; budget: 0.65x flops against none")
+    assert told.count("budget") == 1
+
+
+def test_units_of_other_axes_are_told_where_some_were_cut(make_run: MakeRun) -> None:
+    axes = {
+        "start": {"states": 16, "heads": 4, "neurons": 24},
+        "final": {"states": 16, "heads": 4, "neurons": 12},
+    }
+    base, cut = make_run(), make_run("cut", summary={"axes": axes})
+    report = quick(base.folder, cut.folder)
+    assert [(axis.kind, axis.start, axis.final) for axis in report.axes] == [("neurons", [0, 24], [0, 12])]
+    table = next(table for table in comparison_tables(report) if table.title == "Orders, from start to end")
+    assert table.rows[-1] == ["neurons, all", "0 -> 0", "24 -> 12"]
+
+
+def test_a_model_without_states_has_no_row_of_them(make_run: MakeRun) -> None:
+    none = {"orders": {"start": {}, "final": {}}}
+    report = quick(make_run(summary=none).folder, make_run("cut", summary=none).folder)
+    assert "total_order" not in [row.key for row in report.rows]
+    assert not any("states" in line for line in report.verdict)
+    limit = Tolerances(at_most={"total_order": 0.5})
+    assert quick(*(Path(arm.paths[0]) for arm in report.arms), tolerances=limit).broken
+
+
+def test_a_number_of_seconds_plans_no_steps(make_run: MakeRun) -> None:
+    budget = {
+        "unit": "seconds", "asked": 10.0, "reinvest": True, "limit": 10.0, "uncut_per_step": None, "spent": 10.0,
+        "share": 1.0, "steps": {"planned": 400, "done": 300},
+    }  # fmt: skip
+    report = quick(make_run().folder, make_run("timed", summary={"budget": budget}).folder)
+    table = next(table for table in comparison_tables(report) if table.title == "Budgets")
+    assert table.rows[1][2:4] == ["300", "-"]
+
+
+def test_times_of_a_busy_machine_are_no_bars(make_run: MakeRun) -> None:
+    busy = {"seconds": {"total": 24.0, "training": 20.0, "evaluation": 2.0, "training_cpu": 4.0}}
+    report = quick(make_run().folder, make_run("busy", orders=(3, 1), summary=busy).folder)
+    titles = [title for title, _, _ in _bars(report)]
+    assert "parameters" in titles
+    assert not any("wall time" in title for title in titles)
