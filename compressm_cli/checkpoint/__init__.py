@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from compressm_cli import plugins
 from compressm_cli.checkpoint.archive import ArchiveError, check_archive, read_archive
@@ -117,7 +118,20 @@ class Checkpoint:
 
     def save(self, path: Path) -> int:
         """Write the file atomically; returns its size in bytes."""
-        content = {
+        buffer = io.BytesIO()
+        torch.save(self._content, buffer)
+        data = buffer.getvalue()
+        write_atomically(path, data)
+        return len(data)
+
+    def require_readable(self, path: Path) -> None:
+        """DamagedError for what ``load`` would refuse if it were saved there; copies no tensor."""
+        self._of_content(self._content, path)
+
+    @cached_property
+    def _content(self) -> dict[str, Any]:
+        """What is in the file: plain data and tensors, all on the CPU, as they are read."""
+        return {
             "format": FORMAT,
             "recipe": recipe_to_mapping(self.recipe),
             "data": asdict(self.data),
@@ -128,14 +142,9 @@ class Checkpoint:
             "parked": self.parked.state_dict(),
             "step": self.step,
             "plugins": [asdict(origin) for origin in plugins.needed(self.recipe)],
-            "training": self.training,
+            "training": tree_map_only(Tensor, Tensor.cpu, self.training),
             "fingerprint": None if self.fingerprint is None else asdict(self.fingerprint),
         }
-        buffer = io.BytesIO()
-        torch.save(content, buffer)
-        data = buffer.getvalue()
-        write_atomically(path, data)
-        return len(data)
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
@@ -157,27 +166,31 @@ class Checkpoint:
     def of_content(cls, content: Mapping[str, Any], path: Path) -> "Checkpoint":
         """A checkpoint of plain data and tensors, validated; BadInputError naming ``path`` where it is damaged."""
         try:
-            content = migrated(dict(content))
-            plugins.require(read_plugins(content), path)
-            recipe = read_recipe(content, str(path))
-            data, sizes = read_spec(content, recipe), read_orders(content, "sizes")
-            fingerprint = read_fingerprint(content)
-            weights, masks = read_tensors(content, "weights"), read_tensors(content, "masks")
-            frozen = part(content, "frozen", list)
-            step = part(content, "step", int)
-            require(is_count(step, 0, LATEST), "step", f"from 0 to {LATEST}", step)
-            model = _skeleton(recipe, data, sizes, weights)
-            surgery.require_constraints(model, masks, frozen)
-            parked = read_parked(content, model)
-            require_modules_fit(parked, recipe, data, sizes, weights)
-            if "training" not in content:
-                raise DamagedError("training is missing")
-            if content["training"] is not None:
-                require_training(content["training"], model, recipe, data)
+            return cls._of_content(migrated(dict(content)), path)
         except UnknownFormatError as error:
             raise BadInputError(f"{path}: {error}") from error
         except DamagedError as error:
             raise BadInputError(f"{path}: damaged checkpoint: {error}") from error
+
+    @classmethod
+    def _of_content(cls, content: Mapping[str, Any], path: Path) -> "Checkpoint":
+        """The same of this version's content; DamagedError where it is damaged. Copies no tensor."""
+        plugins.require(read_plugins(content), path)
+        recipe = read_recipe(content, str(path))
+        data, sizes = read_spec(content, recipe), read_orders(content, "sizes")
+        fingerprint = read_fingerprint(content)
+        weights, masks = read_tensors(content, "weights"), read_tensors(content, "masks")
+        frozen = part(content, "frozen", list)
+        step = part(content, "step", int)
+        require(is_count(step, 0, LATEST), "step", f"from 0 to {LATEST}", step)
+        model = _skeleton(recipe, data, sizes, weights)
+        surgery.require_constraints(model, masks, frozen)
+        parked = read_parked(content, model)
+        require_modules_fit(parked, recipe, data, sizes, weights)
+        if "training" not in content:
+            raise DamagedError("training is missing")
+        if content["training"] is not None:
+            require_training(content["training"], model, recipe, data)
         return cls(
             recipe, data, sizes, weights, masks, frozen, parked, step, content["training"], fingerprint
         )

@@ -317,7 +317,7 @@ def _require_trial(trial: dict[str, Any], recipe: Recipe, data: DataSpec, groups
     _require_numbers(trial.get("windows"), f"{where}.windows")
     method = METHODS[recipe.compression.method]
     for i, record in enumerate(part(trial, "records", list, where)):
-        _require_record(record, method, f"{where}.records[{i}]")
+        require_record(record, method, f"{where}.records[{i}].")
     saved = part(trial, "saved", dict, where)
     place = f"{where}.saved"
     require(is_count(saved.get("step"), 0, LATEST), f"{place}.step", "a step", saved.get("step"))
@@ -336,24 +336,25 @@ def _require_trial(trial: dict[str, Any], recipe: Recipe, data: DataSpec, groups
     _require_random(part(saved, "random", dict, place), f"{place}.random")
 
 
-def _require_record(record: Any, method: type[Method], where: str) -> None:
+def require_record(record: Any, method: type[Method], where: str = "") -> None:
+    """DamagedError unless the fields of a record of a method are what they must be; ``where`` ends with a dot."""
     require(
         type(record) is dict and set(record) == RECORD,
-        where,
+        where.removesuffix(".") or "it",
         f"a record of {', '.join(sorted(RECORD))}",
         record,
     )
     for name in ("unit", "kind", "reason"):
-        require(type(record[name]) is str, f"{where}.{name}", "text", record[name])
+        require(type(record[name]) is str, f"{where}{name}", "text", record[name])
     for name in ("before", "after"):
-        require(is_count(record[name], 0, LATEST), f"{where}.{name}", "a whole number", record[name])
-    _require_numbers(record["scores"], f"{where}.scores")
-    require(is_number(record["seconds"]), f"{where}.seconds", "a number", record["seconds"])
-    require(type(record["details"]) is dict, f"{where}.details", "a mapping", record["details"])
+        require(is_count(record[name], 0, LATEST), f"{where}{name}", "a whole number", record[name])
+    _require_numbers(record["scores"], f"{where}scores")
+    require(is_number(record["seconds"]), f"{where}seconds", "a number", record["seconds"])
+    require(type(record["details"]) is dict, f"{where}details", "a mapping", record["details"])
     try:
         method.require_details(record["details"])
     except ValueError as error:
-        raise DamagedError(f"{where}.{error}") from error
+        raise DamagedError(f"{where}{error}") from error
 
 
 BUDGET = {"unit", "spent", "total", "uncut", "sources"}

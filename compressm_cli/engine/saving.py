@@ -7,6 +7,7 @@ import torch
 
 from compressm_cli.checkpoint import Checkpoint, verify
 from compressm_cli.core.errors import BadInputError, RunFailedError
+from compressm_cli.core.validation import DamagedError
 from compressm_cli.data.interface import Dataset
 from compressm_cli.engine.budget import Budget
 from compressm_cli.engine.divergence import ADVICE, DivergedError, Rollbacks
@@ -82,7 +83,7 @@ class Saving:
     def _save_model(self, path: Path) -> int:
         with self._ledger.clock.phase("checkpoint"):
             whole = self._state.whole()
-            return self._group.from_main(lambda: self._checkpoint(whole).save(path))
+            return self._group.from_main(lambda: self._to_file(self._checkpoint(whole), path))
 
     def _write(self, whole: Held | None, processes: list[dict[str, Any]]) -> None:
         path = self._run.last_checkpoint(self._state.step)
@@ -90,12 +91,24 @@ class Saving:
         assert whole is not None  # in the main process
         kept = {name: whole[name] for name in ("optimizer", "parameters")}
         training = {**kept, **self._training_state(processes)}
-        self._checkpoint(whole, training).save(path)
+        self._to_file(self._checkpoint(whole, training), path)
         try:
             verify(path)
         except BadInputError as error:
             raise RunFailedError(f"what was just written cannot be read back: {error}") from error
         self._run.keep_checkpoints(path, self._recipe.output.keep_last)
+
+    def _to_file(self, checkpoint: Checkpoint, path: Path) -> int:
+        try:
+            checkpoint.require_readable(path)
+        except DamagedError as error:
+            name = self._state.method.config.method
+            raise RunFailedError(
+                f"compression.method: {name}: what there is after step {self._state.step} could not be read again from "
+                f"a checkpoint: {error}; mend the method. Nothing was written; the earlier checkpoints in "
+                f"{self._run.checkpoints} are kept"
+            ) from error
+        return checkpoint.save(path)
 
     def _checkpoint(self, whole: Held | None, training: dict[str, Any] | None = None) -> Checkpoint:
         assert whole is not None

@@ -7,6 +7,7 @@ from torch import nn
 from torch.optim import AdamW
 
 from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.checkpoint.training_state import require_record
 from compressm_cli.core.errors import BadInputError, RunFailedError
 from compressm_cli.core.text import shorten
 from compressm_cli.data.interface import Dataset
@@ -155,7 +156,7 @@ class TrainState:
         """The plan; RunFailedError for records that a checkpoint of a trial would not be read back with."""
         for record in plan.records:
             try:
-                self.method.require_details(record.details)
+                require_record(vars(record), type(self.method))
             except ValueError as error:
                 name = self.method.config.method
                 raise RunFailedError(

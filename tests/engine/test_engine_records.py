@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,8 +18,8 @@ from compressm_cli.engine.trial import Trial
 from compressm_cli.engine.view import SilentView
 from compressm_cli.layers.interface import state_axis
 from compressm_cli.methods import METHODS
-from compressm_cli.methods.method import CheckContext, Method
-from compressm_cli.methods.none import NoCompressionConfig
+from compressm_cli.methods.method import CheckContext, Method, StepContext
+from compressm_cli.methods.none import NoCompression, NoCompressionConfig
 from compressm_cli.recipe import Recipe, load_recipe
 from compressm_cli.runs.folder import Run
 from compressm_cli.structure.edits import Keep, MaskEntries, Park, Train
@@ -168,6 +169,60 @@ def test_a_record_that_a_checkpoint_could_not_hold_ends_the_run_at_its_check(
         )
         with pytest.raises(RunFailedError, match=f"none: its record of head.weight: {why}"):
             train(tried(tiny))
+
+
+@pytest.mark.usefixtures("rough_flops")
+@pytest.mark.parametrize(
+    ("field", "value"), [("scores", [math.nan]), ("scores", 3), ("before", 1.5), ("kind", 7)]
+)
+def test_a_record_that_is_none_ends_the_run_at_its_check(
+    tiny: Maker, train: Trainer, monkeypatch: pytest.MonkeyPatch, field: str, value: Any
+) -> None:
+    with_method(monkeypatch, "entries")
+    record = UnitRecord(**{"unit": "it", "kind": "x", "before": 8, "after": 8, "reason": "", field: value})
+    monkeypatch.setattr(Trying, "plan", lambda *_: Plan([], [record]))
+    with pytest.raises(RunFailedError, match=f"none: its record of it: {field} must be "):
+        train(tried(tiny))
+
+
+class Forgetting(NoCompression):
+    """From step 15 on there is something that no checkpoint may have."""
+
+    case: str
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.step = 0
+
+    def after_backward(self, step: StepContext) -> None:
+        self.step = step.step
+
+    def after_step(self, step: StepContext) -> Plan | None:
+        return Plan([Park(STATES[0], [])]) if self.case == "parked" and step.step == 15 else None
+
+    def state_dict(self) -> Any:
+        return "text" if self.case == "text" and self.step >= 15 else {}
+
+
+@pytest.mark.usefixtures("rough_flops")
+@pytest.mark.parametrize(
+    ("case", "why"), [("text", "training.method must be a mapping"), ("parked", "parked.axes")]
+)
+def test_what_could_not_be_read_again_is_not_written(
+    tiny: Maker, train: Trainer, monkeypatch: pytest.MonkeyPatch, case: str, why: str
+) -> None:
+    """The run fails, and goes on from the last good checkpoint once the method is mended."""
+    Forgetting.case = case
+    monkeypatch.setattr(METHODS, "_entries", instead_of_none(Forgetting))
+    recipe = tiny(train={"checkpoint_every": 10})
+    told = f"none: what there is after step 20 could not be read again from a checkpoint: {why}"
+    with pytest.raises(RunFailedError, match=told):
+        train(recipe)
+    run = Run.open(Path(recipe.output.root) / recipe.name / "v0001")
+    assert [path.name for path in run.checkpoints.glob("last-*")] == ["last-000000010.pt"]
+    Forgetting.case = "mended"
+    resumed = experiment.resume(run, load_recipe(run.recipe_path), SilentView(), "test")
+    assert resumed.read_summary()["steps"] == 30
 
 
 @pytest.mark.usefixtures("rough_flops")
