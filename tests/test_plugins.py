@@ -123,7 +123,11 @@ def test_all_of_a_package_in_one_recipe_through_train_kill_resume_analyze_compar
     assert main.run(["analyze", "outputs/toy", "--no-plots"]) == 0
     assert ":neurons" in capsys.readouterr().out
     assert main.run(["compare", "outputs/toy", "killed/toy", "--no-speed"]) == 0
-    assert "100.0 %" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "100.0 %" in told
+    assert re.search(r"neurons, all +24 -> 6 +24 -> 6", told)
+    assert "states" not in told
+    assert resumed.read_summary()["axes"] == {"start": {"neurons": 24}, "final": {"neurons": 6}}
     assert main.run(["export", "outputs/toy", "--to", "safetensors", "--output", "own"]) == 0
     assert torch.equal(exchange.load(Path("own")).weights["up.weight"], one["up.weight"])
     assert main.run(["export", "outputs/toy", "--to", "hf", "--output", "theirs"]) == 2
@@ -131,6 +135,9 @@ def test_all_of_a_package_in_one_recipe_through_train_kill_resume_analyze_compar
     assert main.run(["compress", "outputs/toy", "--keep", "0.5", "--output", "small.pt"]) == 2
     assert "no state space layers" in capsys.readouterr().err
     assert main.run(["train", "toy.yaml", "--dry-run"]) == 0
+    for more in ([], ["--dry-run"]):
+        assert main.run(["train", "toy.yaml", "compression={method: hankel}", *more]) == 2
+        assert "kind pooled has no state space layers, and hankel cuts nothing" in capsys.readouterr().err
 
 
 PATHS = {

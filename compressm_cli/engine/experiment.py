@@ -40,8 +40,8 @@ def check_recipe(recipe: Recipe) -> None:
     layers = len(recipe.model.state_dims())
     if isinstance(recipe.compression, HankelConfig) and not layers:
         raise BadInputError(
-            f"compression.method: {recipe.compression.method} cuts nothing but the states of state space layers, and a "
-            f"model of kind {recipe.model.kind} has none; write none, or one that cuts other axes, such as random"
+            f"compression.method: a model of kind {recipe.model.kind} has no state space layers, and "
+            f"{recipe.compression.method} cuts nothing but their states; cut other axes of it, such as with random"
         )
     target = getattr(recipe.compression, "target_order", None)
     if isinstance(target, list) and len(target) != layers:
