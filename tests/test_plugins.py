@@ -22,6 +22,9 @@ from compressm_cli import exchange, plugins
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.cli import main, train
 from compressm_cli.core.errors import BadInputError, command
+from compressm_cli.data import DataSpec, Split
+from compressm_cli.engine import experiment
+from compressm_cli.engine.view import SilentView
 from compressm_cli.layers import LAYERS
 from compressm_cli.methods import METHODS
 from compressm_cli.models import build_model
@@ -259,6 +262,40 @@ def test_the_examples_of_the_page_are_those_of_the_package(installed: Path) -> N
     (recipe,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
     (installed / "page.yaml").write_text(recipe, encoding="utf-8")
     assert load_recipe("page.yaml").model.neurons == 24
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_objective_of_the_page_is_learned_and_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (EXAMPLE.parents[1] / "docs" / "objectives.md").read_text(encoding="utf-8")
+    (source,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    (tmp_path / "springs.py").write_text(source, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    with on_path(tmp_path, "springs"):
+        plugins.load("springs")
+        springs = sys.modules["springs"]
+        objective = springs.Huber(spec=springs.Springs().spec())
+        labels = torch.tensor([[0.0, 1.0], [float("nan"), 2.0]])
+        batch, outputs = Split(torch.zeros(2, 40, 1), labels), torch.tensor([[0.05, 1.0], [7.0, 2.4]])
+        scores = objective.scores(batch)
+        scores.update(outputs, batch)
+        assert scores.metrics() == {"near": pytest.approx(2 / 3), "miss": pytest.approx(0.15)}
+        wanted = (0.05**2 / 2 + 0.1 * (0.4 - 0.05)) / 3
+        assert float(objective.loss(outputs, batch)) == pytest.approx(wanted) == scores.mean_loss()
+        with pytest.raises(BadInputError, match="huber takes real numbers"):
+            springs.Huber(spec=DataSpec(classes=3, length=4, features=1))
+        layer = {"kind": "lru", "state_dim": 4}
+        mapping = {
+            "name": "springs",
+            "device": "cpu",
+            "data": {"task": "springs", "rows": 32},
+            "model": {"layer": layer, "model_dim": 4, "depth": 1},
+            "train": {"steps": 2, "batch_size": 16, "threads": 1},
+        }
+        recipe = recipe_from_mapping(mapping, "test")
+        run = experiment.start(recipe, 0, experiment.load_data(recipe), SilentView(), "test")
+        assert {"near", "miss"} <= run.read_summary()["test"].keys()
 
 
 def test_a_recipe_goes_to_processes_that_have_not_loaded_its_plug_ins(installed: Path, site: Path) -> None:

@@ -1,14 +1,16 @@
 """Try a model out on a copy of it, without arithmetic where possible, and leave the model as it was."""
 
 import copy
-import warnings
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from compressm_cli.core.invocation import INVOCATION
 from compressm_cli.data.interface import DataSpec, Split
 from compressm_cli.objectives.classification import Classification
 from compressm_cli.objectives.objective import Objective
@@ -47,8 +49,8 @@ def on_copy(model: nn.Module, batch: Split, measure: Callable[[nn.Module, Split]
             with FakeTensorMode(allow_non_fake_inputs=True) as fake:
                 return measure(_fake_model(model, fake), _fake_batch(batch, device))
         except RuntimeError as error:  # what fake tensors raise where values are needed is one
-            reason = str(error).splitlines()[0]
-        warnings.warn(f"measured on a copy with values, since without them: {reason}", stacklevel=3)
+            reason = f"{_place(error)}: {str(error).splitlines()[0]}"
+        INVOCATION.warn(f"measured on a copy with values, which takes longer, since without them {reason}")
         twin = copy.deepcopy(model)
         twin.zero_grad(set_to_none=True)
         return measure(twin, batch.to(device))
@@ -66,6 +68,14 @@ def inference(model: nn.Module, batch: Split) -> None:
     model.eval()
     with torch.no_grad():
         model(batch.inputs, batch.lengths)
+
+
+def _place(error: Exception) -> str:
+    """The line, of a model or an objective, that went wrong."""
+    frames = traceback.extract_tb(error.__traceback__)
+    inside = Path(torch.__file__).parent
+    theirs = [frame for frame in frames if inside not in Path(frame.filename).parents]
+    return f"{theirs[-1].filename}:{theirs[-1].lineno}"
 
 
 def _fake_model(model: nn.Module, fake: FakeTensorMode) -> nn.Module:
