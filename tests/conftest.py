@@ -1,5 +1,6 @@
 """For all tests: one thread, no terminal, the same examples each time; settings of a process end with a test."""
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from hypothesis import settings
 
 from compressm_cli import plugins
+from compressm_cli.core.invocation import INVOCATION
 from compressm_cli.engine import forms as training_forms
 from compressm_cli.ops.forms import DEFAULT
 
@@ -57,6 +59,12 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> P
 def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables have the width they have in a pipe, wherever the tests are started."""
     monkeypatch.delenv("COLUMNS", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def warnings_of_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever command line an earlier test has run, warnings are Python's until another one is."""
+    monkeypatch.setattr(INVOCATION, "warn", warnings.warn)
 
 
 @pytest.fixture(autouse=True)
