@@ -139,7 +139,7 @@ def test_all_of_a_package_in_one_recipe_through_train_kill_resume_analyze_compar
     assert "no state space layers" in capsys.readouterr().err
     assert main.run(["train", "toy.yaml", "--dry-run"]) == 0
     for more in ([], ["--dry-run"]):
-        assert main.run(["train", "toy.yaml", "compression={method: hankel}", *more]) == 2
+        assert main.run(["train", "toy.yaml", "compression={method: hankel, keep_fraction: 0.5}", *more]) == 2
         assert "kind pooled has no state space layers, and hankel cuts nothing" in capsys.readouterr().err
 
 
