@@ -197,8 +197,8 @@ class TaskConfig(Config):
     def dataset(self) -> Dataset:
         """What ``load`` gives, where it can be trained and evaluated on.
 
-        Raises BadInputError for a split without rows, one of whose labels none is scored, and, in training, for a row
-        without a scored label: a batch of such rows has no loss.
+        Raises BadInputError for a split without rows, one of whose labels none is scored or one is no class, and, in
+        training, for a row without a scored label: a batch of such rows has no loss.
         """
         try:
             loaded = self.load()
@@ -246,6 +246,8 @@ def _misfit(split: Split, spec: DataSpec) -> str | None:
         return f"labels of the shape {tuple(labels.shape)} instead of {wanted}"
     if spec.targets is not None and bool(labels.isinf().any()):
         return "labels that are infinite"
+    if spec.targets is None and (problem := _strange_class(split, spec.classes)):
+        return problem
     if spec.per_step and split.lengths is not None:
         # Batches are cut after their longest row, so such a label would count in one batch and not in another.
         beyond = torch.arange(split.inputs.shape[1], device=labels.device) >= split.lengths[:, None]
@@ -253,3 +255,21 @@ def _misfit(split: Split, spec: DataSpec) -> str | None:
             unscored = IGNORE if spec.targets is None else "NaN"
             return f"labels of steps beyond the length of their row; they must be {unscored}"
     return None
+
+
+def _strange_class(split: Split, classes: int) -> str | None:
+    """Which label is none of the classes; None where all that are scored are."""
+    labels = split.labels
+    if labels.dtype in (torch.uint16, torch.uint32, torch.uint64):  # which torch compares with nothing
+        labels = labels.to(torch.int64)
+    if labels.numel() == 0 or (int(labels.min()) >= 0 and int(labels.max()) < classes):
+        return None
+    strange = split.scored & ((labels < 0) | (labels >= classes))
+    if not bool(strange.any()):
+        return None
+    place = torch.nonzero(strange)[0]
+    row = int(place[0]) + 1
+    return (
+        f"the label {int(labels[tuple(place)])} in row {row}; labels are from 0 to {classes - 1} "
+        f"(its spec has {classes} classes), or {IGNORE} where one is not scored"
+    )

@@ -5,6 +5,7 @@ import json
 import os
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,29 @@ def test_a_row_to_learn_from_has_a_scored_label(monkeypatch: pytest.MonkeyPatch)
         Mqar().dataset()
     monkeypatch.setattr(Mqar, "load", lambda _: good)
     assert Mqar().dataset() is good
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int16])
+@pytest.mark.parametrize("label", [-1, 10_000])
+@pytest.mark.parametrize("name", ["train", "validation", "test"])
+def test_a_label_that_is_no_class_is_bad_input(
+    name: str, label: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(labels: torch.Tensor) -> None:
+        labels.fill_(0)
+        labels.view(len(labels), -1)[1, -1] = IGNORE
+        labels.view(len(labels), -1)[2, -1] = label
+
+    bad = with_labels(name, change)
+    split = getattr(bad, name)
+    bad = replace(bad, **{name: Split(split.inputs, split.labels.to(dtype))})
+    monkeypatch.setattr(Mqar, "load", lambda _: bad)
+    most = bad.spec.classes - 1
+    with pytest.raises(
+        BadInputError,
+        match=f"the {name} split .* has the label {label} in row 3; labels are from 0 to {most} ",
+    ):
+        Mqar().dataset()
 
 
 def test_an_evaluation_of_nothing_is_refused() -> None:
