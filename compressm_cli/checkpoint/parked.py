@@ -110,6 +110,8 @@ def _require_modules(parked: dict[str, Any], axis: Axis, where: str) -> None:
     require(all(name in tensors for name in frozen), f"{where}.frozen", "names of its tensors", frozen)
     for name in read_orders(parked, "sizes", where):
         require(inside(axis, name), f"{where}.sizes", "axes of the sub-layer", name)
+    reaching = part({"reaching": [], **parked}, "reaching", list, where)
+    require(all(type(name) is str for name in reaching), f"{where}.reaching", "names of axes", reaching)
 
 
 def _require_shadow(shadow: dict[str, Any], live: Tensor, where: str) -> None:

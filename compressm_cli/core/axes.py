@@ -1,8 +1,9 @@
 """Axes: dimensions that several tensors share, whose units can be removed one by one, and only as a whole."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import operator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, SupportsIndex, cast
 
 import torch
 from torch import Tensor
@@ -76,13 +77,10 @@ class Axis:
     def kept(self, units: Sequence[int] | Tensor) -> Tensor:
         """The units to keep as an ascending tensor of indices (n,) int64.
 
-        Raises ValueError where one is not there, is given twice, or their number is not allowed.
+        Raises ValueError where one is not there, is given twice or not as a number, or how many there are is not
+        allowed.
         """
-        try:
-            index = torch.as_tensor(units, dtype=torch.int64).flatten()
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"{self.name}: the units are a list of their numbers, not {units!r}") from error
-        ordered = index.sort().values
+        ordered = unit_numbers(units, self.name).sort().values
         if len(ordered) and not (int(ordered[0]) >= 0 and int(ordered[-1]) < self.size):
             has = f"the units 0 to {self.size - 1}" if self.size else "no units now"
             raise ValueError(f"{self.name}: has {has}, got {_listed(ordered)}")
@@ -107,6 +105,45 @@ class Axis:
             modules=tuple(f"{prefix}.{name}" for name in self.modules),
             divisors=tuple((f"{prefix}.{buffer}", value) for buffer, value in self.divisors),
         )
+
+
+def whole_number(value: object) -> int | None:
+    """A whole number of Python, numpy or torch; None for anything else, also for a boolean."""
+    if isinstance(value, bool) or (isinstance(value, Tensor) and value.dtype == torch.bool):
+        return None
+    try:
+        return operator.index(cast(SupportsIndex, value))
+    except TypeError:
+        return None
+
+
+def unit_numbers(units: object, name: str) -> Tensor:
+    """The numbers of some units of the axis ``name`` as they were given, (n,) int64.
+
+    Raises ValueError where they are no whole numbers: booleans would be taken for the units 0 and 1.
+    """
+    if isinstance(units, Tensor):
+        if units.numel() and (units.dtype == torch.bool or units.is_floating_point() or units.is_complex()):
+            raise ValueError(_no_numbers(name, units.dtype))
+        return units.detach().cpu().to(torch.int64).flatten()
+    try:
+        given = list(cast(Iterable[object], units))
+    except TypeError as error:  # a single number, which may be meant as how many
+        raise ValueError(_no_numbers(name, repr(units))) from error
+    found = []
+    for unit in given:
+        number = whole_number(unit)
+        if number is None:
+            raise ValueError(_no_numbers(name, repr(unit)))
+        found.append(number)
+    return torch.tensor(found, dtype=torch.int64)
+
+
+def _no_numbers(name: str, given: object) -> str:
+    return (
+        f"{name}: the units are a list of their numbers, not {given}; write such as [0, 2], or a tensor "
+        "of whole numbers, and mask.nonzero().flatten() of a boolean mask"
+    )
 
 
 def _listed(index: Tensor) -> str:

@@ -4,10 +4,10 @@ Edits write into a ``Draft`` and raise ValueError where they cannot be made; the
 it. ``commit`` then only puts finished tensors in place.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from compressm_cli.core.axes import Axis, Slot, declared
 from compressm_cli.layers.interface import laid_out
+from compressm_cli.structure.conflicts import require_all_names_follow, require_nothing_parked_across
 from compressm_cli.structure.map import StructureMap, tensors_of
 from compressm_cli.structure.masks import masks_of, set_mask
 from compressm_cli.structure.optimizers import (
@@ -31,6 +32,9 @@ from compressm_cli.structure.shapes import follow_shapes
 from compressm_cli.structure.store import ParkedUnits, parked_units, set_parked_units
 from compressm_cli.structure.sublayers import remove
 from compressm_cli.structure.undo import whole_or_not
+
+if TYPE_CHECKING:
+    from compressm_cli.structure.edits import Edit
 
 
 @dataclass
@@ -68,6 +72,8 @@ class Claim:
     """What an edit changes of a tensor."""
 
     by: object
+    turn: int
+    """Which of the plan's edits it is: one that a plan has twice is two."""
     dim: int | None
     """None where it changes all of it."""
     region: Tensor | None
@@ -107,10 +113,18 @@ class Draft:
         self._masks = masks_of(model)
         self._pieces: dict[str, Piece] = {}
         self._claims: dict[str, list[Claim]] = {}
-        self._claimed_places: list[tuple[str, object]] = []
+        self._claimed_places: list[tuple[str, object, int]] = []
         places: dict[int, str] = {}
         named = model.named_modules(remove_duplicate=False)
         self._places = {name: places.setdefault(id(module), name) for name, module in named}
+        self._turn = 0
+
+    def prepare(self, edits: Iterable["Edit"]) -> None:
+        """Work out what edits make of the model; ValueError where one cannot be made, or two meet in an entry."""
+        for self._turn, edit in enumerate(edits):
+            if not callable(getattr(edit, "prepare", None)):
+                raise ValueError(f"a plan is of edits such as Keep(axis, units), and {edit!r} is none")
+            edit.prepare(self)
 
     # ---- what edits read ----------------------------------------------------------------------------------
 
@@ -118,9 +132,18 @@ class Draft:
         """The first of the names of a tensor that several modules share."""
         return self._names.get(name, name)
 
+    def names(self, name: str) -> list[str]:
+        """All names of a tensor."""
+        first = self.canonical(name)
+        return [other for other, its_first in self._names.items() if its_first == first]
+
     def is_shared(self, name: str) -> bool:
         """Whether a tensor has several names."""
-        return list(self._names.values()).count(self.canonical(name)) > 1
+        return len(self.names(name)) > 1
+
+    def dim(self, slot: Slot) -> int:
+        """The dimension of a slot, counted from the first."""
+        return slot.dim % self.tensors[slot.tensor].ndim
 
     def parameter(self, name: str) -> nn.Parameter:
         """The parameter of a name as it is now; ValueError where there is none."""
@@ -157,12 +180,12 @@ class Draft:
         Raises ValueError where another one does so, too. Cuts may cross; cuts for good of different axes (``axis`` is
         given) may also meet, as those of heads and of all heads' dimensions do: what either takes is gone.
         """
-        name, new = self.canonical(name), Claim(by, dim, region, axis)
+        name, new = self.canonical(name), Claim(by, self._turn, dim, region, axis)
         for other in self._claims.get(name, []):
-            if other.by is not by and not other.agrees_with(new):
+            if other.turn != new.turn and not other.agrees_with(new):
                 raise ValueError(f"{by} and {other.by} would both change {name}; make two plans of them")
-        for place, whose in self._claimed_places:
-            if whose is not by and encloses(place, name):
+        for place, whose, turn in self._claimed_places:
+            if turn != self._turn and encloses(place, name):
                 raise ValueError(f"{by} and {whose} would both change {name}; make two plans of them")
         self._claims.setdefault(name, []).append(new)
 
@@ -173,15 +196,15 @@ class Draft:
         those of the model before the plan.
         """
         place = self._first_place(place)
-        for other, whose in self._claimed_places:
-            if whose is not by and (encloses(place, other) or encloses(other, place)):
+        for other, whose, turn in self._claimed_places:
+            if turn != self._turn and (encloses(place, other) or encloses(other, place)):
                 both = max(place, other, key=len)
                 raise ValueError(f"{by} and {whose} would both change {both}; make two plans of them")
         for name, claims in self._claims.items():
             for claim in claims:
-                if claim.by is not by and encloses(place, name):
+                if claim.turn != self._turn and encloses(place, name):
                     raise ValueError(f"{by} and {claim.by} would both change {name}; make two plans of them")
-        self._claimed_places.append((place, by))
+        self._claimed_places.append((place, by, self._turn))
 
     def _first_place(self, place: str) -> str:
         """The first of the names of a place in a module that is in the model several times."""
@@ -192,16 +215,38 @@ class Draft:
         """The slots of an axis by tensor and dimension."""
         found: dict[tuple[str, int], list[Slot]] = {}
         for slot in axis.slots:
-            dim = slot.dim % self.tensors[slot.tensor].ndim
-            found.setdefault((self.canonical(slot.tensor), dim), []).append(slot)
+            found.setdefault((self.canonical(slot.tensor), self.dim(slot)), []).append(slot)
         return found
 
-    def cut(self, axis: Axis, removed: Tensor, by: object, parking: bool = False) -> None:
-        """Take units of an axis out of all its tensors; an edit that is ``parking`` them has remembered them before."""
-        if axis.modules:
-            if len(removed):
-                remove(self, axis, by)
+    def cut(
+        self, axis: Axis, removed: Tensor, by: object, remember: Callable[[], None] | None = None
+    ) -> None:
+        """Take units of an axis out of all its tensors; an edit that parks them is to ``remember`` them before.
+
+        Without units to take nothing is done. Raises ValueError where they cannot be taken.
+        """
+        if not len(removed):
             return
+        if not axis.modules:
+            self._require_cuttable(axis, by, parking=remember is not None)
+        if remember is not None:
+            remember()
+        if axis.modules:
+            remove(self, axis, by)
+            return
+        for (name, dim), slots in self.places(axis).items():
+            piece = self.piece(name)
+            gone = torch.isin(piece.original_at(dim), torch.cat([slot.entries(removed) for slot in slots]))
+            if remember is None:
+                self.parked.forget(name, dim, gone)
+            piece.select(dim, (~gone).nonzero().flatten())
+        for name, value in axis.divisors:
+            piece = self.piece(name)
+            if piece.value is None:
+                piece.value = torch.tensor(value)
+
+    def _require_cuttable(self, axis: Axis, by: object, parking: bool) -> None:
+        """ValueError where an axis cannot be cut, or another edit of the plan cuts it; claims its entries if not."""
         if not axis.slots:
             raise ValueError(f"{axis.name}: its units do not lie apart; they are only cut by a projection")
         for (name, dim), slots in self.places(axis).items():
@@ -211,14 +256,8 @@ class Draft:
             if piece.value is None:
                 raise ValueError(f"{by}: {name} is taken away by another edit")
             self.require_known(name, piece)
-            gone = torch.isin(piece.original_at(dim), torch.cat([slot.entries(removed) for slot in slots]))
-            if not parking:
-                self.parked.forget(name, dim, gone)
-            piece.select(dim, (~gone).nonzero().flatten())
-        for name, value in axis.divisors:
-            piece = self.piece(name)
-            if piece.value is None:
-                piece.value = torch.tensor(value)
+        require_nothing_parked_across(self, axis, by)
+        require_all_names_follow(self, axis, by)
 
     def require_known(self, name: str, piece: Piece) -> None:
         """ValueError where the optimizer keeps something of a parameter that nobody knows how to cut."""
@@ -284,7 +323,7 @@ class Draft:
 
     def _assignments(self, name: str, piece: Piece) -> list[Callable[[], None]]:
         old = self.tensors.get(name)
-        aliases = [n for n, first in self._names.items() if first == name] or [name]
+        aliases = self.names(name) or [name]
         done: list[Callable[[], None]] = []
         if piece.value is old and piece.mask is self._masks.get(name):
             return done

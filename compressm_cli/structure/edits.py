@@ -5,15 +5,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from compressm_cli.core.axes import Axis
+from compressm_cli.core.axes import Axis, unit_numbers
 from compressm_cli.core.threads import one_torch_thread
 from compressm_cli.layers.interface import StateSpaceLayer, laid_out
 from compressm_cli.structure import sublayers
+from compressm_cli.structure.conflicts import require_nothing_parked_across
 from compressm_cli.structure.store import ParkedAxis, Shadow, full_numbers
 
 if TYPE_CHECKING:
@@ -49,7 +51,8 @@ class Edit(ABC):
 class Keep(Edit):
     """Keep some units of an axis, and of the axes tied to it; all tensors that they share lose the others for good.
 
-    The optimizer's state of a parameter is cut as the parameter is, whatever optimizer it is.
+    The optimizer's state of a parameter is cut as the parameter is, whatever optimizer it is. To keep all changes
+    nothing.
     """
 
     axis: str
@@ -57,11 +60,12 @@ class Keep(Edit):
 
     def prepare(self, draft: "Draft") -> None:
         for axis in draft.structure.together(self.axis):
-            if axis.name in draft.parked.axes:
+            gone = _others(axis, axis.kept(self.units))
+            if axis.name in draft.parked.axes and (len(gone) or not axis.size):
                 raise ValueError(
                     f"{axis.name}: some of its units are parked; wake them before others are cut"
                 )
-            draft.cut(axis, _others(axis, axis.kept(self.units)), self)
+            draft.cut(axis, gone, self)
 
     def touched(self, draft: "Draft") -> list[str]:
         return _touched(draft, self.axis)
@@ -221,7 +225,11 @@ class Project(Edit):
 
 @dataclass(frozen=True)
 class Park(Edit):
-    """Cut units of an axis, and of those tied to it, out of the live tensors, and keep them and their moments apart."""
+    """Cut units of an axis, and of those tied to it, out of the live tensors, and keep them and their moments apart.
+
+    Until they are woken, no axis that lies across theirs in the same dimension of a tensor can be cut: a parked head
+    has all of its dimensions.
+    """
 
     axis: str
     units: Sequence[int] | Tensor
@@ -230,11 +238,11 @@ class Park(Edit):
     def prepare(self, draft: "Draft") -> None:
         for axis in draft.structure.together(self.axis):
             parked = _others(axis, axis.kept(_others(axis, _listed(axis, self.units))))
-            if axis.modules and len(parked):
-                sublayers.park(draft, axis, self)
-            elif not axis.modules:
-                self._remember(draft, axis, parked)
-            draft.cut(axis, parked, self, parking=True)
+            if axis.modules:
+                remember = partial(sublayers.park, draft, axis, self)
+            else:
+                remember = partial(self._remember, draft, axis, parked)
+            draft.cut(axis, parked, self, remember)
 
     def _remember(self, draft: "Draft", axis: Axis, parked: Tensor) -> None:
         store = draft.parked
@@ -272,7 +280,7 @@ class Wake(Edit):
     """Put parked units of an axis, and of those tied to it, back in their places, with the moments that they had."""
 
     axis: str
-    units: Sequence[int]
+    units: Sequence[int] | Tensor
     """By their numbers among live and parked units, as ``parked`` tells them."""
 
     def prepare(self, draft: "Draft") -> None:
@@ -282,19 +290,17 @@ class Wake(Edit):
     def _wake(self, draft: "Draft", axis: Axis) -> None:
         store = draft.parked
         known = store.axes.get(axis.name)
-        if not isinstance(self.units, (Sequence, Tensor)) or isinstance(self.units, str):
-            raise ValueError(f"{self}: the units are a list of their numbers, not {self.units!r}")
-        missing = sorted(set(map(int, self.units)) - set(known.units if known else ()))
-        if known is None or missing:
+        woken = set(unit_numbers(self.units, axis.name).tolist())
+        missing = sorted(woken - set(known.units if known else ()))
+        if missing:
             told = ", ".join(map(str, known.units)) if known else "none"
-            raise ValueError(
-                f"{self}: unit {missing[0] if missing else '?'} is not parked; parked are: {told}"
-            )
-        if axis.modules:
-            if self.units:
-                sublayers.wake(draft, axis, self)
+            raise ValueError(f"{self}: unit {missing[0]} is not parked; parked are: {told}")
+        if known is None or not woken:
             return
-        woken = {int(u) for u in self.units}
+        if axis.modules:
+            sublayers.wake(draft, axis, self)
+            return
+        require_nothing_parked_across(draft, axis, self)
         for (name, dim), at in known.places.items():
             draft.claim(name, self)
             piece = draft.piece(name)
@@ -340,10 +346,14 @@ class MaskEntries(Edit):
         if not isinstance(self.keep, Tensor):
             raise ValueError(f"{self}: the mask is a tensor, not {type(self.keep).__name__}")
         try:
-            keep = torch.broadcast_to(self.keep.to(parameter.device, torch.bool), parameter.shape).clone()
+            keep = torch.broadcast_to(self.keep.to(parameter.device), parameter.shape).clone()
         except RuntimeError as error:
             shapes = f"{tuple(self.keep.shape)} for {tuple(parameter.shape)}"
             raise ValueError(f"{self}: the mask has the shape {shapes}") from error
+        if keep.dtype != torch.bool:
+            raise ValueError(
+                f"{self}: the mask is a tensor of booleans, not of {keep.dtype}; write keep != 0"
+            )
         draft.claim(self.parameter, self)
         draft.new_masks[draft.canonical(self.parameter)] = None if keep.all() else keep
 

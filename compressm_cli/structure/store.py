@@ -110,6 +110,8 @@ class ParkedModules:
     """Parameters that were not trained."""
     sizes: dict[str, int]
     """Of the axes within it."""
+    reaching: tuple[str, ...] = ()
+    """Axes beside it that have entries in its tensors, or keep the same units as one within it."""
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> "ParkedModules":
         """The same with other tensors; single numbers of the state are copied."""
@@ -192,6 +194,7 @@ class ParkedUnits:
                     "state": m.state,
                     "frozen": list(m.frozen),
                     "sizes": m.sizes,
+                    **({"reaching": list(m.reaching)} if m.reaching else {}),
                 }
                 for name, m in self.modules.items()
             },
@@ -216,7 +219,9 @@ class ParkedUnits:
         }
         shadows = {n: Shadow(s["value"], s["state"], tuple(s["live"])) for n, s in state["shadows"].items()}
         modules = {
-            n: ParkedModules(m["tensors"], m["state"], tuple(m["frozen"]), m["sizes"])
+            n: ParkedModules(
+                m["tensors"], m["state"], tuple(m["frozen"]), m["sizes"], tuple(m.get("reaching", []))
+            )
             for n, m in state.get("modules", {}).items()
         }
         return cls(axes, shadows, modules, tuple(tuple(names) for names in state.get("order", [])))

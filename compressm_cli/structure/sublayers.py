@@ -137,12 +137,24 @@ def park(draft: "Draft", axis: Axis, by: object) -> None:
             n for n in names if isinstance(p := draft.tensors[n], nn.Parameter) and not p.requires_grad
         ),
         sizes={name: other.size for name, other in draft.structure.items() if inside(axis, name)},
+        reaching=_reaching(draft, axis),
     )
     store.axes[axis.name] = ParkedAxis(1, (0,))
     if not store.order and draft.optimizer is not None:
         named = {id(p): name for name, p in draft.model.named_parameters()}
         groups = draft.optimizer.param_groups
         store.order = tuple(tuple(named[id(p)] for p in g["params"] if id(p) in named) for g in groups)
+
+
+def _reaching(draft: "Draft", axis: Axis) -> tuple[str, ...]:
+    """Axes beside a sub-layer that have entries in its tensors, or keep the same units as one within it."""
+    found = set()
+    for name, other in draft.structure.items():
+        if inside(axis, name):
+            found |= {tied.name for tied in draft.structure.together(name)}
+        elif any(inside(axis, slot.tensor) for slot in other.slots):
+            found.add(name)
+    return tuple(sorted(name for name in found if not inside(axis, name)))
 
 
 def wake(draft: "Draft", axis: Axis, by: object) -> None:

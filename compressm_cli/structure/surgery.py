@@ -54,10 +54,7 @@ def apply_plan(model: nn.Module, optimizer: Optimizer | None, plan: Plan) -> Non
 def apply_edits(model: nn.Module, optimizer: Optimizer | None, edits: Sequence[Edit]) -> None:
     """As ``apply_plan``, without records."""
     draft = Draft(model, optimizer)
-    for edit in edits:
-        if not isinstance(edit, Edit):
-            raise ValueError(f"a plan is of edits such as Keep(axis, units), and {edit!r} is none")
-        edit.prepare(draft)
+    draft.prepare(edits)
     draft.commit()
 
 

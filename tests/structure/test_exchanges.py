@@ -158,7 +158,7 @@ def test_what_fails_in_the_end_is_put_back() -> None:
     edits = [
         Keep("blocks.0.f:neurons", [0, 1]),
         Wake("blocks.1:sublayer", [0]),
-        MaskEntries("head.weight", torch.eye(4)),
+        MaskEntries("head.weight", torch.eye(4).bool()),
         Train(["blocks.2.f.up.*"], False),
         Replace("head", lambda _: Spoiled(4, 4)),
     ]

@@ -391,6 +391,7 @@ def test_damaged_checkpoints_of_blocks_are_refused(tmp_path: Path) -> None:
     assert "tensors of the sub-layer" in damaged(
         lambda c: modules(c)[MIDDLE]["tensors"].update(a=torch.ones(1))
     )
+    assert "reaching must be names" in damaged(lambda c: modules(c)[MIDDLE].update(reaching=[3]))
     assert "frozen must be names" in damaged(lambda c: modules(c)[MIDDLE]["frozen"].append("head.weight"))
     assert "of the tensor's shape" in damaged(
         lambda c: modules(c)[MIDDLE]["state"].update({weight: {"exp_avg": torch.ones(2)}})
