@@ -462,7 +462,7 @@ def test_a_share_of_what_is_measured(tiny: Maker, train: Trainer, meter: Meter, 
 def test_a_share_that_the_start_has_used_up_ends_the_run(tiny: Maker, train: Trainer, meter: Meter) -> None:
     meter.now = 1000.0
     with pytest.raises(
-        RunFailedError, match=r"budget.seconds: 0.5x .*step 25, of which .*about 0 steps are left"
+        RunFailedError, match=r"budget.seconds: 0.5x .*step 25, .* beside steps: about 0 steps are left"
     ):
         train(with_budget(tiny(train=LONG), seconds="0.5x"))
 
