@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from compressm_cli.core.text import shorten
 from compressm_cli.layers.interface import state_space_layers
 from compressm_cli.methods.calibration import Statistic, seeing_inputs
+from compressm_cli.methods.faults import MethodFaultError, ask
 from compressm_cli.methods.hooks import Hooks
 from compressm_cli.methods.method import CheckContext, Method, SetupContext, StepContext
 from compressm_cli.methods.parameters import average_gradients, groups_of_method
@@ -100,7 +101,7 @@ class Compressor:
         self.step = 0
         """Steps that were made."""
         context = _Setup(self._longest, sizes=sizes(self.plain), generator=self._generator)
-        self.method.setup(self.plain, StructureMap.of(self.plain), context)
+        ask(self.method, Method.setup, self.plain, StructureMap.of(self.plain), context)
         groups = groups_of_method(self.method.parameter_groups(), self.plain)
         self._hooks = Hooks(self.method)
         self._hooks.follow(self.plain)
@@ -121,7 +122,7 @@ class Compressor:
 
     def penalty(self) -> Tensor | float:
         """What to add to the loss of the next step; 0.0 where the method wants nothing."""
-        found = self.method.penalty(self._context(self.step + 1))
+        found = ask(self.method, Method.penalty, self._context(self.step + 1))
         return 0.0 if found is None else found
 
     def after_backward(self) -> None:
@@ -131,7 +132,7 @@ class Compressor:
         if own and isinstance(self._wrapped, DistributedDataParallel):
             average_gradients(own)
         self._averaged = True
-        self.method.after_backward(self._context(self.step + 1))
+        ask(self.method, Method.after_backward, self._context(self.step + 1))
 
     def after_step(self) -> Change:
         """Call it after the optimizer's step: carries out what the method wants. Gradients of what is cut are gone."""
@@ -142,10 +143,10 @@ class Compressor:
         self._averaged = False
         self.step += 1
         enforce_masks(self.plain)
-        change = self._apply(self.method.after_step(self._context(self.step)))
+        change = self._apply(ask(self.method, Method.after_step, self._context(self.step)))
         if self.step not in self._checks:
             return change
-        plan = self.method.plan(self.plain, self._check())
+        plan = ask(self.method, Method.plan, self.plain, self._check())
         checked = self._apply(plan)
         if not (plan.edits or plan.records):
             warnings.warn(_nothing_found(self.method, self.plain), stacklevel=2)
@@ -157,7 +158,7 @@ class Compressor:
         """What the compressor remembers, beside the model and its optimizer: plain data and tensors."""
         return {
             "step": self.step,
-            "method": self.method.state_dict(),
+            "method": ask(self.method, Method.state_dict),
             "generator": self._generator.get_state(),
             "parameters": [p.detach().clone() for p in method_parameters(self._optimizer)],
             "parked": parked_units(self.plain).state_dict(),
@@ -250,7 +251,7 @@ class Compressor:
     @torch.no_grad()
     def _calibrate(self, statistics: Mapping[str, Statistic], batches: int) -> None:
         if self._calibration is None:
-            raise ValueError(
+            raise MethodFaultError(
                 "the method measures on data: give Compressor(..., calibration=...), batches of what the model is "
                 "called with"
             )

@@ -12,6 +12,7 @@ from compressm_cli.engine import state
 from compressm_cli.engine.distributed.agreement import agreed, confirm, share_memory, synchronize
 from compressm_cli.engine.distributed.group import Group
 from compressm_cli.engine.distributed.replicas import replicated
+from compressm_cli.methods.faults import ask
 from compressm_cli.methods.method import CheckContext, Method
 from compressm_cli.models import pool_statistics
 from compressm_cli.structure import surgery
@@ -62,7 +63,7 @@ class Replicated:
 
     def plan(self, method: Method, model: nn.Module, context: CheckContext) -> Plan:
         """What the method decides in the main process; what it remembers then is the same in all of them."""
-        decided = self.group.from_main(lambda: method.plan(model, context))
+        decided = self.group.from_main(lambda: ask(method, Method.plan, model, context))
         share_memory(method, context.generator, self.group)
         return decided
 

@@ -9,6 +9,7 @@ from compressm_cli.data.interface import Split
 from compressm_cli.engine.batches import Share
 from compressm_cli.engine.distributed.replicas import without_exchange
 from compressm_cli.engine.precision import autocast
+from compressm_cli.methods.faults import ask
 from compressm_cli.methods.method import Method, StepContext
 from compressm_cli.methods.parameters import average_gradients
 from compressm_cli.objectives.classification import Classification
@@ -46,14 +47,14 @@ def training_step(
     for part in before:
         with without_exchange(called):
             losses.append(_backward(part, share, config, called, objective))
-    penalty = None if method is None or context is None else method.penalty(context)
+    penalty = None if method is None or context is None else ask(method, Method.penalty, context)
     losses.append(_backward(last, share, config, called, objective, penalty))
     mask_gradients(model)
     own = method_parameters(optimizer)
     if own and share.processes > 1:
         average_gradients(own)
     if method is not None and context is not None:
-        method.after_backward(context)
+        ask(method, Method.after_backward, context)
     if config.clip_norm is not None:
         nn.utils.clip_grad_norm_([*model.parameters(), *own], config.clip_norm)
     optimizer.step()

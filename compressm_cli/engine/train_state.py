@@ -24,8 +24,9 @@ from compressm_cli.engine.placement import Held, placement
 from compressm_cli.engine.workload import Workload
 from compressm_cli.layers.interface import ROLES
 from compressm_cli.methods import METHODS
+from compressm_cli.methods.faults import ask
 from compressm_cli.methods.hooks import Hooks
-from compressm_cli.methods.method import CheckContext, SetupContext, StepContext
+from compressm_cli.methods.method import CheckContext, Method, SetupContext, StepContext
 from compressm_cli.models import build_model
 from compressm_cli.ops.forms import CostModel
 from compressm_cli.recipe import Recipe
@@ -90,7 +91,7 @@ class TrainState:
         """That of the model and of the method, once this is set up; of a run that goes on, with the groups it has."""
         outline = self.placement.outline(self.model)
         context = SetupContext(length, self._began, self.generator)
-        self.method.setup(self.model, StructureMap.of(outline), context)
+        ask(self.method, Method.setup, self.model, StructureMap.of(outline), context)
         groups = [] if earlier is None else earlier["optimizer"]["param_groups"]
         count = sum(group.get("of") != METHOD for group in groups) or len(ROLES)
         name = f"compression.method: {self.method.config.method}"
@@ -132,7 +133,7 @@ class TrainState:
         """What the method wants changed right after a step, in all processes."""
         if not self.method.acts_each_step:
             return None
-        plan = self.group.from_main(lambda: self.method.after_step(self.context))
+        plan = self.group.from_main(lambda: ask(self.method, Method.after_step, self.context))
         if plan is None:
             return None
         share_memory(self.method, self.generator, self.group)

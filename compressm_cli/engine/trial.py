@@ -9,6 +9,8 @@ from compressm_cli.engine.ledger import Ledger
 from compressm_cli.engine.listeners import Listeners
 from compressm_cli.engine.train_state import TrainState
 from compressm_cli.methods.config import SafetyConfig
+from compressm_cli.methods.faults import ask
+from compressm_cli.methods.method import Method
 from compressm_cli.recipe import Recipe
 from compressm_cli.structure.plan import UnitRecord
 
@@ -96,7 +98,7 @@ class Trial:
     def accept(self, why: str) -> None:
         """Keep the cut."""
         cut = self._concluded(why)
-        self._state.method.accepted(cut.records)
+        ask(self._state.method, Method.accepted, cut.records)
         self._listeners.compression(self._state.step, cut.records, "accepted", cut.begun)
 
     def reject(self, why: str) -> None:
@@ -107,7 +109,7 @@ class Trial:
             self._state.renew()
         self._ledger.undo_cut(self._state.step, cut.before, cut.windows)
         self._listeners.forget_after(self._state.step)
-        self._state.method.rejected(cut.records)
+        ask(self._state.method, Method.rejected, cut.records)
         self._listeners.compression(self._state.step, cut.records, "rejected")
 
     def process_state(self) -> dict[str, Any]:

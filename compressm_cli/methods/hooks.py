@@ -3,6 +3,7 @@
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from compressm_cli.methods.faults import ask
 from compressm_cli.methods.method import Method
 
 
@@ -20,4 +21,4 @@ class Hooks:
         if modules != self._modules:
             for handle in self._handles:
                 handle.remove()
-            self._handles, self._modules = self._method.attach(model), modules
+            self._handles, self._modules = ask(self._method, Method.attach, model), modules

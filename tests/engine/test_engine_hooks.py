@@ -10,6 +10,8 @@ from tiny_runs import instead_of_none
 from torch import Tensor, nn
 
 from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.compressor import Compressor
+from compressm_cli.core.errors import RunFailedError
 from compressm_cli.engine import experiment
 from compressm_cli.engine.view import SilentView
 from compressm_cli.layers.interface import state_axis
@@ -270,6 +272,45 @@ def test_an_edit_that_cannot_be_made_leaves_the_run_alone(
     plain = train(tiny())
     with_method(monkeypatch, Wrong)
     assert same_weights(plain, train(tiny()))
+
+
+FAULTS: list[tuple[str, Callable[..., Any], str]] = [
+    ("setup", lambda *_: {}["k"], "KeyError: 'k'"),
+    ("attach", lambda *_: {}["k"], "KeyError: 'k'"),
+    ("penalty", lambda *_: {}["k"], "KeyError: 'k'"),
+    ("penalty", lambda *_: "x", "returned a value of the type str; it must be a tensor of one"),
+    ("penalty", lambda *_: torch.ones(2), r"returned a tensor float32 of the shape \(2,\)"),
+    ("after_backward", lambda *_: {}["k"], "KeyError: 'k'"),
+    ("after_step", lambda *_: "x", "returned a value of the type str; it must be a Plan or None"),
+    ("plan", lambda *_: {}["k"], "KeyError: 'k'"),
+    ("plan", lambda *_: None, "returned None; it must be a Plan"),
+]
+
+
+@pytest.mark.usefixtures("rough_flops")
+@pytest.mark.parametrize(("hook", "does", "told"), FAULTS)
+def test_a_fault_in_a_hook_is_told_by_its_name(
+    tiny: Maker,
+    train: Trainer,
+    monkeypatch: pytest.MonkeyPatch,
+    hook: str,
+    does: Callable[..., Any],
+    told: str,
+) -> None:
+    """In a run, and in a loop of one's own, where it is a ValueError."""
+    faulty = type("Faulty", (NoCompression,), {"check_steps": lambda *_: [1], hook: does})
+    with_method(monkeypatch, faulty)
+    place = r"(.*test_engine_hooks.py:\d+: )?"
+    with pytest.raises(RunFailedError, match=f"^compression.method: none: {hook}: {place}{told}"):
+        train(tiny(steps=3))
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def loop() -> None:
+        compressor = Compressor(model, optimizer, faulty(faulty.Config()), total_steps=3)
+        (model(torch.ones(1, 2)).sum() + compressor.penalty()).backward()
+        compressor.after_backward()
+        compressor.after_step()
 
 
 @pytest.mark.usefixtures("rough_flops")
