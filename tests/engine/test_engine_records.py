@@ -197,16 +197,19 @@ class Forgetting(NoCompression):
     def after_backward(self, step: StepContext) -> None:
         self.step = step.step
 
-    def after_step(self, step: StepContext) -> Plan | None:
-        return Plan([Park(STATES[0], [])]) if self.case == "parked" and step.step == 15 else None
-
     def state_dict(self) -> Any:
-        return "text" if self.case == "text" and self.step >= 15 else {}
+        wrong: dict[str, Any] = {"text": "text", "refused": {"x": 1}}
+        return wrong.get(self.case, {}) if self.step >= 15 else {}
+
+    def validate(self, state: dict[str, Any], model: nn.Module) -> None:
+        if "x" in state:
+            raise ValueError("x: not allowed")
 
 
 @pytest.mark.usefixtures("rough_flops")
 @pytest.mark.parametrize(
-    ("case", "why"), [("text", "training.method must be a mapping"), ("parked", "parked.axes")]
+    ("case", "why"),
+    [("text", "training.method must be a mapping"), ("refused", "training.method.x: not allowed")],
 )
 def test_what_could_not_be_read_again_is_not_written(
     tiny: Maker, train: Trainer, monkeypatch: pytest.MonkeyPatch, case: str, why: str
