@@ -195,9 +195,9 @@ def test_of_many_at_once_one_wins(tmp_path: Path) -> None:
 def test_a_run_is_locked_while_it_trains(tiny: Maker, train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     holders = []
 
-    def watched(make: Any, group: Any) -> None:
+    def watched(make: Any, *others: Any) -> None:
         trainer = make()
-        original(lambda: trainer, group)
+        original(lambda: trainer, *others)
         lock = trainer.run.folder / "lock"
         holders.append(json.loads(lock.read_text())["pid"])
         with pytest.raises(RunLockedError):
