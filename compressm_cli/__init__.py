@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from compressm_cli.methods.method import CheckContext, Method, StepContext
     from compressm_cli.models.config import ModelConfig
     from compressm_cli.models.interface import Model
-    from compressm_cli.structure.edits import Keep, MaskEntries, Park, Project, Train, Wake
+    from compressm_cli.structure.edits import Keep, MaskEntries, Park, Train, Wake
     from compressm_cli.structure.map import StructureMap
     from compressm_cli.structure.modules import Insert, Replace
     from compressm_cli.structure.plan import Plan
+    from compressm_cli.structure.projection import Project
     from compressm_cli.structure.surgery import apply_edits, resize
 
 __getattr__ = exporter(
@@ -33,9 +34,10 @@ __getattr__ = exporter(
         "methods.method": ("CheckContext", "Method", "StepContext"),
         "models.config": ("ModelConfig",),
         "models.interface": ("Model",),
-        "structure.edits": ("Keep", "MaskEntries", "Park", "Project", "Train", "Wake"),
+        "structure.edits": ("Keep", "MaskEntries", "Park", "Train", "Wake"),
         "structure.map": ("StructureMap",),
         "structure.modules": ("Insert", "Replace"),
+        "structure.projection": ("Project",),
         "structure.plan": ("Plan",),
         "structure.surgery": ("apply_edits", "resize"),
     },

@@ -9,7 +9,6 @@ import importlib
 import os
 import re
 import sys
-import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cache
@@ -24,7 +23,7 @@ from compressm_cli.core.config import Config
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.invocation import INVOCATION
 from compressm_cli.core.registry import DuplicateNameError, Entry, Origin, Registry, config_of
-from compressm_cli.core.text import one_line, shorten
+from compressm_cli.core.text import error_line, one_line, shorten
 from compressm_cli.data import TASKS
 from compressm_cli.data.checksum import bytes_checksum
 from compressm_cli.layers import LAYERS
@@ -232,7 +231,11 @@ def _import(module: str, origin: Origin) -> None:
         import_module(module)
     except (Exception, SystemExit) as error:
         _undo(before, modules, known)
-        message = str(error) if isinstance(error, (PluginError, DuplicateNameError)) else _message_of(error)
+        message = (
+            str(error)
+            if isinstance(error, (PluginError, DuplicateNameError))
+            else error_line(error, _is_theirs)
+        )
         raise PluginError(f"the plug-in {origin} cannot be imported: {message}") from error
     finally:
         _loading.pop()
@@ -283,13 +286,8 @@ def _warn_of_changes() -> None:
         )
 
 
-def _message_of(error: BaseException) -> str:
-    """An error of somebody else's code, in one line with its place."""
-    frames = traceback.extract_tb(error.__traceback__)
-    theirs = [f for f in frames if not f.filename.startswith("<frozen") and f.filename not in OURS]
-    place = f"{theirs[-1].filename}:{theirs[-1].lineno}: " if theirs else ""
-    message = one_line(" ".join(str(error).split())) or "no message"
-    return f"{place}{type(error).__name__}: {message}"
+def _is_theirs(file: str) -> bool:
+    return not file.startswith("<frozen") and file not in OURS
 
 
 def _find_path(registry: Registry[Any], path: str, module: str, leaf: str) -> None:

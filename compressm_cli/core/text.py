@@ -1,6 +1,8 @@
 """Values and texts as messages show them: on one line, short, and with nothing that a terminal would obey."""
 
+import traceback
 import unicodedata
+from collections.abc import Callable
 
 CONTROL = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 """Categories of what a terminal obeys rather than shows: controls, directions of writing, halves of pairs."""
@@ -46,3 +48,10 @@ def described(value: object) -> str:
     if isinstance(value, (list, tuple)):
         return "a list"
     return f"a value of type {type(value).__name__}"
+
+
+def error_line(error: BaseException, is_theirs: Callable[[str], bool]) -> str:
+    """An error of somebody else's code, on one line, with its innermost place in a file that ``is_theirs``."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if is_theirs(f.filename)]
+    place = f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
+    return f"{place}{type(error).__name__}: {one_line(' '.join(str(error).split())) or 'no message'}"

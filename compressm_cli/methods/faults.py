@@ -1,7 +1,6 @@
 """What a method does wrong in one of its hooks, told as that: its name, the hook, the error and its place."""
 
 import inspect
-import traceback
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from compressm_cli.core.errors import CompressmError, RunFailedError
+from compressm_cli.core.text import error_line
 from compressm_cli.methods.method import Method
 from compressm_cli.structure.plan import Plan
 
@@ -33,7 +33,8 @@ def ask(method: Method, hook: Callable[Concatenate[Any, P], T], *args: P.args, *
     except Exception as error:
         if "memory" in str(error):  # which a run tells in its own words
             raise
-        raise MethodFaultError(f"{_where(method, name)}: {_told(error, type(method))}") from error
+        own = str(inspect.getsourcefile(type(method)))
+        raise MethodFaultError(f"{_where(method, name)}: {error_line(error, own.__eq__)}") from error
     is_right, wanted = RETURNED.get(name, (lambda _: True, ""))
     if not is_right(found):
         raise MethodFaultError(f"{_where(method, name)}: returned {_described(found)}; it must be {wanted}")
@@ -60,11 +61,3 @@ def _described(value: object) -> str:
     if isinstance(value, Tensor):
         return f"a tensor {str(value.dtype).removeprefix('torch.')} of the shape {tuple(value.shape)}"
     return "None" if value is None else f"a value of the type {type(value).__name__}"
-
-
-def _told(error: Exception, method: type[Method]) -> str:
-    """An error in one line, with its innermost place in the method's own file."""
-    own = inspect.getsourcefile(method)
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == own]
-    place = f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
-    return f"{place}{type(error).__name__}: {' '.join(str(error).split())[:500] or 'no message'}"

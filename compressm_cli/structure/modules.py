@@ -8,8 +8,9 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
+from compressm_cli.core.axes import whole_number
 from compressm_cli.structure.draft import Draft
-from compressm_cli.structure.edits import Edit, is_whole
+from compressm_cli.structure.edits import Edit
 
 BLOCKS = "blocks"
 """Where a model has the list of blocks that it can build one more of."""
@@ -89,7 +90,7 @@ class Insert(Edit):
         parent = _module(draft, self.parent, self)
         if not isinstance(parent, (nn.ModuleList, nn.Sequential)):
             raise ValueError(f"{self}: can only insert into a ModuleList or a Sequential")
-        if not is_whole(self.position) or not 0 <= self.position <= len(parent):
+        if whole_number(self.position) is None or not 0 <= self.position <= len(parent):
             raise ValueError(
                 f"{self}: there are {len(parent)} modules, so the position is a whole number, at least 0 and at most "
                 f"{len(parent)}"

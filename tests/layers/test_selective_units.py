@@ -26,8 +26,9 @@ from compressm_cli.layers.mamba2 import Mamba2
 from compressm_cli.layers.selective import GroupProjection
 from compressm_cli.models import build_model
 from compressm_cli.recipe import Recipe, recipe_from_mapping
-from compressm_cli.structure.edits import Edit, Keep, Park, Project, Wake
+from compressm_cli.structure.edits import Edit, Keep, Park, Wake
 from compressm_cli.structure.modules import Insert
+from compressm_cli.structure.projection import Project
 from compressm_cli.structure.surgery import apply_edits, sizes
 
 CASES: dict[str, tuple[int, int, dict[str, Any]]] = {

@@ -26,8 +26,8 @@ from compressm_cli.methods.hankel.selective.vector import VectorReduction
 from compressm_cli.methods.method import CheckContext
 from compressm_cli.models import build_model
 from compressm_cli.models.sequence import SequenceConfig
-from compressm_cli.structure.edits import Project
 from compressm_cli.structure.plan import Plan
+from compressm_cli.structure.projection import Project
 
 WIDTH, ORDER, LENGTH = 8, 6, 12
 ROWS = [5, 4]

@@ -40,8 +40,8 @@ from compressm_cli.models import build_model
 from compressm_cli.models.sequence import SequenceConfig
 from compressm_cli.recipe.schema import TrainConfig
 from compressm_cli.structure import surgery
-from compressm_cli.structure.edits import Moments, Project
 from compressm_cli.structure.plan import Plan
+from compressm_cli.structure.projection import Moments, Project
 
 LENGTH = 12
 FIRST, SECOND = "blocks.0.layer", "blocks.1.layer"

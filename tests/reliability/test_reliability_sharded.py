@@ -42,9 +42,10 @@ from compressm_cli.models.sequence import SequenceConfig
 from compressm_cli.recipe import recipe_from_mapping
 from compressm_cli.recipe.schema import TrainConfig
 from compressm_cli.structure import surgery
-from compressm_cli.structure.edits import MaskEntries, Project, Train
+from compressm_cli.structure.edits import MaskEntries, Train
 from compressm_cli.structure.masks import enforce_masks, masks_of
 from compressm_cli.structure.plan import Plan
+from compressm_cli.structure.projection import Project
 
 PROCESSES, SECONDS = 2, 240
 KINDS = ["lru", "mamba"]

@@ -17,8 +17,9 @@ from compressm_cli.core.axes import Axis, Slot
 from compressm_cli.layers import LAYERS
 from compressm_cli.layers.attention import Attention
 from compressm_cli.layers.feed_forward import FeedForward
-from compressm_cli.structure.edits import Edit, Keep, MaskEntries, Park, Project, Train, Wake
+from compressm_cli.structure.edits import Edit, Keep, MaskEntries, Park, Train, Wake
 from compressm_cli.structure.map import StructureMap, tensors_of
+from compressm_cli.structure.projection import Project
 from compressm_cli.structure.store import ParkedUnits, parked, parked_units, set_parked_units
 from compressm_cli.structure.surgery import apply_edits, sizes
 

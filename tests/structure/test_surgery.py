@@ -19,9 +19,10 @@ from compressm_cli.models import build_model
 from compressm_cli.models.sequence import SequenceConfig
 from compressm_cli.recipe.schema import TrainConfig
 from compressm_cli.structure import surgery
-from compressm_cli.structure.edits import Keep, MaskEntries, Moments, Project, Train
+from compressm_cli.structure.edits import Keep, MaskEntries, Train
 from compressm_cli.structure.masks import enforce_masks, masks_of
 from compressm_cli.structure.plan import Plan
+from compressm_cli.structure.projection import Moments, Project
 
 WIDTH, ORDER, LENGTH = 3, 6, 20
 FIRST, SECOND = "blocks.0.layer", "blocks.1.layer"

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from compressm_cli.methods.config import MethodConfig
-from compressm_cli.structure.edits import Moments
+from compressm_cli.structure.projection import Moments
 
 Variant = Literal[
     "default",

@@ -26,8 +26,8 @@ from compressm_cli.methods.hankel.selective import selective_reduction
 from compressm_cli.methods.hankel.selective.moments import selective_bytes
 from compressm_cli.methods.method import CheckContext, Method
 from compressm_cli.methods.schedule import AdaptiveSchedule, SettlingOrders
-from compressm_cli.structure.edits import Project
 from compressm_cli.structure.plan import Plan, UnitRecord
+from compressm_cli.structure.projection import Project
 
 __all__ = ["TARGETS", "Hankel", "HankelConfig"]
 
