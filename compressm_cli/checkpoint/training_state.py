@@ -119,7 +119,7 @@ def _require_optimizer(
             right = is_dense(value) and value.shape == shape and value.dtype == torch.float32
             require(right, f"{place}.{name}", f"a float32 tensor of the shape {tuple(shape)}", value)
         require_finite(moments, place)
-        negative = any(bool((moments[name] < 0).any()) for name in ("step", "exp_avg_sq"))
+        negative = any(m.numel() and bool(m.min() < 0) for m in (moments["step"], moments["exp_avg_sq"]))
         require(not negative, place, "of squares and steps that are not negative", moments)
     return count
 
