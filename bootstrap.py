@@ -71,11 +71,9 @@ def main() -> None:
     if command == "quickstart":
         quickstart(arguments)
     elif command == "test":
-        # Each process with one thread, since the models in the tests are tiny; one more than there are cores, since
-        # many tests wait for processes of their own.
+        # One process a core, each with one thread: the models in the tests are tiny.
         os.environ["OMP_NUM_THREADS"] = "1"
-        processes = str(min(8, (os.cpu_count() or 1) + 1))
-        run(BIN / "python", "-m", "pytest", "-n", processes, *arguments)
+        run(BIN / "python", "-m", "pytest", "-n", "auto", "--maxprocesses", "8", *arguments)
 
 
 if __name__ == "__main__":
