@@ -172,7 +172,7 @@ def test_the_file_holds_tensors_and_plain_data_only(tmp_path: Path) -> None:
     content = torch.load(tmp_path / "model.pt", weights_only=True)
     assert set(content) == {
         "format", "recipe", "data", "sizes", "weights", "masks", "frozen", "parked", "step", "plugins", "training",
-            "fingerprint",
+            "fingerprint", "encoding",
     }  # fmt: skip
     assert content["recipe"]["name"] == "kept"
 

@@ -40,7 +40,7 @@ ARROWS: dict[str, set[str]] = {
 NARROW: dict[tuple[str, str], str | tuple[str, ...]] = {
     ("structure", "layers"): "layers.interface",
     ("methods", "layers"): ("layers.interface", "layers.time_invariant", "layers.selective"),
-    ("checkpoint", "data"): "data.interface",
+    ("checkpoint", "data"): ("data.interface", "data.encodings"),
     ("measure", "data"): "data.interface",
     ("objectives", "data"): "data.interface",
     ("reports", "data"): "data.interface",

@@ -18,6 +18,7 @@ from compressm_cli.checkpoint.skeleton import grown, orders_of, skeleton, start_
 from compressm_cli.checkpoint.training_state import require_training
 from compressm_cli.checkpoint.validation import (
     MISFIT,
+    read_encoding,
     read_fingerprint,
     read_orders,
     read_plugins,
@@ -31,6 +32,7 @@ from compressm_cli.checkpoint.versions import FORMAT, UnknownFormatError, migrat
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.files import write_atomically
 from compressm_cli.core.validation import LATEST, DamagedError, is_count, part, require
+from compressm_cli.data.encodings import Encoding
 from compressm_cli.data.interface import DataSpec, Fingerprint
 from compressm_cli.recipe import Recipe, recipe_to_mapping
 from compressm_cli.structure import surgery
@@ -55,6 +57,8 @@ class Checkpoint:
     """Optimizer, scheduler, random state, method and clocks; None in a finished model."""
     fingerprint: Fingerprint | None = None
     """Of the data that the recipe names, as they were; None where it is not known."""
+    encoding: Encoding | None = None
+    """What makes inputs of other files, and names of what the model says; None where it is not known."""
 
     @classmethod
     def of(
@@ -65,6 +69,7 @@ class Checkpoint:
         step: int,
         training: dict[str, Any] | None = None,
         fingerprint: Fingerprint | None = None,
+        encoding: Encoding | None = None,
     ) -> "Checkpoint":
         """A snapshot of a model; the tensors are copies."""
         return cls(
@@ -78,6 +83,7 @@ class Checkpoint:
             step=step,
             training=training,
             fingerprint=fingerprint,
+            encoding=encoding,
         )
 
     @property
@@ -144,6 +150,7 @@ class Checkpoint:
             "plugins": [asdict(origin) for origin in plugins.needed(self.recipe)],
             "training": tree_map_only(Tensor, Tensor.cpu, self.training),
             "fingerprint": None if self.fingerprint is None else asdict(self.fingerprint),
+            "encoding": None if self.encoding is None else self.encoding.model_dump(mode="json"),
         }
 
     @classmethod
@@ -178,7 +185,7 @@ class Checkpoint:
         plugins.require(read_plugins(content), path)
         recipe = read_recipe(content, str(path))
         data, sizes = read_spec(content, recipe), read_orders(content, "sizes")
-        fingerprint = read_fingerprint(content)
+        fingerprint, encoding = read_fingerprint(content), read_encoding(content, data)
         weights, masks = read_tensors(content, "weights"), read_tensors(content, "masks")
         frozen = part(content, "frozen", list)
         step = part(content, "step", int)
@@ -191,9 +198,8 @@ class Checkpoint:
             raise DamagedError("training is missing")
         if content["training"] is not None:
             require_training(content["training"], model, recipe, data)
-        return cls(
-            recipe, data, sizes, weights, masks, frozen, parked, step, content["training"], fingerprint
-        )
+        training = content["training"]
+        return cls(recipe, data, sizes, weights, masks, frozen, parked, step, training, fingerprint, encoding)
 
     def build_model(self) -> nn.Module:
         """The model, of the shapes it had when saved, with its weights; on the CPU, in training mode.

@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from compressm_cli import plugins
@@ -21,6 +22,7 @@ from compressm_cli.core.validation import (
     part,
     require,
 )
+from compressm_cli.data.encodings import Encoding
 from compressm_cli.data.interface import CLASSES, MOST_NAMES, SPLITS, DataSpec, Fingerprint
 from compressm_cli.layers.interface import state_space_layers
 from compressm_cli.recipe import Recipe, RecipeError, recipe_from_mapping
@@ -123,6 +125,22 @@ def _spec(given: dict[str, Any], where: str) -> DataSpec:
     require(right, f"{where}.rows", "three whole numbers", rows)
     require(type(given["per_step"]) is bool, f"{where}.per_step", "true or false", given["per_step"])
     return DataSpec(**{**given, "rows": tuple(rows)})
+
+
+def read_encoding(content: Mapping[str, Any], data: DataSpec) -> Encoding | None:
+    """What makes inputs of files, which must be that of the data's description; None where it is not known."""
+    if content.get("encoding") is None:
+        return None
+    where = "encoding"
+    try:
+        encoding = Encoding.model_validate(part(content, where, dict))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, (where, *first["loc"])))
+        raise DamagedError(f"{place}: {shorten(first['msg'])}") from error
+    if problem := encoding.misfit(data):
+        raise DamagedError(f"{where}: {problem}")
+    return encoding
 
 
 def read_fingerprint(content: Mapping[str, Any]) -> Fingerprint | None:

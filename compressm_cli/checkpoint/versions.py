@@ -5,6 +5,7 @@
 3   ``sizes`` of all axes and ``parked`` units, also in what a trial goes back to; evaluations have ``metrics`` by name,
     and the best one a ``value``, where there was the accuracy alone; a trial's ``records``, of any units, instead of
     its ``plan``, of layers alone; ``parameters`` of the method's own; the ``sizes`` with which the run ``began``
+4   ``encoding``: what makes inputs of files and names of outputs
 """
 
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from compressm_cli.checkpoint.validation import read_orders
 from compressm_cli.core.validation import DamagedError, described
 from compressm_cli.layers.interface import state_axis
 
-FORMAT = 3
+FORMAT = 4
 Content = dict[str, Any]
 
 
@@ -115,4 +116,8 @@ def _any_units_and_metrics(content: Content) -> Content:
     return _records_of_units(_metrics_instead_of_accuracy(_sizes_instead_of_orders(content)))
 
 
-_MIGRATIONS: dict[int, Callable[[Content], Content]] = {2: _any_units_and_metrics}
+def _unknown_encoding(content: Content) -> Content:
+    return {**content, "encoding": None}
+
+
+_MIGRATIONS: dict[int, Callable[[Content], Content]] = {2: _any_units_and_metrics, 3: _unknown_encoding}

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from compressm_cli.data.encodings import Classes, Encoding, Series, Standardization
 from compressm_cli.data.interface import Dataset, DataSpec, Split, TaskConfig
 from compressm_cli.data.splits import Seed, hold_out
 
@@ -39,8 +40,17 @@ class Digits(TaskConfig):
             images = images.repeat_interleave(self.upsample, dim=side)
         inputs = ((images.to(torch.float32) - MEAN_PIXEL) / LARGEST_PIXEL).reshape(len(labels), -1, 1)
         validation, test, train = hold_out(labels, [ROWS[1], ROWS[2]], self.split_seed)
-        return Dataset(self.spec(), *(Split(inputs[i], labels[i]) for i in (train, validation, test)))
+        splits = (Split(inputs[i], labels[i]) for i in (train, validation, test))
+        return Dataset(self.spec(), *splits, encoding=_encoding())
 
     def spec(self) -> DataSpec:
         """Known without reading the rows."""
         return DataSpec(classes=10, length=(SIDE * self.upsample) ** 2, features=1, rows=ROWS)
+
+
+def _encoding() -> Encoding:
+    scale = Standardization(mean=[MEAN_PIXEL], deviation=[LARGEST_PIXEL])
+    return Encoding(
+        inputs=Series(channels=["pixel"], standardization=scale),
+        outputs=Classes(names=[str(digit) for digit in range(10)]),
+    )

@@ -6,11 +6,12 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data import hub
+from compressm_cli.data.encodings import Classes, Encoding, Pixels
+from compressm_cli.data.encodings.images import pixel_sequences, size_of
 from compressm_cli.data.interface import Dataset, DataSpec, Split, TaskConfig
 from compressm_cli.data.labels import class_names, class_numbers
 from compressm_cli.data.reading import reading
@@ -41,7 +42,7 @@ def decode_images(cells: Sequence[Any], source: str, channels: int | None = None
             pixels = np.empty((len(cells), *image.shape), dtype=np.uint8)
         elif image.shape != pixels.shape[1:]:
             raise BadInputError(
-                f"{place}: {_size(image.shape)}, but the first image is {_size(pixels.shape[1:])}; "
+                f"{place}: {size_of(image.shape)}, but the first image is {size_of(pixels.shape[1:])}; "
                 "bring all images to the same size and colours"
             )
         pixels[row] = image
@@ -63,20 +64,6 @@ def _mode(image: "Image", place: str, channels: int | None) -> str:
     if channels is not None:
         return "L" if channels == 1 else "RGB"
     return "L" if image.mode in GREY else "RGB"
-
-
-def _size(shape: Sequence[int]) -> str:
-    return f"{shape[0]} x {shape[1]} pixels in {'grey' if shape[2] == 1 else 'colour'}"
-
-
-def pixel_sequences(pixels: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(rows, height, width, channels) uint8 -> (rows, height * width, channels) float32.
-
-    Pixels follow row by row. Values go from 0..255 to 0..1, then channel by channel to (value - mean) / std.
-    """
-    rows, height, width, channels = pixels.shape
-    values = torch.from_numpy(pixels).reshape(rows, height * width, channels).to(torch.float32)
-    return values.div_(255.0).sub_(torch.tensor(mean)).div_(torch.tensor(std))
 
 
 @dataclass(frozen=True)
@@ -121,7 +108,7 @@ class ImageTask(TaskConfig):
             )
         labels = class_numbers(names, classes, str(splits["train"]))
         test_labels = class_numbers(test_names, classes, str(splits["test"]))
-        return self._dataset(pixels, labels, test_pixels, test_labels)
+        return self._dataset(pixels, labels, test_pixels, test_labels, classes)
 
     def spec(self) -> DataSpec:
         """Known without the data, but for the number of rows of a folder of the user's own."""
@@ -148,18 +135,25 @@ class ImageTask(TaskConfig):
         return pixels, names
 
     def _dataset(
-        self, pixels: np.ndarray, labels: Tensor, test_pixels: np.ndarray, test_labels: Tensor
+        self,
+        pixels: np.ndarray,
+        labels: Tensor,
+        test_pixels: np.ndarray,
+        test_labels: Tensor,
+        classes: list[str],
     ) -> Dataset:
         held, kept = hold_out(labels, [hub.held_out_rows(len(labels))], self.split_seed)
         spec = self._spec((len(kept), len(held), len(test_labels)))
         if self.path is None:
             hub.check_rows(self.published.repository, spec.rows, self.spec().rows)
-        mean, std = self.published.mean, self.published.std
+        side, mean, std = self.published.side, self.published.mean, self.published.std
+        inputs = Pixels(height=side, width=side, mean=list(mean), deviation=list(std))
         return Dataset(
             spec,
             train=Split(pixel_sequences(pixels[kept.numpy()], mean, std), labels[kept]),
             validation=Split(pixel_sequences(pixels[held.numpy()], mean, std), labels[held]),
             test=Split(pixel_sequences(test_pixels, mean, std), test_labels),
+            encoding=Encoding(inputs=inputs, outputs=Classes(names=classes)),
         )
 
     def _spec(self, rows: tuple[int, int, int]) -> DataSpec:

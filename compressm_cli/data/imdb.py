@@ -6,6 +6,7 @@ from pydantic import Field
 
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data import hub
+from compressm_cli.data.encodings import Bytes, Classes, Encoding
 from compressm_cli.data.interface import Dataset, DataSpec, Split, TaskConfig
 from compressm_cli.data.labels import class_names, class_numbers
 from compressm_cli.data.splits import Seed, hold_out
@@ -56,6 +57,7 @@ class Imdb(TaskConfig):
             train=Split(inputs[kept], labels[kept], lengths[kept]),
             validation=Split(inputs[held], labels[held], lengths[held]),
             test=Split(test_inputs, class_numbers(test_names, classes, str(sources["test"])), test_lengths),
+            encoding=Encoding(inputs=Bytes(max_length=self.max_length), outputs=Classes(names=classes)),
         )
 
     def spec(self) -> DataSpec:

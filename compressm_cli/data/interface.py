@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from torch import Tensor
 from compressm_cli.core.config import Config
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.checksum import checksum, text_checksum
+
+if TYPE_CHECKING:
+    from compressm_cli.data.encodings import Encoding
 
 IGNORE = -100
 """Label of a step that is not scored; what cross-entropy leaves out by default."""
@@ -146,7 +149,9 @@ class Dataset:
     validation: Split
     test: Split
     class_names: Sequence[str] | None = field(default=None, kw_only=True)
-    """What the labels 0, 1, ... are called in the data; None where they are numbers."""
+    """What the labels 0, 1, ... are called, where that depends on the files; the data are known again by it."""
+    encoding: "Encoding | None" = field(default=None, kw_only=True)
+    """What makes such tensors of other files, and names of what a model says; None where nothing does."""
 
     @cached_property
     def fingerprint(self) -> Fingerprint:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 
+from compressm_cli.data.encodings import Classes, Encoding, Series, Standardization
 from compressm_cli.data.interface import Dataset, DataSpec, Split, TaskConfig
 from compressm_cli.data.splits import Rows, Seed
 
@@ -75,10 +76,15 @@ class Mnist1D(TaskConfig):
         digits = random.permutation(np.arange(sum(spec.rows)) % len(TEMPLATES))
         signals = _distorted(digits, self, random)
         train = signals[: self.train_rows]
-        inputs = torch.from_numpy((signals - train.mean()) / train.std()).to(torch.float32).unsqueeze(-1)
+        scale = Standardization(mean=[float(train.mean())], deviation=[float(train.std())])
+        inputs = torch.from_numpy(scale.apply(signals[:, :, None])).to(torch.float32)
         labels = torch.from_numpy(digits)
         parts = zip(inputs.split(spec.rows), labels.split(spec.rows), strict=True)
-        return Dataset(spec, *(Split(x, y) for x, y in parts))
+        encoding = Encoding(
+            inputs=Series(channels=["signal"], standardization=scale),
+            outputs=Classes(names=[str(digit) for digit in range(len(TEMPLATES))]),
+        )
+        return Dataset(spec, *(Split(x, y) for x, y in parts), encoding=encoding)
 
     def spec(self) -> DataSpec:
         """Known without generating the rows."""

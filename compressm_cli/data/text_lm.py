@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.corpus import generated_text
+from compressm_cli.data.encodings import Bytes, Encoding, Tokens
 from compressm_cli.data.interface import Dataset, DataSpec, TaskConfig
 from compressm_cli.data.tokens import BYTE_VOCABULARY
 from compressm_cli.data.windows import NAMES, stretch_sizes, window_count, windows
@@ -67,7 +68,7 @@ class TextLm(TaskConfig):
         strides = (self.stride or self.length, self.length, self.length)
         tokens = (torch.from_numpy(stretch.astype(np.int16)) + 1 for stretch in stretches)
         splits = (windows(s, self.length, stride) for s, stride in zip(tokens, strides, strict=True))
-        return Dataset(spec, *splits)
+        return Dataset(spec, *splits, encoding=Encoding(inputs=Bytes(), outputs=Tokens()))
 
     def spec(self) -> DataSpec:
         """Known without the embedded corpus; a text of the user's is read."""

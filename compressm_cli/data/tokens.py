@@ -1,10 +1,12 @@
 """Sequences of tokens as one padded tensor; texts as bytes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from compressm_cli.data.interface import Split
 
 BYTE_VOCABULARY = 257
 """The padding, 0, and the 256 bytes, each one more than its value."""
@@ -25,3 +27,22 @@ def byte_tokens(texts: Sequence[bytes], length: int) -> tuple[Tensor, Tensor]:
     inputs, lengths = padded(sequences, length, np.int16)
     inputs += torch.arange(length) < lengths[:, None]
     return inputs, lengths
+
+
+def of_one_length(splits: Mapping[str, Split]) -> dict[str, Split]:
+    """The same splits, all padded to the longest row; with lengths where rows differ in length, in any of them."""
+    longest = max(split.inputs.shape[1] for split in splits.values())
+    uneven = any(s.lengths is not None or s.inputs.shape[1] != longest for s in splits.values())
+    if not uneven:
+        return dict(splits)
+    return {name: Split(_widened(s.inputs, longest), s.labels, _lengths(s)) for name, s in splits.items()}
+
+
+def _widened(inputs: Tensor, length: int) -> Tensor:
+    wide = inputs.new_zeros((inputs.shape[0], length, *inputs.shape[2:]))
+    wide[:, : inputs.shape[1]] = inputs
+    return wide
+
+
+def _lengths(split: Split) -> Tensor:
+    return torch.full((len(split),), split.inputs.shape[1]) if split.lengths is None else split.lengths

@@ -127,7 +127,12 @@ def compress(
         raise RunFailedError(f"nothing was cut: {error}") from error
     after = evaluate(model, dataset.validation, rows, objective=objective) if evaluated else None
     small = Checkpoint.of(
-        model, checkpoint.recipe, checkpoint.data, checkpoint.step, fingerprint=dataset.fingerprint
+        model,
+        checkpoint.recipe,
+        checkpoint.data,
+        checkpoint.step,
+        fingerprint=dataset.fingerprint,
+        encoding=checkpoint.encoding,
     )
     return OneShot(small, plan.records, before, after, whole, _parameters(model), told)
 

@@ -42,7 +42,7 @@ class Saving:
         listeners: Listeners,
     ) -> None:
         self._recipe, self._seed, self._run = recipe.model_copy(update={"seeds": [seed]}), seed, run
-        self._data, self._fingerprint = dataset.spec, dataset.fingerprint
+        self._data, self._fingerprint, self._encoding = dataset.spec, dataset.fingerprint, dataset.encoding
         self._state, self._trial, self._ledger, self._running_loss = state, trial, ledger, running_loss
         self._rollbacks, self._listeners, self._group = rollbacks, listeners, state.group
         self._budget = budget
@@ -121,6 +121,7 @@ class Saving:
             step=self._state.step,
             training=training,
             fingerprint=self._fingerprint,
+            encoding=self._encoding,
         )
 
     def _process_state(self) -> dict[str, Any]:

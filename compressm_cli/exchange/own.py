@@ -19,9 +19,9 @@ from compressm_cli.models.sequence import SequenceConfig
 from compressm_cli.recipe import recipe_to_mapping
 
 KEY = "compressm"
-"""Of the metadata: JSON of format, recipe, data, sizes, frozen, step, plugins and fingerprint (of the data)."""
-FORMAT = 2
-FORMATS = {1: 2, FORMAT: CHECKPOINT_FORMAT}
+"""Of the metadata, JSON: format, recipe, data, sizes, frozen, step, plugins, encoding and fingerprint (of the data)."""
+FORMAT = 3
+FORMATS = {1: 2, 2: 3, FORMAT: CHECKPOINT_FORMAT}
 """Formats of this file, and of the checkpoints that have the same content."""
 MASKS = "masks:"
 
@@ -37,6 +37,7 @@ def metadata_of(checkpoint: Checkpoint) -> dict[str, str]:
         "step": checkpoint.step,
         "plugins": [asdict(origin) for origin in plugins.needed(checkpoint.recipe)],
         "fingerprint": None if checkpoint.fingerprint is None else asdict(checkpoint.fingerprint),
+        "encoding": None if checkpoint.encoding is None else checkpoint.encoding.model_dump(mode="json"),
     }
     return {KEY: json.dumps(content, allow_nan=False)}
 

@@ -1,0 +1,74 @@
+"""How rows of files become tensors and a model's outputs become names and numbers: fitted once, kept in checkpoints."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from compressm_cli.core.config import Config
+from compressm_cli.data.encodings.images import Pixels
+from compressm_cli.data.encodings.interface import Inputs
+from compressm_cli.data.encodings.outputs import Classes, Numbers, Tokens
+from compressm_cli.data.encodings.series import Series
+from compressm_cli.data.encodings.standardization import Standardization
+from compressm_cli.data.encodings.texts import Bytes
+from compressm_cli.data.interface import DataSpec, Split
+from compressm_cli.data.rows import Rows
+
+AnyInputs = Annotated[Bytes | Pixels | Series, Field(discriminator="kind")]
+AnyOutputs = Annotated[Classes | Numbers | Tokens, Field(discriminator="kind")]
+
+
+class Encoding(Config):
+    """All that it takes to use a model on other files than those that it was trained on."""
+
+    inputs: AnyInputs
+    outputs: AnyOutputs
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """What the labels 0, 1, ... are called; None where they are no classes with names."""
+        return self.outputs.names if isinstance(self.outputs, Classes) else None
+
+    def split(self, rows: Rows) -> Split:
+        """Rows with their labels or targets as tensors; BadInputError for one that cannot be encoded."""
+        if isinstance(self.outputs, Tokens):
+            raise ValueError("tokens that follow are labels of windows, not of rows")
+        inputs, lengths = self.inputs.encode(rows)
+        return Split(inputs, self.outputs.encode(rows), lengths)
+
+    def spec(self, length: int, rows: tuple[int, int, int]) -> DataSpec:
+        """The description of a data set that is encoded so."""
+        outputs, vocabulary = self.outputs, self.inputs.vocabulary
+        said = vocabulary or 0 if isinstance(outputs, Tokens) else len(outputs.names)
+        return DataSpec(
+            classes=0 if isinstance(outputs, Numbers) else said,
+            length=length,
+            features=self.inputs.features,
+            vocabulary=vocabulary,
+            rows=rows,
+            per_step=isinstance(outputs, Tokens),
+            targets=said if isinstance(outputs, Numbers) else None,
+        )
+
+    def misfit(self, spec: DataSpec) -> str | None:
+        """What of a description is not this encoding's; None where it fits."""
+        now = self.spec(spec.length, spec.rows)
+        for name in ("features", "vocabulary", "classes", "targets", "per_step"):
+            if getattr(now, name) != getattr(spec, name):
+                return f"{name} {getattr(now, name)}, and the data have {getattr(spec, name)}"
+        return None
+
+
+__all__ = [
+    "AnyInputs",
+    "AnyOutputs",
+    "Bytes",
+    "Classes",
+    "Encoding",
+    "Inputs",
+    "Numbers",
+    "Pixels",
+    "Series",
+    "Standardization",
+    "Tokens",
+]

@@ -1,0 +1,65 @@
+"""What a model's outputs are called: classes, numbers, or the tokens that it reads."""
+
+from typing import Annotated, Literal, Self
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from compressm_cli.core.config import Config
+from compressm_cli.core.errors import BadInputError
+from compressm_cli.data.encodings.standardization import Standardization
+from compressm_cli.data.labels import class_numbers
+from compressm_cli.data.rows import Rows
+
+
+class Classes(Config):
+    """One of some classes for each row."""
+
+    kind: Literal["classes"] = "classes"
+    names: Annotated[list[str], Field(min_length=1)]
+    """What the labels 0, 1, ... are called in the data."""
+
+    def encode(self, rows: Rows) -> Tensor:
+        """(rows,) int64; BadInputError for a label that is no class."""
+        if rows.labels is None:
+            raise BadInputError(
+                f"{rows.source}: has no labels; name their column with data.label_column=NAME"
+            )
+        return class_numbers(rows.labels, self.names, rows.source)
+
+
+class Numbers(Config):
+    """Some real numbers for each row."""
+
+    kind: Literal["numbers"] = "numbers"
+    names: Annotated[list[str], Field(min_length=1)]
+    """Those of the columns that they stand in."""
+    standardization: Standardization | None = None
+    """Of each; a model says them standardized, and they are told in their own unit."""
+
+    @model_validator(mode="after")
+    def _one_scale_a_number(self) -> Self:
+        scales = self.standardization
+        if scales is not None and len(scales.mean) != len(self.names):
+            raise ValueError(f"standardization of {len(scales.mean)} for {len(self.names)} numbers")
+        return self
+
+    def encode(self, rows: Rows) -> Tensor:
+        """(rows, targets) float32."""
+        if rows.targets is None:
+            raise BadInputError(f"{rows.source}: has no targets; name their columns with data.target_columns")
+        exact = rows.targets if self.standardization is None else self.standardization.apply(rows.targets)
+        return torch.from_numpy(np.ascontiguousarray(exact, dtype=np.float32))
+
+    def decode(self, said: Tensor) -> np.ndarray:
+        """(rows, targets) of a model, in their own unit, float64."""
+        values = said.detach().cpu().double().numpy()
+        return values if self.standardization is None else self.standardization.undo(values)
+
+
+class Tokens(Config):
+    """The token after each step, of those that the model reads."""
+
+    kind: Literal["tokens"] = "tokens"

@@ -1,0 +1,65 @@
+"""Series of numbers, of one channel or several."""
+
+from typing import Annotated, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from compressm_cli.core.errors import BadInputError
+from compressm_cli.data.encodings.interface import Inputs
+from compressm_cli.data.encodings.standardization import Standardization
+from compressm_cli.data.rows import Kind, Rows
+
+
+class Series(Inputs):
+    """A series is the sequence of its steps, each with a number a channel, as they stand or standardized."""
+
+    takes: ClassVar[Kind] = "series"
+
+    kind: Literal["series"] = "series"
+    channels: Annotated[list[str], Field(min_length=1)]
+    """Their names, in the order of the features."""
+    standardization: Standardization | None = None
+    """Of each channel, over all steps; None takes the numbers as they stand."""
+
+    @model_validator(mode="after")
+    def _one_scale_a_channel(self) -> Self:
+        scales = self.standardization
+        if scales is not None and len(scales.mean) != len(self.channels):
+            raise ValueError(f"standardization of {len(scales.mean)} for {len(self.channels)} channels")
+        return self
+
+    @property
+    def features(self) -> int:
+        return len(self.channels)
+
+    def encode(self, rows: Rows) -> tuple[Tensor, Tensor | None]:
+        self.require_kind(rows)
+        lengths = np.array([len(series) for series in rows.content], dtype=np.int64)
+        values = np.zeros((len(rows), int(lengths.max()), self.features), dtype=np.float32)
+        for row, series in enumerate(rows.content):
+            assert isinstance(series, np.ndarray), "series are arrays"
+            values[row, : len(series)] = self._singles(series, rows, row)
+        uneven = bool((lengths != lengths[0]).any())
+        return torch.from_numpy(values), torch.from_numpy(lengths) if uneven else None
+
+    def _singles(self, series: np.ndarray, rows: Rows, row: int) -> np.ndarray:
+        """(steps, channels) float32; BadInputError where there are other channels, or a number is too large."""
+        if series.shape[1] != self.features:
+            raise BadInputError(
+                f"{rows.source}, row {rows.name(row)}: {series.shape[1]} channels, and the model takes "
+                f"{self.features}: {', '.join(self.channels)}; give these"
+            )
+        exact = series if self.standardization is None else self.standardization.apply(series)
+        with np.errstate(over="ignore"):
+            singles = exact.astype(np.float32)
+        unusable = np.argwhere(~np.isfinite(singles))
+        if len(unusable):
+            step, channel = map(int, unusable[0])
+            raise BadInputError(
+                f"{rows.source}, row {rows.name(row)}, step {step + 1}, channel {self.channels[channel]!r}: "
+                f"{series[step, channel]!s} is not finite in single precision; correct it, or leave out the row"
+            )
+        return singles

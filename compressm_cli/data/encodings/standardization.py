@@ -1,0 +1,38 @@
+"""Columns of numbers brought to a mean of 0 and a deviation of 1, and back."""
+
+from typing import Annotated, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from compressm_cli.core.config import Config
+
+Scale = Annotated[float, Field(gt=0.0)]
+
+
+class Standardization(Config):
+    """(value - mean) / deviation of each column, in float64; fitted on the training rows alone."""
+
+    mean: list[float]
+    deviation: list[Scale]
+
+    @model_validator(mode="after")
+    def _of_the_same_columns(self) -> Self:
+        if len(self.mean) != len(self.deviation):
+            raise ValueError(f"{len(self.mean)} means and {len(self.deviation)} deviations")
+        return self
+
+    @classmethod
+    def fitted(cls, values: np.ndarray) -> "Standardization":
+        """To (rows, columns) float64; of a column with one value alone the deviation counts as 1."""
+        deviation = values.std(axis=0)
+        constant = ~(deviation > np.abs(values).max(axis=0) * 1e-12)
+        return cls(mean=values.mean(axis=0).tolist(), deviation=np.where(constant, 1.0, deviation).tolist())
+
+    def apply(self, values: np.ndarray) -> np.ndarray:
+        """(..., columns) float64 in their own unit -> of mean 0 and deviation 1."""
+        return (values - np.array(self.mean)) / np.array(self.deviation)
+
+    def undo(self, values: np.ndarray) -> np.ndarray:
+        """(..., columns) back to their own unit, float64."""
+        return values.astype(np.float64) * np.array(self.deviation) + np.array(self.mean)

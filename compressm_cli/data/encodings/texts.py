@@ -1,0 +1,29 @@
+"""Texts as their bytes."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from compressm_cli.data.encodings.interface import Inputs
+from compressm_cli.data.rows import Kind, Rows
+from compressm_cli.data.tokens import BYTE_VOCABULARY, byte_tokens
+
+
+class Bytes(Inputs):
+    """A text is the sequence of its UTF-8 bytes, each one more than its value: token 0 is the padding."""
+
+    takes: ClassVar[Kind] = "texts"
+
+    kind: Literal["bytes"] = "bytes"
+    max_length: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """Bytes of a text that are read; None reads all."""
+
+    @property
+    def vocabulary(self) -> int:
+        return BYTE_VOCABULARY
+
+    def encode(self, rows: Rows) -> tuple[Tensor, Tensor | None]:
+        self.require_kind(rows)
+        texts = [bytes(text[: self.max_length]) for text in rows.content]
+        return byte_tokens(texts, max(map(len, texts)))
