@@ -43,7 +43,7 @@ NARROW: dict[tuple[str, str], str | tuple[str, ...]] = {
     ("checkpoint", "data"): ("data.interface", "data.encodings"),
     ("measure", "data"): "data.interface",
     ("objectives", "data"): "data.interface",
-    ("reports", "data"): "data.interface",
+    ("reports", "data"): ("data.interface", "data.encodings"),
 }
 
 COMMON = {"core"}

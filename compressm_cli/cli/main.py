@@ -31,6 +31,8 @@ MODELS, MACHINE, MORE = "Models and runs", "This machine", "More"
 COMMANDS = {
     "train": ("compressm_cli.cli.train", MODELS, "Train a model by a recipe, compressing it meanwhile."),
     "analyze": ("compressm_cli.cli.analyze", MODELS, "Show the Hankel spectrum of a checkpoint or run."),
+    "evaluate": ("compressm_cli.cli.evaluate", MODELS, "Judge a trained model on a split, or on other data."),
+    "predict": ("compressm_cli.cli.predict", MODELS, "Say the classes or numbers of the rows of a file."),
     "compress": ("compressm_cli.cli.compress", MODELS, "Cut the states of a trained model, in one shot."),
     "compare": ("compressm_cli.cli.compare", MODELS, "Compare runs: accuracy, orders, size, speed, joules."),
     "bench": (

@@ -73,6 +73,11 @@ class Files(Layout, TaskConfig):
         spec = encoding.spec(splits["train"].inputs.shape[1], counts)
         return Dataset(spec, **splits, class_names=encoding.class_names, encoding=encoding)
 
+    def encoded_split(self, name: str, encoding: Encoding) -> Split | None:
+        """Of a split with a file of its own; BadInputError for a label that is none of the model's."""
+        place = getattr(self, name)
+        return encoding.split(self.read(place)) if isinstance(place, str) else None
+
     def _fitted(self, rows: Rows) -> Encoding:
         """The encoding that the training rows ask for."""
         names = class_names(rows.labels or [])

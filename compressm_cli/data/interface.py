@@ -195,6 +195,10 @@ class TaskConfig(Config):
         Raises BadInputError, with how to supply the data, where it is not at hand.
         """
 
+    def encoded_split(self, name: str, encoding: "Encoding") -> Split | None:
+        """One split alone, encoded as a model's own data were; None where this task's splits are made together."""
+        return None
+
     def unjudged(self) -> str | None:
         """Why a loss or an accuracy on these data says nothing of a model, and what would; None where they do."""
         return None

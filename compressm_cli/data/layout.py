@@ -8,12 +8,23 @@ from pydantic import Field, model_validator
 
 from compressm_cli.core.config import Config
 from compressm_cli.data.images import decode_images
-from compressm_cli.data.rows import Rows
+from compressm_cli.data.rows import Kind, Rows
 from compressm_cli.data.tables import read_columns, read_image_folder
 from compressm_cli.data.text_folder import read_text_folder
 
 ColumnName = Annotated[str, Field(min_length=1)]
 Format = Literal["csv", "json", "jsonl", "parquet", "text_folder", "image_folder"]
+
+
+SUFFIXES: dict[str, Format] = {".csv": "csv", ".json": "json", ".jsonl": "jsonl", ".parquet": "parquet"}
+"""What a file holds by its name, where nobody says it."""
+FOLDERS: dict[Kind, Format] = {"texts": "text_folder", "images": "image_folder"}
+"""What a folder holds, by what the model takes."""
+
+
+def format_of(place: Path, takes: Kind) -> Format | None:
+    """The format of a file or folder of the user's, for a model that takes such rows; None where nothing tells it."""
+    return FOLDERS.get(takes) if place.is_dir() else SUFFIXES.get(place.suffix.lower())
 
 
 class Layout(Config):

@@ -1,7 +1,7 @@
 """Loss and metrics on a split, and what the layers see on calibration batches."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,10 +46,12 @@ def evaluate(
     precision: str = "fp32",
     group: Group | None = None,
     objective: Objective | None = None,
+    seen: Callable[[Tensor, Split], None] | None = None,
 ) -> Evaluation:
     """Evaluate in evaluation mode, each process of the group its part; leaves the model in the mode it was in.
 
-    Without an ``objective`` it is that of classes. Raises BadInputError for a split of which no label is scored.
+    Without an ``objective`` it is that of classes; ``seen`` is shown what the model says of each batch. Raises
+    BadInputError for a split of which no label is scored.
     """
     group = group or Group()
     device = split.labels.device
@@ -62,6 +64,8 @@ def evaluate(
             with autocast(device, precision):
                 outputs = judge.forward(model, batch)
             scores.update(outputs, batch)
+            if seen is not None:
+                seen(outputs, batch)
     scores.reduce(group)
     if int(scores.labels) == 0:
         raise BadInputError(

@@ -3,11 +3,12 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from compressm_cli import plugins
+from compressm_cli.core.config import Config
 from compressm_cli.core.registry import Registry
 from compressm_cli.core.text import described
 from compressm_cli.data import TASKS
@@ -22,6 +23,8 @@ from compressm_cli.recipe.problems import KeyPath, Place, Problem, RecipeError
 from compressm_cli.recipe.schema import Recipe, settle
 from compressm_cli.recipe.shipped import find_recipe
 from compressm_cli.recipe.yaml_text import MAX_BYTES, Node, dump_yaml, from_plain, parse_yaml
+
+C = TypeVar("C", bound=Config)
 
 DEFAULT_KIND = "sequence"
 """Of a model, where a recipe says nothing."""
@@ -51,6 +54,23 @@ def recipe_from_mapping(mapping: Mapping[str, Any], where: str, overrides: Seque
         raise RecipeError([Problem(Place(where), (), f"found {described(mapping)}; a recipe is a mapping")])
     root = from_plain(dict(mapping), Place(where))
     return _validated(root, apply_overrides(root, overrides))
+
+
+def config_from_mapping(
+    kind: type[C], mapping: Mapping[str, Any], where: str, overrides: Sequence[str] = ()
+) -> C:
+    """A configuration that is no whole recipe, from plain data and changes as a recipe's. Raises RecipeError."""
+    root = from_plain(dict(mapping), Place(where))
+    problems, untold = apply_overrides(root, overrides), 0
+    problems += text_problems(root)
+    try:
+        config = kind.model_validate(root.plain())
+    except ValidationError as error:
+        explained, untold = explain(error, root, kind)
+        problems += explained
+    if problems:
+        raise RecipeError(problems, untold)
+    return config
 
 
 def recipe_to_mapping(recipe: Recipe) -> dict[str, Any]:

@@ -1,0 +1,100 @@
+"""``compressm predict``: what a trained model says of a file, a folder, or standard input."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from compressm_cli.cli import candidates, console
+from compressm_cli.cli.commands import Command, examples
+from compressm_cli.cli.parameters import Device, Model, Plugins
+
+if TYPE_CHECKING:
+    from compressm_cli.data.rows import Rows
+    from compressm_cli.engine.prediction import Predictor
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command(
+    cls=Command,
+    epilog=examples(
+        "compressm predict outputs/reviews new.csv --output said.csv",
+        "compressm predict outputs/reviews new.jsonl data.text_column=body",
+        "compressm predict outputs/pictures photos/ --output said.csv --top 3",
+        "compressm predict outputs/reviews - < lines.txt",
+    ),
+)
+def predict(
+    model: Model,
+    place: Annotated[
+        str,
+        typer.Argument(
+            metavar="INPUT",
+            help="A table, a folder or file of texts, images or sounds, or - for standard input (a text a line, or "
+            "another format with data.format=NAME).",
+            autocompletion=candidates.files,
+        ),
+    ],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE",
+            help="How the input is laid out, where it is not as the model's own data, such as data.text_column=body.",
+            autocompletion=candidates.keys,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A file .csv, .jsonl or .parquet to write.",
+            autocompletion=candidates.files,
+            show_default="csv, on standard output",
+        ),
+    ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Tell the N most probable classes.",
+            show_default="the first, and the probabilities of all where they are 20 or fewer",
+        ),
+    ] = None,
+    device: Annotated[Device, typer.Option(help="Where the model runs.")] = "auto",
+    plugin: Plugins = None,
+) -> None:
+    """Say the class, or the numbers, of each row of INPUT.
+
+    Rows are encoded as those that the model was trained on: with its class names, standardization, sizes. A column
+    of labels is not needed, and not read. Numbers are told in the unit of the training data.
+    """
+    from compressm_cli.engine.inputs import read_input
+    from compressm_cli.engine.prediction import Predictor
+    from compressm_cli.reports import open_model, predictions
+
+    if output is not None:
+        predictions.require_writable(output)
+    checkpoint, chosen = open_model(model)
+    console.tell(f"{model}: {chosen}")
+    predictor = Predictor(checkpoint, device)
+    with console.stderr().status("predicting"):
+        rows = read_input(checkpoint, place, settings or [])
+        columns = predictions.columns_of(predictor(rows), top)
+    _tell(rows, predictor)
+    if output is None:
+        typer.echo(predictions.as_csv(columns), nl=False)
+        return
+    predictions.write(columns, output)
+    console.tell(f"{output}: {len(rows):,} rows")
+
+
+def _tell(rows: "Rows", predictor: "Predictor") -> None:
+    """What a user should know of the rows that were read."""
+    for reason, count in rows.left_out.items():
+        console.warn(f"{rows.source}: {count:,} left out: {reason}")
+    if (longest := predictor.longest_seen) > predictor.longest:
+        console.warn(
+            f"{rows.source}: rows of up to {longest:,} steps; the model was trained on {predictor.longest:,} at most"
+        )

@@ -1,0 +1,94 @@
+"""The rows of a file that a model is to be used on: read as those that it was trained on, or as the user says."""
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.core.config import Config
+from compressm_cli.core.errors import BadInputError
+from compressm_cli.data.layout import SUFFIXES, Layout, format_of
+from compressm_cli.data.reading import reading
+from compressm_cli.data.rows import Kind, Rows
+from compressm_cli.engine.prediction import encoding_of
+from compressm_cli.recipe.loading import config_from_mapping
+
+STDIN = "-"
+COLUMNS = ("text_column", "feature_columns")
+"""Keys that a folder has not."""
+
+
+class InputSettings(Config):
+    """What ``KEY=VALUE`` may say of an input."""
+
+    data: Layout
+
+
+def read_input(checkpoint: Checkpoint, place: str, settings: Sequence[str] = ()) -> Rows:
+    """The rows of a file, a folder, or standard input (``-``), without labels.
+
+    ``settings`` are changes such as ``data.text_column=review`` of the layout that the model's own data have. Raises
+    BadInputError where nothing is there, or it cannot be read so.
+    """
+    takes = encoding_of(checkpoint).inputs.takes
+    told = next(
+        (text.partition("=")[2].strip() for text in settings if text.startswith("data.format=")), None
+    )
+    if place == STDIN:
+        return _of_stdin(checkpoint, takes, told, settings)
+    path = Path(place)
+    if not path.exists():
+        raise BadInputError(f"{place}: no such file or folder (paths start at {Path.cwd()})")
+    found = told or format_of(path, takes)
+    if found is None and takes == "texts" and path.is_file():
+        with reading(place, "cannot be read", "make it readable"):
+            return _texts(place, [path.read_bytes()], [path.name])
+    return _layout(checkpoint, found, place, settings).read(place, labelled=False)
+
+
+def _layout(checkpoint: Checkpoint, found: str | None, place: str, settings: Sequence[str]) -> Layout:
+    """How the input is laid out: as the model's own data, but for its format and for what the settings say."""
+    task = checkpoint.recipe.data
+    own: dict[str, Any] = {}
+    if isinstance(task, Layout):
+        own = {
+            key: value for key, value in task.model_dump(mode="json").items() if key in Layout.model_fields
+        }
+        own["label_column"] = None
+    if found is None and own.get("format") is None:
+        raise BadInputError(
+            f"{place}: not known how to read it; write data.format=NAME, of {', '.join(SUFFIXES.values())}"
+        )
+    if found is not None:
+        own["format"] = found
+        if found.endswith("_folder"):
+            own |= dict.fromkeys(COLUMNS)
+    return config_from_mapping(InputSettings, {"data": own}, f"{place}: how it is read", settings).data
+
+
+def _of_stdin(checkpoint: Checkpoint, takes: Kind, told: str | None, settings: Sequence[str]) -> Rows:
+    if told is None and takes == "texts":
+        lines = sys.stdin.buffer.read().splitlines()
+        return _texts("standard input", lines)
+    if told is None:
+        raise BadInputError(
+            "-: standard input has no name to tell its format; write data.format=csv, or another"
+        )
+    with tempfile.TemporaryDirectory(prefix="compressm-") as folder:
+        file = Path(folder) / "standard input"
+        with file.open("wb") as copy:
+            shutil.copyfileobj(sys.stdin.buffer, copy)
+        return _layout(checkpoint, told, STDIN, settings).read(str(file), labelled=False)
+
+
+def _texts(source: str, texts: list[bytes], names: list[str] | None = None) -> Rows:
+    """Texts as rows; BadInputError where one is empty."""
+    if not texts:
+        raise BadInputError(f"{source}: there is nothing in it; give a text a line")
+    for row, text in enumerate(texts, start=1):
+        if not text:
+            raise BadInputError(f"{source}, row {row}: the text is empty; correct it, or leave out the row")
+    return Rows(source, "texts", texts, names=names)

@@ -1,0 +1,101 @@
+"""What a trained model says of rows of files."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.core.errors import BadInputError
+from compressm_cli.data.encodings import Classes, Encoding, Numbers, Tokens
+from compressm_cli.data.rows import Rows
+from compressm_cli.engine.precision import resolve_device
+from compressm_cli.engine.workload import EVALUATION_BATCH
+
+UNKNOWN = (
+    "its checkpoint does not say how inputs are encoded: an earlier version wrote it, or the task {task} has no "
+    "inputs of files; train it again with data of your own (docs/your-data.md)"
+)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says of some rows, in their order."""
+
+    names: list[str]
+    """What each row is called: its file, its id, or its number from 1."""
+    class_names: list[str] | None = None
+    probabilities: np.ndarray | None = None
+    """(rows, classes) float64, each row of sum 1; None where the model says numbers."""
+    target_names: list[str] | None = None
+    targets: np.ndarray | None = None
+    """(rows, targets) float64, in the unit of the training data; None where the model says classes."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def classes(self) -> list[str]:
+        """The class of each row: the most probable one, the first of equals."""
+        assert self.class_names is not None, "the model says numbers"
+        assert self.probabilities is not None, "beside the names"
+        return [self.class_names[place] for place in self.probabilities.argmax(axis=1)]
+
+
+def encoding_of(checkpoint: Checkpoint) -> Encoding:
+    """What a model's inputs and outputs are; BadInputError where its checkpoint does not say it."""
+    if checkpoint.encoding is None:
+        task = checkpoint.recipe.data.task
+        raise BadInputError(f"the model of {checkpoint.recipe.name}: {UNKNOWN.format(task=task)}")
+    return checkpoint.encoding
+
+
+class Predictor:
+    """A trained model, ready for rows: built once, in evaluation mode, in single precision."""
+
+    def __init__(self, checkpoint: Checkpoint, device: str = "auto") -> None:
+        """Raises BadInputError for a model that says tokens, or whose encoding is not known."""
+        self.encoding = encoding_of(checkpoint)
+        if isinstance(self.encoding.outputs, Tokens):
+            raise BadInputError(
+                f"the model of {checkpoint.recipe.name} says the token that follows; "
+                "let it write with: compressm generate"
+            )
+        self._device = resolve_device(device)
+        self._model = checkpoint.build_model().to(self._device).eval()
+        self._rows = EVALUATION_BATCH * checkpoint.recipe.train.rows(checkpoint.recipe.train.batch_size, 1)
+        self.longest = checkpoint.data.length
+        """Steps of the longest row that the model was trained or judged on."""
+        self.longest_seen = 0
+        """Of those that it has been asked for."""
+
+    def __call__(self, rows: Rows) -> Predictions:
+        """What the model says of all the rows; BadInputError for one that cannot be encoded, naming it."""
+        said = torch.cat(list(self._outputs(rows)))
+        names = [rows.name(row) for row in range(len(rows))]
+        outputs = self.encoding.outputs
+        if isinstance(outputs, Numbers):
+            return Predictions(names, target_names=list(outputs.names), targets=outputs.decode(said))
+        assert isinstance(outputs, Classes), "tokens are refused"
+        shares = said.double().softmax(dim=-1).numpy()
+        return Predictions(names, class_names=list(outputs.names), probabilities=shares)
+
+    @torch.inference_mode()
+    def _outputs(self, rows: Rows) -> Iterator[Tensor]:
+        """(some rows, outputs), on the CPU."""
+        for start in range(0, len(rows), self._rows):
+            inputs, lengths = self.encoding.inputs.encode(part_of(rows, start, start + self._rows))
+            self.longest_seen = max(self.longest_seen, inputs.shape[1])
+            given = None if lengths is None else lengths.to(self._device)
+            tokens = inputs if inputs.is_floating_point() else inputs.to(torch.int64)
+            yield self._model(tokens.to(self._device), given).float().cpu()
+
+
+def part_of(rows: Rows, start: int, end: int) -> Rows:
+    """Some consecutive rows, called as they are in the whole."""
+    names = [rows.name(row) for row in range(start, min(end, len(rows)))]
+    labels = None if rows.labels is None else rows.labels[start:end]
+    targets = None if rows.targets is None else rows.targets[start:end]
+    return replace(rows, content=rows.content[start:end], names=names, labels=labels, targets=targets)

@@ -1,0 +1,207 @@
+"""``evaluate``: a trained model judged on a split of its own data, or of others in the encoding of its own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.core.errors import BadInputError
+from compressm_cli.data.encodings import Classes, Numbers, Standardization
+from compressm_cli.data.interface import Split
+from compressm_cli.engine.evaluation import evaluate
+from compressm_cli.engine.oneshot import require_same_shape
+from compressm_cli.engine.precision import prepare, resolve_device
+from compressm_cli.engine.same_data import names_data, relation
+from compressm_cli.engine.workload import EVALUATION_BATCH
+from compressm_cli.objectives import objective_config, objective_of
+from compressm_cli.objectives.objective import Metric
+from compressm_cli.recipe import Recipe, recipe_from_mapping, recipe_to_mapping
+from compressm_cli.reports.spectrum import open_model
+
+SplitName = Literal["train", "validation", "test"]
+SETTINGS = ("data", "objective")
+"""The parts of a recipe that say what a model is judged on, and by what."""
+
+
+@dataclass(frozen=True)
+class ClassReport:
+    """How a model does on one class."""
+
+    name: str
+    rows: int
+    """Labels of this class."""
+    said: int
+    """How often the model says it."""
+    precision: float | None
+    """Share of those that are right; None where it never says it."""
+    recall: float | None
+    """Share of the class's rows that it finds; None where there are none."""
+
+
+@dataclass(frozen=True)
+class TargetReport:
+    """How a model does on one of several numbers, in its own unit."""
+
+    name: str
+    mse: float
+    mae: float
+    r2: float | None
+    """None where all labels are the same."""
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """What a model is worth on a split."""
+
+    model: str
+    chosen: str
+    split: SplitName
+    data: str
+    """Which data they are, and whether the model was trained on them."""
+    rows: int
+    labels: int
+    loss: float
+    metrics: dict[str, float | None]
+    primary: str
+    classes: list[ClassReport] | None
+    """None where the labels are no classes with names."""
+    targets: list[TargetReport] | None
+
+
+def judge(
+    path: Path, split: SplitName = "test", overrides: Sequence[str] = (), device: str = "auto"
+) -> tuple[EvaluationReport, tuple[Metric, ...]]:
+    """Judge the model of a checkpoint, run or folder; also the metrics of its objective, to show the values with.
+
+    ``overrides`` may name other data and metrics. Raises BadInputError where the model cannot read them, or where they
+    would be encoded otherwise than those that it was trained on.
+    """
+    checkpoint, chosen = open_model(path)
+    recipe = _asked(checkpoint.recipe, overrides, path)
+    if unjudged := recipe.data.unjudged():
+        raise BadInputError(f"{path}: cannot be judged: {unjudged}")
+    rows, data = _split(checkpoint, recipe, split, names_data(overrides))
+    where = resolve_device(device)
+    prepare(where, recipe.train.precision)
+    objective = objective_of(recipe, checkpoint.data)
+    seen = _Seen()
+    evaluated = evaluate(
+        checkpoint.build_model().to(where),
+        rows.to(where),
+        EVALUATION_BATCH * recipe.train.rows(recipe.train.batch_size, 1),
+        recipe.train.precision,
+        objective=objective,
+        seen=seen,
+    )
+    outputs = None if checkpoint.encoding is None else checkpoint.encoding.outputs
+    report = EvaluationReport(
+        model=str(path),
+        chosen=chosen,
+        split=split,
+        data=data,
+        rows=evaluated.rows,
+        labels=evaluated.labels,
+        loss=evaluated.loss,
+        metrics=evaluated.metrics,
+        primary=objective.primary.name,
+        classes=seen.classes(outputs.names) if isinstance(outputs, Classes) else None,
+        targets=seen.targets(outputs) if isinstance(outputs, Numbers) else None,
+    )
+    return report, objective.METRICS
+
+
+def _asked(recipe: Recipe, overrides: Sequence[str], path: Path) -> Recipe:
+    for text in overrides:
+        if text.partition("=")[0].partition(".")[0] not in SETTINGS:
+            raise BadInputError(
+                f"{text}: evaluate changes only what a model is judged on and by: data.KEY=VALUE, objective.KEY=VALUE"
+            )
+    objective = objective_config(recipe).model_dump(mode="json")  # so that a change of it needs no kind
+    return recipe_from_mapping(
+        {**recipe_to_mapping(recipe), "objective": objective}, f"{path}: recipe", overrides
+    )
+
+
+def _split(checkpoint: Checkpoint, recipe: Recipe, name: SplitName, others: bool) -> tuple[Split, str]:
+    """The rows of a split, and which data they are in words."""
+    task, encoding = recipe.data, checkpoint.encoding
+    if others and encoding is not None and (own := task.encoded_split(name, encoding)) is not None:
+        return own, f"{getattr(task, name)} (named by the user)"
+    dataset = task.dataset()
+    require_same_shape(checkpoint, dataset.spec)
+    known = relation(checkpoint, dataset, task, others)
+    if encoding is not None and dataset.encoding is not None and dataset.encoding != encoding:
+        raise BadInputError(
+            f"{known}: these data would be encoded otherwise than those that the model was trained on ("
+            f"{_difference(encoding.model_dump(), dataset.encoding.model_dump())} differs), and mean something else to "
+            "it; give a file of the rows to be judged, which is encoded as its own were: data.test=FILE"
+        )
+    return getattr(dataset, name), known
+
+
+def _difference(before: dict[str, Any], now: dict[str, Any], place: str = "") -> str:
+    """The first key of two encodings that differs."""
+    for key in {**before, **now}:
+        one, two = before.get(key), now.get(key)
+        if isinstance(one, dict) and isinstance(two, dict) and one != two:
+            return _difference(one, two, f"{place}{key}.")
+        if one != two:
+            return f"{place}{key}"
+    return "nothing"
+
+
+class _Seen:
+    """What a model said, and what was right."""
+
+    def __init__(self) -> None:
+        self._said: list[Tensor] = []
+        self._labels: list[Tensor] = []
+
+    def __call__(self, outputs: Tensor, batch: Split) -> None:
+        if outputs.ndim > 2:  # each step has a label
+            return
+        real = batch.labels.is_floating_point()
+        scored = slice(None) if real else batch.scored
+        self._said.append((outputs.float() if real else outputs.argmax(dim=-1))[scored].cpu())
+        self._labels.append(batch.labels[scored].cpu())
+
+    def classes(self, names: list[str]) -> list[ClassReport] | None:
+        if not self._said:
+            return None
+        said, labels = torch.cat(self._said), torch.cat(self._labels)
+        counts = (
+            torch.bincount(t, minlength=len(names)).tolist() for t in (labels, said, labels[labels == said])
+        )
+        return [
+            ClassReport(name, rows, often, right / often if often else None, right / rows if rows else None)
+            for name, rows, often, right in zip(names, *counts, strict=True)
+        ]
+
+    def targets(self, outputs: Numbers) -> list[TargetReport] | None:
+        if not self._said:
+            return None
+        said, labels = torch.cat(self._said).double(), torch.cat(self._labels).double()
+        scale = outputs.standardization or Standardization(
+            mean=[0.0] * len(outputs.names), deviation=[1.0] * len(outputs.names)
+        )
+        return [
+            _target(name, said[:, i] * deviation, labels[:, i] * deviation)
+            for i, (name, deviation) in enumerate(zip(outputs.names, scale.deviation, strict=True))
+        ]
+
+
+def _target(name: str, said: Tensor, labels: Tensor) -> TargetReport:
+    """Of scored labels alone; neither error knows the mean that both had taken off."""
+    scored = ~labels.isnan()
+    said, labels = said[scored], labels[scored]
+    wrong = said - labels
+    around = labels - labels.mean()
+    spread, squares = float(around.square().sum()), float(wrong.square().sum())
+    # What is left of equal labels by rounding is not their spread.
+    flat = spread <= 1e-12 * float(labels.square().sum())
+    mae = float(wrong.abs().mean())
+    return TargetReport(name, squares / max(1, len(labels)), mae, None if flat else 1.0 - squares / spread)

@@ -1,0 +1,99 @@
+"""Predictions as a table, and in files: csv, jsonl, parquet."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.files import unwritable, write_atomically
+from compressm_cli.engine.prediction import Predictions
+
+MOST_CLASSES = 20
+"""Of which the probabilities are told, unless it is said how many are wanted."""
+
+Columns = dict[str, list[str] | list[float]]
+
+
+def columns_of(predictions: Predictions, top: int | None = None) -> Columns:
+    """The columns of the file: ``row``, then ``prediction`` and ``probability`` and those of all classes; or targets.
+
+    With ``top``, or more than ``MOST_CLASSES`` classes, the most probable ones instead, each with its name.
+    """
+    columns: Columns = {"row": list(predictions.names)}
+    if predictions.targets is not None:
+        for place, name in enumerate(predictions.target_names or []):
+            columns[_free(name, columns)] = predictions.targets[:, place].tolist()
+        return columns
+    shares, names = predictions.probabilities, predictions.class_names
+    assert shares is not None, "there are targets or classes"
+    assert names is not None, "beside the probabilities"
+    columns["prediction"], columns["probability"] = predictions.classes, shares.max(axis=1).tolist()
+    if top is None and len(names) <= MOST_CLASSES:
+        return columns | {f"probability:{name}": shares[:, i].tolist() for i, name in enumerate(names)}
+    # Stable, so that equal ones come in the order of the classes, as the first does.
+    order = np.argsort(-shares, axis=1, kind="stable")[:, : top or 1]
+    for rank in range(1, order.shape[1]):
+        places = order[:, rank]
+        columns[f"prediction:{rank + 1}"] = [names[place] for place in places]
+        columns[f"probability:{rank + 1}"] = shares[np.arange(len(shares)), places].tolist()
+    return columns
+
+
+def _free(name: str, columns: Columns) -> str:
+    """A target's own name, unless a column has it already."""
+    return name if name not in columns else f"prediction:{name}"
+
+
+def _csv(columns: Columns) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+def _jsonl(columns: Columns) -> bytes:
+    rows = zip(*columns.values(), strict=True)
+    lines = (json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False) for row in rows)
+    return "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape")
+
+
+def _parquet(columns: Columns) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns), buffer)
+    return buffer.getvalue()
+
+
+FORMATS: dict[str, Callable[[Columns], bytes]] = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
+"""What writes a file, by its suffix."""
+
+
+def require_writable(path: Path) -> None:
+    """Before any work is done: BadInputError for a file of another kind, or one that exists."""
+    if path.suffix.lower() not in FORMATS:
+        raise BadInputError(
+            f"--output {path}: not a kind of file that is written; write {', '.join(f'*{s}' for s in FORMATS)}"
+        )
+    if path.exists():
+        raise BadInputError(f"--output {path}: exists already; choose another name, or remove it")
+
+
+def as_csv(columns: Columns) -> str:
+    """The file as text."""
+    return _csv(columns).decode("utf-8", "replace")
+
+
+def write(columns: Columns, path: Path) -> None:
+    """Write the file; BadInputError where that is not possible."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, FORMATS[path.suffix.lower()](columns))
+    except OSError as error:
+        raise BadInputError(unwritable(path, error, "choose another --output")) from error

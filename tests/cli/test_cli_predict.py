@@ -1,0 +1,241 @@
+"""``compressm predict`` and ``compressm evaluate``: what a trained model says of files, and what it is worth."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.cli.main import run as command
+from compressm_cli.data.encodings import Classes, Encoding, Numbers, Series, Standardization
+from compressm_cli.data.interface import DataSpec
+from compressm_cli.models import build_model
+from compressm_cli.recipe import Recipe, recipe_from_mapping
+
+TEXTS = ["fine", "a dull and rather long film", "so-so", "ünïcode"]
+LABELS = ["good", "bad", "bad", "good"]
+LAYER = {"kind": "lru", "state_dim": 4}
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def recipe(data: dict[str, Any]) -> Recipe:
+    return recipe_from_mapping(
+        {
+            "name": "tiny",
+            "data": data,
+            "model": {"layer": LAYER, "model_dim": 8},
+            "train": {"steps": 2, "batch_size": 2},
+        },
+        "test",
+    )
+
+
+def rows(path: str, texts: list[str] = TEXTS, labels: list[str] | None = None) -> None:
+    with Path(path).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"][: 1 if labels is None else 2])
+        writer.writerows(zip(texts, *([] if labels is None else [labels]), strict=True))
+
+
+def saved(wanted: Recipe, encoding: Encoding | None, spec: DataSpec) -> torch.nn.Module:
+    """A model with fresh weights in ``model.pt``."""
+    torch.manual_seed(0)
+    model = build_model(wanted.model, spec)
+    with torch.no_grad():
+        model.head.weight.mul_(5)  # type: ignore[union-attr]
+    Checkpoint.of(model, wanted, spec, 2, encoding=encoding).save(Path("model.pt"))
+    return model.double().eval()
+
+
+def text_model() -> torch.nn.Module:
+    rows("train.csv", [f"{text} {i}" for i in range(10) for text in TEXTS], LABELS * 10)
+    data = {
+        "task": "files",
+        "format": "csv",
+        "train": "train.csv",
+        "text_column": "text",
+        "label_column": "label",
+    }
+    wanted = recipe(data)
+    dataset = wanted.data.dataset()
+    return saved(wanted, dataset.encoding, dataset.spec)
+
+
+def said_alone(model: torch.nn.Module, text: str) -> np.ndarray:
+    """The probabilities of one text, alone, in float64."""
+    tokens = torch.tensor([[byte + 1 for byte in text.encode()]])
+    shares: np.ndarray = model(tokens).softmax(dim=-1)[0].detach().numpy()
+    return shares
+
+
+def test_texts_are_classified_each_as_if_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    model = text_model()
+    rows("new.csv")
+    assert command(["predict", "model.pt", "new.csv"]) == 0
+    found = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [line["row"] for line in found] == ["1", "2", "3", "4"]
+    for line, text in zip(found, TEXTS, strict=True):
+        shares = said_alone(model, text)
+        told = [float(line["probability:bad"]), float(line["probability:good"])]
+        np.testing.assert_allclose(told, shares, atol=1e-6)
+        assert line["prediction"] == ["bad", "good"][shares.argmax()]
+        assert float(line["probability"]) == max(told)
+
+
+def test_all_kinds_of_files_say_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    text_model()
+    rows("new.csv", labels=["x"] * 4)  # a column of labels is not read
+    for suffix in ("csv", "jsonl", "parquet"):
+        assert command(["predict", "model.pt", "new.csv", "--output", f"deep/said.{suffix}"]) == 0
+    assert "deep/said.csv: 4 rows" in capsys.readouterr().err
+    from_json = [json.loads(line) for line in Path("deep/said.jsonl").read_text().splitlines()]
+    assert pq.read_table("deep/said.parquet").to_pylist() == from_json
+    with Path("deep/said.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [{k: str(v) for k, v in row.items()} for row in from_json] == lines
+    assert command(["predict", "model.pt", "new.csv", "--output", "deep/said.csv"]) == 2
+    assert "deep/said.csv: exists already" in capsys.readouterr().err
+
+
+def test_other_layouts_than_that_of_training(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text_model()
+    rows("new.csv")
+
+    def said(*arguments: str) -> list[float]:
+        assert command(["predict", "model.pt", *arguments]) == 0
+        lines = csv.DictReader(io.StringIO(capsys.readouterr().out))
+        return [pytest.approx(float(line["probability:bad"]), abs=1e-6) for line in lines]
+
+    wanted = said("new.csv")
+
+    Path("new.jsonl").write_text("".join(json.dumps({"body": text}) + "\n" for text in TEXTS))
+    assert said("new.jsonl", "data.text_column=body") == wanted
+    Path("one.txt").write_text(TEXTS[0])
+    assert said("one.txt") == wanted[:1]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("\n".join(TEXTS).encode())))
+    assert said("-") == wanted
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(Path("new.csv").read_bytes())))
+    assert said("-", "data.format=csv") == wanted
+
+
+def test_the_most_probable_of_many_classes(capsys: pytest.CaptureFixture[str]) -> None:
+    names = [f"c{i}" for i in range(25)]
+    spec = DataSpec(25, 3, features=1, rows=(1, 1, 1))
+    encoding = Encoding(inputs=Series(channels=["x"]), outputs=Classes(names=names))
+    data = {"task": "files", "format": "csv", "train": "t.csv", "feature_columns": ["a", "b", "c"]}
+    model = saved(recipe({**data, "label_column": "y"}), encoding, spec)
+    Path("n.csv").write_text("a,b,c\n1,2,3\n-1,0,4\n")
+    assert command(["predict", "model.pt", "n.csv", "--top", "3"]) == 0
+    found = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    columns = ["row", "prediction", "probability"]
+    assert list(found[0]) == [*columns, *(f"{c}:{i}" for i in (2, 3) for c in ("prediction", "probability"))]
+    for line, values in zip(found, ([1.0, 2.0, 3.0], [-1.0, 0.0, 4.0]), strict=True):
+        shares = model(torch.tensor(values).double().view(1, 3, 1)).softmax(-1)[0].detach()
+        best = shares.argsort(descending=True)[:3].tolist()
+        assert [line["prediction"], line["prediction:2"], line["prediction:3"]] == [names[i] for i in best]
+        assert float(line["probability:3"]) == pytest.approx(float(shares[best[2]]), abs=1e-6)
+    assert command(["predict", "model.pt", "n.csv"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "row,prediction,probability"
+
+
+def test_numbers_are_told_in_their_unit(capsys: pytest.CaptureFixture[str]) -> None:
+    spec = DataSpec(0, 2, features=1, targets=2, rows=(1, 1, 1))
+    scale = Standardization(mean=[100.0, -5.0], deviation=[10.0, 0.5])
+    outputs = Numbers(names=["price", "row"], standardization=scale)
+    inputs = Series(channels=["x"], standardization=Standardization(mean=[2.0], deviation=[4.0]))
+    data = {"task": "files", "format": "csv", "train": "t.csv", "feature_columns": ["a", "b"]}
+    wanted = recipe({**data, "label_column": "y"})
+    model = saved(wanted, Encoding(inputs=inputs, outputs=outputs), spec)
+    Path("n.csv").write_text("a,b\n1,2\n")
+    assert command(["predict", "model.pt", "n.csv"]) == 0
+    (line,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    said = model(torch.tensor([[-0.25], [0.0]]).double()[None])[0].tolist()
+    assert list(line) == ["row", "price", "prediction:row"]
+    assert float(line["price"]) == pytest.approx(100 + 10 * said[0], abs=1e-4)
+    assert float(line["prediction:row"]) == pytest.approx(-5 + 0.5 * said[1], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["none.csv"], "none.csv: no such file or folder"),
+        (["new.csv", "data.text_column=body"], "new.csv: has no column 'body'; its columns are 'text'"),
+        (["new.csv", "data.colour=3"], "data.colour: unknown key; allowed here: format, text_column"),
+        (["new.csv", "--output", "x.xls"], "--output x.xls: not a kind of file that is written"),
+        (["empty.csv"], "empty.csv, row 2, column 'text': the text is empty"),
+        (["new.bin.csv"], "cannot be read as csv"),
+    ],
+)
+def test_what_cannot_be_predicted_is_told(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text_model()
+    rows("new.csv")
+    rows("empty.csv", ["a", ""])
+    Path("new.bin.csv").write_bytes(b"text\n\xff\xfe\n")
+    assert command(["predict", "model.pt", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert "unexpected" not in error
+
+
+def test_models_that_cannot_predict_say_why(capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = recipe({"task": "text_lm", "max_bytes": 5000, "length": 16})
+    dataset = wanted.data.dataset()
+    rows("new.csv")
+    saved(wanted, dataset.encoding, dataset.spec)
+    assert command(["predict", "model.pt", "new.csv"]) == 2
+    assert "says the token that follows; let it write with: compressm generate" in capsys.readouterr().err
+    saved(wanted, None, dataset.spec)
+    assert command(["predict", "model.pt", "new.csv"]) == 2
+    assert "its checkpoint does not say how inputs are encoded" in capsys.readouterr().err
+
+
+def test_a_model_is_judged_on_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    model = text_model()
+    rows("judged.csv", labels=LABELS)
+    assert command(["evaluate", "model.pt", "data.test=judged.csv", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    shares = np.stack([said_alone(model, text) for text in TEXTS])
+    right = np.array([["bad", "good"].index(label) for label in LABELS])
+    assert told["rows"] == 4
+    assert told["loss"] == pytest.approx(-np.log(shares[np.arange(4), right]).mean(), abs=1e-5)
+    said = shares.argmax(axis=1)
+    assert told["metrics"]["accuracy"] == (said == right).mean()
+    for place, one in enumerate(told["classes"]):
+        assert (one["rows"], one["said"]) == (2, int((said == place).sum()))
+        assert one["recall"] == ((said == place) & (right == place)).sum() / 2
+    rows("judged.csv", labels=["fair", *LABELS[1:]])
+    assert command(["evaluate", "model.pt", "data.test=judged.csv"]) == 2
+    assert "judged.csv, row 1: label 'fair' does not occur in the training data" in capsys.readouterr().err
+
+
+def test_its_own_splits_are_judged_as_in_training(capsys: pytest.CaptureFixture[str]) -> None:
+    text_model()
+    assert command(["evaluate", "model.pt", "--split", "validation", "objective.metrics=[macro_f1]"]) == 0
+    out = capsys.readouterr().out
+    assert "validation: 4 rows" in out
+    assert "macro-F1" in out
+    assert command(["evaluate", "model.pt", "train.steps=3"]) == 2
+    assert "train.steps=3: evaluate changes only what a model is judged on" in capsys.readouterr().err
+
+
+def test_data_that_would_mean_something_else_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = recipe({"task": "mnist1d", "train_rows": 60, "validation_rows": 10, "test_rows": 10})
+    dataset = wanted.data.dataset()
+    saved(wanted, dataset.encoding, dataset.spec)
+    assert command(["evaluate", "model.pt"]) == 0
+    assert command(["evaluate", "model.pt", "data.train_rows=50"]) == 2
+    assert "inputs.standardization.mean differs" in capsys.readouterr().err
