@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from compressm_cli.compressor import Change, Compressor, compress
     from compressm_cli.core.axes import Axis, Slot
-    from compressm_cli.exchange import load
+    from compressm_cli.exchange.ready import load
     from compressm_cli.methods.config import MethodConfig
     from compressm_cli.methods.method import CheckContext, Method, StepContext
     from compressm_cli.models.config import ModelConfig
@@ -29,7 +29,7 @@ __getattr__ = exporter(
     {
         "compressor": ("Change", "Compressor", "compress"),
         "core.axes": ("Axis", "Slot"),
-        "exchange": ("load",),
+        "exchange.ready": ("load",),
         "methods.config": ("MethodConfig",),
         "methods.method": ("CheckContext", "Method", "StepContext"),
         "models.config": ("ModelConfig",),

@@ -28,7 +28,7 @@ ARROWS: dict[str, set[str]] = {
     "recipe": {"plugins"},
     "checkpoint": {"recipe"},
     "measure": {"objectives"},
-    "exchange": {"checkpoint"},
+    "exchange": {"checkpoint", "runs"},
     "engine": {"checkpoint", "measure", "runs"},
     "compressor": {"methods"},
     "reports": {"engine", "exchange"},

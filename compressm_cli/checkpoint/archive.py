@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from compressm_cli.core.contents import found_instead
 from compressm_cli.core.text import shorten
 
 MAX_ENTRIES = 200_000
@@ -84,7 +85,7 @@ def check_archive(path: Path) -> None:
     except (ArchiveError, FileNotFoundError):
         raise
     except _DAMAGE as error:
-        raise ArchiveError(shorten_line(error)) from error
+        raise ArchiveError(found_instead(path) or shorten_line(error)) from error
 
 
 def shorten_line(error: BaseException) -> str:

@@ -62,15 +62,14 @@ def export(
     import torch
 
     from compressm_cli import exchange
-    from compressm_cli.checkpoint import Checkpoint
-    from compressm_cli.reports.spectrum import find_checkpoint
+    from compressm_cli.exchange.places import find_checkpoint
 
     if exchange.is_model_folder(path) or path.suffix == ".safetensors":
         checkpoint = exchange.load(path)
     else:
         file, chosen, _ = find_checkpoint(path)
         typer.echo(f"{chosen}: {file}", err=True)
-        checkpoint = Checkpoint.load(file)
+        checkpoint = exchange.load(file)
     written = exchange.export(checkpoint, target, folder, getattr(torch, dtype))
     out = console.stdout()
     orders = ", ".join(map(str, checkpoint.orders.values()))

@@ -10,14 +10,9 @@ from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.errors import BadInputError, RunFailedError
 from compressm_cli.core.files import unwritable, write_atomically
 from compressm_cli.exchange import huggingface, mamba_ssm, own, ragged
+from compressm_cli.exchange.names import PICKLED, SAFETENSORS
 from compressm_cli.exchange.stock import stock_model
-from compressm_cli.exchange.tensors import (
-    PICKLED,
-    SAFETENSORS,
-    write_config,
-    write_pickled,
-    write_safetensors,
-)
+from compressm_cli.exchange.tensors import write_config, write_pickled, write_safetensors
 
 Target = Literal["hf", "hf-ragged", "mamba-ssm", "safetensors"]
 TARGETS: tuple[str, ...] = get_args(Target)

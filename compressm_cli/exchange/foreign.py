@@ -22,6 +22,8 @@ SUPPORTED = (
 )
 
 _MISSING = object()
+EPSILON = 1e-5
+"""Of normalizations, where a configuration says nothing."""
 LARGEST = 10_000_000
 """Of a number in a foreign configuration; the largest is that of a vocabulary."""
 
@@ -38,28 +40,37 @@ class Settings:
     def __init__(self, content: dict[str, Any], where: str, prefix: str = "") -> None:
         self.content, self.where, self.prefix = content, where, prefix
 
+    def unusable(self, key: str, value: object, wanted: str) -> BadInputError:
+        """The error for a value that is none, whatever the model is."""
+        return BadInputError(f"{self.where}: {self.prefix}{key} is {shown(value)}; only {wanted} can be read")
+
     def refuse(self, key: str, value: object, wanted: str) -> BadInputError:
-        """The error for a value that cannot be used."""
-        return BadInputError(
-            f"{self.where}: {self.prefix}{key} is {shown(value)}; only {wanted} can be read; {SUPPORTED}"
-        )
+        """The error for a value of models that are not supported."""
+        return BadInputError(f"{self.unusable(key, value, wanted)}; {SUPPORTED}")
 
     def number(self, key: str, default: int | None = None) -> int:
         """A positive integer; required where there is no default."""
         value = self.content.get(key)
         value = default if value is None else value
         if value is None:
-            raise BadInputError(f"{self.where}: {self.prefix}{key} is missing; {SUPPORTED}")
+            raise BadInputError(f"{self.where}: {self.prefix}{key} is missing; write the model's")
         whole = type(value) is int or (type(value) is float and value.is_integer())
         if not whole or not 1 <= value <= LARGEST:
-            raise self.refuse(key, value, f"a positive whole number up to {LARGEST}")
+            raise self.unusable(key, value, f"a positive whole number up to {LARGEST}")
         return int(value)
+
+    def epsilon(self, key: str) -> float:
+        """What a normalization adds, positive and small."""
+        value = self.content.get(key, EPSILON)
+        if type(value) not in (int, float) or not 0 < value <= 1:
+            raise self.unusable(key, value, "a number above 0, up to 1")
+        return float(value)
 
     def flag(self, key: str, default: bool) -> bool:
         """true or false."""
         value = self.content.get(key, default)
         if not isinstance(value, bool):
-            raise self.refuse(key, value, "true or false")
+            raise self.unusable(key, value, "true or false")
         return value
 
     def require(self, key: str, *wanted: Any) -> None:
@@ -128,17 +139,25 @@ def _recipe(folder: Path, vocabulary: int, model: dict[str, Any]) -> Recipe:
 
 
 def _renamed(folder: Path, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    names = {name: own_name(name) for name in weights}
-    strange = [name for name, own in names.items() if own is None]
+    strange = [name for name in weights if own_name(name) is None]
     if strange:
         raise BadInputError(f"{folder}: no place for the tensor {strange[0]}{_more(strange)}; {SUPPORTED}")
-    return {str(names[name]): tensor for name, tensor in weights.items()}
+    first: dict[str, str] = {}
+    for name, tensor in weights.items():
+        other = first.setdefault(str(own_name(name)), name)
+        if other != name and not torch.equal(weights[other], tensor):
+            raise BadInputError(
+                f"{folder}: {other} and {name} are the same parameter, with other values; leave one in the file"
+            )
+    return {own: weights[name] for own, name in first.items()}
 
 
 def _tie(folder: Path, weights: dict[str, Tensor]) -> None:
-    """Give the head the embedding; a head of another value contradicts the configuration."""
+    """Give both the one that is there; a head of another value contradicts the configuration."""
     embedding, head = weights.get(ENCODER), weights.get(HEAD)
     if embedding is None:
+        if head is not None:
+            weights[ENCODER] = head
         return
     if head is not None and (
         head.shape != embedding.shape or not torch.equal(head.float(), embedding.float())
@@ -152,6 +171,12 @@ def _tie(folder: Path, weights: dict[str, Tensor]) -> None:
 
 def _check(folder: Path, weights: dict[str, Tensor], expected: dict[str, Tensor], embedding: str) -> None:
     missing = [foreign_name(name, embedding) for name in expected if name not in weights]
+    if missing == [foreign_name(HEAD, embedding)]:
+        raise BadInputError(
+            f"{folder}: the weights lack {missing[0]}: a model without its head, as MambaModel is; "
+            "if its embedding is the head, write true for tie_word_embeddings (tie_embeddings in mamba-ssm), else save "
+            "the model with its head"
+        )
     if missing:
         raise BadInputError(f"{folder}: the weights lack {missing[0]}{_more(missing)}")
     strange = [foreign_name(name, embedding) for name in weights if name not in expected]

@@ -7,24 +7,23 @@ from torch import Tensor
 
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.exchange.foreign import Settings, language_model, shown
-from compressm_cli.exchange.names import HUGGING_FACE
+from compressm_cli.exchange.names import CONFIG, HUGGING_FACE
 from compressm_cli.exchange.stock import StockModel, add_convolution_biases
-from compressm_cli.exchange.tensors import CONFIG, read_weights
+from compressm_cli.exchange.tensors import read_weights
 
 ACTIVATIONS = ("silu", "swish")
-EPSILON = 1e-5
-"""Of every normalization here."""
 
 
-def load(folder: Path, config: dict[str, Any]) -> Checkpoint:
-    """The checkpoint of a folder whose ``model_type`` is mamba or mamba2."""
+def load(folder: Path, config: dict[str, Any], file: Path | None = None) -> Checkpoint:
+    """The checkpoint of a folder whose ``model_type`` is mamba or mamba2; with the weights of ``file``, if given."""
     settings = Settings(config, str(folder / CONFIG))
     kind = config["model_type"]
     if kind not in ("mamba", "mamba2"):
         raise settings.refuse("model_type", kind, f"{shown('mamba')} or {shown('mamba2')}")
     settings.require("use_bias", False)
     settings.require("hidden_act", *ACTIVATIONS)
-    settings.require("layer_norm_epsilon", EPSILON)
+    settings.require("quantization_config", None)
+    epsilon = settings.epsilon("layer_norm_epsilon")
     layer: dict[str, Any] = {
         "kind": kind,
         "state_dim": settings.number("state_size"),
@@ -36,14 +35,15 @@ def load(folder: Path, config: dict[str, Any]) -> Checkpoint:
             layer["dt_rank"] = settings.number("time_step_rank")
     else:
         settings.require_no_limit("time_step_limit")
-        layer |= _heads(settings)
+        layer |= {**_heads(settings), "norm_epsilon": epsilon}
     model = {
         "layer": layer,
         "model_dim": settings.number("hidden_size"),
         "depth": settings.number("num_hidden_layers"),
+        "norm_epsilon": epsilon,
         "tie_embeddings": settings.flag("tie_word_embeddings", kind == "mamba"),
     }
-    weights = read_weights(folder)
+    weights = read_weights(folder, file)
     if not settings.flag("use_conv_bias", True):
         add_convolution_biases(weights)
     return language_model(folder, settings.number("vocab_size"), model, weights, HUGGING_FACE)
@@ -54,7 +54,7 @@ def _heads(settings: Settings) -> dict[str, int]:
     channels = settings.number("expand", 2) * settings.number("hidden_size")
     head_dim, heads = settings.number("head_dim", 64), settings.number("num_heads", 128)
     if heads * head_dim != channels:
-        raise settings.refuse(
+        raise settings.unusable(
             "num_heads", heads, f"expand * hidden_size / head_dim = {channels / head_dim:g}"
         )
     groups = settings.number("n_groups", 8)
@@ -76,7 +76,7 @@ def config_of(model: StockModel) -> dict[str, Any]:
         "use_bias": False,
         "use_conv_bias": True,
         "hidden_act": "silu",
-        "layer_norm_epsilon": EPSILON,
+        "layer_norm_epsilon": model.epsilon,
         "residual_in_fp32": True,
         "tie_word_embeddings": model.tied,
         # The tokenizer's; without it nothing is known of special tokens, and transformers' defaults would stop early.

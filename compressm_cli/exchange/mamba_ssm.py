@@ -8,9 +8,9 @@ from torch import Tensor
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.exchange.foreign import SUPPORTED, Settings, language_model, shown
-from compressm_cli.exchange.names import MAMBA_SSM
+from compressm_cli.exchange.names import CONFIG, MAMBA_SSM
 from compressm_cli.exchange.stock import StockModel, add_convolution_biases
-from compressm_cli.exchange.tensors import CONFIG, read_weights
+from compressm_cli.exchange.tensors import read_weights
 
 KINDS = {"Mamba1": "mamba", "Mamba2": "mamba2"}
 
@@ -37,8 +37,8 @@ OWN = {
 """Every key that is understood, also where it only says how a model starts, or how fast it is computed."""
 
 
-def load(folder: Path, config: dict[str, Any]) -> Checkpoint:
-    """The checkpoint of a folder whose ``config.json`` has ``d_model`` and ``n_layer``."""
+def load(folder: Path, config: dict[str, Any], file: Path | None = None) -> Checkpoint:
+    """The checkpoint of a folder whose ``config.json`` has ``d_model`` and ``n_layer``; ``file`` as in huggingface."""
     where = str(folder / CONFIG)
     top = Settings(config, where)
     inner = config.get("ssm_cfg") or {}
@@ -55,7 +55,7 @@ def load(folder: Path, config: dict[str, Any]) -> Checkpoint:
     top.require("attn_layer_idx", [])
     top.require("rms_norm", True)
     ssm.require("bias", False)
-    weights = read_weights(folder)
+    weights = read_weights(folder, file)
     if not ssm.flag("conv_bias", True):
         add_convolution_biases(weights)
     model = {

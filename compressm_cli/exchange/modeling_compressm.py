@@ -18,8 +18,6 @@ from torch.nn import functional
 from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-EPSILON = 1e-5
-
 
 class RaggedMambaConfig(PretrainedConfig):
     model_type = "compressm_ragged"
@@ -39,6 +37,8 @@ class RaggedMambaConfig(PretrainedConfig):
         head_dim=64,
         n_groups=1,
         norm_groups=1,
+        layer_norm_epsilon=1e-5,
+        gated_norm_epsilon=1e-5,
         **kwargs,
     ):
         self.layer = layer
@@ -54,6 +54,8 @@ class RaggedMambaConfig(PretrainedConfig):
         self.head_dim = head_dim
         self.n_groups = n_groups
         self.norm_groups = norm_groups
+        self.layer_norm_epsilon = layer_norm_epsilon
+        self.gated_norm_epsilon = gated_norm_epsilon
         super().__init__(**kwargs)
 
 
@@ -133,14 +135,14 @@ class Mamba(nn.Module):
 
 
 class GatedNorm(nn.Module):
-    def __init__(self, channels, groups):
+    def __init__(self, channels, groups, epsilon):
         super().__init__()
-        self.groups = groups
+        self.groups, self.epsilon = groups, epsilon
         self.weight = nn.Parameter(torch.ones(channels))
 
     def forward(self, y, z):
         gated = (y * functional.silu(z.float())).unflatten(-1, (self.groups, -1))
-        scaled = gated * torch.rsqrt(gated.pow(2).mean(-1, keepdim=True) + EPSILON)
+        scaled = gated * torch.rsqrt(gated.pow(2).mean(-1, keepdim=True) + self.epsilon)
         return (scaled.flatten(-2) * self.weight.float()).to(z.dtype)
 
 
@@ -157,7 +159,7 @@ class Mamba2(nn.Module):
         self.dt_bias = nn.Parameter(torch.zeros(self.heads))
         self.A_log = nn.Parameter(torch.zeros(self.heads))
         self.D = nn.Parameter(torch.ones(self.heads))
-        self.norm = GatedNorm(channels, config.norm_groups)
+        self.norm = GatedNorm(channels, config.norm_groups, config.gated_norm_epsilon)
         self.out_proj = nn.Linear(channels, config.hidden_size, bias=False)
         self.variant = config.variants[index]
         if self.variant == "mapped":
@@ -193,7 +195,7 @@ class Mamba2(nn.Module):
 class Block(nn.Module):
     def __init__(self, config, index):
         super().__init__()
-        self.norm = nn.RMSNorm(config.hidden_size, eps=EPSILON)
+        self.norm = nn.RMSNorm(config.hidden_size, eps=config.layer_norm_epsilon)
         self.mixer = {"mamba": Mamba, "mamba2": Mamba2}[config.layer](config, index)
 
     def forward(self, x, mask, state):
@@ -206,7 +208,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
-        self.norm_f = nn.RMSNorm(config.hidden_size, eps=EPSILON)
+        self.norm_f = nn.RMSNorm(config.hidden_size, eps=config.layer_norm_epsilon)
 
     def forward(self, embedded, mask, states):
         x, after = embedded.float(), []

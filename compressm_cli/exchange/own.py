@@ -11,6 +11,7 @@ from torch import Tensor
 from compressm_cli import plugins
 from compressm_cli.checkpoint import FORMAT as CHECKPOINT_FORMAT
 from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.checkpoint.archive import ArchiveError, read_archive
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.exchange.names import ENCODER, HEAD
 from compressm_cli.exchange.stock import cast
@@ -49,6 +50,20 @@ def weights_of(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, Tensor]:
     if isinstance(model, SequenceConfig) and model.tie_embeddings:
         weights.pop(HEAD)
     return weights | {f"{MASKS}{name}": mask for name, mask in checkpoint.masks.items()}
+
+
+def is_own(path: Path) -> bool:
+    """Whether a file is a checkpoint, or was written by ``--to safetensors``; False where it cannot be read."""
+    if path.suffix == ".safetensors":
+        try:
+            return KEY in read_safetensors(path)[1]
+        except BadInputError:
+            return False
+    try:
+        content = read_archive(path)
+    except (ArchiveError, FileNotFoundError):
+        return False
+    return isinstance(content, dict) and "format" in content
 
 
 def load(path: Path) -> Checkpoint:

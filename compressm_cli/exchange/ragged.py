@@ -14,9 +14,9 @@ from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.checkpoint.skeleton import added_shapes
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.exchange.foreign import Settings, language_model, shown
-from compressm_cli.exchange.names import HEAD, HUGGING_FACE, foreign_name
+from compressm_cli.exchange.names import CONFIG, HEAD, HUGGING_FACE, foreign_name
 from compressm_cli.exchange.stock import cast, require_language_model
-from compressm_cli.exchange.tensors import CONFIG, read_weights
+from compressm_cli.exchange.tensors import read_weights
 from compressm_cli.layers.interface import state_space_layers
 
 MODEL_TYPE = "compressm_ragged"
@@ -55,6 +55,7 @@ def config_of(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, Any]:
         "variants": variants,
         "expand": layer.expand,
         "conv_kernel": layer.conv_width,
+        "layer_norm_epsilon": model.norm_epsilon,
         "tie_word_embeddings": model.tie_embeddings,
         "bos_token_id": None,
         "eos_token_id": None,
@@ -63,8 +64,8 @@ def config_of(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, Any]:
     }
     if layer.kind == "mamba":
         return {**config, "time_step_rank": layer.rank(width)}
-    groups = {"n_groups": layer.groups, "norm_groups": layer.norm_groups or layer.groups}
-    return {**config, "head_dim": layer.head_dim, **groups}
+    norm = {"norm_groups": layer.norm_groups or layer.groups, "gated_norm_epsilon": layer.norm_epsilon}
+    return {**config, "head_dim": layer.head_dim, "n_groups": layer.groups, **norm}
 
 
 def weights_of(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -74,8 +75,8 @@ def weights_of(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, Tensor]:
     return {foreign_name(name, HUGGING_FACE): tensor for name, tensor in cast(own, dtype).items()}
 
 
-def load(folder: Path, config: dict[str, Any]) -> Checkpoint:
-    """The checkpoint of a folder that ``--to hf-ragged`` wrote; the code in it is not run."""
+def load(folder: Path, config: dict[str, Any], file: Path | None = None) -> Checkpoint:
+    """The checkpoint of a folder that ``--to hf-ragged`` wrote; its code is not run. ``file`` as in huggingface."""
     settings = Settings(config, str(folder / CONFIG))
     settings.require("layer", "mamba", "mamba2")
     kind, depth = config.get("layer", "mamba"), settings.number("num_hidden_layers")
@@ -96,11 +97,13 @@ def load(folder: Path, config: dict[str, Any]) -> Checkpoint:
             "head_dim": settings.number("head_dim"),
             "groups": settings.number("n_groups"),
             "norm_groups": settings.number("norm_groups"),
+            "norm_epsilon": settings.epsilon("gated_norm_epsilon"),
         }
     model = {
         "layer": layer,
         "model_dim": settings.number("hidden_size"),
         "depth": depth,
+        "norm_epsilon": settings.epsilon("layer_norm_epsilon"),
         "tie_embeddings": settings.flag("tie_word_embeddings", False),
     }
 
@@ -109,7 +112,7 @@ def load(folder: Path, config: dict[str, Any]) -> Checkpoint:
         for layer, size, inner, variant in zip(layers, sizes, projected, variants, strict=True):
             layer.set_state_parameters(_shapes(layer, kind, variant, size, inner))
 
-    vocabulary, weights = settings.number("vocab_size"), read_weights(folder)
+    vocabulary, weights = settings.number("vocab_size"), read_weights(folder, file)
     checkpoint = language_model(folder, vocabulary, model, weights, HUGGING_FACE, adjust)
     for name, order in checkpoint.orders.items():
         kept = checkpoint.weights.get(f"{name}.kept")

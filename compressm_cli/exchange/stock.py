@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.errors import BadInputError
-from compressm_cli.exchange.names import ENCODER, HEAD, foreign_name
+from compressm_cli.exchange.names import ENCODER, HEAD, foreign_name, own_name
 from compressm_cli.layers.interface import STATES
 from compressm_cli.models import build_model
 from compressm_cli.models.sequence import SequenceConfig
@@ -19,6 +19,8 @@ from compressm_cli.structure.map import StructureMap
 KINDS = ("mamba", "mamba2")
 NOT_STOCK = ("B_proj", "C_proj", "B_map", "C_map", "kept")
 """Parameters and buffers of a layer that no stock layer has."""
+MAMBA_SSM_EPSILON = 1e-5
+"""Of every normalization there: its configuration has no other."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class StockModel:
     weights: dict[str, Tensor]
     """By our names, on one floating point type."""
     dtype_name: str
+    epsilon: float
+    """Of every normalization."""
 
     @property
     def channels(self) -> int:
@@ -93,6 +97,7 @@ def stock_model(checkpoint: Checkpoint, target: str, dtype: torch.dtype) -> Stoc
     """
     require_language_model(checkpoint, target)
     _require_stock_layers(checkpoint, target)
+    _require_stock_epsilon(checkpoint, target)
     config = checkpoint.recipe.model
     largest = max(checkpoint.orders.values())
     weights = dict(checkpoint.weights)
@@ -107,6 +112,7 @@ def stock_model(checkpoint: Checkpoint, target: str, dtype: torch.dtype) -> Stoc
         state_dim=largest,
         weights=cast(weights, dtype),
         dtype_name=str(dtype).removeprefix("torch."),
+        epsilon=config.norm_epsilon,
     )
 
 
@@ -123,7 +129,9 @@ def cast(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
 
 def add_convolution_biases(weights: dict[str, Tensor]) -> None:
     """Biases of zero beside convolutions without, which compute the same."""
-    for name in [n for n in weights if re.fullmatch(r"backbone\.layers\.\d+\.mixer\.conv1d\.weight", n)]:
+    for name in [
+        n for n in weights if re.fullmatch(r"blocks\.\d+\.layer\.conv1d\.weight", own_name(n) or "")
+    ]:
         channels = weights[name].shape[:1]
         weights.setdefault(name.removesuffix("weight") + "bias", weights[name].new_zeros(channels))
 
@@ -141,6 +149,17 @@ def _require_stock_layers(checkpoint: Checkpoint, target: str) -> None:
         raise BadInputError(
             f"--to {target} cannot hold this model: layer.norm_groups is {layer.norm_groups}, and stock layers scale "
             f"each of the {layer.groups} groups of channels apart; use --to hf-ragged or --to safetensors"
+        )
+
+
+def _require_stock_epsilon(checkpoint: Checkpoint, target: str) -> None:
+    model = checkpoint.recipe.model
+    gated = getattr(model.layer, "norm_epsilon", model.norm_epsilon)
+    wanted = MAMBA_SSM_EPSILON if target == "mamba-ssm" else model.norm_epsilon
+    if (model.norm_epsilon, gated) != (wanted, wanted):
+        raise BadInputError(
+            f"--to {target} cannot hold this model: model.norm_epsilon is {model.norm_epsilon:g}, of the gated norms "
+            f"{gated:g}, and there it is {wanted:g} of all; use --to hf-ragged or --to safetensors"
         )
 
 

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from compressm_cli.checkpoint.archive import ArchiveError, read_archive, shorten_line
+from compressm_cli.core.contents import found_instead
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.files import write_atomically
+from compressm_cli.core.text import shorten
+from compressm_cli.exchange.names import CONFIG, PICKLED, SAFETENSORS, WEIGHTS
 
-CONFIG = "config.json"
-SAFETENSORS = "model.safetensors"
-PICKLED = "pytorch_model.bin"
+WITHIN = ("state_dict", "model")
+"""Where tools that train keep the weights beside other things."""
 MAX_JSON = 64 * 2**20
 """Bytes of a JSON file: an index of weights names each tensor."""
 MAX_NAME = 500
@@ -31,18 +33,22 @@ def read_config(folder: Path) -> dict[str, Any]:
     return content
 
 
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a model's folder: one file or shards with an index, safetensors or pickled.
+def read_weights(folder: Path, file: Path | None = None) -> dict[str, Tensor]:
+    """All tensors of a model's folder: one file or shards with an index, safetensors or pickled; or of one ``file``.
 
     Raises BadInputError where there are none, or a file is damaged or holds anything but tensors.
     """
+    if file is not None:
+        return read_tensors(file)
     for name in (SAFETENSORS, PICKLED):
         if (folder / name).is_file():
             return read_tensors(folder / name)
         if (folder / f"{name}.index.json").is_file():
             return _read_shards(folder / f"{name}.index.json")
+    others = sorted(path.name for path in folder.iterdir() if path.suffix in WEIGHTS)
+    instead = f"; found {', '.join(others[:5])}: to read one of these, give the file itself" if others else ""
     raise BadInputError(
-        f"{folder}: no weights; looked for {SAFETENSORS} and {PICKLED}, whole or with an index"
+        f"{folder}: no weights; looked for {SAFETENSORS} and {PICKLED}, whole or with an index{instead}"
     )
 
 
@@ -71,7 +77,8 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ValueError,
         RuntimeError,
     ) as error:
-        raise BadInputError(f"{path}: not a readable safetensors file: {shorten_line(error)}") from error
+        told = found_instead(path) or _shortfall(path) or shorten_line(error)
+        raise BadInputError(f"{path}: not a readable safetensors file: {told}") from error
 
 
 def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -96,6 +103,21 @@ def write_config(folder: Path, config: dict[str, Any]) -> Path:
     return path
 
 
+def _shortfall(path: Path) -> str | None:
+    """That the file is shorter than its header says; None where it is not, or has no header."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > MAX_JSON:
+                return None
+            header = json.loads(file.read(length))
+        ends = [value["data_offsets"][1] for name, value in header.items() if name != "__metadata__"]
+        size, whole = path.stat().st_size, 8 + length + max(ends, default=0)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None
+    return f"it is truncated: {size:,} bytes of {whole:,}" if size < whole else None
+
+
 def _safetensors() -> ModuleType:
     try:
         import safetensors
@@ -115,9 +137,23 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
         raise BadInputError(
             f"{path}: not a readable file of tensors alone (code in it is never run): {error}"
         ) from error
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise BadInputError(f"{path}: found something else than named tensors in it")
-    return _named({str(name): tensor for name, tensor in content.items()}, path)
+    return _named(_state_dict(content, path), path)
+
+
+def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+    """The named tensors of what a file holds, or of what it has as ``state_dict`` or ``model``."""
+    if isinstance(content, dict):
+        if all(isinstance(value, Tensor) for value in content.values()):
+            return {str(name): tensor for name, tensor in content.items()}
+        within = [key for key in WITHIN if isinstance(content.get(key), dict)]
+        if len(within) == 1:
+            return _state_dict(content[within[0]], path)
+        found = f"a mapping with {', '.join(shorten(key) for key in list(content)[:5])}"
+    else:
+        found = f"a {type(content).__name__}"
+    raise BadInputError(
+        f"{path}: found something else than named tensors in it, alone or as state_dict or model: {found}"
+    )
 
 
 def _named(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -153,10 +189,10 @@ def _read_json(path: Path) -> Any:
             data = file.read(MAX_JSON + 1)
         if len(data) > MAX_JSON:
             raise BadInputError(f"{path}: larger than {MAX_JSON} bytes")
-        return json.loads(data.decode("utf-8"))
+        return json.loads(data.decode("utf-8-sig"))
     except OSError as error:
         raise BadInputError(f"{path}: cannot be read ({error.strerror})") from error
     except RecursionError as error:
         raise BadInputError(f"{path}: not usable JSON: nested too deep") from error
     except ValueError as error:
-        raise BadInputError(f"{path}: not JSON: {shorten_line(error)}") from error
+        raise BadInputError(f"{path}: not JSON: {found_instead(path) or shorten_line(error)}") from error

@@ -25,8 +25,6 @@ from compressm_cli.layers.selective import (
 )
 from compressm_cli.ops import causal_conv1d, mamba_ssm_kernels, ssd
 
-EPSILON = 1e-5
-
 
 class Mamba2Config(KernelConfig):
     """``layer: {kind: mamba2}``; expand * model_dim must be a multiple of head_dim, the heads one of groups."""
@@ -44,6 +42,8 @@ class Mamba2Config(KernelConfig):
     """Steps of the causal convolution before the recurrence."""
     norm_groups: Annotated[int, Field(ge=1)] | None = None
     """Parts of the channels that the gated norm scales apart; null means one a group of heads."""
+    norm_epsilon: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-5
+    """What the gated norm adds to the mean square before its root is taken."""
 
     def check_width(self, model_dim: int) -> None:
         channels = self.expand * model_dim
@@ -64,9 +64,10 @@ class GatedNorm(nn.Module):
     The mean of a part is over as many channels as it had, ``divisor``, where some were taken out.
     """
 
-    def __init__(self, channels: int, groups: int) -> None:
+    def __init__(self, channels: int, groups: int, epsilon: float) -> None:
         super().__init__()
         self.groups = groups
+        self.epsilon = epsilon
         self.weight = nn.Parameter(torch.ones(channels))
         self.divisor: Tensor | None
         self.register_buffer("divisor", None)
@@ -83,8 +84,8 @@ class GatedNorm(nn.Module):
     def power(self, gated: Tensor) -> Tensor:
         """What each part (..., groups, n) is divided by the root of: (..., groups, 1)."""
         if self.divisor is None:
-            return mean_square(gated) + EPSILON
-        return gated.pow(2).sum(-1, keepdim=True) / self.divisor + EPSILON
+            return mean_square(gated) + self.epsilon
+        return gated.pow(2).sum(-1, keepdim=True) / self.divisor + self.epsilon
 
 
 class Mamba2(SelectiveLayer):
@@ -112,7 +113,7 @@ class Mamba2(SelectiveLayer):
         self.dt_bias = nn.Parameter(inverse_softplus(torch.exp(config.draw_log_dt(heads))))
         self.A_log = nn.Parameter(torch.log(torch.empty(heads).uniform_(1, 16)))
         self.D = nn.Parameter(torch.ones(heads))
-        self.norm = GatedNorm(channels, config.norm_groups or config.groups)
+        self.norm = GatedNorm(channels, config.norm_groups or config.groups, config.norm_epsilon)
         self.out_proj = nn.Linear(channels, model_dim, bias=False)
         self.B_proj: nn.Parameter | None
         self.C_proj: nn.Parameter | None

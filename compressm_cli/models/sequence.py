@@ -45,6 +45,8 @@ class SequenceConfig(ModelConfig):
     norm: Literal["layer", "rms", "batch", "none"] = "layer"
     """Normalization before each layer. ``batch`` has no affine parameters, as in the paper's code; its statistics are
     those of the steps, without padding, that all processes pass through the model at once."""
+    norm_epsilon: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-5
+    """What is added to the variance, or the mean square, before its root is taken."""
     final_norm: bool = False
     """The same normalization once more, after the last block."""
     tie_embeddings: bool = False
@@ -100,9 +102,9 @@ class SequenceNorm(nn.Module):
     processes: int = 1
     """How many processes pass the rows of a batch: their statistics are one. Set by the trainer, not saved."""
 
-    def __init__(self, model_dim: int) -> None:
+    def __init__(self, model_dim: int, epsilon: float) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm1d(model_dim, momentum=MOMENTUM, affine=False)
+        self.norm = nn.BatchNorm1d(model_dim, eps=epsilon, momentum=MOMENTUM, affine=False)
 
     def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
         """real (batch, length), the steps that count, where rows are padded."""
@@ -131,15 +133,15 @@ def has_batch_statistics(model: nn.Module) -> bool:
     )
 
 
-def build_norm(kind: str, model_dim: int) -> nn.Module:
+def build_norm(kind: str, model_dim: int, epsilon: float) -> nn.Module:
     """The normalization that a recipe names: layer, rms, batch or none."""
-    norms: dict[str, Callable[[int], nn.Module]] = {
-        "layer": nn.LayerNorm,
-        "rms": lambda width: nn.RMSNorm(width, eps=1e-5),
-        "batch": SequenceNorm,
-        "none": lambda _: nn.Identity(),
+    norms: dict[str, Callable[[], nn.Module]] = {
+        "layer": lambda: nn.LayerNorm(model_dim, eps=epsilon),
+        "rms": lambda: nn.RMSNorm(model_dim, eps=epsilon),
+        "batch": lambda: SequenceNorm(model_dim, epsilon),
+        "none": nn.Identity,
     }
-    return norms[kind](model_dim)
+    return norms[kind]()
 
 
 def _normalized(norm: nn.Module, x: Tensor, real: Tensor | None) -> Tensor:
@@ -163,9 +165,9 @@ class Block(nn.Module):
     norm: nn.Module | None
     layer: StateSpaceLayer | None
 
-    def __init__(self, layer: StateSpaceLayer, model_dim: int, dropout: float, norm: str) -> None:
+    def __init__(self, layer: StateSpaceLayer, norm: nn.Module, model_dim: int, dropout: float) -> None:
         super().__init__()
-        self.norm = build_norm(norm, model_dim)
+        self.norm = norm
         self.layer = layer
         self.mix = None if layer.gated else nn.Linear(model_dim, 2 * model_dim)
         self.dropout = dropout
@@ -265,7 +267,7 @@ class SequenceModel(Model):
         encoder = nn.Embedding(data.vocabulary, width) if tokens else nn.Linear(data.features, width)
         known, starts = orders or {}, config.state_dims()
         blocks = [_block(config, n, known.get(f"blocks.{i}.layer", n)) for i, n in enumerate(starts)]
-        norm = build_norm(config.norm if config.final_norm else "none", width)
+        norm = build_norm(config.norm if config.final_norm else "none", width, config.norm_epsilon)
         head = nn.Linear(width, data.outputs, bias=not data.per_step)
         if config.tie_embeddings:
             if not data.per_step or data.vocabulary != data.classes:
@@ -281,4 +283,5 @@ class SequenceModel(Model):
 def _block(config: Any, start: int, order: int) -> Block:
     """A block of a recipe's ``model:``, of the shapes that one of ``start`` states has after a cut to ``order``."""
     layer = LAYERS[config.layer.kind].of_order(config.layer, config.model_dim, start, order)
-    return Block(layer, config.model_dim, config.dropout, config.norm)
+    norm = build_norm(config.norm, config.model_dim, config.norm_epsilon)
+    return Block(layer, norm, config.model_dim, config.dropout)

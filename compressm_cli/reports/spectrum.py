@@ -16,6 +16,7 @@ from compressm_cli.engine.precision import require_compiler, resolve_device
 from compressm_cli.engine.same_data import names_data, relation
 from compressm_cli.engine.threads import choose_threads, using
 from compressm_cli.engine.trainee import Setting
+from compressm_cli.exchange.places import find_checkpoint
 from compressm_cli.layers import LAYERS
 from compressm_cli.layers.interface import STATES
 from compressm_cli.layers.time_invariant import TimeInvariantLayer
@@ -232,30 +233,7 @@ def _opened(path: Path) -> tuple[Checkpoint, Path, str, Run | None]:
     if exchange.is_model_folder(path):
         return exchange.load(path), path, "the model of another library", None
     file, chosen, run = find_checkpoint(path)
-    return Checkpoint.load(file), file, chosen, run
-
-
-def find_checkpoint(path: Path) -> tuple[Path, str, Run | None]:
-    """The checkpoint that a path means, why that one, and its run; BadInputError where there is none."""
-    if path.is_file():
-        return path, "the given checkpoint", None
-    runs = Run.find(path)
-    run = runs[-1]
-    which = "" if len(runs) == 1 else f" of the newest of {len(runs)} runs, {run.folder.name}"
-    if run.final_checkpoint.is_file():
-        return run.final_checkpoint, f"the final checkpoint{which}", run
-    status = run.read_info().get("status", "unknown")
-    if found := run.last_checkpoints():
-        return found[-1], f"the newest checkpoint{which}, which has not finished (status: {status})", run
-    if run.best_checkpoint.is_file():
-        return (
-            run.best_checkpoint,
-            f"the best checkpoint{which}, which has not finished (status: {status})",
-            run,
-        )
-    raise BadInputError(
-        f"{run.folder}: the run has no checkpoint yet (status: {status}); wait for its first one"
-    )
+    return exchange.load(file), file, chosen, run
 
 
 def _check_thresholds(thresholds: tuple[float, ...]) -> None:

@@ -8,10 +8,11 @@ from made_runs import MakeRun, tiny_checkpoint, tiny_recipe
 
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.engine.trainee import Setting
+from compressm_cli.exchange.places import find_checkpoint
 from compressm_cli.layers.interface import state_space_layers
 from compressm_cli.lti import hankel_singular_values
 from compressm_cli.reports import analyze, spectrum
-from compressm_cli.reports.spectrum import LayerSpectrum, find_checkpoint
+from compressm_cli.reports.spectrum import LayerSpectrum
 from compressm_cli.reports.timing import StepTimes
 
 WHITE = ("compression.gramian=analytic", "compression.horizon=infinite")
