@@ -26,7 +26,9 @@ from compressm_cli.layers.selective import (
     wide,
 )
 from compressm_cli.layers.slots import rows
+from compressm_cli.layers.state import State
 from compressm_cli.ops import gated_linear_attention, ssd
+from compressm_cli.ops.decoding import ends_of, gated_linear_states, gated_linear_step, ssd_states, ssd_step
 
 EPSILON = 1e-5
 
@@ -122,7 +124,40 @@ class GLA(SelectiveLayer):
         return [replace(states, divisors=(("divisor", self.state_dim),))]
 
     def forward(self, u: Tensor) -> Tensor:
-        y = self._recurrence(*self._selected(u))
+        return self._read_out(self._recurrence(*self._selected(u)), u)
+
+    @torch.no_grad()
+    def initial_state(self, batch: int) -> State:
+        return State({"h": wide(self.k_proj.weight).new_zeros(self._state_size(batch))})
+
+    def _state_size(self, batch: int) -> tuple[int, ...]:
+        values = self.v_proj.weight.shape[0] // self.heads
+        both = (values, self.state_dim) if self.scalar else (self.state_dim, values)
+        return batch, self.heads, *both
+
+    @torch.no_grad()
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        self.check_step(x)
+        (h,) = state.take(h=self._state_size(len(x)))
+        q, k, v, log_decay = self._selected(x)
+        if self.scalar:
+            y = ssd_step(v, h, torch.ones_like(log_decay), log_decay, k, q)
+        else:
+            y = gated_linear_step(q, k, v, log_decay, h)
+        return self._read_out(y, x), State({"h": h})
+
+    @torch.no_grad()
+    def prefill(self, u: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+        ends, (q, k, v, log_decay) = ends_of(u, lengths), self._selected(u)
+        if self.scalar:
+            dt, A = self._as_step_sizes(log_decay)
+            y, h = ssd_states(v / dt[..., None], ends, dt, A, k, q)
+        else:
+            y, h = gated_linear_states(q, k, v, log_decay, ends)
+        return self._read_out(y, u), State({"h": h})
+
+    def _read_out(self, y: Tensor, u: Tensor) -> Tensor:
+        """The layer's output (..., H) from that of the recurrence (..., heads, P), for its input u (..., H)."""
         return self.o_proj((self.g_norm(y).flatten(-2) * functional.silu(wide(self.g_proj(u)))).to(u.dtype))
 
     def _selected(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -139,11 +174,15 @@ class GLA(SelectiveLayer):
     def _recurrence(self, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor) -> Tensor:
         if not self.scalar:
             return gated_linear_attention(q, k, v, log_decay)
-        # With A = -1 the step sizes of SSD are the log decays, and v / dt is what they multiply.
-        dt = (-log_decay.detach()).clamp_min(torch.finfo(log_decay.dtype).tiny ** 0.5)
+        dt, A = self._as_step_sizes(log_decay)
         if log_decay.requires_grad:
             q, k = _Decayed.apply(q, k, log_decay)
-        return ssd(v / dt[..., None], dt, -dt.new_ones(self.heads), k, q)
+        return ssd(v / dt[..., None], dt, A, k, q)
+
+    def _as_step_sizes(self, log_decay: Tensor) -> tuple[Tensor, Tensor]:
+        """dt and A of SSD: with A = -1 its step sizes are the log decays, and v / dt is what they multiply."""
+        dt = (-log_decay.detach()).clamp_min(torch.finfo(log_decay.dtype).tiny ** 0.5)
+        return dt, -dt.new_ones(self.heads)
 
     @property
     def trace_kind(self) -> type[HeadTrace | VectorTrace]:

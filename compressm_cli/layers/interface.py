@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from compressm_cli.core.axes import Axis, Slot
+from compressm_cli.layers.state import State
 
 if TYPE_CHECKING:  # surgery on any network needs neither recipes nor kernels
     from compressm_cli.layers.config import LayerConfig
@@ -90,6 +91,48 @@ class StateSpaceLayer(nn.Module, ABC):
     @abstractmethod
     def forward(self, u: Tensor) -> Tensor:
         """(batch, length, H) -> (batch, length, H)."""
+
+    def initial_state(self, batch: int) -> State:
+        """What it keeps between two time steps, before the first one, for so many rows: as its parameters in device and
+        type.
+
+        A layer can be stepped where it gives this and ``step``; NotImplementedError where it cannot.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no step by step form")
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """What ``forward`` gives at one time step: x (batch, H) -> (batch, H), and the state after it.
+
+        ``state``, that of the step before, is used up. Without gradients. Raises ValueError where it does not fit.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no step by step form")
+
+    @torch.no_grad()
+    def prefill(self, u: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+        """``forward``, and the state after the last real step of each row.
+
+        u (batch, length, H); lengths (batch,), at least 1, where the ends of rows are padding, at whose steps the
+        output means nothing. Step by step unless the layer has a better way.
+        """
+        state, outputs = self.initial_state(len(u)), []
+        for t, x in enumerate(u.unbind(1)):
+            before = state
+            y, state = self.step(x, state if lengths is None else state.clone())
+            if lengths is not None:
+                state = state.where(t < lengths, before)
+            outputs.append(y)
+        return torch.stack(outputs, dim=1), state
+
+    @property
+    def is_steppable(self) -> bool:
+        """Whether it has ``initial_state`` and ``step``."""
+        base = StateSpaceLayer
+        return type(self).step is not base.step and type(self).initial_state is not base.initial_state
+
+    def check_step(self, x: Tensor) -> None:
+        """ValueError for the input of a step that is not (batch, H)."""
+        if x.ndim != 2 or x.shape[1] != self.model_dim:
+            raise ValueError(f"a step takes x (batch, {self.model_dim}), not {tuple(x.shape)}")
 
     @abstractmethod
     def reduced_parameters(self, projections: Any) -> dict[str, Tensor]:

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from compressm_cli.layers.config import LayerConfig
 from compressm_cli.layers.time_invariant import (
+    DiagonalLayer,
     StateProjection,
-    TimeInvariantLayer,
     as_complex,
     balancing_scale,
     check_orders,
 )
 from compressm_cli.lti import Realization
-from compressm_cli.ops import diagonal_ssm
+from compressm_cli.ops.ssm import DiagonalSystem
 
 Radius = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -39,7 +39,7 @@ class LRUConfig(LayerConfig):
         return self
 
 
-class LRU(TimeInvariantLayer):
+class LRU(DiagonalLayer):
     """h_t = lambda h_{t-1} + exp(gamma_log) B u_t and y_t = Re(C h_t) + D u_t.
 
     lambda = exp(-exp(nu_log) + i theta). The angle is a parameter itself rather than its logarithm:
@@ -77,10 +77,9 @@ class LRU(TimeInvariantLayer):
     def state_dim(self) -> int:
         return self.nu_log.shape[0]
 
-    def forward(self, u: Tensor) -> Tensor:
+    def discrete_system(self) -> DiagonalSystem:
         gamma = torch.exp(self.gamma_log)[:, None]
-        return diagonal_ssm(
-            u,
+        return DiagonalSystem(
             -torch.exp(self.nu_log),
             self.theta,
             gamma * self.B_re,
@@ -88,7 +87,6 @@ class LRU(TimeInvariantLayer):
             self.C_re,
             self.C_im,
             self.D,
-            self.form,
         )
 
     def systems(self) -> list[Realization]:

@@ -22,8 +22,16 @@ from compressm_cli.layers.selective import (
     inverse_softplus,
     wide,
 )
+from compressm_cli.layers.state import State
 from compressm_cli.ops import causal_conv1d, mamba_ssm_kernels, selective_scan_gated
 from compressm_cli.ops.channelwise import channelwise_selective_scan
+from compressm_cli.ops.decoding import (
+    causal_conv1d_step,
+    ends_of,
+    recent_steps,
+    selective_states,
+    selective_step,
+)
 
 
 class MambaConfig(KernelConfig):
@@ -122,19 +130,65 @@ class Mamba(SelectiveLayer):
             y = selective_scan_gated(x, raw, bias, A, B, C, self.D, z, kept=self.kept)
         return self.out_proj(y)
 
+    @torch.no_grad()
+    def initial_state(self, batch: int) -> State:
+        A = wide(self.A_log)
+        sizes = self._state_sizes(batch)
+        return State({"h": A.new_zeros(sizes["h"]), "past": self.conv1d.weight.new_zeros(sizes["past"])})
+
+    def _state_sizes(self, batch: int) -> dict[str, tuple[int, ...]]:
+        channels, _, width = self.conv1d.weight.shape
+        return {"h": (batch, *self.A_log.shape), "past": (batch, width - 1, channels)}
+
+    @torch.no_grad()
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        self.check_step(x)
+        h, past = state.take(**self._state_sizes(len(x)))
+        x, z = self.in_proj(x).chunk(2, dim=-1)
+        x = causal_conv1d_step(x, past, *self._convolution(), activation="silu")
+        dt, B, C = self._sizes_and_vectors(x)
+        y = selective_step(x, h, dt, -torch.exp(wide(self.A_log)), B, C, self.D, self.kept)
+        return self.out_proj(y * functional.silu(z)), State({"h": h, "past": past})
+
+    @torch.no_grad()
+    def prefill(self, u: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+        ends = ends_of(u, lengths)
+        entering, z = self.in_proj(u).chunk(2, dim=-1)
+        x = causal_conv1d(entering, *self._convolution(), activation="silu")
+        dt, B, C = self._sizes_and_vectors(x)
+        y, h = selective_states(x, ends, dt, -torch.exp(wide(self.A_log)), B, C, self.D, self.kept)
+        past = recent_steps(entering, ends, self.conv1d.weight.shape[2] - 1)
+        return self.out_proj(y * functional.silu(z)), State({"h": h, "past": past})
+
+    def _sizes_and_vectors(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of x (..., D) behind the convolution the step sizes (..., D), and B and C (..., N) or (..., D, r)."""
+        raw, B, C = self._vectors(x)
+        dt = functional.softplus(wide(raw) + wide(self.dt_proj.bias))
+        return dt, *(self._mapped(B, C) if self.B_map is not None else (B, C))
+
+    def _convolution(self) -> tuple[Tensor, Tensor | None]:
+        """Its weights (D, width) and bias (D,)."""
+        return self.conv1d.weight.squeeze(1), self.conv1d.bias
+
     def _selected(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """x, z, step sizes before bias and softplus (batch, length, D), and B, C (batch, length, N)."""
         x, z = self.in_proj(u).chunk(2, dim=-1)
-        x = causal_conv1d(x, self.conv1d.weight.squeeze(1), self.conv1d.bias, activation="silu")
+        x = causal_conv1d(x, *self._convolution(), activation="silu")
+        return x, z, *self._vectors(x)
+
+    def _vectors(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of x (..., D) behind the convolution the step sizes before bias and softplus, B and C (..., N)."""
         small = self.x_proj(x)
         states = (small.shape[-1] - self.rank) // 2
         low, B, C = small.split([self.rank, states, states], dim=-1)
         # The bias comes later, in float32: steps of 0.001 are lost beside it in bfloat16.
-        return x, z, functional.linear(low, self.dt_proj.weight), B, C
+        return functional.linear(low, self.dt_proj.weight), B, C
 
     def _mapped(self, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
-        """Each channel's own B and C, (batch, length, D, r)."""
-        return tuple(torch.einsum("drn,bln->bldr", m, wide(v)) for m, v in ((self.B_map, B), (self.C_map, C)))  # type: ignore[return-value]
+        """Each channel's own B and C, (..., D, r)."""
+        return tuple(
+            torch.einsum("drn,...n->...dr", m, wide(v)) for m, v in ((self.B_map, B), (self.C_map, C))
+        )  # type: ignore[return-value]
 
     @property
     def trace_kind(self) -> type[ChannelTrace]:

@@ -23,7 +23,9 @@ from compressm_cli.layers.selective import (
     mean_square,
     wide,
 )
+from compressm_cli.layers.state import State
 from compressm_cli.ops import causal_conv1d, mamba_ssm_kernels, ssd
+from compressm_cli.ops.decoding import causal_conv1d_step, ends_of, recent_steps, ssd_states, ssd_step
 
 
 class Mamba2Config(KernelConfig):
@@ -208,17 +210,64 @@ class Mamba2(SelectiveLayer):
         y = run(x, dt, -torch.exp(wide(self.A_log)), B, C, self.D)
         return self.out_proj(self.norm(y.flatten(-2), z))
 
+    @torch.no_grad()
+    def initial_state(self, batch: int) -> State:
+        sizes = self._state_sizes(batch)
+        h = wide(self.A_log).new_zeros(sizes["h"])
+        return State({"h": h, "past": self.conv1d.weight.new_zeros(sizes["past"])})
+
+    def _state_sizes(self, batch: int) -> dict[str, tuple[int, ...]]:
+        mixed, _, width = self.conv1d.weight.shape
+        return {
+            "h": (batch, self.heads, self.channels // self.heads, self.state_dim),
+            "past": (batch, width - 1, mixed),
+        }
+
+    @torch.no_grad()
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        self.check_step(x)
+        h, past = state.take(**self._state_sizes(len(x)))
+        z, mixed, low = self._parts(self.in_proj(x))
+        mixed = causal_conv1d_step(mixed, past, *self._convolution(), activation="silu")
+        x, dt, B, C = self._inputs(mixed, low)
+        y = ssd_step(x, h, dt, -torch.exp(wide(self.A_log)) * dt, B, C, self.D)
+        return self.out_proj(self.norm(y.flatten(-2), z)), State({"h": h, "past": past})
+
+    @torch.no_grad()
+    def prefill(self, u: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+        ends = ends_of(u, lengths)
+        z, entering, low = self._parts(self.in_proj(u))
+        mixed = causal_conv1d(entering, *self._convolution(), activation="silu")
+        x, dt, B, C = self._inputs(mixed, low)
+        y, h = ssd_states(x, ends, dt, -torch.exp(wide(self.A_log)), B, C, self.D)
+        past = recent_steps(entering, ends, self.conv1d.weight.shape[2] - 1)
+        return self.out_proj(self.norm(y.flatten(-2), z)), State({"h": h, "past": past})
+
+    def _convolution(self) -> tuple[Tensor, Tensor | None]:
+        """Its weights (channels, width) and bias (channels,)."""
+        return self.conv1d.weight.squeeze(1), self.conv1d.bias
+
     def _selected(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """z (batch, length, channels), x (.., heads, P), dt (.., heads), B and C (.., groups, r)."""
+        z, mixed, low = self._parts(self.in_proj(u))
+        mixed = causal_conv1d(mixed, *self._convolution(), activation="silu")
+        return z, *self._inputs(mixed, low)
+
+    def _parts(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What in_proj gives (..., rows) as the gate z, the inputs of the convolution, and what makes step sizes."""
+        mixed = self.conv1d.weight.shape[0]
+        z, entering, low = projected.split([self.channels, mixed, self.heads], dim=-1)
+        return z, entering, low
+
+    def _inputs(self, mixed: Tensor, low: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Those of the recurrence: x (..., heads, P), dt (..., heads), B and C (..., groups, r)."""
         shared = self.groups * self._inner_dim
-        z, mixed, low = self.in_proj(u).split([self.channels, self.channels + 2 * shared, self.heads], dim=-1)
-        mixed = causal_conv1d(mixed, self.conv1d.weight.squeeze(1), self.conv1d.bias, activation="silu")
         x, B, C = mixed.split([self.channels, shared, shared], dim=-1)
         dt = functional.softplus(wide(low) + wide(self.dt_bias))
         B, C = (v.unflatten(-1, (self.groups, -1)) for v in (B, C))
         if self.B_proj is not None and self.C_proj is not None:
             B, C = _mapped(self.B_proj, B), _mapped(self.C_proj, C)
-        return z, x.unflatten(-1, (self.heads, -1)), dt, B, C
+        return x.unflatten(-1, (self.heads, -1)), dt, B, C
 
     @property
     def trace_kind(self) -> type[HeadTrace]:
@@ -317,5 +366,5 @@ class Mamba2(SelectiveLayer):
 
 
 def _mapped(projection: Tensor, vectors: Tensor) -> Tensor:
-    """(groups, r, N) times (batch, length, groups, N), in the type of the map: (batch, length, groups, r)."""
-    return torch.einsum("grn,blgn->blgr", projection, vectors.to(projection.dtype))
+    """(groups, r, N) times (..., groups, N), in the type of the map: (..., groups, r)."""
+    return torch.einsum("grn,...gn->...gr", projection, vectors.to(projection.dtype))

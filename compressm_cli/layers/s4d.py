@@ -12,6 +12,7 @@ from compressm_cli.layers.discretization import (
     discrete_system,
     zero_order_hold,
 )
+from compressm_cli.layers.state import State
 from compressm_cli.layers.time_invariant import (
     StateProjection,
     TimeInvariantLayer,
@@ -21,6 +22,7 @@ from compressm_cli.layers.time_invariant import (
 )
 from compressm_cli.lti import Realization
 from compressm_cli.ops import channelwise_ssm
+from compressm_cli.ops.decoding import channelwise_states, channelwise_step, ends_of
 
 
 class S4DConfig(DiscretizedConfig):
@@ -57,9 +59,31 @@ class S4D(TimeInvariantLayer):
         return self.log_A_re.shape[1]
 
     def forward(self, u: Tensor) -> Tensor:
+        return torch.addcmul(channelwise_ssm(u, *self._discrete()), u, self.D)
+
+    def _discrete(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Logarithm of the size and angle of the poles, read-out as real and imaginary parts: (H, N) each."""
         log_abs, angle, re, im = zero_order_hold(self.log_A_re, self.A_im, self.log_dt[:, None])
         C_re, C_im = 2 * (re * self.C_re - im * self.C_im), 2 * (re * self.C_im + im * self.C_re)
-        return torch.addcmul(channelwise_ssm(u, log_abs, angle, C_re, C_im), u, self.D)
+        return log_abs, angle, C_re, C_im
+
+    @torch.no_grad()
+    def initial_state(self, batch: int) -> State:
+        h = self.C_re.new_zeros(batch, *self.C_re.shape)
+        return State({"h": torch.complex(h, h)})
+
+    @torch.no_grad()
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        self.check_step(x)
+        (h,) = state.take(h=(len(x), *self.C_re.shape))
+        log_abs, angle, C_re, C_im = self._discrete()
+        y = channelwise_step(x, h, log_abs, angle, torch.complex(C_re, C_im))
+        return torch.addcmul(y, x, self.D), State({"h": h})
+
+    @torch.no_grad()
+    def prefill(self, u: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+        log_abs, angle, _, _ = self._discrete()
+        return self(u), State({"h": channelwise_states(u, ends_of(u, lengths), log_abs, angle)})
 
     def systems(self) -> list[Realization]:
         poles, factor = discrete_system(self.log_A_re, self.A_im, self.log_dt[:, None])

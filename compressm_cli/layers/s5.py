@@ -15,14 +15,14 @@ from compressm_cli.layers.discretization import (
 )
 from compressm_cli.layers.hippo import hippo_normal
 from compressm_cli.layers.time_invariant import (
+    DiagonalLayer,
     StateProjection,
-    TimeInvariantLayer,
     as_complex,
     balancing_scale,
     check_orders,
 )
 from compressm_cli.lti import Realization
-from compressm_cli.ops import diagonal_ssm
+from compressm_cli.ops.ssm import DiagonalSystem
 
 
 class S5Config(DiscretizedConfig):
@@ -40,7 +40,7 @@ class S5Config(DiscretizedConfig):
         return self
 
 
-class S5(TimeInvariantLayer):
+class S5(DiagonalLayer):
     """h' = A h + B u, y = 2 Re(C h) + D u, A = -exp(log_A_re) + i A_im, zero-order hold with a step a state.
 
     The discrete system has lambda = exp(dt A), input matrix f B with f = 2 (lambda - 1) / A, and output
@@ -73,11 +73,11 @@ class S5(TimeInvariantLayer):
     def state_dim(self) -> int:
         return self.log_A_re.shape[0]
 
-    def forward(self, u: Tensor) -> Tensor:
+    def discrete_system(self) -> DiagonalSystem:
         log_abs, angle, re, im = zero_order_hold(self.log_A_re, self.A_im, self.log_dt)
         re, im = 2 * re[:, None], 2 * im[:, None]
         B_re, B_im = re * self.B_re - im * self.B_im, re * self.B_im + im * self.B_re
-        return diagonal_ssm(u, log_abs, angle, B_re, B_im, self.C_re, self.C_im, self.D, self.form)
+        return DiagonalSystem(log_abs, angle, B_re, B_im, self.C_re, self.C_im, self.D)
 
     def systems(self) -> list[Realization]:
         poles, factor = discrete_system(self.log_A_re, self.A_im, self.log_dt)

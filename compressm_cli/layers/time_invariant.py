@@ -9,8 +9,11 @@ from torch import Tensor
 
 from compressm_cli.core.axes import Slot
 from compressm_cli.layers.interface import StateSpaceLayer
+from compressm_cli.layers.state import State
 from compressm_cli.lti import Realization
+from compressm_cli.ops.decoding import diagonal_states, diagonal_step, ends_of
 from compressm_cli.ops.forms import FORMS, Form
+from compressm_cli.ops.ssm import DiagonalSystem, diagonal_ssm
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ class TimeInvariantLayer(StateSpaceLayer):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        cls.state_parameters = frozenset(cls.state_axes)
+        cls.state_parameters = frozenset(getattr(cls, "state_axes", ()))
 
     def state_slots(self) -> tuple[Slot, ...]:
         outputs = ("C_re", "C_im")
@@ -133,6 +136,33 @@ class TimeInvariantLayer(StateSpaceLayer):
 
     def sliced_moments(self, order: int, moments: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: moment.narrow(self.state_axes[name], 0, order) for name, moment in moments.items()}
+
+
+class DiagonalLayer(TimeInvariantLayer):
+    """A layer that is one diagonal system of H inputs and outputs, which every step of time has in common."""
+
+    @abstractmethod
+    def discrete_system(self) -> DiagonalSystem:
+        """What it computes, differentiable."""
+
+    def forward(self, u: Tensor) -> Tensor:
+        return diagonal_ssm(u, *self.discrete_system(), self.form)
+
+    @torch.no_grad()
+    def initial_state(self, batch: int) -> State:
+        like = self.discrete_system().log_abs
+        return State({"h": like.new_zeros(batch, 2 * self.state_dim)})
+
+    @torch.no_grad()
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        self.check_step(x)
+        (h,) = state.take(h=(len(x), 2 * self.state_dim))
+        return diagonal_step(x, h, self.discrete_system()), State({"h": h})
+
+    @torch.no_grad()
+    def prefill(self, u: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+        y, h = diagonal_states(u, ends_of(u, lengths), self.discrete_system())
+        return y, State({"h": h})
 
 
 def check_orders(projections: list[StateProjection], systems: int) -> int:

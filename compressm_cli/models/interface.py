@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
+from compressm_cli.layers.state import State
+
 if TYPE_CHECKING:  # a loop of one's own needs no recipes
     from compressm_cli.models.config import ModelConfig
 
@@ -33,6 +35,35 @@ class Model(nn.Module, ABC):
 
         Returns scores (batch, classes), or (batch, length, classes) where each step has a label (``per_step``).
         """
+
+    @property
+    def step_obstacle(self) -> str | None:
+        """Why it cannot be evaluated one time step at a time; None where ``step`` and ``prefill`` do it."""
+        return f"{type(self).__name__} has no step by step form"
+
+    def initial_state(self, batch: int) -> State:
+        """What it keeps between two time steps, before the first one, for so many rows.
+
+        Raises ValueError where there is a ``step_obstacle``.
+        """
+        raise ValueError(str(self.step_obstacle))
+
+    def step(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
+        """Scores (batch, classes) after one more time step, and the state after it.
+
+        inputs (batch, features) or tokens (batch,). ``state``, that of the step before, is used up. The scores are what
+        ``forward`` gives for this step, or for the whole sequence so far where only that has a label. Without
+        gradients. Raises ValueError where there is a ``step_obstacle``, in training mode where that would give other
+        scores, and for inputs or a state that do not fit.
+        """
+        raise ValueError(str(self.step_obstacle))
+
+    def prefill(self, inputs: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+        """Scores (batch, classes) at the last real step of each row, and the state after it, for ``step`` to go on.
+
+        inputs and lengths as of ``forward``, of each row at least one step. Raises ValueError as ``step``.
+        """
+        raise ValueError(str(self.step_obstacle))
 
 
 def blocks_of(model: nn.Module) -> dict[str, nn.Module]:

@@ -13,11 +13,13 @@ from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.registry import OneOf
 from compressm_cli.layers import LAYERS
 from compressm_cli.layers.channel_norm import ChannelNorm
-from compressm_cli.layers.interface import StateSpaceLayer
+from compressm_cli.layers.interface import StateSpaceLayer, state_space_layers
 from compressm_cli.layers.residual import sublayer_axis
+from compressm_cli.layers.state import State, check_lengths
 from compressm_cli.models.config import ModelConfig
 from compressm_cli.models.interface import Model
 from compressm_cli.ops.batch_norm import batch_norm
+from compressm_cli.ops.decoding import ends_of, last_real
 from compressm_cli.ops.gated import gated_residual
 
 MOMENTUM = 0.1
@@ -150,6 +152,11 @@ def _normalized(norm: nn.Module, x: Tensor, real: Tensor | None) -> Tensor:
     return y
 
 
+def _pool_state(sums: Tensor, count: Tensor) -> State:
+    """Sum (batch, H) and number (batch,) of the steps so far; in float64, for over many steps roundings add up."""
+    return State({"sum": sums.double(), "count": count.double()})
+
+
 def _real(x: Tensor, lengths: Tensor | None) -> Tensor | None:
     """(batch, length), the steps that are not padding; None where none is."""
     return None if lengths is None else torch.arange(x.shape[1], device=x.device) < lengths[:, None]
@@ -176,7 +183,29 @@ class Block(nn.Module):
         """x (batch, length, H); real (batch, length), where rows are padded, the steps that are not padding."""
         if self.layer is None or self.norm is None:
             return x
-        y = self.layer(_normalized(self.norm, x, real))
+        return self._added(x, self.layer(_normalized(self.norm, x, real)))
+
+    def initial_state(self, batch: int) -> State:
+        """Its layer's, before the first time step; that of a removed block is empty."""
+        return State({}) if self.layer is None else self.layer.initial_state(batch)
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """x (batch, H) at one time step, and the state of the step before, which is used up."""
+        if self.layer is None or self.norm is None:
+            state.take()
+            return x, State({})
+        y, after = self.layer.step(_normalized(self.norm, x[:, None], None)[:, 0], state)
+        return self._added(x, y), after
+
+    def prefill(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, State]:
+        """``forward`` of x (batch, length, H), and the state after the last real step of each row."""
+        if self.layer is None or self.norm is None:
+            return x, State({})
+        y, after = self.layer.prefill(_normalized(self.norm, x, None), lengths)
+        return self._added(x, y), after
+
+    def _added(self, x: Tensor, y: Tensor) -> Tensor:
+        """The residual stream (..., H) with what the layer's output y makes of it."""
         if self.mix is None:
             return x + nn.functional.dropout(y, self.dropout, self.training)
         return gated_residual(x, y, self.mix.weight, self.mix.bias, self.dropout, self.training)
@@ -258,6 +287,80 @@ class SequenceModel(Model):
         wide = torch.promote_types(x.dtype, torch.float32)
         total = x.where(real[..., None], 0.0).sum(dim=1, dtype=wide)
         return self.head((total / real.sum(dim=1, keepdim=True)).to(x.dtype))
+
+    @property
+    def step_obstacle(self) -> str | None:
+        for name, layer in state_space_layers(self).items():
+            if not layer.is_steppable:
+                return f"{name}, of the kind {type(layer).__name__}, has no step by step form"
+        return None
+
+    def initial_state(self, batch: int) -> State:
+        """The states of its blocks, and where it is pooled, the sum and the number of the steps so far."""
+        self._require_steps()
+        parts = {name: block.initial_state(batch) for name, block in self._blocks().items()}
+        if not self.per_step:
+            sums = torch.zeros(batch, self.head.in_features, device=self.head.weight.device)
+            parts["pool"] = _pool_state(sums, torch.zeros_like(sums[:, 0]))
+        return State(parts)
+
+    @torch.no_grad()
+    def step(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
+        self._require_evaluation()
+        self._check_inputs(inputs, "a step takes", "batch")
+        blocks = self._blocks()
+        names = [*blocks] if self.per_step else [*blocks, "pool"]
+        parts = dict(zip(names, state.take_parts(names), strict=True))
+        x: Tensor = self.encoder(inputs)
+        for name, block in blocks.items():
+            x, parts[name] = block.step(x, parts[name])
+        x = _normalized(self.norm, x[:, None], None)[:, 0]
+        if not self.per_step:
+            sums, count = parts["pool"].take(sum=x.shape, count=x.shape[:1])
+            parts["pool"] = _pool_state(sums + x, count + 1)
+            x = ((sums + x) / (count + 1)[:, None]).to(x.dtype)
+        return self.head(x), State(parts)
+
+    @torch.no_grad()
+    def prefill(self, inputs: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+        self._require_steps()
+        self._check_inputs(inputs, "prefill takes", "batch, length")
+        check_lengths(inputs, lengths)
+        x: Tensor = self.encoder(inputs)
+        parts: dict[str, State] = {}
+        for name, block in self._blocks().items():
+            x, parts[name] = block.prefill(x, lengths)
+        x, ends = _normalized(self.norm, x, None), ends_of(x, lengths)
+        if self.per_step:
+            return self.head(last_real(x, ends)), State(parts)
+        real = torch.arange(x.shape[1], device=x.device) < ends[:, None]
+        sums = x.where(real[..., None], 0.0).sum(dim=1, dtype=torch.float64)
+        parts["pool"] = _pool_state(sums, ends)
+        return self.head((sums / ends[:, None]).to(x.dtype)), State(parts)
+
+    def _blocks(self) -> dict[str, Block]:
+        return {f"blocks.{i}": block for i, block in enumerate(self.blocks) if isinstance(block, Block)}
+
+    def _require_steps(self) -> None:
+        """ValueError where it cannot be stepped, or not now."""
+        if self.step_obstacle is not None:
+            raise ValueError(self.step_obstacle)
+        self._require_evaluation()
+
+    def _require_evaluation(self) -> None:
+        """ValueError in training mode, where that gives other scores."""
+        if self.training and (has_batch_statistics(self) or any(b.dropout for b in self._blocks().values())):
+            raise ValueError(
+                "the model is in training mode, with dropout or batch normalization; call eval()"
+            )
+
+    def _check_inputs(self, inputs: Tensor, what: str, axes: str) -> None:
+        """ValueError for inputs that are no tokens of these axes, or features with one axis more."""
+        tokens = isinstance(self.encoder, nn.Embedding)
+        wanted = f"tokens ({axes})" if tokens else f"inputs ({axes}, {self.encoder.in_features})"
+        sizes = inputs.shape if tokens else inputs.shape[:-1]
+        if len(sizes) != len(axes.split(",")) or not (tokens or inputs.shape[-1] == self.encoder.in_features):
+            raise ValueError(f"{what} {wanted}, not {tuple(inputs.shape)}")
 
     @classmethod
     def build(cls, config: Any, data: Any, orders: Mapping[str, int] | None = None) -> "SequenceModel":

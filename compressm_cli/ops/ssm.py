@@ -1,6 +1,7 @@
 """The time-invariant state space operations: one function each, the form chosen by cost."""
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +12,27 @@ from compressm_cli.ops.forms import DEFAULT, Form, Problem
 from compressm_cli.ops.parallel import runs_eagerly_on_cpu
 from compressm_cli.ops.recurrent import recurrent_ssm
 from compressm_cli.ops.scan import diagonal_scan
+
+
+class DiagonalSystem(NamedTuple):
+    """What ``diagonal_ssm`` computes: log_abs and angle (N,), B (N, p), C (q, N), D (q,) with q = p or None."""
+
+    log_abs: Tensor
+    angle: Tensor
+    B_re: Tensor
+    B_im: Tensor
+    C_re: Tensor
+    C_im: Tensor
+    D: Tensor | None = None
+
+    def poles(self) -> tuple[Tensor, Tensor]:
+        """Real and imaginary parts, (N,) each."""
+        size = torch.exp(self.log_abs)
+        return size * torch.cos(self.angle), size * torch.sin(self.angle)
+
+    def stacked(self) -> tuple[Tensor, Tensor]:
+        """B (2 N, p) and C (q, 2 N) in the layout of ``diagonal_scan``, so that the read-out is a real product."""
+        return torch.cat([self.B_re, self.B_im], dim=0), torch.cat([self.C_re, -self.C_im], dim=1)
 
 
 def _parameter_precision(device: torch.device) -> AbstractContextManager[object]:
@@ -43,9 +65,8 @@ def diagonal_ssm(
         with _parameter_precision(u.device):
             y = mimo_convolution(u, log_abs, angle, B_re, B_im, C_re, C_im)
         return y if D is None else torch.addcmul(y, u, D)
-    size = torch.exp(log_abs)
-    poles = size * torch.cos(angle), size * torch.sin(angle)
-    B, C = torch.cat([B_re, B_im], dim=0), torch.cat([C_re, -C_im], dim=1)
+    system = DiagonalSystem(log_abs, angle, B_re, B_im, C_re, C_im, D)
+    poles, (B, C) = system.poles(), system.stacked()
     if runs_eagerly_on_cpu(u):
         return recurrent_ssm(u, *poles, B, C, D)
     y = functional.linear(diagonal_scan(functional.linear(u, B), *poles), C)

@@ -1,0 +1,191 @@
+"""Recurrences one time step at a time, and the states that they are left with after a sequence.
+
+Steps change the state that they are given in its place. All without gradients.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from compressm_cli.ops.channelwise import channelwise_selective_scan
+from compressm_cli.ops.chunked import full_precision, pad_length
+from compressm_cli.ops.gated_linear import gated_linear_attention
+from compressm_cli.ops.scan import diagonal_scan
+from compressm_cli.ops.selective import selective_scan
+from compressm_cli.ops.ssd import ssd
+from compressm_cli.ops.ssm import DiagonalSystem
+
+STEPS_AT_ONCE = 64
+"""Of which ``channelwise_states`` has the powers of all poles at once."""
+
+
+def ends_of(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """(batch,) int64, how many steps of each row of x (batch, length, ...) are real; the rest is padding."""
+    if lengths is None:
+        return torch.full((x.shape[0],), x.shape[1], device=x.device)
+    return lengths.to(x.device, torch.int64)
+
+
+def last_real(x: Tensor, ends: Tensor) -> Tensor:
+    """The last real step of each row of x (batch, length, ...): (batch, ...)."""
+    return x[torch.arange(len(x), device=x.device), ends - 1]
+
+
+def recent_steps(x: Tensor, ends: Tensor, count: int) -> Tensor:
+    """The last ``count`` real steps of each row of x (batch, length, m), after zeros where there are fewer."""
+    past = functional.pad(x, (0, 0, count, 0))
+    rows = torch.arange(len(x), device=x.device)[:, None]
+    return past[rows, ends[:, None] + torch.arange(count, device=x.device)]
+
+
+def causal_conv1d_step(
+    x: Tensor, past: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None = None
+) -> Tensor:
+    """One step of ``causal_conv1d``: x (batch, channels), past (batch, width - 1, channels) the steps before it.
+
+    ``past`` becomes the steps before the next one. Returns (batch, channels), in the dtype of the weight.
+    """
+    window = torch.cat([past, x[:, None].to(past.dtype)], dim=1)
+    past.copy_(window[:, 1:])
+    y = torch.einsum("bkc,ck->bc", window, weight)
+    y = y if bias is None else y + bias
+    return y if activation is None else functional.silu(y)
+
+
+def diagonal_step(u: Tensor, h: Tensor, system: DiagonalSystem) -> Tensor:
+    """One step of ``diagonal_ssm``: u (batch, p), h (batch, 2 N) real and imaginary parts. Returns (batch, q)."""
+    with full_precision(u.device):
+        u, (re, im), (B, C) = u.to(h.dtype), system.poles(), system.stacked()
+        h_re, h_im = h.chunk(2, dim=-1)
+        turned = torch.cat([re * h_re - im * h_im, re * h_im + im * h_re], dim=-1)
+        torch.addmm(turned, u, B.mT, out=h)
+        y = h @ C.mT
+        return y if system.D is None else torch.addcmul(y, u, system.D)
+
+
+def diagonal_states(u: Tensor, ends: Tensor, system: DiagonalSystem) -> tuple[Tensor, Tensor]:
+    """``diagonal_ssm`` of u (batch, length, p), and the states (batch, 2 N) after the last real step of each row."""
+    with full_precision(u.device):
+        (re, im), (B, C) = system.poles(), system.stacked()
+        u = u.to(re.dtype)
+        h = diagonal_scan(functional.linear(u, B), re, im)
+        y = functional.linear(h, C)
+        return y if system.D is None else torch.addcmul(y, u, system.D), last_real(h, ends)
+
+
+def channelwise_step(u: Tensor, h: Tensor, log_abs: Tensor, angle: Tensor, C: Tensor) -> Tensor:
+    """One step of ``channelwise_ssm``: u (batch, H), h (batch, H, N) complex, C (H, N) complex. Returns (batch, H)."""
+    with full_precision(u.device):
+        h.mul_(torch.polar(torch.exp(log_abs), angle)).add_(u[..., None])
+        return (h * C).sum(-1).real
+
+
+def channelwise_states(u: Tensor, ends: Tensor, log_abs: Tensor, angle: Tensor) -> Tensor:
+    """The states (batch, H, N) complex of ``channelwise_ssm`` after the last real step of each row of u."""
+    batch, length, _ = u.shape
+    with full_precision(u.device):
+        # The rows end together: what lies before the start of a shorter one is zero.
+        steps = -(-length // STEPS_AT_ONCE) * STEPS_AT_ONCE
+        inputs = recent_steps(u.to(log_abs.dtype), ends, steps)
+        back = torch.arange(STEPS_AT_ONCE - 1, -1, -1, device=u.device)
+        powers = torch.polar(torch.exp(log_abs[..., None] * back), angle[..., None] * back)
+        onward = torch.polar(torch.exp(log_abs * STEPS_AT_ONCE), angle * STEPS_AT_ONCE)
+        h = torch.zeros(batch, *log_abs.shape, dtype=powers.dtype, device=u.device)
+        for part in inputs.split(STEPS_AT_ONCE, dim=1):
+            by_channel = part.permute(2, 1, 0)
+            added = torch.complex(powers.real @ by_channel, powers.imag @ by_channel)
+            h = onward * h + added.permute(2, 0, 1)
+        return h
+
+
+def selective_step(
+    x: Tensor, h: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, kept: Tensor | None = None
+) -> Tensor:
+    """One step of ``selective_scan``: x and dt (batch, channels), h (batch, channels, N), B and C (batch, N).
+
+    B and C may be those of each channel, (batch, channels, N). Returns (batch, channels).
+    """
+    x, dt, B, C = (value.to(h.dtype) for value in (x, dt, B, C))
+    B, C = (value if value.ndim == 3 else value[:, None] for value in (B, C))
+    h.mul_(torch.exp(dt[..., None] * A)).addcmul_((dt * x)[..., None], B)
+    if kept is not None:
+        h.mul_(torch.arange(A.shape[1], device=h.device) < kept[:, None])
+    return (h * C).sum(-1) + D * x
+
+
+def selective_states(
+    x: Tensor, ends: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, kept: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """``selective_scan``, and the states (batch, channels, N) after the last real step of each row.
+
+    B and C may be those of each channel, (batch, length, channels, N). N more steps, in which nothing decays or comes
+    in, read one state each: so every kernel of the scan does it.
+    """
+    length, states = x.shape[1], A.shape[1]
+    given = [*_without_padding(ends, x, dt, B), C]
+    x, dt, B, C = (pad_length(value.to(A.dtype), length + states) for value in given)
+    eye = torch.eye(states, dtype=A.dtype, device=A.device)
+    if C.ndim == 4:
+        C[:, length:] = eye[:, None]
+        y = channelwise_selective_scan(x, dt, A, B, C, D)
+    else:
+        C[:, length:] = eye
+        y = selective_scan(x, dt, A, B, C, D, kept=kept)
+    return y[:, :length], y[:, length:].mT.contiguous()
+
+
+def ssd_step(
+    x: Tensor, h: Tensor, dt: Tensor, log_decay: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None
+) -> Tensor:
+    """One step of ``ssd``: x (batch, heads, P), h (batch, heads, P, N), dt and log_decay (batch, heads).
+
+    B and C (batch, groups, N). Returns (batch, heads, P).
+    """
+    x, dt, B, C = (value.to(h.dtype) for value in (x, dt, B, C))
+    by_group = h.unflatten(1, (B.shape[1], -1))
+    h.mul_(torch.exp(log_decay)[..., None, None])
+    by_group.addcmul_((dt[..., None] * x).view(by_group.shape[:-1])[..., None], B[:, :, None, None])
+    y = (by_group.flatten(2, 3) @ C[..., None]).view(x.shape)
+    return y if D is None else y + D[:, None] * x
+
+
+def ssd_states(
+    x: Tensor, ends: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """``ssd``, and the states (batch, heads, P, N) after the last real step of each row, as ``selective_states``."""
+    length, states = x.shape[1], B.shape[3]
+    given = [*_without_padding(ends, x, dt, B), C]
+    x, dt, B, C = (pad_length(value, length + states) for value in given)
+    C = _reading(C, length)
+    y = ssd(x, dt, A, B, C, D)
+    return y[:, :length], y[:, length:].permute(0, 2, 3, 1).contiguous()
+
+
+def gated_linear_step(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, h: Tensor) -> Tensor:
+    """One step of ``gated_linear_attention``: q, k, log_decay (batch, heads, N), v (.., P), h (batch, heads, N, P)."""
+    h.mul_(torch.exp(log_decay)[..., None]).addcmul_(k[..., None], v[..., None, :])
+    return (q[..., None, :] @ h).squeeze(-2)
+
+
+def gated_linear_states(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, ends: Tensor
+) -> tuple[Tensor, Tensor]:
+    """``gated_linear_attention``, and the states (batch, heads, N, P) after each row, as ``selective_states``."""
+    length, states = q.shape[1], q.shape[3]
+    given = [q, *_without_padding(ends, k, v, log_decay)]
+    q, k, v, log_decay = (pad_length(value, length + states) for value in given)
+    y = gated_linear_attention(_reading(q, length), k, v, log_decay)
+    return y[:, :length], y[:, length:].transpose(1, 2).contiguous()
+
+
+def _without_padding(ends: Tensor, *values: Tensor) -> list[Tensor]:
+    """Zeros in the place of padded steps of (batch, length, ...)."""
+    length = values[0].shape[1]
+    padding = torch.arange(length, device=ends.device) >= ends[:, None]
+    return [v.masked_fill(padding.reshape(*padding.shape, *(1,) * (v.ndim - 2)), 0.0) for v in values]
+
+
+def _reading(C: Tensor, first: int) -> Tensor:
+    """C (batch, length, groups, N) with its steps from ``first`` on reading one state each."""
+    eye = torch.eye(C.shape[3], dtype=C.dtype, device=C.device)
+    return torch.cat([C[:, :first], eye[:, None].expand(len(C), -1, *C.shape[2:])], dim=1)
