@@ -93,3 +93,18 @@ def test_an_encoding_is_written_and_read(tmp_path: Path) -> None:
     encoding = task.load().encoding
     assert encoding == Encoding(inputs=Bytes(max_length=2), outputs=Classes(names=["x", "y"]))
     assert Encoding.model_validate(encoding.model_dump(mode="json")) == encoding
+
+
+def test_bytes_come_back_as_text_a_character_at_a_time() -> None:
+    stream, text = Bytes().stream(), "aü🙂"
+    pieces = [stream.add(byte + 1) for byte in text.encode()]
+    assert pieces == ["a", "", "ü", "", "", "", "🙂"]
+    assert stream.end() == ""
+    assert [stream.add(0xC3 + 1), stream.add(ord("x") + 1), stream.add(0xF0 + 1), stream.end()] == [
+        "",
+        "\ufffdx",
+        "",
+        "\ufffd",
+    ]
+    with pytest.raises(BadInputError, match="whose inputs are series writes no text"):
+        Series(channels=["x"]).stream()

@@ -1,5 +1,6 @@
 """Texts as their bytes."""
 
+from codecs import getincrementaldecoder
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -23,7 +24,28 @@ class Bytes(Inputs):
     def vocabulary(self) -> int:
         return BYTE_VOCABULARY
 
+    @property
+    def silent(self) -> tuple[int, ...]:
+        """The padding."""
+        return (0,)
+
+    def stream(self) -> "ByteStream":
+        return ByteStream()
+
     def encode(self, rows: Rows) -> tuple[Tensor, Tensor | None]:
         self.require_kind(rows)
         texts = [bytes(text[: self.max_length]) for text in rows.content]
         return byte_tokens(texts, max(map(len, texts)))
+
+
+class ByteStream:
+    """Bytes that come one at a time, as UTF-8; a byte that belongs to no character becomes U+FFFD."""
+
+    def __init__(self) -> None:
+        self._decoder = getincrementaldecoder("utf-8")("replace")
+
+    def add(self, token: int) -> str:
+        return self._decoder.decode(bytes([token - 1]))
+
+    def end(self) -> str:
+        return self._decoder.decode(b"", final=True)
