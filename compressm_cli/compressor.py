@@ -96,13 +96,13 @@ class Compressor:
         self.method = method if isinstance(method, Method) else _method_of(method)
         self._calibration, self._length, self._copies = _batches(calibration), length, list(copies)
         self._total, self._averaged = total_steps, False
-        self._checks = set(self.method.check_steps(total_steps))
+        self._checks = set(ask(self.method, Method.check_steps, total_steps))
         self._generator = torch.Generator().manual_seed(seed)
         self.step = 0
         """Steps that were made."""
         context = _Setup(self._longest, sizes=sizes(self.plain), generator=self._generator)
         ask(self.method, Method.setup, self.plain, StructureMap.of(self.plain), context)
-        groups = groups_of_method(self.method.parameter_groups(), self.plain)
+        groups = groups_of_method(self.method, self.plain)
         self._hooks = Hooks(self.method)
         self._hooks.follow(self.plain)
         if optimizer is not None:
@@ -151,7 +151,7 @@ class Compressor:
         if not (plan.edits or plan.records):
             warnings.warn(_nothing_found(self.method, self.plain), stacklevel=2)
         if plan:
-            self.method.accepted(plan.records)
+            ask(self.method, Method.accepted, plan.records)
         return Change(change.shapes_changed or checked.shapes_changed, [*change.records, *checked.records])
 
     def state_dict(self) -> dict[str, Any]:
@@ -188,7 +188,7 @@ class Compressor:
         for model, saved, where in constrained:
             require_constraints(model, saved["masks"], saved["frozen"], where)
         self.step = state["step"]
-        self.method.load_state_dict(state["method"])
+        ask(self.method, Method.load_state_dict, state["method"])
         self._generator.set_state(state["generator"])
         self._hooks.follow(self.plain)
         for model, saved, _ in held:
@@ -357,7 +357,7 @@ def _method_of(settings: Mapping[str, Any]) -> Method:
     # Whoever imports the interface, or brings a method, waits for none of these.
     from pydantic import ValidationError
 
-    from compressm_cli.methods import METHODS
+    from compressm_cli.methods.registry import METHODS, method_of
 
     name = settings.get("method")
     if name is None:
@@ -374,7 +374,7 @@ def _method_of(settings: Mapping[str, Any]) -> Method:
         raise ValueError(
             "safety: a loop of one's own has no way back; leave it out, and keep checkpoints of yours"
         )
-    return METHODS[name](config)
+    return method_of(config)
 
 
 def _said(error: Mapping[str, Any], settings: Iterable[str]) -> str:

@@ -31,8 +31,9 @@ from compressm_cli.core.validation import (
 )
 from compressm_cli.data.interface import DataSpec
 from compressm_cli.layers.interface import ROLES, parameter_groups
-from compressm_cli.methods import METHODS
+from compressm_cli.methods.faults import MethodFaultError, ask
 from compressm_cli.methods.method import Method
+from compressm_cli.methods.registry import METHODS, method_of
 from compressm_cli.ops.forms import FORMS, Problem, terms
 from compressm_cli.recipe import Recipe
 from compressm_cli.structure.optimizers import METHOD
@@ -173,8 +174,11 @@ def _require_generator(value: Any, where: str) -> None:
 
 
 def _require_method(saved: dict[str, Any], model: nn.Module, recipe: Recipe, where: str) -> None:
+    method = method_of(recipe.compression)
     try:
-        METHODS[recipe.compression.method](recipe.compression).validate(saved, model)
+        ask(method, Method.validate, saved, model)
+    except MethodFaultError:
+        raise
     except ValueError as error:
         raise DamagedError(f"{where}.{error}") from error
 

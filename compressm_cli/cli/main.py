@@ -23,7 +23,8 @@ from compressm_cli.cli.streams import guarded
 from compressm_cli.core.caches import settle_libraries
 from compressm_cli.core.errors import CompressmError, ElsewhereError
 from compressm_cli.core.invocation import INVOCATION
-from compressm_cli.engine.failures import is_out_of_memory, out_of_memory
+from compressm_cli.core.memory import is_out_of_memory
+from compressm_cli.engine.failures import out_of_memory
 from compressm_cli.engine.signals import StoppedError
 from compressm_cli.recipe.problems import RecipeError
 

@@ -7,7 +7,9 @@ from compressm_cli.core.errors import BadInputError, command
 from compressm_cli.engine.divergence import Rollbacks
 from compressm_cli.engine.optimizer import learning_rate
 from compressm_cli.engine.standing import Standing
-from compressm_cli.methods import METHODS
+from compressm_cli.methods.faults import ask
+from compressm_cli.methods.method import Method
+from compressm_cli.methods.registry import method_of
 from compressm_cli.recipe import Recipe, load_recipe, recipe_settings
 from compressm_cli.runs.folder import Run
 
@@ -68,10 +70,10 @@ def described(before: Recipe, after: Recipe, step: int, training: dict[str, Any]
     """
     if before.train.steps == after.train.steps and before.budget == after.budget:
         return None
-    method = METHODS[after.compression.method](after.compression)
+    method = method_of(after.compression)
     here = Standing.of(after, step, training)
     total, now, budget = here.course.total, here.position(), after.budget
-    checks = [check for check in method.check_steps(total) if check > now]
+    checks = [check for check in ask(method, Method.check_steps, total) if check > now]
     ahead = [str(check) if budget is None else f"{100 * check / total:.3g} %" for check in checks]
     shown = ", ".join(ahead[:5]) + (f" and {len(ahead) - 5} more" if len(ahead) > 5 else "")
     rates = _rate(before, max(1, step), training), _rate(after, step, training, ahead=1)

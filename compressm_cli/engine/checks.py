@@ -14,7 +14,8 @@ from compressm_cli.engine.trial import Trial
 from compressm_cli.engine.validation import Validation
 from compressm_cli.engine.workload import Workload
 from compressm_cli.methods.calibration import Statistic
-from compressm_cli.methods.method import CheckContext
+from compressm_cli.methods.faults import ask
+from compressm_cli.methods.method import CheckContext, Method
 from compressm_cli.recipe import Recipe
 from compressm_cli.structure.edits import MaskEntries
 from compressm_cli.structure.plan import UnitRecord
@@ -44,7 +45,7 @@ class Checks:
 
     @cached_property
     def _marks(self) -> list[int]:
-        return sorted(self._state.method.check_steps(self._budget.total))
+        return sorted(ask(self._state.method, Method.check_steps, self._budget.total))
 
     @property
     def is_due(self) -> bool:
@@ -74,7 +75,7 @@ class Checks:
             state.renew()
         windows = self._ledger.add_cut()
         if saved is None:
-            state.method.accepted(plan.records)
+            ask(state.method, Method.accepted, plan.records)
             self._listeners.compression(state.step, plan.records, "applied")
         else:
             self._trial.begin(plan.records, saved, before, windows)
@@ -110,11 +111,12 @@ class Checks:
                 f"warning: compression.method: {name}: what it wanted after step {self._state.step} cannot be done, "
                 f"and was left: {why}"
             )
-        self._state.method.refused(records, why)
+        ask(self._state.method, Method.refused, records, why)
         self._record(records)
 
     def _record(self, records: list[UnitRecord]) -> None:
         """That nothing was cut, and why."""
+        self._state.require_records(records)
         self._listeners.compression(self._state.step, records, "nothing")
 
     def _context(self) -> CheckContext:

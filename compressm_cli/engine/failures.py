@@ -5,27 +5,13 @@ import traceback
 
 from compressm_cli.core.errors import RunFailedError, command
 from compressm_cli.core.files import ADVICE
+from compressm_cli.core.memory import is_out_of_memory
 from compressm_cli.runs.folder import Run
 
-NO_MEMORY = (
-    *("can't allocate memory", "Cannot allocate memory", "not enough memory", "out of memory"),
-    *("bad allocation", "bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED"),
-    "failed to map segment from shared object",
-)
-"""What messages of PyTorch, and of the system that loads a library, contain when memory is what is missing."""
 SMALLER = (
     "lower train.batch_size, model.model_dim, model.depth or model.layer.state_dim, or raise train.accumulate; "
     "compressm train RECIPE --dry-run tells what a step needs"
 )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory, of the machine or of a GPU, is what was missing; knows the errors of torch without it."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    return isinstance(error, RuntimeError | ImportError) and any(sign in str(error) for sign in NO_MEMORY)
 
 
 def reason(error: BaseException) -> str:

@@ -15,8 +15,9 @@ from compressm_cli.layers.interface import state_space_layers
 from compressm_cli.measure.flops import CONVENTION
 from compressm_cli.measure.memory import batch_bytes, held_bytes, inference_bytes, step_bytes, trained_bytes
 from compressm_cli.measure.probe import example_batch
-from compressm_cli.methods import METHODS
+from compressm_cli.methods.faults import ask
 from compressm_cli.methods.method import Method
+from compressm_cli.methods.registry import method_of
 from compressm_cli.models import blocks_of, build_model
 from compressm_cli.objectives import Objective, objective_of
 from compressm_cli.recipe import Recipe
@@ -90,9 +91,9 @@ def forecast(recipe: Recipe, group: Group | None = None) -> Forecast:
     objective = objective_of(recipe, spec)
     work = Workload(recipe.train, spec, batch_size, group, objective)
     counted = work.measures(model, model, work.costs_here(model, resolve_device(recipe.device)))
-    method = METHODS[recipe.compression.method](recipe.compression)
+    method = method_of(recipe.compression)
     course = Course.counted(recipe, counted["step"])
-    checks = method.check_steps(course.total)
+    checks = ask(method, Method.check_steps, course.total)
     return Forecast(
         data=spec,
         device=str(resolve_device(recipe.device)),
@@ -135,7 +136,7 @@ def _memory(
     batch = batch_bytes(example_batch(spec, batch_size)) + config.accumulate * batch_bytes(part)
     rows = _evaluated_at_once(spec, work, 1 if sharded else group.size)
     between = standing + gradients + gathered
-    kept, at_once = method.calibration_bytes(model, work.rows, spec.length)
+    kept, at_once = ask(method, Method.calibration_bytes, model, work.rows, spec.length)
     return MemoryForecast(
         step=standing + buckets + (gradients + 2 * gathered if sharded else 0) + batch + passes,
         evaluation=between + inference_bytes(model, example_batch(spec, rows)),

@@ -8,7 +8,6 @@ from torch import nn
 from torch.optim import AdamW
 
 from compressm_cli.layers.interface import ROLES, parameter_groups
-from compressm_cli.methods.parameters import groups_of_method
 from compressm_cli.recipe.schema import TrainConfig
 
 
@@ -28,7 +27,7 @@ def build_optimizer(
         {"params": recurrent, "weight_decay": 0.0, "factor": config.recurrent_lr_factor},
         {"params": decayed, "factor": 1.0},
         *({"params": those, "weight_decay": 0.0, "factor": 1.0} for those in others),
-        *groups_of_method(own, model),
+        *own,
     ]
     return AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 

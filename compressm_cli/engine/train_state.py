@@ -9,7 +9,7 @@ from torch.optim import AdamW
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.checkpoint.training_state import require_record
 from compressm_cli.core.errors import BadInputError, RunFailedError
-from compressm_cli.core.text import shorten
+from compressm_cli.core.text import error_line, shorten
 from compressm_cli.data.interface import Dataset
 from compressm_cli.engine import state
 from compressm_cli.engine.batches import derived_generator
@@ -23,10 +23,11 @@ from compressm_cli.engine.optimizer import build_optimizer
 from compressm_cli.engine.placement import Held, placement
 from compressm_cli.engine.workload import Workload
 from compressm_cli.layers.interface import ROLES
-from compressm_cli.methods import METHODS
-from compressm_cli.methods.faults import ask
+from compressm_cli.methods.faults import MethodFaultError, ask
 from compressm_cli.methods.hooks import Hooks
 from compressm_cli.methods.method import CheckContext, Method, SetupContext, StepContext
+from compressm_cli.methods.parameters import groups_of_method
+from compressm_cli.methods.registry import method_of
 from compressm_cli.models import build_model
 from compressm_cli.ops.forms import CostModel
 from compressm_cli.recipe import Recipe
@@ -76,7 +77,7 @@ class TrainState:
             torch.manual_seed(derived_generator(seed, "process", group.rank).initial_seed())
         # A run goes on with the groups that it began with, perhaps under an earlier version.
         earlier = None if resume is None else resume.training
-        self.method = METHODS[recipe.compression.method](recipe.compression)
+        self.method = method_of(recipe.compression)
         self.placement.require_method(self.method)
         self.generator = derived_generator(seed, "method")
         """For the method's random choices."""
@@ -94,17 +95,15 @@ class TrainState:
         ask(self.method, Method.setup, self.model, StructureMap.of(outline), context)
         groups = [] if earlier is None else earlier["optimizer"]["param_groups"]
         count = sum(group.get("of") != METHOD for group in groups) or len(ROLES)
-        name = f"compression.method: {self.method.config.method}"
-        try:
-            optimizer = build_optimizer(self.model, self._config, count, self.method.parameter_groups())
-        except ValueError as error:
-            raise RunFailedError(f"{name}: its parameters: {error}") from error
+        own = groups_of_method(self.method, self.model)
+        optimizer = build_optimizer(self.model, self._config, count, own)
         if earlier is not None:
             now = [tuple(p.shape) for p in method_parameters(optimizer)]
             if (then := [tuple(p.shape) for p in earlier["parameters"]]) != now:
+                name = self.method.config.method
                 raise BadInputError(
-                    f"{name}: its parameters have the shapes {shorten(then)} in the checkpoint, and {shorten(now)} "
-                    "now; go on with the version that began the run"
+                    f"compression.method: {name}: its parameters have the shapes {shorten(then)} in the checkpoint, "
+                    f"and {shorten(now)} now; go on with the version that began the run"
                 )
         return optimizer
 
@@ -137,7 +136,8 @@ class TrainState:
         if plan is None:
             return None
         share_memory(self.method, self.generator, self.group)
-        return self._checked(plan)
+        self.require_records(plan.records)
+        return plan
 
     def require_finite(self) -> None:
         """DivergedError where a weight, a buffer or a moment of the optimizer is not finite."""
@@ -151,11 +151,13 @@ class TrainState:
 
     def plan(self, context: CheckContext) -> Plan:
         """What the method wants changed."""
-        return self._checked(self.placement.plan(self.method, self.model, context))
+        plan = self.placement.plan(self.method, self.model, context)
+        self.require_records(plan.records)
+        return plan
 
-    def _checked(self, plan: Plan) -> Plan:
-        """The plan; RunFailedError for records that a checkpoint of a trial would not be read back with."""
-        for record in plan.records:
+    def require_records(self, records: list[UnitRecord]) -> None:
+        """RunFailedError for records that no log could hold, nor a checkpoint of a trial be read back with."""
+        for record in records:
             try:
                 require_record(vars(record), type(self.method))
             except ValueError as error:
@@ -163,17 +165,17 @@ class TrainState:
                 raise RunFailedError(
                     f"compression.method: {name}: its record of {record.unit}: {error}"
                 ) from None
-        return plan
 
     def undone(self, sizes: dict[str, int], reason: str) -> list[UnitRecord]:
         """Records of the axes that have not these ``sizes`` any more, with what they have."""
-        found = StructureMap.of(self.model)
-        details = self.method.no_details
-        return [
-            UnitRecord(name, axis.kind, axis.size, axis.size, reason, details=details())
-            for name, axis in found.items()
-            if sizes.get(name) != axis.size
-        ]
+        changed = {n: a for n, a in StructureMap.of(self.model).items() if sizes.get(n) != a.size}
+        records = [self.untouched(n, a.kind, a.size, reason) for n, a in changed.items()]
+        self.require_records(records)
+        return records
+
+    def untouched(self, unit: str, kind: str, size: int, reason: str) -> UnitRecord:
+        """The record of something that the method did not look at."""
+        return UnitRecord(unit, kind, size, size, reason, details=ask(self.method, Method.no_details))
 
     def apply(self, plan: Plan) -> None:
         """Carry out a plan; ``renew`` is due then. ValueError, with nothing changed, where it cannot be."""
@@ -225,7 +227,7 @@ class TrainState:
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds beside the model and its optimizer."""
         return {
-            "method": self.method.state_dict(),
+            "method": ask(self.method, Method.state_dict),
             "began": dict(self._began),
             "generator": self.generator.get_state(),
             # With the costs of another machine, or of another hour, a resumed run could take other forms.
@@ -240,10 +242,11 @@ class TrainState:
     def go_back(self, saved: dict[str, Any]) -> None:
         """Take over of ``state_dict``'s result what may have changed since, in the process that gave it."""
         try:
-            self.method.load_state_dict(saved["method"])
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            ask(self.method, Method.load_state_dict, saved["method"])
+        except MethodFaultError as error:
+            why = error_line(error.__cause__ or error, lambda _: False)
             raise BadInputError(
                 f"compression.method: {self.method.config.method}: cannot go on from what the checkpoint says of it: "
-                f"{type(error).__name__}: {error}"
+                f"{why}"
             ) from error
         self.generator.set_state(saved["generator"])

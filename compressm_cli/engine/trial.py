@@ -76,10 +76,7 @@ class Trial:
         """Of a check at which nothing is looked at: of each unit that the cut's plan told of."""
         assert self._cut is not None
         reason = f"nothing cut: the cut of step {self._cut.begun} is still on trial"
-        details = self._state.method.no_details
-        return [
-            UnitRecord(r.unit, r.kind, r.after, r.after, reason, details=details()) for r in self._cut.records
-        ]
+        return [self._state.untouched(r.unit, r.kind, r.after, reason) for r in self._cut.records]
 
     def verdict(self, result: Evaluation) -> tuple[bool, str]:
         """Whether the cut is to be kept, by the primary metric at its trial's end, and why.

@@ -3,6 +3,7 @@
 from compressm_cli.core.registry import Registry
 from compressm_cli.methods.baselines.random import Random
 from compressm_cli.methods.config import MethodConfig
+from compressm_cli.methods.faults import made
 from compressm_cli.methods.hankel.method import Hankel
 from compressm_cli.methods.method import Method
 from compressm_cli.methods.none import NoCompression
@@ -10,3 +11,8 @@ from compressm_cli.methods.none import NoCompression
 METHODS: Registry[Method] = Registry(
     "method", "method", Method, MethodConfig, {"none": NoCompression, "hankel": Hankel, "random": Random}
 )
+
+
+def method_of(config: MethodConfig) -> Method:
+    """The method that a recipe's ``compression:`` names; MethodFaultError where it cannot be made."""
+    return made(METHODS[config.method], config)

@@ -1,6 +1,8 @@
 """What a method may do at each step: a penalty, a look at the gradients, edits right after it."""
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,15 +11,18 @@ from test_engine_longer import Telling
 from tiny_runs import instead_of_none
 from torch import Tensor, nn
 
-from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.checkpoint import Checkpoint, verify
 from compressm_cli.compressor import Compressor
 from compressm_cli.core.errors import RunFailedError
 from compressm_cli.engine import experiment
+from compressm_cli.engine.forecast import forecast
+from compressm_cli.engine.trial import Trial
 from compressm_cli.engine.view import SilentView
 from compressm_cli.layers.interface import state_axis
 from compressm_cli.methods import METHODS
 from compressm_cli.methods.calibration import Statistic
-from compressm_cli.methods.method import CheckContext, StepContext
+from compressm_cli.methods.faults import MethodFaultError, ask
+from compressm_cli.methods.method import CheckContext, Method, StepContext
 from compressm_cli.methods.none import NoCompression
 from compressm_cli.models import build_model
 from compressm_cli.recipe import Recipe, load_recipe
@@ -274,17 +279,65 @@ def test_an_edit_that_cannot_be_made_leaves_the_run_alone(
     assert same_weights(plain, train(tiny()))
 
 
+class Cutting(NoCompression):
+    """Keeps half of the states at step 2, and is asked again at step 3."""
+
+    def check_steps(self, total: int) -> list[int]:
+        return [2, 3]
+
+    def plan(self, model: nn.Module, context: CheckContext) -> Plan:
+        if context.step == 3:
+            return Plan()
+        return Plan([Keep(STATES, [0, 1, 2, 3])], [UnitRecord(STATES, "state", 8, 4, "cut")])
+
+
+class Refused(Cutting):
+    """Wants what there is not."""
+
+    def plan(self, model: nn.Module, context: CheckContext) -> Plan:
+        return Plan([Keep("nope", [0])], [UnitRecord(STATES, "state", 8, 4, "cut")])
+
+
+def fails(*_: Any) -> Any:
+    return {}["the memory"]
+
+
 FAULTS: list[tuple[str, Callable[..., Any], str]] = [
-    ("setup", lambda *_: {}["k"], "KeyError: 'k'"),
-    ("attach", lambda *_: {}["k"], "KeyError: 'k'"),
-    ("penalty", lambda *_: {}["k"], "KeyError: 'k'"),
-    ("penalty", lambda *_: "x", "returned a value of the type str; it must be a tensor of one"),
+    ("setup", fails, "KeyError: 'the memory'"),
+    ("attach", fails, "KeyError: 'the memory'"),
+    ("attach", lambda *_: None, "returned nothing .* a list of the handles"),
+    ("check_steps", fails, "KeyError: 'the memory'"),
+    ("check_steps", lambda *_: [1.5], "returned a list; it must be a list of whole numbers of at least 1"),
+    ("check_steps", lambda *_: 7, "returned the number 7; it must be a list of whole numbers"),
+    ("penalty", fails, "KeyError: 'the memory'"),
+    ("penalty", lambda *_: "x", "returned the text 'x'; it must be a tensor of one"),
     ("penalty", lambda *_: torch.ones(2), r"returned a tensor float32 of the shape \(2,\)"),
-    ("after_backward", lambda *_: {}["k"], "KeyError: 'k'"),
-    ("after_step", lambda *_: "x", "returned a value of the type str; it must be a Plan or None"),
-    ("plan", lambda *_: {}["k"], "KeyError: 'k'"),
-    ("plan", lambda *_: None, "returned None; it must be a Plan"),
+    ("after_backward", fails, "KeyError: 'the memory'"),
+    ("after_step", sys.exit, "SystemExit"),
+    ("after_step", lambda *_: "x", "returned the text 'x'; it must be a Plan or None"),
+    ("plan", fails, "KeyError: 'the memory'"),
+    ("plan", lambda *_: None, r"returned nothing \(null\); it must be a Plan"),
+    ("accepted", fails, "KeyError: 'the memory'"),
 ]
+"""What is told in a run as in a loop of one's own."""
+FAULTS_OF_RUNS: list[tuple[type[NoCompression], str, Callable[..., Any], str]] = [
+    (NoCompression, "__init__", fails, "KeyError: 'the memory'"),
+    (
+        NoCompression,
+        "__init__",
+        lambda *_: None,
+        r"left it without a config; call super\(\).__init__\(config\)",
+    ),
+    (NoCompression, "state_dict", fails, "KeyError: 'the memory'"),
+    (NoCompression, "state_dict", lambda *_: None, r"returned nothing \(null\); it must be a mapping"),
+    (NoCompression, "validate", fails, "KeyError: 'the memory'"),
+    (Cutting, "rejected", fails, "KeyError: 'the memory'"),
+    (Cutting, "no_details", fails, "KeyError: 'the memory'"),
+    (Cutting, "no_details", lambda *_: None, r"returned nothing \(null\); it must be a mapping"),
+    (Refused, "refused", fails, "KeyError: 'the memory'"),
+]
+TOLD = r"(.*test_engine_hooks.py:\d+: )?"
+"""The place of the fault, where it is in the method's file."""
 
 
 @pytest.mark.usefixtures("rough_flops")
@@ -298,19 +351,66 @@ def test_a_fault_in_a_hook_is_told_by_its_name(
     told: str,
 ) -> None:
     """In a run, and in a loop of one's own, where it is a ValueError."""
-    faulty = type("Faulty", (NoCompression,), {"check_steps": lambda *_: [1], hook: does})
+    faulty = type("Faulty", (Cutting,), {hook: does})
     with_method(monkeypatch, faulty)
-    place = r"(.*test_engine_hooks.py:\d+: )?"
-    with pytest.raises(RunFailedError, match=f"^compression.method: none: {hook}: {place}{told}"):
+    with pytest.raises(RunFailedError, match=f"^compression.method: none: {hook}: {TOLD}{told}"):
         train(tiny(steps=3))
-    model = nn.Linear(2, 2)
+    made = tiny()
+    model = build_model(made.model, made.data.spec())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 
     def loop() -> None:
         compressor = Compressor(model, optimizer, faulty(faulty.Config()), total_steps=3)
-        (model(torch.ones(1, 2)).sum() + compressor.penalty()).backward()
-        compressor.after_backward()
-        compressor.after_step()
+        for _ in range(2):
+            (model(torch.ones(2, 64, 1)).sum() + compressor.penalty()).backward()
+            compressor.after_backward()
+            compressor.after_step()
+
+    with pytest.raises(ValueError, match=f"^compression.method: none: {hook}: {TOLD}{told}"):
+        loop()
+
+
+@pytest.mark.usefixtures("rough_flops")
+@pytest.mark.parametrize(("base", "hook", "does", "told"), FAULTS_OF_RUNS)
+def test_a_fault_in_a_hook_of_runs_leaves_the_run_as_it_was(
+    tiny: Maker,
+    train: Trainer,
+    monkeypatch: pytest.MonkeyPatch,
+    base: type[NoCompression],
+    hook: str,
+    does: Callable[..., Any],
+    told: str,
+) -> None:
+    """The line is in its folder, with what was written."""
+    with_method(monkeypatch, type("Faulty", (base,), {hook: does}))
+    monkeypatch.setattr(Trial, "verdict", lambda *_: (False, "as the test wants"))
+    safety = {"trial_steps": 2}
+    made = tiny(steps=5, compression={"method": "none", "safety": safety}, train={"checkpoint_every": 1})
+    with pytest.raises(RunFailedError, match=f"^compression.method: none: {hook}: {TOLD}{told}") as error:
+        train(made)
+    assert (error.value.exit_code, "\n" in str(error.value)) == (1, False)
+    (run,) = Run.find(Path(made.output.root) / "tiny")
+    info = run.read_info()
+    assert (info["status"], info["error"]) == ("failed", f"MethodFaultError: {error.value}")
+    for path in run.last_checkpoints():
+        verify(path)
+
+
+@pytest.mark.parametrize("hook", ["__init__", "check_steps", "calibration_bytes"])
+def test_a_fault_of_a_method_is_told_when_nothing_is_trained(
+    tiny: Maker, monkeypatch: pytest.MonkeyPatch, hook: str
+) -> None:
+    with_method(monkeypatch, type("Faulty", (Cutting,), {hook: fails}))
+    with pytest.raises(RunFailedError, match=f"^compression.method: none: {hook}: {TOLD}KeyError"):
+        forecast(tiny())
+
+
+def test_a_class_without_a_file_is_told_without_a_place() -> None:
+    space: dict[str, Any] = {"Cutting": Cutting, "__name__": "nowhere"}
+    exec("class Typed(Cutting):\n    def penalty(self, step): return {}['k']", space)
+    typed = space["Typed"](Cutting.Config())
+    with pytest.raises(MethodFaultError, match=r"^compression.method: none: penalty: KeyError: 'k'$"):
+        ask(typed, Method.penalty, None)
 
 
 @pytest.mark.usefixtures("rough_flops")

@@ -145,16 +145,25 @@ def test_one_that_is_not_finite_ends_the_run_by_its_name(
 def test_parameters_that_cannot_be_optimized_are_refused(
     tiny: Maker, train: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wrong: list[tuple[Callable[[Gated], list[dict[str, Any]]], str]] = [
+    wrong: list[tuple[Callable[[Gated], Any], str]] = [
         (lambda m: [{"params": [m.gates], "lr": 1.0}], "a group has params, and perhaps factor .* not so lr"),
         (lambda m: [{"factor": 2.0}], "not so params"),
         (lambda m: [{"params": [m.gates, m.gates]}], "is there twice"),
         (lambda m: [{"params": [nn.Parameter(torch.ones(2).double())]}], "of the type float32 on cpu"),
         (lambda m: [{"params": [torch.ones(2)]}], "of the type float32 on cpu"),
+        (lambda m: [{"params": m.gates}], "params is a tensor .* a list of parameters"),
+        (lambda m: [{"params": iter([m.gates])}], "params is a value .* a list of parameters"),
+        (lambda m: {"params": [m.gates]}, "a mapping; it must be a list of mappings"),
+        (lambda m: [[m.gates]], "a list; it must be a list of mappings"),
+        (lambda m: [{"params": [m.gates], "factor": float("nan")}], "factor is the number nan; .* finite"),
+        (lambda m: [{"params": [m.gates], "factor": -1.0}], "factor is the number -1.0; .* at least 0"),
+        (lambda m: [{"params": [m.gates], "factor": "2"}], "factor is the text '2'; .* number"),
+        (lambda m: [{"params": [m.gates], "weight_decay": float("inf")}], "weight_decay is the number inf"),
+        (lambda m: {}["k"], "KeyError: 'k'"),
     ]
     for groups, why in wrong:
         with_method(monkeypatch, type("Wrong", (Still,), {"parameter_groups": groups}))
-        with pytest.raises(RunFailedError, match=f"compression.method: none: its parameters: .*{why}"):
+        with pytest.raises(RunFailedError, match=f"compression.method: none: parameter_groups: .*{why}"):
             train(gated(tiny))
 
 

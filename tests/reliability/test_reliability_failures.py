@@ -25,10 +25,10 @@ from torch import Tensor
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.cli import main
 from compressm_cli.core.errors import RunFailedError
+from compressm_cli.core.memory import is_out_of_memory
 from compressm_cli.data.interface import Dataset, Split
 from compressm_cli.engine import batches, experiment, loop, saving, train_state
 from compressm_cli.engine.divergence import DivergedError, Rollbacks
-from compressm_cli.engine.failures import is_out_of_memory
 from compressm_cli.engine.listeners import Listeners
 from compressm_cli.engine.view import SilentView
 from compressm_cli.methods.hankel import empirical

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from compressm_cli.core.errors import RunFailedError
 from compressm_cli.engine.distributed.group import Group
+from compressm_cli.methods.faults import ask
 from compressm_cli.methods.method import Method
 from compressm_cli.structure.masks import masks_of
 from compressm_cli.structure.optimizers import method_parameters
@@ -44,10 +45,10 @@ def synchronize(model: nn.Module, optimizer: Optimizer, group: Group) -> None:
 def share_memory(method: Method, generator: torch.Generator, group: Group) -> None:
     """Give every process what the main one's method remembers, and its random numbers to come, after it has decided."""
     if not group.is_alone:
-        known = (method.state_dict(), generator.get_state()) if group.is_main else None
+        known = (ask(method, Method.state_dict), generator.get_state()) if group.is_main else None
         known = group.broadcast(known)
         if not group.is_main and known is not None:
-            method.load_state_dict(known[0])
+            ask(method, Method.load_state_dict, known[0])
             generator.set_state(known[1])
 
 

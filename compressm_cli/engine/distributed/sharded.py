@@ -36,6 +36,7 @@ from compressm_cli.engine.distributed.shares import (
     taken,
 )
 from compressm_cli.methods.calibration import OnCpu, Statistic
+from compressm_cli.methods.faults import ask
 from compressm_cli.methods.method import CheckContext, Method
 from compressm_cli.structure import surgery
 from compressm_cli.structure.draft import Draft
@@ -136,7 +137,7 @@ def plan(method: Method, model: nn.Module, context: CheckContext) -> Plan:
             set_mask(plain, name, mask)
         Reader(plain.train(model.training), fetch)
         try:
-            decided = method.plan(plain, replace(context, calibrate=calibrate))
+            decided = ask(method, Method.plan, plain, replace(context, calibrate=calibrate))
         except Exception:
             group.broadcast(None)
             raise
