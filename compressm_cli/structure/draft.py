@@ -279,6 +279,7 @@ class Draft:
         if piece.value is not None and piece.value is not old:
             like = self._like(name)
             new = nn.Parameter(laid_out(piece.value, like), requires_grad=old is None or old.requires_grad)
+            vars(new).update({} if old is None else vars(old))
             state = {k: self._kept(v, new) for k, v in piece.state.items()}
             done.append(lambda: exchange_parameter(self.optimizer, group, old, new, state))
             done.append(lambda: _set_parameters(self.model, aliases, new))

@@ -152,8 +152,8 @@ class Wake(Edit):
             back = torch.cat([shadow.live[dim], *(at[u] for u in sorted(woken))]).sort().values
             shadow = shadow.with_live(dim, back)
             value, entries = shadow.seen()
-            rest = {k: v for k, v in piece.state.items() if k not in entries}
-            piece.value, piece.state = value, {**rest, **entries}
+            # Moments that the optimizer has not of the live entries either were another optimizer's.
+            piece.value, piece.state = value, {k: entries.get(k, v) for k, v in piece.state.items()}
             if shadow.is_awake:
                 del store.shadows[name]
             else:
@@ -231,11 +231,22 @@ class Train(Edit):
             if not named:
                 near = ", ".join(get_close_matches(pattern, known, n=3) or known[:3])
                 raise ValueError(f"{pattern!r} names no parameter of the model; it has {near}, ...")
+            numbers = [name for name in named if not _has_gradient(draft.tensors[name])]
+            named = [name for name in named if name not in numbers]
+            if not named:
+                raise ValueError(
+                    f"{numbers[0]} is of {draft.tensors[numbers[0]].dtype}, which is not trained"
+                )
             found += [draft.canonical(name) for name in named]
         return found
 
     def touched(self, draft: "Draft") -> list[str]:
         return []
+
+
+def _has_gradient(tensor: Tensor) -> bool:
+    """Whether a tensor is of a type that can be trained."""
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def _others(axis: Axis, units: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import nn
 from compressm_cli.core.axes import whole_number
 from compressm_cli.structure.draft import Draft
 from compressm_cli.structure.edits import Edit
+from compressm_cli.structure.map import tensors_of
 
 BLOCKS = "blocks"
 """Where a model has the list of blocks that it can build one more of."""
@@ -98,11 +99,17 @@ class Insert(Edit):
         if draft.parked:
             raise ValueError(f"{self}: the modules behind get other names; wake what is parked first")
         new, silent = self._made(draft.model)
-        known = dict(new.named_parameters())
+        known, live = dict(new.named_parameters()), {id(p): name for name, p in draft.tensors.items()}
+        for name in silent:
+            if name not in known:
+                raise ValueError(f"{self}: the new module has no parameter {name!r} that could be silent")
+            if id(known[name]) in live:
+                raise ValueError(
+                    f"{self}: {name} of the new module is {live[id(known[name])]} of the model, which would be zero, "
+                    "too; build a module with parameters of its own"
+                )
         with torch.no_grad():
             for name in silent:
-                if name not in known:
-                    raise ValueError(f"{self}: the new module has no parameter {name!r} that could be silent")
                 known[name].zero_()
         for name in self.touched(draft):
             draft.claim(name, self)
@@ -154,8 +161,17 @@ def _built(by: Edit, build: Any, *arguments: nn.Module) -> nn.Module:
 
 
 def at_home(new: nn.Module, model: nn.Module) -> nn.Module:
-    """A new module on the device, in the type and in the mode of the model that it comes into."""
+    """A new module on the device, in the type and in the mode of the model that it comes into.
+
+    What it has of the model already stays as it is: a plan that is refused changes nothing.
+    """
     like = next(model.parameters(), None)
-    return (
-        new.train(model.training) if like is None else new.to(like.device, like.dtype).train(model.training)
-    )
+    parts, tensors = {id(part) for part in model.modules()}, {id(t) for t in tensors_of(model).values()}
+    for part in new.modules():
+        if id(part) in parts:
+            continue
+        part.training = model.training
+        for tensor in (*part.parameters(recurse=False), *part.buffers(recurse=False)):
+            if like is not None and id(tensor) not in tensors:
+                tensor.data = tensor.data.to(like.device, like.dtype if tensor.is_floating_point() else None)
+    return new

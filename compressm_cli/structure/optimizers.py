@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
 from compressm_cli.layers.interface import Role, parameter_roles, role_of, state_space_layers
+from compressm_cli.structure.masks import masks_of, set_mask
 from compressm_cli.structure.sublayers import leave_outline
 
 METHOD = "method"
@@ -107,22 +108,25 @@ def exchange_modules(
 ) -> None:
     """Have these modules at these places, and in the optimizer their parameters; None takes a module away.
 
-    What stays in the model keeps its group and state. A new parameter comes into the group that it has in ``homes``,
-    else that of the one that had its name, else of others of its role, else into the last one.
+    What stays in the model keeps its group, its state and its mask. A new parameter comes into the group that it has in
+    ``homes``, else that of the one that had its name, else of others of its role, else into the last one.
     """
     require_own_state(optimizer)
     homes = homes or Homes()
     before, roles = dict(model.named_parameters()), parameter_roles(model)
+    masks = [(model.get_parameter(name), mask) for name, mask in masks_of(model).items()]
     for name in sorted(
         modules, key=lambda n: [(k.isdigit(), int(k) if k.isdigit() else k) for k in n.split(".")]
     ):
         _put(model, name, modules[name])
+    _masks_follow(model, masks)
     if optimizer is None:
         return
     groups = {id(p): g for g in optimizer.param_groups for p in g["params"]}
     by_name = {n: groups[id(p)] for n, p in before.items() if id(p) in groups}
     by_role: dict[Role, Group] = {roles[n]: g for n, g in by_name.items()}
     _remove(optimizer, [p for p in before.values() if id(p) not in {id(q) for q in model.parameters()}])
+    siblings = {id(group): list(group["params"]) for group in optimizer.param_groups}
     roles = parameter_roles(model)
     for name, p in model.named_parameters():
         if id(p) not in groups:
@@ -131,8 +135,23 @@ def exchange_modules(
             behind = homes.followers(model, name)
             at = next((i for i, q in enumerate(group["params"]) if id(q) in behind), len(group["params"]))
             group["params"].insert(at, p)
-            if name in homes.state:
+            if name in homes.state and _fits(homes.state[name], siblings[id(group)], optimizer):
                 optimizer.state[p] = _at_home(homes.state[name], p, optimizer)
+
+
+def _masks_follow(model: nn.Module, masks: Sequence[tuple[nn.Parameter, Tensor]]) -> None:
+    """Have the masks of parameters that are in another module now beside them there."""
+    held = {id(model.get_parameter(name)) for name in masks_of(model)}
+    names = {id(p): name for name, p in model.named_parameters()}
+    for parameter, mask in masks:
+        if id(parameter) in names and id(parameter) not in held:
+            set_mask(model, names[id(parameter)], mask)
+
+
+def _fits(state: State, siblings: Sequence[Tensor], optimizer: Optimizer) -> bool:
+    """Whether an optimizer keeps the same for others of a group; where not, the state was another optimizer's."""
+    known = [set(kept) for p in siblings if (kept := optimizer.state.get(p))]
+    return set(state) in known if known else not any(p.requires_grad for p in siblings)
 
 
 def _put(model: nn.Module, name: str, module: nn.Module | None) -> None:

@@ -39,14 +39,19 @@ class Shadow:
         return all(len(index) == n for index, n in zip(self.live, self.value.shape, strict=True))
 
     def refreshed(self, value: Tensor, state: dict[str, Any]) -> "Shadow":
-        """The same with the live entries as they are now; optimizer state that one of the two lacks is zero there."""
+        """The same with the live entries as they are now, on their device and in their type.
+
+        Optimizer state that one of the two lacks is zero there.
+        """
         keys = {k for k, v in state.items() if _each_entry(v, value)} | set(self.state)
         empty = torch.zeros_like(self.value)
         new = {}
         for key in sorted(keys):
             like = state.get(key)
-            before = self.state.get(key, empty if like is None else empty.to(like.dtype))
-            new[key] = self._written(before, torch.zeros_like(value) if like is None else like)
+            before = self.state.get(key, empty)
+            new[key] = self._written(
+                before, torch.zeros_like(value, dtype=before.dtype) if like is None else like
+            )
         return replace(self, value=self._written(self.value, value), state=new)
 
     def seen(self) -> tuple[Tensor, dict[str, Tensor]]:
@@ -70,8 +75,8 @@ class Shadow:
         return cut.with_live(dim, new)
 
     def _written(self, full: Tensor, live: Tensor) -> Tensor:
-        full = full.clone()
-        full[self._grid(full)] = live.detach().to(full.dtype)
+        full = full.to(live.device, live.dtype, copy=True)
+        full[self._grid(full)] = live.detach()
         return full
 
     def _read(self, full: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from compressm_cli.core.axes import Axis
 from compressm_cli.structure.map import tensors_of
@@ -50,16 +51,22 @@ def leave_outline(parent: nn.Module, leaf: str) -> None:
         for p in module.parameters()
     }
     twins |= {id(b): torch.empty_like(b, device="meta") for b in module.buffers()}
+    for part in module.modules():
+        # Whoever has hooks on the module puts them on the one that comes back. What they hold is not copied either.
+        twins |= {
+            id(hooks): type(hooks)()
+            for hooks in (
+                part._forward_hooks,
+                part._forward_pre_hooks,
+                part._backward_hooks,
+                part._backward_pre_hooks,
+            )
+        }
+        # What a pass has left in an attribute cannot be copied with its graph.
+        left = (t for t in tree_leaves(vars(part)) if isinstance(t, Tensor) and not t.is_leaf)
+        twins |= {id(t): t.detach() for t in left}
     outline = copy.deepcopy(module, twins)
     set_masks(outline, {})
-    for part in outline.modules():  # whoever has hooks on the module puts them on the one that comes back
-        for hooks in (
-            part._forward_hooks,
-            part._forward_pre_hooks,
-            part._backward_hooks,
-            part._backward_pre_hooks,
-        ):
-            hooks.clear()
     setattr(parent, _OUTLINES, _Outlines({**getattr(parent, _OUTLINES, {}), leaf: outline}))
     parent._modules[leaf] = None
 
@@ -84,7 +91,8 @@ def revived(model: nn.Module, axis: Axis, tensors: Mapping[str, Tensor]) -> dict
 
 def _filled(outline: nn.Module, tensors: Mapping[str, Tensor], model: nn.Module) -> nn.Module:
     new = copy.deepcopy(outline)
-    device = next(model.parameters()).device
+    like = next(model.parameters())
+    types = {p.dtype for p in model.parameters()}
     for name in {**tensors_of(new), **tensors}:
         place, _, leaf = name.rpartition(".")
         try:
@@ -92,7 +100,10 @@ def _filled(outline: nn.Module, tensors: Mapping[str, Tensor], model: nn.Module)
         except AttributeError as error:
             raise ValueError(f"there is no place for {name}") from error
         value = tensors.get(name)
-        value = None if value is None else value.detach().to(device, copy=True)
+        if value is not None:
+            # A model in which nothing has its type was made another one since.
+            is_strange = value.is_floating_point() and value.dtype not in types
+            value = value.detach().to(like.device, like.dtype if is_strange else None, copy=True)
         if leaf in owner._parameters:
             old = owner._parameters[leaf]
             trained = old is None or old.requires_grad
@@ -175,9 +186,19 @@ def wake(draft: "Draft", axis: Axis, by: object) -> None:
         )
     draft.exchange(modules, by)
     draft.homes.order = store.order
-    draft.homes.state |= {name: _copied(state) for name, state in kept.state.items()}
+    for name, state in kept.state.items():
+        place = next(p for p in modules if name.startswith(f"{p}."))
+        parameter = modules[place].get_parameter(name.removeprefix(f"{place}."))
+        draft.homes.state[name] = _in_type(_copied(state), kept.tensors[name].dtype, parameter.dtype)
     if not store.modules:
         store.order = ()
+
+
+def _in_type(state: Mapping[str, Any], old: torch.dtype, new: torch.dtype) -> dict[str, Any]:
+    """An optimizer's state of a parameter that has another type now: so have the entries that were of its type."""
+    return {
+        k: v.to(new) if isinstance(v, Tensor) and v.ndim and v.dtype == old else v for k, v in state.items()
+    }
 
 
 def _copied(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -67,9 +67,12 @@ def resize(
     """Give all parameters and buffers the shapes that they have in ``weights``, a state of the model to be loaded.
 
     Only shapes and types of ``weights`` count. Sub-layers and blocks leave the model, or come back to it, as the
-    ``sizes`` of its axes say, by default where there are weights of them.
+    ``sizes`` of its axes say, by default where there are weights of them. Raises ValueError, with nothing changed,
+    where there is no weight of a parameter that cannot leave.
     """
-    _resize_blocks(model, optimizer, weights, sizes)
+    blocks = _blocks(model, weights, sizes)
+    _require_whole(model, weights, blocks)
+    _resize_blocks(model, optimizer, blocks)
     _resize_sublayers(model, optimizer, weights, sizes)
     draft = Draft(model, optimizer)
     draft.parked = ParkedUnits()
@@ -81,21 +84,43 @@ def resize(
     draft.commit()
 
 
-def _resize_blocks(
-    model: nn.Module,
-    optimizer: Optimizer | None,
-    weights: Mapping[str, Tensor],
-    sizes: Mapping[str, int] | None,
-) -> None:
-    """Have as many blocks as the names of axes say, or at least those that there are weights of."""
+def _blocks(model: nn.Module, weights: Mapping[str, Tensor], sizes: Mapping[str, int] | None) -> int | None:
+    """As many blocks as the names of axes say, or at least those that there are weights of; None: it stays as it is."""
     if not isinstance(model, Growing):
-        return
+        return None
     found = (re.match(rf"{BLOCKS}\.(\d+)[.:]", name) for name in (weights if sizes is None else sizes))
-    wanted, now = max((int(match[1]) + 1 for match in found if match), default=0), len(model.blocks)
-    wanted = max(wanted, now) if sizes is None else wanted
+    wanted = max((int(match[1]) + 1 for match in found if match), default=0)
+    return (max(wanted, len(model.blocks)) if sizes is None else wanted) or None
+
+
+def _require_whole(model: nn.Module, weights: Mapping[str, Tensor], blocks: int | None) -> None:
+    """ValueError where ``weights`` are not those of such a model: a parameter that always is there has none."""
+    leaving = [axis for axis in declared(model) if axis.modules]
+    optional = {
+        f"{prefix}.{name}".removeprefix(".")
+        for prefix, layer in state_space_layers(model).items()
+        for name in layer.state_parameters
+    }
+    for name, _ in model.named_parameters():
+        block = re.match(rf"{BLOCKS}\.(\d+)\.", name)
+        if blocks is not None and block is not None and int(block[1]) >= blocks:
+            continue
+        if name in weights or name in optional or any(inside(axis, name) for axis in leaving):
+            continue
+        has = ", ".join(shorten(n) for n in list(weights)[:2]) or "nothing"
+        raise ValueError(
+            f"resize: the weights are not those of the model: there is no {name}; they have {has}, ...; give what "
+            "state_dict() of the model itself gave"
+        )
+
+
+def _resize_blocks(model: nn.Module, optimizer: Optimizer | None, wanted: int | None) -> None:
+    if wanted is None or not isinstance(model, Growing):
+        return
+    now = len(model.blocks)
     modules: dict[str, nn.Module | None] = {f"{BLOCKS}.{i}": None for i in range(wanted, now)}
     modules |= {f"{BLOCKS}.{i}": at_home(model.build_block(), model) for i in range(now, wanted)}
-    if modules and wanted:
+    if modules:
         exchange_modules(model, optimizer, modules)
 
 
