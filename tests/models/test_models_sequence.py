@@ -28,6 +28,7 @@ def model_config(kind: str = "lru", norm: str = "layer", dropout: float = 0.0, d
         depth=depth,
         dropout=dropout,
         norm=norm,
+        norm_epsilon=1e-5,
         final_norm=False,
         tie_embeddings=False,
         state_dims=lambda: [5] * depth,
