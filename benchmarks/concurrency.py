@@ -7,7 +7,6 @@ First every process must get a version of its own, and all must end alike. Then,
 """
 
 import argparse
-import multiprocessing
 import os
 import sys
 import tempfile
@@ -29,12 +28,6 @@ NAME = "kill"
 START_SECONDS = 600.0
 """How long all processes together may take until they stand at the start."""
 
-_processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(
-    # PyTorch imports the last one when FLOPs are counted, which takes longer than the run.
-    ["compressm_cli.cli.train", "compressm_cli.engine.experiment", "compressm_cli.reports", "torch._dynamo"]
-)
-
 
 @dataclass
 class Outcome:
@@ -50,9 +43,9 @@ class Outcome:
 def at_once(count: int, folder: Path, *arguments: str) -> list[Outcome]:
     """Run one command in so many processes that wait for one another before they begin."""
     folder.mkdir(parents=True)
-    barrier = _processes.Barrier(count)
+    barrier = reliability.PROCESSES.Barrier(count)
     given = [(barrier, folder / f"{i}.out", folder / f"{i}.err", arguments) for i in range(count)]
-    many = [_processes.Process(target=_command, args=one) for one in given]
+    many = [reliability.PROCESSES.Process(target=_command, args=one) for one in given]
     for process in many:
         process.start()
     for process in many:

@@ -32,10 +32,21 @@ KINDS = ["metrics", "compression", "checkpoint", "writing", "best", "final", "ti
 """Moments that are seen from outside: a file has grown, or was written, or is being written; or some time is over."""
 TIMES = {"seconds", "step_seconds", "joules", "peak_memory", "checkpoint_bytes"}
 
+PRELOADED = [
+    "compressm_cli.cli.train",
+    "compressm_cli.engine.experiment",
+    "compressm_cli.engine.sharded",
+    "compressm_cli.render.plain_view",
+    "compressm_cli.render.plots",
+    "compressm_cli.reports",
+    # PyTorch imports the first with an optimizer, matplotlib the others with a figure: it takes longer than the run.
+    "torch._dynamo",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.figure",
+]
+"""What the processes have imported before they begin."""
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(
-    ["compressm_cli.cli.train", "compressm_cli.engine.experiment", "compressm_cli.reports"]
-)
+PROCESSES.set_forkserver_preload(PRELOADED)
 
 
 def recipe(case: str, root: Path) -> dict[str, Any]:

@@ -6,5 +6,9 @@ from pathlib import Path
 from tiny_runs import rough_flops, same_weights, tiny, train
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import reliability
+
+# Of these tests, too, which are what the processes execute.
+reliability.PROCESSES.set_forkserver_preload([*reliability.PRELOADED, "pytest"])
 
 __all__ = ["rough_flops", "same_weights", "tiny", "train"]
