@@ -1,0 +1,146 @@
+"""``compressm generate``: a language model writes on from a prompt."""
+
+import json
+import sys
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from compressm_cli.cli import candidates, console
+from compressm_cli.cli.commands import Command, examples
+from compressm_cli.cli.parameters import Device, Model, Plugins
+from compressm_cli.core.errors import BadInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from compressm_cli.engine.generation import Piece
+
+SAMPLING = "How tokens are drawn"
+
+app = typer.Typer(add_completion=False)
+
+
+def _share(value: float | None) -> float | None:
+    if value is not None and not 0 < value <= 1:
+        raise typer.BadParameter(f"{value} is not in the range 0<x<=1")
+    return value
+
+
+@app.command(
+    cls=Command,
+    epilog=examples(
+        "compressm generate outputs/my-text --prompt 'Once upon'",
+        "compressm generate outputs/my-text --prompt A --prompt B --tokens 50 --seed 3",
+        "compressm generate outputs/my-text --prompt-file start.txt --temperature 0",
+    ),
+)
+def generate(
+    model: Model,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT", help="What the text goes on from. Several are written at once, as JSON lines."
+        ),
+    ] = None,
+    prompt_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A file with the prompt, or - for standard input.",
+            autocompletion=candidates.files,
+        ),
+    ] = None,
+    tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens to write, at most.")] = 200,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="End before this text. May be given several times."),
+    ] = None,
+    temperature: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            help="What logits are divided by; 0 takes the most probable token.",
+            rich_help_panel=SAMPLING,
+        ),
+    ] = 1.0,
+    top_k: Annotated[
+        int | None,
+        typer.Option(
+            metavar="K", min=1, help="Draw from the K most probable tokens alone.", rich_help_panel=SAMPLING
+        ),
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            callback=_share,
+            help="Draw from the fewest tokens alone that have this probability together.",
+            rich_help_panel=SAMPLING,
+        ),
+    ] = None,
+    seed: Annotated[
+        int,
+        typer.Option(
+            min=0, max=2**63 - 1, help="Of the draws: the same gives the same text.", rich_help_panel=SAMPLING
+        ),
+    ] = 0,
+    device: Annotated[Device, typer.Option(help="Where the model runs.")] = "auto",
+    plugin: Plugins = None,
+) -> None:
+    """Let a language model write on from a prompt, as it comes.
+
+    Each token takes the same time and memory, however long the text is. One prompt and what follows it are written to
+    standard output as text; of several each is a line {"prompt", "text", "end"} when all are done.
+    """
+    prompts = _prompts(prompt or [], prompt_file)
+    from compressm_cli.engine.generation import Writer
+    from compressm_cli.engine.sampling import Sampling
+    from compressm_cli.reports import open_model
+
+    checkpoint, chosen = open_model(model)
+    console.tell(f"{model}: {chosen}")
+    writer = Writer(checkpoint, device)
+    begun = perf_counter()
+    pieces = writer(prompts, tokens, Sampling(temperature, top_k, top_p), seed, stop or [])
+    _stream(prompts[0], pieces) if len(prompts) == 1 else _lines(prompts, pieces)
+    seconds = perf_counter() - begun
+    console.tell(f"{writer.written:,} tokens in {seconds:.1f} s, {writer.written / seconds:,.0f} a second")
+
+
+def _prompts(given: list[str], file: Path | None) -> list[str]:
+    if bool(given) == (file is not None):
+        raise BadInputError("give --prompt TEXT or --prompt-file FILE, one of them")
+    if file is None:
+        return given
+    try:
+        content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    except OSError as error:
+        raise BadInputError(f"--prompt-file {file}: cannot be read: {error.strerror}") from error
+    return [content.decode("utf-8", "surrogateescape")]
+
+
+def _stream(prompt: str, pieces: "Iterator[Piece]") -> None:
+    typer.echo(_shown(prompt), nl=False)
+    for piece in pieces:
+        typer.echo(_shown(piece.text), nl=False)
+        sys.stdout.flush()
+    typer.echo()
+
+
+def _lines(prompts: list[str], pieces: "Iterator[Piece]") -> None:
+    texts, ends = [""] * len(prompts), [""] * len(prompts)
+    for piece in pieces:
+        texts[piece.prompt] += piece.text
+        ends[piece.prompt] = piece.end or ""
+    for prompt, text, end in zip(prompts, texts, ends, strict=True):
+        typer.echo(json.dumps({"prompt": prompt, "text": text, "end": end}))
+
+
+def _shown(text: str) -> str:
+    """On a terminal, without what that would obey; elsewhere as it is."""
+    from compressm_cli.core.text import printable
+
+    return text if not sys.stdout.isatty() else "".join(c if c in "\n\t" else printable(c) for c in text)

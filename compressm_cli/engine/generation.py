@@ -1,0 +1,121 @@
+"""Text that a language model writes on from prompts, a token at a time and in constant time and memory a token."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.core.errors import BadInputError, RunFailedError
+from compressm_cli.data.encodings import Tokens
+from compressm_cli.data.encodings.interface import TextStream
+from compressm_cli.data.rows import Rows
+from compressm_cli.engine.precision import prepare, resolve_device
+from compressm_cli.engine.prediction import encoding_of
+from compressm_cli.engine.sampling import Sampling
+from compressm_cli.models.interface import Model
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some more of the text that follows one of the prompts."""
+
+    prompt: int
+    """Its number, from 0."""
+    text: str
+    end: str | None = None
+    """Why it is the last one: ``length`` or ``stop``; None where more may follow."""
+
+
+class Writer:
+    """A language model, ready for prompts: built once, in evaluation mode, in single precision."""
+
+    def __init__(self, checkpoint: Checkpoint, device: str = "auto") -> None:
+        """Raises BadInputError for a model that says no tokens, or cannot go on step by step."""
+        encoding = encoding_of(checkpoint)
+        name = f"the model of {checkpoint.recipe.name}"
+        if not isinstance(encoding.outputs, Tokens):
+            raise BadInputError(f"{name} says classes or numbers, no text; use: compressm predict")
+        self._inputs, self._device = encoding.inputs, resolve_device(device)
+        prepare(self._device, "fp32")
+        model = checkpoint.build_model().to(self._device).eval()
+        if not isinstance(model, Model) or model.step_obstacle is not None:
+            why = model.step_obstacle if isinstance(model, Model) else "it has no step by step form"
+            raise BadInputError(f"{name} cannot write on: {why}")
+        self._model = model
+        self.written = 0
+        """Tokens, of all texts."""
+
+    def __call__(
+        self,
+        prompts: Sequence[str],
+        most: int,
+        sampling: Sampling | None = None,
+        seed: int = 0,
+        stops: Sequence[str] = (),
+    ) -> Iterator[Piece]:
+        """What follows each of the prompts, as it is written, at most ``most`` tokens of it.
+
+        A text ends before the first of ``stops`` in it. The same seed gives the same texts. Raises BadInputError for a
+        prompt that has no token, and RunFailedError where the model says no numbers.
+        """
+        how, generator = sampling or Sampling(), torch.Generator().manual_seed(seed)
+        texts = [_Text(self._inputs.stream(), stops) for _ in prompts]
+        logits, state = self._model.prefill(*self._encoded(prompts))
+        for count in range(1, most + 1):
+            drawn = how.draw(self._sayable(logits), generator)
+            for place, (text, token) in enumerate(zip(texts, drawn.tolist(), strict=True)):
+                if not text.is_over:
+                    self.written += 1
+                    said = text.add(token, count == most)
+                    end = None if not text.is_over else "stop" if text.is_stopped else "length"
+                    if said or end:
+                        yield Piece(place, said, end)
+            if all(text.is_over for text in texts):
+                return
+            logits, state = self._model.step(drawn, state)
+
+    def _encoded(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
+        contents = [prompt.encode("utf-8", "surrogateescape") for prompt in prompts]
+        if not all(contents):
+            raise BadInputError("a prompt is empty; give one character at least, from which the text goes on")
+        tokens, lengths = self._inputs.encode(Rows("prompt", "texts", contents))
+        return tokens.to(self._device, torch.int64), None if lengths is None else lengths.to(self._device)
+
+    def _sayable(self, logits: Tensor) -> Tensor:
+        """Without the tokens that stand for no text; RunFailedError where they are no numbers."""
+        logits = logits.float()
+        if not bool(logits.isfinite().all()):
+            raise RunFailedError("the model says numbers that are not finite; its weights are of no use")
+        logits[:, list(self._inputs.silent)] = -torch.inf
+        return logits
+
+
+class _Text:
+    """One text that is being written: what may be shown of it, and whether it is over."""
+
+    def __init__(self, stream: TextStream, stops: Sequence[str]) -> None:
+        self._stream, self._stops = stream, [stop for stop in stops if stop]
+        self._held = ""
+        """What a stop could begin with: not shown before it is known."""
+        self.is_over = self.is_stopped = False
+
+    def add(self, token: int, is_last: bool) -> str:
+        """What can be shown now, with one more token."""
+        self._held += self._stream.add(token)
+        if is_last:
+            self._held += self._stream.end()
+        places = [place for stop in self._stops if (place := self._held.find(stop)) >= 0]
+        if places:
+            self.is_over = self.is_stopped = True
+            return self._held[: min(places)]
+        self.is_over = is_last
+        kept = 0 if is_last else max(map(self._beginning, self._stops), default=0)
+        shown, self._held = self._held[: len(self._held) - kept], self._held[len(self._held) - kept :]
+        return shown
+
+    def _beginning(self, stop: str) -> int:
+        """How many characters at the end could be the beginning of a stop."""
+        longest = min(len(stop) - 1, len(self._held))
+        return next((n for n in range(longest, 0, -1) if self._held.endswith(stop[:n])), 0)

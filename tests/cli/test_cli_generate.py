@@ -1,0 +1,142 @@
+"""``compressm generate``: text from a language model, a token at a time."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.cli.main import run as command
+from compressm_cli.data.encodings import Bytes
+from compressm_cli.engine.generation import Writer, _Text
+from compressm_cli.engine.sampling import Sampling
+from compressm_cli.models import build_model
+from compressm_cli.recipe import recipe_from_mapping
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:
+    """A language model with fresh weights in ``model.pt``."""
+    monkeypatch.chdir(tmp_path)
+    recipe = recipe_from_mapping(
+        {
+            "name": "tiny",
+            "data": {"task": "text_lm", "max_bytes": 5000, "length": 16},
+            "model": {"layer": {"kind": "mamba", "state_dim": 4}, "model_dim": 8, "depth": 2, "norm": "rms"},
+            "train": {"steps": 2, "batch_size": 2},
+        },
+        "test",
+    )
+    dataset = recipe.data.dataset()
+    torch.manual_seed(0)
+    made = build_model(recipe.model, dataset.spec)
+    with torch.no_grad():
+        made.head.weight.mul_(20)  # type: ignore[union-attr]
+        # Letters alone: bytes of any value would hardly ever make a text.
+        made.head.weight[: ord("a") + 1] = made.head.weight[ord("z") + 2 :] = 0  # type: ignore[index]
+    Checkpoint.of(made, recipe, dataset.spec, 2, encoding=dataset.encoding).save(Path("model.pt"))
+    return made.eval()
+
+
+def by_hand(model: torch.nn.Module, prompt: str, count: int, sampling: Sampling, seed: int) -> str:
+    """The same, with the whole text passed through the model for each token."""
+    generator, tokens = torch.Generator().manual_seed(seed), [byte + 1 for byte in prompt.encode()]
+    for _ in range(count):
+        logits = model(torch.tensor([tokens]))[:, -1].detach()
+        logits[:, 0] = -torch.inf
+        tokens.append(int(sampling.draw(logits, generator)))
+    return bytes(token - 1 for token in tokens).decode("utf-8", "replace")
+
+
+@pytest.mark.parametrize("options", [[], ["--temperature", "0"], ["--top-k", "5", "--top-p", "0.8"]])
+def test_a_text_is_what_the_whole_model_says(
+    model: torch.nn.Module, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = dict(zip(options[::2], map(float, options[1::2]), strict=True))
+    sampling = Sampling(
+        words.get("--temperature", 1.0), int(words.get("--top-k", 0)) or None, words.get("--top-p")
+    )
+    arguments = ["generate", "model.pt", "--prompt", "Once", "--tokens", "12", "--seed", "3", *options]
+    assert command(arguments) == 0
+    told = capsys.readouterr()
+    assert told.out == by_hand(model, "Once", 12, sampling, 3) + "\n"
+    assert "12 tokens in" in told.err
+
+
+def test_several_prompts_at_once(model: torch.nn.Module, capsys: pytest.CaptureFixture[str]) -> None:
+    prompts = ["Once upon a time", "a", "ünï"]
+    given = [word for prompt in prompts for word in ("--prompt", prompt)]
+    assert command(["generate", "model.pt", *given, "--tokens", "9", "--temperature", "0"]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    for prompt, line in zip(prompts, found, strict=True):
+        text = by_hand(model, prompt, 9, Sampling(0.0), 0).removeprefix(prompt)
+        assert line == {"prompt": prompt, "text": text, "end": "length"}
+
+
+def test_a_text_ends_before_a_stop(model: torch.nn.Module, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = by_hand(model, "Once", 40, Sampling(), 1).removeprefix("Once")
+    stop = whole[11:14]
+    place = whole.find(stop)
+    Path("start.txt").write_text("Once")
+    arguments = ["generate", "model.pt", "--prompt-file", "start.txt", "--tokens", "40", "--seed", "1"]
+    assert command([*arguments, "--stop", "never there", "--stop", stop]) == 0
+    told = capsys.readouterr()
+    assert told.out == f"Once{whole[:place]}\n"
+    assert f"{place + 3} tokens in" in told.err
+
+
+def test_what_could_begin_a_stop_is_held_back() -> None:
+    text = _Text(Bytes().stream(), ["abc"])
+    shown = [text.add(ord(letter) + 1, False) for letter in "xabab"]
+    assert shown == ["x", "", "", "ab", ""]
+    assert text.add(ord("d") + 1, True) == "abd"
+    assert text.is_over
+    assert not text.is_stopped
+
+
+def test_texts_come_as_they_are_written(model: torch.nn.Module) -> None:
+    writer = Writer(Checkpoint.load(Path("model.pt")))
+    pieces = writer(["Once"], 1_000_000)
+    assert next(pieces).prompt == 0
+    assert writer.written < 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "give --prompt TEXT or --prompt-file FILE"),
+        (["--prompt", ""], "a prompt is empty"),
+        (["--prompt-file", "none.txt"], "--prompt-file none.txt: cannot be read"),
+        (["--prompt", "a", "--top-p", "0"], "0.0 is not in the range 0<x<=1"),
+        (["--prompt", "a", "--temperature", "-1"], "-1 is not in the range 0.0<=x"),
+    ],
+)
+def test_wrong_words_are_told(
+    model: torch.nn.Module, arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(["generate", "model.pt", *arguments]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_prompt_on_standard_input(
+    model: torch.nn.Module, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"Once\n")))
+    assert command(["generate", "model.pt", "--prompt-file", "-", "--tokens", "3", "--temperature", "0"]) == 0
+    assert capsys.readouterr().out == by_hand(model, "Once\n", 3, Sampling(0.0), 0) + "\n"
+
+
+def test_a_model_of_classes_writes_no_text(
+    model: torch.nn.Module, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = recipe_from_mapping(
+        {"name": "t", "data": {"task": "digits"}, "model": {"layer": {"kind": "lru", "state_dim": 4}},
+         "train": {"steps": 1, "batch_size": 2}}, "test",
+    )  # fmt: skip
+    dataset = recipe.data.dataset()
+    classes = build_model(recipe.model, dataset.spec)
+    Checkpoint.of(classes, recipe, dataset.spec, 1, encoding=dataset.encoding).save(Path("c.pt"))
+    assert command(["generate", "c.pt", "--prompt", "a"]) == 2
+    assert "says classes or numbers, no text; use: compressm predict" in capsys.readouterr().err
