@@ -122,8 +122,8 @@ def selective_states(
     in, read one state each: so every kernel of the scan does it.
     """
     length, states = x.shape[1], A.shape[1]
-    given = [*_without_padding(ends, x, dt, B), C]
-    x, dt, B, C = (pad_length(value.to(A.dtype), length + states) for value in given)
+    dt = _without_padding(dt, ends)
+    x, dt, B, C = (pad_length(value.to(A.dtype), length + states) for value in (x, dt, B, C))
     eye = torch.eye(states, dtype=A.dtype, device=A.device)
     if C.ndim == 4:
         C[:, length:] = eye[:, None]
@@ -154,8 +154,8 @@ def ssd_states(
 ) -> tuple[Tensor, Tensor]:
     """``ssd``, and the states (batch, heads, P, N) after the last real step of each row, as ``selective_states``."""
     length, states = x.shape[1], B.shape[3]
-    given = [*_without_padding(ends, x, dt, B), C]
-    x, dt, B, C = (pad_length(value, length + states) for value in given)
+    dt = _without_padding(dt, ends)
+    x, dt, B, C = (pad_length(value, length + states) for value in (x, dt, B, C))
     C = _reading(C, length)
     y = ssd(x, dt, A, B, C, D)
     return y[:, :length], y[:, length:].permute(0, 2, 3, 1).contiguous()
@@ -172,17 +172,16 @@ def gated_linear_states(
 ) -> tuple[Tensor, Tensor]:
     """``gated_linear_attention``, and the states (batch, heads, N, P) after each row, as ``selective_states``."""
     length, states = q.shape[1], q.shape[3]
-    given = [q, *_without_padding(ends, k, v, log_decay)]
-    q, k, v, log_decay = (pad_length(value, length + states) for value in given)
+    k, log_decay = _without_padding(k, ends), _without_padding(log_decay, ends)
+    q, k, v, log_decay = (pad_length(value, length + states) for value in (q, k, v, log_decay))
     y = gated_linear_attention(_reading(q, length), k, v, log_decay)
     return y[:, :length], y[:, length:].transpose(1, 2).contiguous()
 
 
-def _without_padding(ends: Tensor, *values: Tensor) -> list[Tensor]:
-    """Zeros in the place of padded steps of (batch, length, ...)."""
-    length = values[0].shape[1]
-    padding = torch.arange(length, device=ends.device) >= ends[:, None]
-    return [v.masked_fill(padding.reshape(*padding.shape, *(1,) * (v.ndim - 2)), 0.0) for v in values]
+def _without_padding(x: Tensor, ends: Tensor) -> Tensor:
+    """Zeros in the place of the padded steps of x (batch, length, ...)."""
+    padding = torch.arange(x.shape[1], device=x.device) >= ends[:, None]
+    return x.masked_fill(padding.reshape(*padding.shape, *(1,) * (x.ndim - 2)), 0.0)
 
 
 def _reading(C: Tensor, first: int) -> Tensor:
