@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.encodings import AnyInputs, Bytes, Classes, Encoding, Pixels, Series
+from compressm_cli.data.encodings.images import WHITE, Grey, Resize, Side, on_background
 from compressm_cli.data.interface import Dataset, Split, TaskConfig
 from compressm_cli.data.labels import class_names
 from compressm_cli.data.layout import Layout
@@ -29,6 +30,11 @@ class Files(Layout, TaskConfig):
     A row of numbers is a sequence of one feature a step, in the order of ``feature_columns``, as they
     stand. A text is a sequence of its UTF-8 bytes. An image is a sequence of its pixels, row by row, of
     one feature (grey) or three (colour) scaled to -1..1. Paths start at the current folder.
+
+    Of a folder, the outermost folders are the classes, and all files below them with a fitting suffix, in upper or
+    lower case, are rows; texts need none. Links are followed. What is hidden, left there by a system, of another
+    kind, or beside the folders of the classes is left out and counted. Images have 8 bits a channel and one frame;
+    they are turned as their EXIF data say.
     """
 
     paths: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
@@ -42,6 +48,16 @@ class Files(Layout, TaskConfig):
     """The file or folder of the test rows, or the share of the training rows to hold out."""
     max_length: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     """Bytes of a text that are read; null reads all."""
+    image_size: Annotated[list[Side], Field(min_length=2, max_length=2)] | None = None
+    """Height and width that images are brought to as ``resize`` says; null refuses those of another size than the
+    first."""
+    resize: Resize | None = None
+    """``stretch`` to ``image_size``; ``fit`` within it, with ``background`` on two sides; ``crop`` what is beyond it on
+    two sides."""
+    colours: Literal["grey", "rgb"] | None = None
+    """What images are converted to; null refuses those that are not as the first."""
+    background: Grey | None = None
+    """What shows through where an image is transparent, 0 (black) to 255 (white, as null)."""
     split_seed: Seed = 0
     """Which rows are held out."""
 
@@ -51,12 +67,21 @@ class Files(Layout, TaskConfig):
             raise ValueError(f"{self.format} needs label_column and either text_column or feature_columns")
         if self.max_length is not None and self.text_column is None and self.format != "text_folder":
             raise ValueError("max_length is for texts; leave it out")
+        self._image_keys_fit()
         places = [Path.cwd() / place for place in self.places().values()]
         if len(set(places)) != len(places):
             raise ValueError(
                 "train, validation and test must be different; write a share such as 0.1 to split one"
             )
         return self
+
+    def _image_keys_fit(self) -> None:
+        keys = ("image_size", "resize", "colours", "background")
+        given = [key for key in keys if getattr(self, key) is not None]
+        if given and self.format != "image_folder":
+            raise ValueError(f"{given[0]} is for images; leave it out")
+        if (self.image_size is None) != (self.resize is None):
+            raise ValueError("image_size and resize go together, as in image_size: [32, 32], resize: fit")
 
     def load(self) -> Dataset:
         """Read the files.
@@ -91,11 +116,26 @@ class Files(Layout, TaskConfig):
         if rows.kind == "texts":
             return Bytes(max_length=self.max_length)
         if rows.kind == "images":
-            first = rows.content[0]
-            assert isinstance(first, np.ndarray), "images are arrays"
-            height, width, channels = first.shape
-            return Pixels(height=height, width=width, mean=[HALF] * channels, deviation=[HALF] * channels)
+            return self._pixels(rows)
         return Series(channels=list(rows.channels or []))
+
+    def _pixels(self, rows: Rows) -> Pixels:
+        """Of the size and colours that are asked for, else of the first image."""
+        first = rows.content[0]
+        assert isinstance(first, np.ndarray), "images are arrays"
+        height, width, channels = on_background(first).shape
+        if self.colours is not None:
+            channels = 1 if self.colours == "grey" else 3
+        height, width = self.image_size or (height, width)
+        return Pixels(
+            height=height,
+            width=width,
+            mean=[HALF] * channels,
+            deviation=[HALF] * channels,
+            any_colours=self.colours is not None,
+            background=WHITE if self.background is None else self.background,
+            resize=self.resize,
+        )
 
     def _held_out(self, rows: Split, shares: dict[str, float]) -> dict[str, Split]:
         """The training rows, less those that become the splits named in ``shares``."""

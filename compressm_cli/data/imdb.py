@@ -8,10 +8,11 @@ from compressm_cli.core.errors import BadInputError
 from compressm_cli.data import hub
 from compressm_cli.data.encodings import Bytes, Classes, Encoding
 from compressm_cli.data.interface import Dataset, DataSpec, Split, TaskConfig
-from compressm_cli.data.labels import class_names, class_numbers
+from compressm_cli.data.labels import class_names
+from compressm_cli.data.rows import Rows
+from compressm_cli.data.sources.texts import read_text_folder
 from compressm_cli.data.splits import Seed, hold_out
 from compressm_cli.data.tables import read_columns
-from compressm_cli.data.text_folder import read_text_folder
 from compressm_cli.data.tokens import BYTE_VOCABULARY, byte_tokens
 
 REPOSITORY = "stanfordnlp/imdb"
@@ -38,26 +39,26 @@ class Imdb(TaskConfig):
         Raises BadInputError, with how to supply the data, where it is neither at hand nor to be had.
         """
         sources = hub.locate(REPOSITORY, self.path)
-        texts, names = _reviews(sources["train"])
-        test_texts, test_names = _reviews(sources["test"])
-        classes = class_names(names)
+        train, test = _reviews(sources["train"]), _reviews(sources["test"])
+        classes = class_names(train.labels or [])
         if len(classes) != len(FOLDERS):
             raise BadInputError(
                 f"{sources['train']}: {len(classes)} classes; {REPOSITORY} has {len(FOLDERS)}"
             )
-        labels = class_numbers(names, classes, str(sources["train"]))
-        inputs, lengths = byte_tokens(texts, self.max_length)
+        outputs = Classes(names=classes)
+        labels = outputs.encode(train)
+        inputs, lengths = byte_tokens(list(map(bytes, train.content)), self.max_length)
         held, kept = hold_out(labels, [hub.held_out_rows(len(labels))], self.split_seed)
-        spec = self._spec((len(kept), len(held), len(test_texts)))
+        spec = self._spec((len(kept), len(held), len(test)))
         if self.path is None:
             hub.check_rows(REPOSITORY, spec.rows, self.spec().rows)
-        test_inputs, test_lengths = byte_tokens(test_texts, self.max_length)
+        test_inputs, test_lengths = byte_tokens(list(map(bytes, test.content)), self.max_length)
         return Dataset(
             spec,
             train=Split(inputs[kept], labels[kept], lengths[kept]),
             validation=Split(inputs[held], labels[held], lengths[held]),
-            test=Split(test_inputs, class_numbers(test_names, classes, str(sources["test"])), test_lengths),
-            encoding=Encoding(inputs=Bytes(max_length=self.max_length), outputs=Classes(names=classes)),
+            test=Split(test_inputs, outputs.encode(test), test_lengths),
+            encoding=Encoding(inputs=Bytes(max_length=self.max_length), outputs=outputs),
         )
 
     def spec(self) -> DataSpec:
@@ -71,9 +72,9 @@ class Imdb(TaskConfig):
         return DataSpec(classes=2, length=self.max_length, vocabulary=BYTE_VOCABULARY, rows=rows)
 
 
-def _reviews(source: hub.SplitSource) -> tuple[list[bytes], list[str]]:
-    """Texts and class names of one split."""
+def _reviews(source: hub.SplitSource) -> Rows:
+    """Texts and classes of one split."""
     if not source.files:
-        return read_text_folder(source.folder, FOLDERS)
+        return read_text_folder(source.folder, classes=FOLDERS)
     columns = read_columns(source.builder, source.files, ["text", "label"])
-    return columns["text"].texts(), columns["label"].labels()
+    return Rows(str(source), "texts", columns["text"].texts(), labels=columns["label"].labels())

@@ -7,10 +7,11 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from compressm_cli.core.config import Config
-from compressm_cli.data.images import decode_images
 from compressm_cli.data.rows import Kind, Rows
-from compressm_cli.data.tables import read_columns, read_image_folder
-from compressm_cli.data.text_folder import read_text_folder
+from compressm_cli.data.sources.folders import suffix_of
+from compressm_cli.data.sources.images import IMAGES, read_image_folder
+from compressm_cli.data.sources.texts import TEXTS, read_text_folder
+from compressm_cli.data.tables import read_columns
 
 ColumnName = Annotated[str, Field(min_length=1)]
 Format = Literal["csv", "json", "jsonl", "parquet", "text_folder", "image_folder"]
@@ -19,12 +20,15 @@ Format = Literal["csv", "json", "jsonl", "parquet", "text_folder", "image_folder
 SUFFIXES: dict[str, Format] = {".csv": "csv", ".json": "json", ".jsonl": "jsonl", ".parquet": "parquet"}
 """What a file holds by its name, where nobody says it."""
 FOLDERS: dict[Kind, Format] = {"texts": "text_folder", "images": "image_folder"}
-"""What a folder holds, by what the model takes."""
+"""What a folder holds, or one file of those that lie in it, by what the model takes."""
+CONTENTS = {"texts": TEXTS, "images": IMAGES}
 
 
 def format_of(place: Path, takes: Kind) -> Format | None:
     """The format of a file or folder of the user's, for a model that takes such rows; None where nothing tells it."""
-    return FOLDERS.get(takes) if place.is_dir() else SUFFIXES.get(place.suffix.lower())
+    content = CONTENTS.get(takes)
+    alone = content is not None and suffix_of(place.name) in content.suffixes
+    return FOLDERS.get(takes) if alone or place.is_dir() else SUFFIXES.get(place.suffix.lower())
 
 
 class Layout(Config):
@@ -67,11 +71,9 @@ class Layout(Config):
         Raises BadInputError for what is missing in it or cannot be used, with file, row and column.
         """
         if self.format == "text_folder":
-            texts, labels = read_text_folder(Path(place))
-            return Rows(place, "texts", texts, labels=labels)
+            return read_text_folder(Path(place), labelled)
         if self.format == "image_folder":
-            images, labels = read_image_folder(Path(place))
-            return Rows(place, "images", list(decode_images(images, place)), labels=labels)
+            return read_image_folder(Path(place), labelled)
         return self._read_table(place, labelled)
 
     def _read_table(self, place: str, labelled: bool) -> Rows:

@@ -1,4 +1,4 @@
-"""Columns of local files and images of local folders, read with the ``datasets`` library.
+"""Columns of local files, read with the ``datasets`` library.
 
 Files are streamed, so that the library keeps no copy of the user's data in its cache.
 """
@@ -115,31 +115,6 @@ def read_columns(builder: str, files: Sequence[Path], columns: Sequence[str]) ->
     if not sum(len(part) for part in parts[columns[0]]):
         raise BadInputError(f"{source}: there are no rows in it; it needs at least one")
     return {name: Column(source, name, np.concatenate(values)) for name, values in parts.items()}
-
-
-def read_image_folder(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """Images, as mappings of ``bytes`` and ``path``, and class names of a folder with one folder a class."""
-    check_class_folders(folder, "images")
-    folder = folder.resolve()
-    options = {"data_files": {"train": [f"{glob.escape(str(folder))}/*/**"]}, "drop_labels": True}
-    images: list[dict[str, Any]] = []
-    for table in _tables("imagefolder", str(folder), [], options):
-        if "image" not in table.column_names:
-            raise BadInputError(f"{folder}: holds other things than images; keep only images in it")
-        with reading(folder, "cannot be read as images", "keep only images in it"):
-            images.extend(table["image"].to_pylist())
-    if not images:
-        raise BadInputError(f"{folder}: no images in it; put some into its folders, one a class")
-    # The library takes the innermost folder for the class; here it is the outermost.
-    return images, [Path(image["path"]).relative_to(folder).parts[0] for image in images]
-
-
-def check_class_folders(folder: Path, content: str) -> None:
-    """BadInputError unless ``folder`` has folders in it, one a class."""
-    if not folder.is_dir():
-        raise BadInputError(f"{folder}: no such folder; give a folder with one folder of {content} a class")
-    if not any(entry.is_dir() for entry in folder.iterdir()):
-        raise BadInputError(f"{folder}: has no folders in it; make one for the {content} of each class")
 
 
 def _tables(builder: str, source: str, columns: Sequence[str], options: dict[str, Any]) -> Iterator[Any]:

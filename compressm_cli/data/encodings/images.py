@@ -1,7 +1,7 @@
 """Images as the sequences of their pixels."""
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -12,8 +12,15 @@ from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.encodings.interface import Inputs
 from compressm_cli.data.rows import Kind, Rows
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 Side = Annotated[int, Field(ge=1, le=100_000)]
 Scale = Annotated[float, Field(gt=0.0)]
+Grey = Annotated[int, Field(ge=0, le=255)]
+Resize = Literal["stretch", "fit", "crop"]
+
+WHITE = 255
 
 
 class Pixels(Inputs):
@@ -27,22 +34,88 @@ class Pixels(Inputs):
     mean: Annotated[list[float], Field(min_length=1, max_length=4)]
     """Of each channel, one grey or three of colour."""
     deviation: Annotated[list[Scale], Field(min_length=1, max_length=4)]
+    any_colours: bool = False
+    """Whether grey images are taken as colours, and colours as their brightness; else they are refused."""
+    background: Grey = WHITE
+    """What shows through where an image is transparent, 0 black to 255 white."""
+    resize: Resize | None = None
+    """How images of other sizes are brought to this one; None refuses them."""
 
     @property
     def features(self) -> int:
         return len(self.mean)
 
     def encode(self, rows: Rows) -> tuple[Tensor, Tensor | None]:
+        return pixel_sequences(self.pixels(rows), self.mean, self.deviation), None
+
+    def pixels(self, rows: Rows) -> np.ndarray:
+        """(rows, height, width, features) uint8, before they are scaled; BadInputError as of ``encode``."""
         self.require_kind(rows)
-        wanted = (self.height, self.width, self.features)
+        pixels = np.empty((len(rows), self.height, self.width, self.features), dtype=np.uint8)
         for row, image in enumerate(rows.content):
             assert isinstance(image, np.ndarray), "images are arrays"
-            if image.shape != wanted:
-                raise BadInputError(
-                    f"{rows.source}, image {rows.name(row)}: {size_of(image.shape)}, and the model takes "
-                    f"{size_of(wanted)}; bring it to that size and colours"
-                )
-        return pixel_sequences(np.stack(list(rows.content)), self.mean, self.deviation), None
+            pixels[row] = self._fitted(image, f"{rows.source}, image {rows.name(row)}")
+        return pixels
+
+    def _fitted(self, image: np.ndarray, place: str) -> np.ndarray:
+        """(height, width, features) of any image; BadInputError where it is of another size, or colours."""
+        opaque = on_background(image, self.background)
+        if self.any_colours and opaque.shape[2] != self.features:
+            opaque = _converted(opaque, self.features)
+        wanted = (self.height, self.width, self.features)
+        if self.resize is not None and opaque.shape[:2] != wanted[:2]:
+            opaque = _resized(opaque, wanted, self.resize, self.background)
+        if opaque.shape == wanted:
+            return opaque
+        advice = []
+        if opaque.shape[:2] != wanted[:2]:
+            size = f"[{self.height}, {self.width}]"
+            advice.append(
+                f"bring it to that size, or train with data.image_size={size} data.resize=fit (stretch, crop)"
+            )
+        if opaque.shape[2] != wanted[2]:
+            advice.append("bring all images to the same colours, or train with data.colours=rgb (grey)")
+        raise BadInputError(
+            f"{place}: {size_of(opaque.shape)}, and the model takes {size_of(wanted)}; {'; '.join(advice)}"
+        )
+
+
+def on_background(image: np.ndarray, background: int = WHITE) -> np.ndarray:
+    """(height, width, 1 to 4) uint8, with alpha as the second or fourth channel -> opaque, of 1 or 3 channels."""
+    if image.shape[2] % 2:
+        return image
+    alpha = image[:, :, -1:].astype(np.uint32)
+    return ((image[:, :, :-1] * alpha + background * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def _converted(image: np.ndarray, channels: int) -> np.ndarray:
+    """Grey to equal colours, colours to their brightness (ITU-R 601)."""
+    return np.repeat(image, channels, axis=2) if channels == 3 else _array(_pillow(image).convert("L"))
+
+
+def _resized(image: np.ndarray, wanted: tuple[int, int, int], how: Resize, background: int) -> np.ndarray:
+    """``stretch`` to the size; ``fit`` in it, on the background; ``crop`` what is beyond it, equally on both sides."""
+    from PIL import Image, ImageOps
+
+    size, filter_ = (wanted[1], wanted[0]), Image.Resampling.BILINEAR
+    given = _pillow(image)
+    if how == "stretch":
+        return _array(given.resize(size, filter_))
+    if how == "crop":
+        return _array(ImageOps.fit(given, size, filter_))
+    colour = background if image.shape[2] == 1 else (background,) * image.shape[2]
+    return _array(ImageOps.pad(given, size, filter_, color=colour))
+
+
+def _pillow(image: np.ndarray) -> "Image":
+    from PIL import Image
+
+    return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+
+
+def _array(image: "Image") -> np.ndarray:
+    array = np.asarray(image)
+    return array if array.ndim == 3 else array[:, :, None]
 
 
 def pixel_sequences(pixels: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> Tensor:

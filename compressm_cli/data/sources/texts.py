@@ -1,0 +1,34 @@
+"""Texts of a folder with one folder a class, a file each."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from compressm_cli.core.errors import BadInputError
+from compressm_cli.data.reading import reading
+from compressm_cli.data.rows import Rows
+from compressm_cli.data.sources.folders import Content, FolderFiles, class_files, found_files
+
+TEXTS = Content("texts", (".txt", ""))
+
+
+def read_text_folder(folder: Path, labelled: bool = True, classes: Sequence[str] | None = None) -> Rows:
+    """The bytes of each text, called by its file, in order of the names.
+
+    ``classes`` restricts it to some folders. Raises BadInputError where nothing, or an empty file, is there.
+    """
+    if classes is not None:
+        return _rows(folder, class_files(folder, TEXTS, classes))
+    return _rows(folder, found_files(folder, TEXTS, labelled))
+
+
+def _rows(folder: Path, found: FolderFiles) -> Rows:
+    texts = [_text(file) for file in found.files]
+    return Rows(str(folder), "texts", texts, names=found.names, labels=found.labels, left_out=found.left_out)
+
+
+def _text(file: Path) -> bytes:
+    with reading(file, "cannot be read", "make it readable, or remove it"):
+        text = file.read_bytes()
+    if not text:
+        raise BadInputError(f"{file}: the file is empty; write a text into it, or remove it")
+    return text
