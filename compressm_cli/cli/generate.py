@@ -33,7 +33,7 @@ def _share(value: float | None) -> float | None:
     cls=Command,
     epilog=examples(
         "compressm generate outputs/my-text --prompt 'Once upon'",
-        "compressm generate outputs/my-text --prompt A --prompt B --tokens 50 --seed 3",
+        "compressm generate outputs/my-text --prompt A --prompt B --tokens 50",
         "compressm generate outputs/my-text --prompt-file a.txt --temperature 0",
     ),
 )
