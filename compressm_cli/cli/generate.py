@@ -61,6 +61,7 @@ def generate(
     temperature: Annotated[
         float,
         typer.Option(
+            metavar="T",
             min=0.0,
             help="What logits are divided by; 0 takes the most probable token.",
             rich_help_panel=SAMPLING,
