@@ -29,8 +29,8 @@ CONTAINERS_A_TENSOR = 10
 """Lists, tuples and mappings: so many, and more with each tensor that is stored."""
 MAX_DEPTH = 50
 MAX_DIMENSIONS = 16
-MAX_TEXT = 100_000
-"""Characters of a text."""
+MAX_TEXT = 64 * 2**20
+"""Characters of a text: a tokenizer.json is one."""
 SHARED = 2
 """Tensors may claim so many times the bytes that are stored: a tied head is there twice."""
 

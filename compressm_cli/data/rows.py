@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-Kind = Literal["texts", "series", "images"]
+Kind = Literal["texts", "series", "images", "tokens"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Rows:
     kind: Kind
     content: Sequence[bytes] | Sequence[np.ndarray]
     """Of each row: a text in UTF-8; a series (steps, channels) float64; an image (height, width, channels) uint8,
-    grey, grey with alpha, RGB or RGBA."""
+    grey, grey with alpha, RGB or RGBA; tokens (steps,) of any integer type."""
     names: Sequence[str] | None = None
     """What the rows are called: files, or ids; None where they have their numbers alone, from 1."""
     labels: Sequence[str] | None = None

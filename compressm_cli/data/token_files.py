@@ -8,10 +8,13 @@ import torch
 from pydantic import Field, model_validator
 
 from compressm_cli.core.errors import BadInputError
+from compressm_cli.data.encodings import Encoding, Ids, Tokenizer, Tokens
 from compressm_cli.data.interface import Dataset, DataSpec, Split, TaskConfig
 from compressm_cli.data.reading import reading
 from compressm_cli.data.splits import Rows
 from compressm_cli.data.text_lm import Share
+from compressm_cli.data.tokenizer import read_tokenizer
+from compressm_cli.data.tokens import id_type
 from compressm_cli.data.windows import NAMES, stretch_sizes, window_count, windows
 
 Place = Annotated[str, Field(min_length=1)]
@@ -41,7 +44,8 @@ class TokenFiles(TaskConfig):
     path: Place | None = None
     """A .npy file of integers in one dimension, or a text file (UTF-8) with ``tokenizer``. null draws random tokens."""
     tokenizer: Place | None = None
-    """Of a text: the tokenizer.json of a model, read by the package tokenizers; special tokens are not added."""
+    """Of a text: the tokenizer.json of a model, read by the package tokenizers. Special tokens are not added, nor are
+    rows cut or padded as it says. It is kept in each checkpoint, which grows by its size, often some megabytes."""
     rows: Rows | None = None
     """Training rows of random tokens; null means 256. The shares of validation and test are counted from it."""
     stride: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
@@ -85,7 +89,16 @@ class TokenFiles(TaskConfig):
         counts = [window_count(size, self.length, s) for size, s in zip(sizes, strides, strict=True)]
         pieces = torch.from_numpy(self._small(tokens)).split(list(sizes))
         splits = (windows(piece, self.length, s) for piece, s in zip(pieces, strides, strict=True))
-        return Dataset(self._spec((counts[0], counts[1], counts[2])), *splits)
+        return Dataset(
+            self._spec((counts[0], counts[1], counts[2])),
+            *splits,
+            encoding=Encoding(inputs=self._inputs(), outputs=Tokens()),
+        )
+
+    def _inputs(self) -> Ids | Tokenizer:
+        if self.tokenizer is None:
+            return Ids(size=self.vocabulary)
+        return Tokenizer(size=self.vocabulary, json_text=read_tokenizer(Path(self.tokenizer)))
 
     def unjudged(self) -> str | None:
         """Random tokens, that is."""
@@ -115,7 +128,8 @@ class TokenFiles(TaskConfig):
 
     def _random(self) -> Dataset:
         spec = self._spec(self._random_rows())
-        return Dataset(spec, *(self._drawn(place, rows) for place, rows in enumerate(spec.rows)))
+        splits = (self._drawn(place, rows) for place, rows in enumerate(spec.rows))
+        return Dataset(spec, *splits, encoding=Encoding(inputs=Ids(size=self.vocabulary), outputs=Tokens()))
 
     def _drawn(self, place: int, rows: int) -> Split:
         """Rows of random tokens; each split has a random stream of its own."""
@@ -125,11 +139,14 @@ class TokenFiles(TaskConfig):
 
     def _small(self, tokens: np.ndarray) -> np.ndarray:
         """The same in the smaller of the two types that hold them."""
-        return np.ascontiguousarray(tokens, dtype=np.int16 if self.vocabulary <= 2**15 else np.int32)
+        return np.ascontiguousarray(tokens, dtype=id_type(self.vocabulary))
 
     def _read(self, path: Path) -> np.ndarray:
         """The file's tokens (tokens,), all within the vocabulary."""
-        tokens = _encoded(path, Path(self.tokenizer)) if self.tokenizer is not None else _numbers(path)
+        inputs = self._inputs()
+        tokens = (
+            _encoded(path, inputs, str(self.tokenizer)) if isinstance(inputs, Tokenizer) else _numbers(path)
+        )
         outside = np.flatnonzero((tokens < 0) | (tokens >= self.vocabulary))
         if len(outside):
             raise BadInputError(
@@ -153,23 +170,13 @@ def _numbers(path: Path) -> np.ndarray:
     return tokens
 
 
-def _encoded(path: Path, tokenizer: Path) -> np.ndarray:
+def _encoded(path: Path, tokenizer: Tokenizer, place: str) -> np.ndarray:
     """The tokens of a text."""
     try:
-        from tokenizers import Tokenizer
-    except ImportError as error:
-        raise BadInputError(
-            "data.tokenizer needs the package tokenizers; install it with: pip install 'compressm[export]'"
-        ) from error
-    texts = []
-    for file in (path, tokenizer):
-        try:
-            texts.append(file.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise BadInputError(f"{file}: cannot be read ({error.strerror}); correct the path") from error
-        except UnicodeDecodeError as error:
-            raise BadInputError(f"{file}: not a UTF-8 text ({error})") from error
-    with reading(tokenizer, "not a tokenizer.json", "correct data.tokenizer"):
-        known = Tokenizer.from_str(texts[1])
-    with reading(path, f"{tokenizer} cannot make tokens of it", "correct data.path or data.tokenizer"):
-        return np.array(known.encode(texts[0], add_special_tokens=False).ids, dtype=np.int64)
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise BadInputError(f"{path}: cannot be read ({error.strerror}); correct the path") from error
+    except UnicodeDecodeError as error:
+        raise BadInputError(f"{path}: not a UTF-8 text ({error})") from error
+    with reading(path, f"{place} cannot make tokens of it", "correct data.path or data.tokenizer"):
+        return tokenizer.ids(text)

@@ -12,6 +12,11 @@ BYTE_VOCABULARY = 257
 """The padding, 0, and the 256 bytes, each one more than its value."""
 
 
+def id_type(vocabulary: int) -> type[np.integer]:
+    """The smaller of the two types that hold the tokens of a vocabulary."""
+    return np.int16 if vocabulary <= 2**15 else np.int32
+
+
 def padded(sequences: Sequence[np.ndarray], length: int, dtype: type[np.integer]) -> tuple[Tensor, Tensor]:
     """Sequences of tokens -> (rows, length) ``dtype``, padded with 0 at the end, and lengths (rows,)."""
     inputs = np.zeros((len(sequences), length), dtype=dtype)

@@ -6,15 +6,16 @@ from pydantic import Field
 
 from compressm_cli.core.config import Config
 from compressm_cli.data.encodings.images import Pixels
-from compressm_cli.data.encodings.interface import Inputs
+from compressm_cli.data.encodings.interface import Inputs, TextStream, TokenInputs
 from compressm_cli.data.encodings.outputs import Classes, Numbers, Tokens
 from compressm_cli.data.encodings.series import Series
 from compressm_cli.data.encodings.standardization import Standardization
 from compressm_cli.data.encodings.texts import Bytes
+from compressm_cli.data.encodings.tokens import Ids, Tokenizer
 from compressm_cli.data.interface import DataSpec, Split
 from compressm_cli.data.rows import Rows
 
-AnyInputs = Annotated[Bytes | Pixels | Series, Field(discriminator="kind")]
+AnyInputs = Annotated[Bytes | Ids | Tokenizer | Pixels | Series, Field(discriminator="kind")]
 AnyOutputs = Annotated[Classes | Numbers | Tokens, Field(discriminator="kind")]
 
 
@@ -65,10 +66,14 @@ __all__ = [
     "Bytes",
     "Classes",
     "Encoding",
+    "Ids",
     "Inputs",
     "Numbers",
     "Pixels",
     "Series",
     "Standardization",
+    "TextStream",
+    "TokenInputs",
+    "Tokenizer",
     "Tokens",
 ]

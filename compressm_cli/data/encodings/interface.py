@@ -1,13 +1,16 @@
 """What an encoding promises: rows as they stand in files in, tensors out, with nothing but what it has stored."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar, Protocol
 
+import numpy as np
 from torch import Tensor
 
 from compressm_cli.core.config import Config
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.rows import Kind, Rows
+from compressm_cli.data.tokens import id_type, padded
 
 
 class TextStream(Protocol):
@@ -62,3 +65,40 @@ class Inputs(Config):
             raise BadInputError(
                 f"{rows.source}: holds {rows.kind}, and the model takes {self.takes}; give such a file"
             )
+
+
+class TokenInputs(Inputs):
+    """Inputs that are tokens, of which texts can be made again."""
+
+    @abstractmethod
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of tokens of one row; ValueError for a number that is no token."""
+
+    @abstractmethod
+    def stream(self) -> TextStream:
+        """The same token by token: what it says in all is what ``decode`` says of them together."""
+
+    def require_tokens(self, tokens: Sequence[int]) -> list[int]:
+        """The tokens as plain numbers; ValueError for one that is not of the vocabulary."""
+        plain = [int(token) for token in tokens]
+        for token in plain:
+            if not 0 <= token < (self.vocabulary or 0):
+                raise ValueError(f"{token} is no token, which are from 0 to {(self.vocabulary or 0) - 1}")
+        return plain
+
+    def _padded(self, rows: Rows, ids: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """Rows of tokens (steps,) as one tensor, and their lengths; BadInputError for one that cannot be a row."""
+        vocabulary = self.vocabulary or 0
+        for row, tokens in enumerate(ids):
+            place = f"{rows.source}, row {rows.name(row)}"
+            if tokens.ndim != 1 or not len(tokens):
+                raise BadInputError(f"{place}: there is no token in it; correct it, or leave out the row")
+            if tokens.dtype.kind not in "iu":
+                raise BadInputError(f"{place}: {tokens.dtype} numbers; tokens are whole numbers")
+            outside = np.flatnonzero((tokens < 0) | (tokens >= vocabulary))
+            if len(outside):
+                raise BadInputError(
+                    f"{place}: token {tokens[outside[0]]} at position {outside[0]:,} is not of the model's "
+                    f"vocabulary, 0 to {vocabulary - 1}"
+                )
+        return padded(ids, max(map(len, ids)), id_type(vocabulary))

@@ -1,17 +1,18 @@
 """Texts as their bytes."""
 
 from codecs import getincrementaldecoder
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
 
-from compressm_cli.data.encodings.interface import Inputs
+from compressm_cli.data.encodings.interface import TokenInputs
 from compressm_cli.data.rows import Kind, Rows
 from compressm_cli.data.tokens import BYTE_VOCABULARY, byte_tokens
 
 
-class Bytes(Inputs):
+class Bytes(TokenInputs):
     """A text is the sequence of its UTF-8 bytes, each one more than its value: token 0 is the padding."""
 
     takes: ClassVar[Kind] = "texts"
@@ -37,6 +38,10 @@ class Bytes(Inputs):
         texts = [bytes(text[: self.max_length]) for text in rows.content]
         return byte_tokens(texts, max(map(len, texts)))
 
+    def decode(self, tokens: Sequence[int]) -> str:
+        """U+FFFD stands for bytes that are no character; padding for nothing."""
+        return _raw(self.require_tokens(tokens)).decode("utf-8", "replace")
+
 
 class ByteStream:
     """Bytes that come one at a time, as UTF-8; a byte that belongs to no character becomes U+FFFD."""
@@ -45,7 +50,12 @@ class ByteStream:
         self._decoder = getincrementaldecoder("utf-8")("replace")
 
     def add(self, token: int) -> str:
-        return self._decoder.decode(bytes([token - 1]))
+        return self._decoder.decode(_raw([token]))
 
     def end(self) -> str:
         return self._decoder.decode(b"", final=True)
+
+
+def _raw(tokens: Sequence[int]) -> bytes:
+    """The bytes of tokens without the padding, which stands for none."""
+    return bytes(token - 1 for token in tokens if token)

@@ -1,0 +1,128 @@
+"""Tokens of some vocabulary: as their numbers, or as a tokenizer makes them of texts."""
+
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+from torch import Tensor
+
+from compressm_cli.core.errors import BadInputError
+from compressm_cli.data.encodings.interface import TextStream, TokenInputs
+from compressm_cli.data.reading import reading
+from compressm_cli.data.rows import Kind, Rows
+from compressm_cli.data.tokenizer import LARGEST, known_tokenizer
+
+Size = Annotated[int, Field(ge=1, le=10_000_000)]
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+"""What stands for bytes that are no character, or none yet."""
+
+
+class Ids(TokenInputs):
+    """Tokens are whole numbers from 0 to ``size`` - 1, as they stand."""
+
+    takes: ClassVar[Kind] = "tokens"
+
+    kind: Literal["ids"] = "ids"
+    size: Size
+    """Number of distinct tokens."""
+
+    @property
+    def vocabulary(self) -> int:
+        return self.size
+
+    def encode(self, rows: Rows) -> tuple[Tensor, Tensor | None]:
+        self.require_kind(rows)
+        return self._padded(rows, [np.asarray(row) for row in rows.content])
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The numbers, with blanks between them."""
+        return " ".join(map(str, self.require_tokens(tokens)))
+
+    def stream(self) -> TextStream:
+        return _Numbers(self)
+
+
+class Tokenizer(TokenInputs):
+    """Texts become the tokens of a model's tokenizer, without special tokens added."""
+
+    takes: ClassVar[Kind] = "texts"
+
+    kind: Literal["tokenizer"] = "tokenizer"
+    size: Size
+    """Number of distinct tokens of the model, which may be more than the tokenizer has."""
+    json_text: Annotated[str, Field(min_length=2, max_length=LARGEST)]
+    """The whole tokenizer.json, so that no file is needed where the model goes."""
+
+    @property
+    def vocabulary(self) -> int:
+        return self.size
+
+    def encode(self, rows: Rows) -> tuple[Tensor, Tensor | None]:
+        self.require_kind(rows)
+        return self._padded(rows, [self._ids(rows, row) for row in range(len(rows))])
+
+    def ids(self, text: str) -> np.ndarray:
+        """(tokens,) int64 of a text, not compared with the vocabulary."""
+        encoded = known_tokenizer(self.json_text).encode(text, add_special_tokens=False)
+        return np.array(encoded.ids, dtype=np.int64)
+
+    def _ids(self, rows: Rows, row: int) -> np.ndarray:
+        place = f"{rows.source}, row {rows.name(row)}"
+        try:
+            text = bytes(rows.content[row]).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise BadInputError(f"{place}: not a UTF-8 text ({error})") from error
+        with reading(place, "the model's tokenizer cannot make tokens of it", "correct it"):
+            return self.ids(text)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return str(
+            known_tokenizer(self.json_text).decode(self.require_tokens(tokens), skip_special_tokens=False)
+        )
+
+    def stream(self) -> TextStream:
+        return _Pieces(self)
+
+
+class _Numbers:
+    """Numbers with blanks between them."""
+
+    def __init__(self, inputs: Ids) -> None:
+        self._inputs = inputs
+        self._begun = False
+
+    def add(self, token: int) -> str:
+        text = (" " if self._begun else "") + self._inputs.decode([token])
+        self._begun = True
+        return text
+
+    def end(self) -> str:
+        return ""
+
+
+class _Pieces:
+    """What a tokenizer's tokens say, each after those before it; it may end within a character."""
+
+    def __init__(self, inputs: Tokenizer) -> None:
+        self._inputs = inputs
+        self._tokens: list[int] = []
+        self._context, self._told = 0, 0
+
+    def add(self, token: int) -> str:
+        self._tokens.append(token)
+        text = self._untold()
+        if not text or text.endswith(REPLACEMENT):
+            return ""
+        self._context, self._told = self._told, len(self._tokens)
+        return text
+
+    def end(self) -> str:
+        text = self._untold()
+        self._context = self._told = len(self._tokens)
+        return text
+
+    def _untold(self) -> str:
+        """What the tokens since the last text add to it."""
+        before = self._inputs.decode(self._tokens[self._context : self._told])
+        return self._inputs.decode(self._tokens[self._context :])[len(before) :]
