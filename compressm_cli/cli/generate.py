@@ -85,7 +85,11 @@ def generate(
     seed: Annotated[
         int,
         typer.Option(
-            min=0, max=2**63 - 1, help="Of the draws: the same gives the same text.", rich_help_panel=SAMPLING
+            metavar="N",
+            min=0,
+            max=2**63 - 1,
+            help="Of the draws: the same gives the same text.",
+            rich_help_panel=SAMPLING,
         ),
     ] = 0,
     device: Annotated[Device, typer.Option(help="Where the model runs.")] = "auto",
