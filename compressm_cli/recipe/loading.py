@@ -21,7 +21,7 @@ from compressm_cli.recipe.explain import explain
 from compressm_cli.recipe.overrides import apply_overrides
 from compressm_cli.recipe.problems import KeyPath, Place, Problem, RecipeError
 from compressm_cli.recipe.schema import Recipe, settle
-from compressm_cli.recipe.shipped import find_recipe
+from compressm_cli.recipe.shipped import SHIPPED, find_recipe, shipped_folder
 from compressm_cli.recipe.yaml_text import MAX_BYTES, Node, dump_yaml, from_plain, parse_yaml
 
 C = TypeVar("C", bound=Config)
@@ -115,6 +115,7 @@ def recipe_schema() -> dict[str, Any]:
 def _validated(root: Node, problems: list[Problem]) -> Recipe:
     problems, untold = problems + text_problems(root), 0
     unavailable = _unavailable(root)
+    _find_shipped_files(root)
     model = root.child("model")
     if model is not None and isinstance(model.value, dict):
         model.value.setdefault("kind", Node(DEFAULT_KIND, model.place))
@@ -129,6 +130,14 @@ def _validated(root: Node, problems: list[Problem]) -> Recipe:
     if problems:
         raise RecipeError(problems, untold)
     return recipe
+
+
+def _find_shipped_files(root: Node) -> None:
+    """Let ``shipped:text/example.csv`` in ``data:`` be that file of the shipped recipes, wherever they lie."""
+    data = root.child("data")
+    for node in data.value.values() if data is not None and isinstance(data.value, dict) else ():
+        if isinstance(node.value, str) and node.value.startswith(SHIPPED):
+            node.value = str(shipped_folder() / node.value.removeprefix(SHIPPED))
 
 
 def _unavailable(root: Node) -> dict[KeyPath, Problem]:

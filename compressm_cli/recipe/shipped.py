@@ -9,6 +9,8 @@ from compressm_cli.core.text import shorten
 from compressm_cli.recipe.problems import Place, Problem, RecipeError
 
 PACKAGE = Path(__file__).resolve().parents[1]
+SHIPPED = "shipped:"
+"""Before a path that starts at the folder of the shipped recipes."""
 HEADER_KEYS = ("Question", "Command", "Expected", "Source")
 
 

@@ -63,3 +63,14 @@ def test_headers_may_run_over_several_lines() -> None:
 
 def test_the_recipe_folder_of_a_checkout() -> None:
     assert shipped_folder() == Path(__file__).resolve().parents[2] / "recipes"
+
+
+def test_files_of_shipped_recipes_are_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    task = load_recipe("text/own_csv").data
+    assert Path(task.train) == shipped_folder() / "text" / "example.csv"
+    assert task.dataset().spec.classes == 2
+    own = load_recipe("text/own_csv", ["data.train=mine.csv", "data.test=shipped:text/example.csv"]).data
+    assert (own.train, own.test) == ("mine.csv", task.train)
