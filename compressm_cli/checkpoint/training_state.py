@@ -338,6 +338,8 @@ def _require_trial(trial: dict[str, Any], recipe: Recipe, data: DataSpec, groups
     own = _own_parameters(saved, place)
     _require_optimizer(part(saved, "optimizer", dict, place), model, own, f"{place}.optimizer", (groups,))
     _require_random(part(saved, "random", dict, place), f"{place}.random")
+    _require_method(part(saved, "method", dict, place), model, recipe, f"{place}.method")
+    _require_generator(saved.get("generator"), f"{place}.generator")
 
 
 def require_record(record: Any, method: type[Method], where: str = "") -> None:

@@ -5,9 +5,11 @@
 3   ``sizes`` of all axes and ``parked`` units, also in what a trial goes back to; evaluations have ``metrics`` by name,
     and the best one a ``value``, where there was the accuracy alone; a trial's ``records``, of any units, instead of
     its ``plan``, of layers alone; ``parameters`` of the method's own; the ``sizes`` with which the run ``began``
-4   ``encoding``: what makes inputs of files and names of outputs
+4   ``encoding``: what makes inputs of files and names of outputs; what a trial goes back to has the ``method``'s memory
+    and its ``generator``
 """
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -116,8 +118,15 @@ def _any_units_and_metrics(content: Content) -> Content:
     return _records_of_units(_metrics_instead_of_accuracy(_sizes_instead_of_orders(content)))
 
 
-def _unknown_encoding(content: Content) -> Content:
-    return {**content, "encoding": None}
+def _encoding_and_memory(content: Content) -> Content:
+    """Of an encoding nothing is known; a trial goes back to what the method remembers now, as it did."""
+    content, training = {**content, "encoding": None}, content.get("training")
+    trial = training.get("trial") if isinstance(training, dict) else None
+    if not (isinstance(training, dict) and isinstance(trial, dict) and isinstance(trial.get("saved"), dict)):
+        return content
+    memory = {name: copy.deepcopy(training[name]) for name in ("method", "generator") if name in training}
+    trial = {**trial, "saved": {**trial["saved"], **memory}}
+    return {**content, "training": {**training, "trial": trial}}
 
 
-_MIGRATIONS: dict[int, Callable[[Content], Content]] = {2: _any_units_and_metrics, 3: _unknown_encoding}
+_MIGRATIONS: dict[int, Callable[[Content], Content]] = {2: _any_units_and_metrics, 3: _encoding_and_memory}

@@ -23,7 +23,7 @@ from compressm_cli.engine.optimizer import build_optimizer
 from compressm_cli.engine.placement import Held, placement
 from compressm_cli.engine.workload import Workload
 from compressm_cli.layers.interface import ROLES
-from compressm_cli.methods.faults import MethodFaultError, ask
+from compressm_cli.methods.faults import MethodFaultError, ask, memory_of
 from compressm_cli.methods.hooks import Hooks
 from compressm_cli.methods.method import CheckContext, Method, SetupContext, StepContext
 from compressm_cli.methods.parameters import groups_of_method
@@ -206,15 +206,21 @@ class TrainState:
     # ---- to go back to -------------------------------------------------------------------------------------
 
     def capture(self) -> dict[str, Any]:
-        """What ``restore`` goes back to: each process has its own, which holds no more than it needs of the model."""
+        """What ``restore`` and ``recall`` go back to; each process has its own, which holds no more than it needs."""
         held = self.placement.capture(self.model, self.optimizer)
-        return {**held, "step": self.step, "random": state.random_state()}
+        memory = {"method": memory_of(self.method), "generator": self.generator.get_state()}
+        return {**held, **memory, "step": self.step, "random": state.random_state()}
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Put back what ``capture`` gave, shapes included; ``renew`` is due then."""
+        """Put back what ``capture`` gave, shapes included, but what the method knows; ``renew`` is due then."""
         self.model = self.placement.restore(self.model, self.optimizer, saved)
         state.restore_random(saved["random"])
         self.step = int(saved["step"])
+
+    def recall(self, saved: dict[str, Any]) -> None:
+        """Put back what the method remembered at ``capture``, and the random numbers that it was to draw."""
+        ask(self.method, Method.load_state_dict, saved["method"])
+        self.generator.set_state(saved["generator"])
 
     def whole(self, optimizer: bool = False) -> Held | None:
         """The model, perhaps with its optimizer's state, for a checkpoint: in the main process."""
@@ -242,11 +248,10 @@ class TrainState:
     def go_back(self, saved: dict[str, Any]) -> None:
         """Take over of ``state_dict``'s result what may have changed since, in the process that gave it."""
         try:
-            ask(self.method, Method.load_state_dict, saved["method"])
+            self.recall(saved)
         except MethodFaultError as error:
             why = error_line(error.__cause__ or error, lambda _: False)
             raise BadInputError(
                 f"compression.method: {self.method.config.method}: cannot go on from what the checkpoint says of it: "
                 f"{why}"
             ) from error
-        self.generator.set_state(saved["generator"])

@@ -99,10 +99,14 @@ class Trial:
         self._listeners.compression(self._state.step, cut.records, "accepted", cut.begun)
 
     def reject(self, why: str) -> None:
-        """Undo the cut: put back everything that decides how training goes on, and forget what was logged since."""
+        """Undo the cut: put back everything that decides how training goes on, and forget what was logged since.
+
+        The method remembers its plan, nothing of the steps of the trial, and what it makes of being rejected.
+        """
         cut = self._concluded(why)
         with self._ledger.clock.phase("compression"):
             self._state.restore(cut.saved)
+            self._state.recall(cut.saved)
             self._state.renew()
         self._ledger.undo_cut(self._state.step, cut.before, cut.windows)
         self._listeners.forget_after(self._state.step)

@@ -1,11 +1,13 @@
 """What a method does wrong, told as that: its name, the hook, the error and its place."""
 
+import copy
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from compressm_cli.core.errors import CompressmError, RunFailedError
 from compressm_cli.core.memory import is_out_of_memory
@@ -47,6 +49,13 @@ def made(kind: type[Method], config: "MethodConfig") -> Method:
     if not hasattr(method, "config"):
         raise MethodFaultError(f"{place}: left it without a config; call super().__init__(config)")
     return method
+
+
+def memory_of(method: Method) -> dict[str, Any]:
+    """A copy of what a method remembers now, which it cannot reach any more."""
+    known = ask(method, Method.state_dict)
+    with _blamed(where(method, "state_dict"), type(method)):
+        return copy.deepcopy(tree_map_only(Tensor, Tensor.detach, known))
 
 
 def where(method: Method, hook: str) -> str:

@@ -6,13 +6,21 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from tiny_runs import instead_of_none
+from torch import Tensor, nn
 
 from compressm_cli.checkpoint import Checkpoint
-from compressm_cli.engine import loop, validation
-from compressm_cli.recipe import Recipe
+from compressm_cli.engine import experiment, loop, validation
+from compressm_cli.engine.view import SilentView
+from compressm_cli.layers.interface import state_axis
+from compressm_cli.methods import METHODS
+from compressm_cli.methods.method import CheckContext, StepContext
+from compressm_cli.methods.none import NoCompression
+from compressm_cli.recipe import Recipe, load_recipe
 from compressm_cli.runs.folder import Run
 from compressm_cli.structure import surgery
+from compressm_cli.structure.edits import Keep
+from compressm_cli.structure.plan import Plan, UnitRecord
 
 Maker = Callable[..., Recipe]
 Trainer = Callable[..., Run]
@@ -225,3 +233,77 @@ def test_a_fall_of_exactly_the_tolerance_is_accepted(
     assert [line["accepted"] for line in run.read_compression()] == [True]
     run = train(tiny(compression=cuts(10, safety={"tolerance": 0.0199, "on_rejection": "stop"})))
     assert [line["accepted"] for line in run.read_compression()] == [False]
+
+
+class Counting(NoCompression):
+    """Remembers each step that it saw, and draws at each; keeps half of the states at step 10, once."""
+
+    cuts = True
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.seen: list[int] = []
+        self.planned = self.rejections = 0
+
+    def check_steps(self, total: int) -> list[int]:
+        return [10]
+
+    def after_backward(self, step: StepContext) -> None:
+        self.seen.append(step.step)
+        float(torch.rand(1, generator=step.generator))
+
+    def plan(self, model: nn.Module, context: CheckContext) -> Plan:
+        self.planned += 1
+        float(torch.rand(1, generator=context.generator))
+        return Plan([Keep(state_axis(LAYER), [0, 1, 2, 3])]) if self.cuts else Plan()
+
+    def rejected(self, records: list[UnitRecord]) -> None:
+        self.rejections += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seen": self.seen, "planned": self.planned, "rejections": self.rejections}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.seen, self.planned, self.rejections = state["seen"], state["planned"], state["rejections"]
+
+
+class Leaving(Counting):
+    """The same without a cut."""
+
+    cuts = False
+
+
+def known(run: Run) -> tuple[dict[str, Any], Tensor]:
+    """What the method remembers at the end of a run, and its generator."""
+    training = Checkpoint.load(run.last_checkpoints()[-1]).training
+    assert training is not None
+    return training["method"], training["generator"]
+
+
+@pytest.mark.usefixtures("cuts_hurt")
+def test_of_a_rejected_trial_the_method_remembers_its_plan_and_that_it_was_rejected(
+    tiny: Maker, train: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of its steps, which are trained once more; so too where the run is resumed within the trial."""
+    safety = {"trial_steps": 5, "tolerance": 0.0}
+    made = tiny(steps=20, compression={"method": "none", "safety": safety}, train={"checkpoint_every": 12})
+    monkeypatch.setattr(METHODS, "_entries", instead_of_none(Leaving))
+    uncut, generator = known(train(made))
+    assert uncut == {"seen": list(range(1, 21)), "planned": 1, "rejections": 0}
+    monkeypatch.setattr(METHODS, "_entries", instead_of_none(Counting))
+    whole = train(made)
+    assert known(whole)[0] == {**uncut, "rejections": 1}
+    assert torch.equal(known(whole)[1], generator)
+
+    class Dying(SilentView):
+        def step(self, step: int, *_: Any) -> None:
+            if step == 14:
+                raise KeyError("a kill")
+
+    with pytest.raises(KeyError, match="a kill"):
+        train(made, view=Dying())
+    part = Run.find(whole.folder.parent)[-1]
+    assert Checkpoint.load(part.last_checkpoints()[-1]).step == 12
+    experiment.resume(part, load_recipe(part.recipe_path), SilentView(), "test")
+    assert known(part)[0] == {**uncut, "rejections": 1}
+    assert torch.equal(known(part)[1], generator)
