@@ -13,11 +13,13 @@ from compressm_cli.data.encodings.images import WHITE, Grey, Resize, Side, on_ba
 from compressm_cli.data.interface import Dataset, Split, TaskConfig
 from compressm_cli.data.labels import class_names
 from compressm_cli.data.layout import Layout
+from compressm_cli.data.patterns import files_of
 from compressm_cli.data.rows import Rows
 from compressm_cli.data.splits import Seed, hold_out
 from compressm_cli.data.tokens import of_one_length
 
 Place = Annotated[str, Field(min_length=1)]
+Places = Annotated[list[Place], Field(min_length=1)]
 Share = Annotated[float, Field(gt=0.0, lt=0.5)]
 
 HALF = 0.5
@@ -40,12 +42,13 @@ class Files(Layout, TaskConfig):
     paths: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
 
     task: Literal["files"] = "files"
-    train: Place
-    """The file or folder of the training rows."""
-    validation: Place | Share = 0.1
-    """The file or folder of the validation rows, or the share of the training rows to hold out."""
-    test: Place | Share = 0.1
-    """The file or folder of the test rows, or the share of the training rows to hold out."""
+    train: Place | Places
+    """The file or folder of the training rows; of a table also several files, listed or by a pattern such as
+    ``part-*.csv``, whose rows follow one another, 9 before 10."""
+    validation: Place | Places | Share = 0.1
+    """The same of the validation rows, or the share of the training rows to hold out."""
+    test: Place | Places | Share = 0.1
+    """The same of the test rows, or the share of the training rows to hold out."""
     max_length: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     """Bytes of a text that are read; null reads all."""
     image_size: Annotated[list[Side], Field(min_length=2, max_length=2)] | None = None
@@ -68,7 +71,10 @@ class Files(Layout, TaskConfig):
         if self.max_length is not None and self.text_column is None and self.format != "text_folder":
             raise ValueError("max_length is for texts; leave it out")
         self._image_keys_fit()
-        places = [Path.cwd() / place for place in self.places().values()]
+        named = (
+            one for value in self._places().values() for one in ([value] if isinstance(value, str) else value)
+        )
+        places = [Path.cwd() / place for place in named]
         if len(set(places)) != len(places):
             raise ValueError(
                 "train, validation and test must be different; write a share such as 0.1 to split one"
@@ -89,10 +95,11 @@ class Files(Layout, TaskConfig):
         Raises BadInputError for what is missing in them or cannot be used, with file, row and column.
         """
         places = {"train": self.train, "validation": self.validation, "test": self.test}
-        read = {key: self.read(place) for key, place in places.items() if isinstance(place, str)}
+        self._require_disjoint()
+        read = {key: self.read(place) for key, place in places.items() if not isinstance(place, float)}
         encoding = self._fitted(read["train"])
         splits = of_one_length({key: encoding.split(rows) for key, rows in read.items()})
-        shares = {key: share for key, share in places.items() if not isinstance(share, str)}
+        shares = {key: share for key, share in places.items() if isinstance(share, float)}
         splits |= self._held_out(splits["train"], shares)
         counts = (len(splits["train"]), len(splits["validation"]), len(splits["test"]))
         spec = encoding.spec(splits["train"].inputs.shape[1], counts)
@@ -101,7 +108,18 @@ class Files(Layout, TaskConfig):
     def encoded_split(self, name: str, encoding: Encoding) -> Split | None:
         """Of a split with a file of its own; BadInputError for a label that is none of the model's."""
         place = getattr(self, name)
-        return encoding.split(self.read(place)) if isinstance(place, str) else None
+        return encoding.split(self.read(place)) if not isinstance(place, float) else None
+
+    def _require_disjoint(self) -> None:
+        """BadInputError where patterns find a file for two splits."""
+        whose: dict[Path, str] = {}
+        for key, place in self._places().items() if not self.format.endswith("_folder") else ():
+            for file in files_of(place, self.format):
+                other = whose.setdefault(file.absolute(), key)
+                if other != key:
+                    raise BadInputError(
+                        f"{file}: belongs to data.{other} and to data.{key}; give each its own files"
+                    )
 
     def _fitted(self, rows: Rows) -> Encoding:
         """The encoding that the training rows ask for."""
@@ -117,7 +135,8 @@ class Files(Layout, TaskConfig):
             return Bytes(max_length=self.max_length)
         if rows.kind == "images":
             return self._pixels(rows)
-        return Series(channels=list(rows.channels or []))
+        columns = None if rows.columns is None else list(rows.columns)
+        return Series(channels=list(rows.channels or []), columns=columns)
 
     def _pixels(self, rows: Rows) -> Pixels:
         """Of the size and colours that are asked for, else of the first image."""

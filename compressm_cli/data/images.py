@@ -8,6 +8,7 @@ from torch import Tensor
 
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data import hub
+from compressm_cli.data.columns import Labels, Raw
 from compressm_cli.data.encodings import Classes, Encoding, Pixels
 from compressm_cli.data.encodings.images import pixel_sequences
 from compressm_cli.data.interface import Dataset, DataSpec, Split, TaskConfig
@@ -15,7 +16,7 @@ from compressm_cli.data.labels import class_names
 from compressm_cli.data.rows import Rows
 from compressm_cli.data.sources.images import image_cells, read_image_folder
 from compressm_cli.data.splits import Seed, hold_out
-from compressm_cli.data.tables import read_columns
+from compressm_cli.data.tables import Table
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,10 @@ class ImageTask(TaskConfig):
             rows = read_image_folder(source.folder)
         else:
             column = self.published.image_column
-            columns = read_columns(source.builder, source.files, [column, "label"])
-            images, names = image_cells(columns[column].values.tolist(), str(source), source.folder)
-            rows = Rows(str(source), "images", images, names=names, labels=columns["label"].labels())
+            cells, labels = Raw(), Labels()
+            Table.opened(str(source), source.builder, source.files).read({column: cells, "label": labels})
+            images, names = image_cells(cells.values, str(source), source.folder)
+            rows = Rows(str(source), "images", images, names=names, labels=labels.values)
         first, side = rows.content[0], self.published.side
         assert isinstance(first, np.ndarray), "images are arrays"
         if first.shape[:2] != (side, side):

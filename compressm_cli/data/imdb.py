@@ -6,13 +6,14 @@ from pydantic import Field
 
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data import hub
+from compressm_cli.data.columns import Labels, Texts
 from compressm_cli.data.encodings import Bytes, Classes, Encoding
 from compressm_cli.data.interface import Dataset, DataSpec, Split, TaskConfig
 from compressm_cli.data.labels import class_names
 from compressm_cli.data.rows import Rows
 from compressm_cli.data.sources.texts import read_text_folder
 from compressm_cli.data.splits import Seed, hold_out
-from compressm_cli.data.tables import read_columns
+from compressm_cli.data.tables import Table
 from compressm_cli.data.tokens import BYTE_VOCABULARY, byte_tokens
 
 REPOSITORY = "stanfordnlp/imdb"
@@ -76,5 +77,6 @@ def _reviews(source: hub.SplitSource) -> Rows:
     """Texts and classes of one split."""
     if not source.files:
         return read_text_folder(source.folder, classes=FOLDERS)
-    columns = read_columns(source.builder, source.files, ["text", "label"])
-    return Rows(str(source), "texts", columns["text"].texts(), labels=columns["label"].labels())
+    texts, labels = Texts(), Labels()
+    Table.opened(str(source), source.builder, source.files).read({"text": texts, "label": labels})
+    return Rows(str(source), "texts", texts.values, labels=labels.values)

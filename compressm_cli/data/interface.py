@@ -179,14 +179,24 @@ class TaskConfig(Config):
     task: str
 
     def places(self) -> dict[str, str]:
-        """The user's files and folders that are read, by key."""
-        values = ((key, getattr(self, key, None)) for key in self.paths)
-        return {key: value for key, value in values if isinstance(value, str)}
+        """The user's files and folders that are read, by key; several of one key with commas between."""
+        return {
+            key: value if isinstance(value, str) else ", ".join(value)
+            for key, value in self._places().items()
+        }
 
     def located(self, folder: Path) -> Self:
         """The same with relative paths made absolute: they start at ``folder``."""
-        places = {key: str(folder / place) for key, place in self.places().items()}
-        return self.model_copy(update=places) if places != self.places() else self
+        before = self._places()
+        places = {
+            key: str(folder / value) if isinstance(value, str) else [str(folder / one) for one in value]
+            for key, value in before.items()
+        }
+        return self.model_copy(update=places) if places != before else self
+
+    def _places(self) -> dict[str, str | list[str]]:
+        values = ((key, getattr(self, key, None)) for key in self.paths)
+        return {key: value for key, value in values if isinstance(value, str | list)}
 
     @abstractmethod
     def load(self) -> Dataset:

@@ -1,24 +1,41 @@
 """How a file or folder of the user's is laid out, and the rows that are read of it."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-import numpy as np
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from compressm_cli.core.config import Config
+from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.rows import Kind, Rows
 from compressm_cli.data.sources.folders import suffix_of
 from compressm_cli.data.sources.images import IMAGES, read_image_folder
 from compressm_cli.data.sources.texts import TEXTS, read_text_folder
-from compressm_cli.data.tables import read_columns
-
-ColumnName = Annotated[str, Field(min_length=1)]
-Format = Literal["csv", "json", "jsonl", "parquet", "text_folder", "image_folder"]
+from compressm_cli.data.table_rows import TableRows
 
 
-SUFFIXES: dict[str, Format] = {".csv": "csv", ".json": "json", ".jsonl": "jsonl", ".parquet": "parquet"}
-"""What a file holds by its name, where nobody says it."""
+def _by_number(value: Any) -> Any:
+    """Columns of a file without a header are called 1, 2, 3, ..., which YAML takes for numbers."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+ColumnName = Annotated[str, BeforeValidator(_by_number), Field(min_length=1)]
+ColumnNames = Annotated[list[ColumnName], Field(min_length=1)]
+Format = Literal["csv", "json", "jsonl", "parquet", "tsv", "text_folder", "image_folder"]
+BY_TEXT = ("csv", "tsv")
+"""Formats whose cells are texts."""
+
+
+SUFFIXES: dict[str, Format] = {
+    ".csv": "csv",
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".tsv": "tsv",
+}
+"""What a file holds by its name, where nobody says it; before ``.gz`` where it is packed."""
 FOLDERS: dict[Kind, Format] = {"texts": "text_folder", "images": "image_folder"}
 """What a folder holds, or one file of those that lie in it, by what the model takes."""
 CONTENTS = {"texts": TEXTS, "images": IMAGES}
@@ -28,60 +45,113 @@ def format_of(place: Path, takes: Kind) -> Format | None:
     """The format of a file or folder of the user's, for a model that takes such rows; None where nothing tells it."""
     content = CONTENTS.get(takes)
     alone = content is not None and suffix_of(place.name) in content.suffixes
-    return FOLDERS.get(takes) if alone or place.is_dir() else SUFFIXES.get(place.suffix.lower())
+    if alone or place.is_dir():
+        return FOLDERS.get(takes)
+    name = place.with_suffix("") if place.suffix.lower() == ".gz" else place
+    return SUFFIXES.get(name.suffix.lower())
+
+
+def in_format(format_: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a layout for a file of perhaps another format: without those that are for the old one alone."""
+    if format_.endswith("_folder"):
+        return {"format": format_}
+    by_text = {"header", "delimiter"} if format_ not in BY_TEXT else set()
+    return {key: value for key, value in settings.items() if key not in by_text} | {"format": format_}
 
 
 class Layout(Config):
     """The keys of ``data: {task: files}`` that say what stands where; also those of an input to be predicted."""
 
     format: Format
-    """``text_folder`` and ``image_folder`` have one folder a class; csv needs a header."""
+    """``text_folder`` and ``image_folder`` have one folder a class. Text formats may be packed by gzip (.gz)."""
     text_column: ColumnName | None = None
     """Of a table of texts."""
-    feature_columns: Annotated[list[ColumnName], Field(min_length=1)] | None = None
-    """Of a table of numbers: the columns whose values are the steps."""
+    feature_columns: ColumnNames | None = None
+    """Of a table of numbers: the columns whose values are the steps; with ``id_column`` the channels. Names, patterns
+    such as ``t*``, ranges such as ``[t0..t49]``; ``*`` is all that are not named otherwise, 9 before 10."""
+    sequence_column: ColumnName | ColumnNames | None = None
+    """Of json, jsonl and parquet: the column of lists, one a row, of a number a step or of a list of numbers a step; or
+    several columns of lists of numbers, one a channel."""
     label_column: ColumnName | None = None
     """Of a table: the class, a text or a whole number."""
+    id_column: ColumnName | None = None
+    """Of a table with a row a step: what series a row belongs to. A label must be the same in all rows of a series."""
+    time_column: ColumnName | None = None
+    """With ``id_column``: the order of the rows of a series, numbers or dates and times (ISO 8601); null is the order
+    in the file."""
+    header: bool = True
+    """Of csv and tsv: whether the first line has the names of the columns; else they are called 1, 2, 3, ..."""
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    """Of csv and tsv: what separates cells; null is a comma, and in tsv a tab."""
 
     @model_validator(mode="after")
     def _columns_fit_the_format(self) -> Self:
-        keys = {"text_column": self.text_column, "feature_columns": self.feature_columns}
-        given = [key for key, value in keys.items() if value is not None]
+        inputs = {
+            key: value
+            for key in ("text_column", "feature_columns", "sequence_column")
+            if (value := getattr(self, key)) is not None
+        }
         if self.format.endswith("_folder"):
-            if given or self.label_column is not None:
+            if inputs or self.named_columns:
                 raise ValueError(
                     f"{self.format} has no columns; leave out text_column, feature_columns, label_column"
                 )
-        elif len(given) != 1:
-            raise ValueError(f"{self.format} needs label_column and either text_column or feature_columns")
-        inputs = self.input_columns
-        repeated = [name for name in inputs if inputs.count(name) > 1 or name == self.label_column]
-        if repeated:
-            raise ValueError(f"column {repeated[0]!r} is used twice; name each input once, and not the label")
+        elif len(inputs) != 1:
+            raise ValueError(f"{self.format} needs label_column and {self._inputs_in_words}")
+        elif self.sequence_column is not None and self.format in BY_TEXT:
+            raise ValueError(
+                f"sequence_column: the cells of {self.format} are texts; write lists as json, jsonl or parquet"
+            )
+        self._text_keys_fit()
+        self._step_keys_fit()
+        self._columns_differ()
         return self
+
+    def _text_keys_fit(self) -> None:
+        if self.format not in BY_TEXT and (not self.header or self.delimiter is not None):
+            raise ValueError("header and delimiter are for csv and tsv; leave them out")
+        if self.delimiter in ('"', "\n", "\r"):
+            raise ValueError(f"delimiter: {self.delimiter!r} cannot separate cells; write one such as ';'")
+
+    def _step_keys_fit(self) -> None:
+        if self.time_column is not None and self.id_column is None:
+            raise ValueError("time_column goes with id_column, which says what series a row belongs to")
+        if self.id_column is not None and self.feature_columns is None:
+            raise ValueError("id_column goes with feature_columns, the channels of each step")
+
+    def _columns_differ(self) -> None:
+        names = [*self.input_columns, *self.named_columns]
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"column {repeated[0]!r} is used twice; name each input once, and not the label")
+
+    @property
+    def _inputs_in_words(self) -> str:
+        listed = "" if self.format in BY_TEXT else " (or sequence_column)"
+        return f"either text_column or feature_columns{listed}"
 
     @property
     def input_columns(self) -> list[str]:
-        """The columns of a table that the model takes."""
-        return [self.text_column] if self.text_column is not None else list(self.feature_columns or [])
+        """The columns of a table that the model takes, as names or patterns."""
+        given = self.text_column or self.feature_columns or self.sequence_column or []
+        return [given] if isinstance(given, str) else given
 
-    def read(self, place: str, labelled: bool = True) -> Rows:
-        """The rows of a file or folder, with their labels where they are ``labelled``.
+    @property
+    def named_columns(self) -> list[str]:
+        """The columns of a table that are named for anything else."""
+        return [name for name in (self.label_column, self.id_column, self.time_column) if name is not None]
+
+    def read(self, place: str | Sequence[str], labelled: bool = True) -> Rows:
+        """The rows of a file or folder, or of files (also by a pattern), with their labels where they are ``labelled``.
 
         Raises BadInputError for what is missing in it or cannot be used, with file, row and column.
         """
         if self.format == "text_folder":
-            return read_text_folder(Path(place), labelled)
+            return read_text_folder(self._folder(place), labelled)
         if self.format == "image_folder":
-            return read_image_folder(Path(place), labelled)
-        return self._read_table(place, labelled)
+            return read_image_folder(self._folder(place), labelled)
+        return TableRows(self, place, labelled).read()
 
-    def _read_table(self, place: str, labelled: bool) -> Rows:
-        builder = "json" if self.format == "jsonl" else self.format
-        label = [self.label_column] if labelled and self.label_column is not None else []
-        columns = read_columns(builder, [Path(place)], [*self.input_columns, *label])
-        labels = columns[label[0]].labels() if label else None
-        if self.text_column is not None:
-            return Rows(place, "texts", columns[self.text_column].texts(), labels=labels)
-        numbers = np.stack([columns[name].numbers() for name in self.input_columns], axis=1)
-        return Rows(place, "series", list(numbers[:, :, None]), labels=labels, channels=["value"])
+    def _folder(self, place: str | Sequence[str]) -> Path:
+        if not isinstance(place, str):
+            raise BadInputError(f"{', '.join(place)}: {self.format} is one folder; give one alone")
+        return Path(place)

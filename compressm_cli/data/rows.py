@@ -27,6 +27,8 @@ class Rows:
     """(rows, targets) float64, real numbers to be said of each row; None where none are read."""
     channels: Sequence[str] | None = None
     """The names of the channels of series."""
+    columns: Sequence[str] | None = None
+    """Of series whose steps are columns of a table: their names."""
     target_names: Sequence[str] | None = None
     left_out: Mapping[str, int] = field(default_factory=dict)
     """How many files or rows are not taken, by the reason."""

@@ -10,15 +10,13 @@ from typing import Any
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.config import Config
 from compressm_cli.core.errors import BadInputError
-from compressm_cli.data.layout import SUFFIXES, Layout, format_of
+from compressm_cli.data.layout import SUFFIXES, Layout, format_of, in_format
 from compressm_cli.data.reading import reading
 from compressm_cli.data.rows import Kind, Rows
 from compressm_cli.engine.prediction import encoding_of
 from compressm_cli.recipe.loading import config_from_mapping
 
 STDIN = "-"
-COLUMNS = ("text_column", "feature_columns")
-"""Keys that a folder has not."""
 
 
 class InputSettings(Config):
@@ -57,15 +55,12 @@ def _layout(checkpoint: Checkpoint, found: str | None, place: str, settings: Seq
         own = {
             key: value for key, value in task.model_dump(mode="json").items() if key in Layout.model_fields
         }
-        own["label_column"] = None
     if found is None and own.get("format") is None:
         raise BadInputError(
             f"{place}: not known how to read it; write data.format=NAME, of {', '.join(SUFFIXES.values())}"
         )
     if found is not None:
-        own["format"] = found
-        if found.endswith("_folder"):
-            own |= dict.fromkeys(COLUMNS)
+        own = in_format(found, own)
     return config_from_mapping(InputSettings, {"data": own}, f"{place}: how it is read", settings).data
 
 

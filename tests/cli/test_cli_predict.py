@@ -172,7 +172,7 @@ def test_numbers_are_told_in_their_unit(capsys: pytest.CaptureFixture[str]) -> N
     [
         (["none.csv"], "none.csv: no such file or folder"),
         (["new.csv", "data.text_column=body"], "new.csv: has no column 'body'; its columns are 'text'"),
-        (["new.csv", "data.colour=3"], "data.colour: unknown key; allowed here: format, text_column"),
+        (["new.csv", "data.xyzzy=3"], "data.xyzzy: unknown key; allowed here: format, text_column"),
         (["new.csv", "--output", "x.xls"], "--output x.xls: not a kind of file that is written"),
         (["empty.csv"], "empty.csv, row 2, column 'text': the text is empty"),
         (["new.bin.csv"], "cannot be read as csv"),

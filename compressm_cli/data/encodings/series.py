@@ -21,6 +21,8 @@ class Series(Inputs):
     kind: Literal["series"] = "series"
     channels: Annotated[list[str], Field(min_length=1)]
     """Their names, in the order of the features."""
+    columns: list[str] | None = None
+    """Where the steps are columns of a table: their names, which all tables must have; None takes any steps."""
     standardization: Standardization | None = None
     """Of each channel, over all steps; None takes the numbers as they stand."""
 
@@ -37,6 +39,7 @@ class Series(Inputs):
 
     def encode(self, rows: Rows) -> tuple[Tensor, Tensor | None]:
         self.require_kind(rows)
+        self._require_columns(rows)
         lengths = np.array([len(series) for series in rows.content], dtype=np.int64)
         values = np.zeros((len(rows), int(lengths.max()), self.features), dtype=np.float32)
         for row, series in enumerate(rows.content):
@@ -44,6 +47,17 @@ class Series(Inputs):
             values[row, : len(series)] = self._singles(series, rows, row)
         uneven = bool((lengths != lengths[0]).any())
         return torch.from_numpy(values), torch.from_numpy(lengths) if uneven else None
+
+    def _require_columns(self, rows: Rows) -> None:
+        """BadInputError for a table whose columns are other steps."""
+        given = None if rows.columns is None else list(rows.columns)
+        if self.columns is None or given is None or given == self.columns:
+            return
+        odd = next(iter(set(given) ^ set(self.columns)), given[0])
+        raise BadInputError(
+            f"{rows.source}: its steps are the columns {_ends(given)}, and the model takes {_ends(self.columns)}; "
+            f"they differ in {odd!r}: give the same columns in the same order"
+        )
 
     def _singles(self, series: np.ndarray, rows: Rows, row: int) -> np.ndarray:
         """(steps, channels) float32; BadInputError where there are other channels, or a number is too large."""
@@ -63,3 +77,8 @@ class Series(Inputs):
                 f"{series[step, channel]!s} is not finite in single precision; correct it, or leave out the row"
             )
         return singles
+
+
+def _ends(columns: list[str]) -> str:
+    """The first and the last of some columns, and how many they are."""
+    return f"{columns[0]!r} to {columns[-1]!r} ({len(columns)})"

@@ -1,0 +1,340 @@
+"""What the cells of a column are taken for: numbers, texts, labels, times. None is ever guessed or converted."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.text import described, shorten
+from compressm_cli.data.sources import Cells
+
+SAME = "write the same in all"
+CORRECT = "correct it, or leave out the row"
+LARGEST = float(np.finfo(np.float32).max)
+EXACT = 2**53
+"""Up to which every whole number is a float of its own."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where some cells of a column stand."""
+
+    file: Path
+    first: int
+    """The row of the first of them, counted from 0."""
+    column: str
+
+    def error(self, row: int, problem: str, advice: str = CORRECT) -> BadInputError:
+        """Of one of the cells, counted from 0."""
+        return BadInputError(
+            f"{self.file}, row {self.first + row + 1}, column {self.column!r}: {problem}; {advice}"
+        )
+
+
+class Column(ABC, Generic[T]):
+    """A column whose cells come some rows at a time."""
+
+    def __init__(self) -> None:
+        self._kind: str | None = None
+
+    @abstractmethod
+    def add(self, cells: Cells, place: Place) -> None:
+        """The next cells; BadInputError at one that is not what is wanted."""
+
+    @property
+    @abstractmethod
+    def values(self) -> T:
+        """All of them."""
+
+    def kind(self, value: Any) -> str:
+        """What a cell is, in words for many of them; all cells must be the same."""
+        return kind_of(value)
+
+    def require_one_kind(self, cells: Sequence[Any], place: Place) -> str:
+        """BadInputError at the first cell that is of another kind than those before; gives the kind."""
+        for row, value in enumerate(cells):
+            kind = self.kind(value)
+            self._kind = self._kind or kind
+            if kind != self._kind:
+                raise place.error(row, f"{described(value)}, where the rows before have {self._kind}", SAME)
+        return self._kind or "texts"
+
+
+def kind_of(value: Any) -> str:
+    """What a cell is, in words for many of them."""
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int | float | Decimal):
+        return "numbers"
+    kinds = ((str, "texts"), (list | np.ndarray, "lists"), (dict, "objects"))
+    return next(
+        (name for kind, name in kinds if isinstance(value, kind)), f"values of type {type(value).__name__}"
+    )
+
+
+class Numbers(Column[np.ndarray]):
+    """(rows,) float64, of numbers, of texts of numbers, or of true and false, which count 1 and 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._parts: list[np.ndarray] = []
+
+    def add(self, cells: Cells, place: Place) -> None:
+        if not isinstance(cells, np.ndarray):
+            self._require_numbers(cells, place)
+        try:
+            numbers = np.array(cells, dtype=np.float64)
+        except (TypeError, ValueError, OverflowError):
+            raise self._first_without_number(cells, place) from None
+        unusable = np.flatnonzero(~(np.abs(numbers) <= LARGEST))
+        if len(unusable):
+            row = int(unusable[0])
+            if np.isnan(numbers[row]):
+                raise place.error(row, "the cell is empty or NaN")
+            raise place.error(row, f"{cells[row]!s} is too large for single precision")
+        self._parts.append(numbers)
+
+    @property
+    def values(self) -> np.ndarray:
+        return np.concatenate(self._parts)
+
+    def _require_numbers(self, cells: Sequence[Any], place: Place) -> None:
+        kinds = set(map(type, cells))
+        if kinds == {str} and self._kind in (None, "texts") and all(cells) and "_" not in "".join(cells):
+            self._kind = "texts"
+            return
+        for row, value in enumerate(cells):
+            if value is None or (isinstance(value, str) and not value.strip()):
+                raise place.error(row, "the cell is empty")
+            strange = isinstance(value, str) and ("_" in value or not _is_number(value))
+            if strange or not isinstance(value, str | int | float | Decimal):
+                raise place.error(row, not_a_number(value))
+        self.require_one_kind(cells, place)
+
+    def _first_without_number(self, cells: Cells, place: Place) -> BadInputError:
+        for row, value in enumerate(cells):
+            try:
+                float(value)
+            except OverflowError:
+                return place.error(row, "the number is too large for single precision")
+            except (TypeError, ValueError):
+                return place.error(row, not_a_number(value))
+        return place.error(0, "the column holds no numbers")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def not_a_number(value: Any) -> str:
+    """What is told of a cell that is none, with what it may be instead."""
+    told = f"{value if isinstance(value, date) else shorten(value)} is not a number"
+    if isinstance(value, list | np.ndarray):
+        return f"{told} but a list (name a column of lists as data.sequence_column)"
+    if isinstance(value, str) and value.lstrip().startswith(("[", "tensor(", "array(")):
+        return f"{told} but a list printed as text (write lists of numbers as json, jsonl or parquet)"
+    if isinstance(value, str) and value.count(",") == 1 and value.replace(",", "").strip("+- ").isdecimal():
+        return f"{told} (write a point before decimals)"
+    return told
+
+
+class Raw(Column[list[Any]]):
+    """Cells as they stand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._cells: list[Any] = []
+
+    def add(self, cells: Cells, place: Place) -> None:
+        self._cells += cells.tolist() if isinstance(cells, np.ndarray) else cells
+
+    @property
+    def values(self) -> list[Any]:
+        return self._cells
+
+
+class Texts(Column[list[bytes]]):
+    """Each text in UTF-8."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._texts: list[bytes] = []
+
+    def add(self, cells: Cells, place: Place) -> None:
+        for row, value in enumerate(cells):
+            if not isinstance(value, str):
+                raise place.error(
+                    row, "the cell is empty" if value is None else f"{shorten(value)} is not a text"
+                )
+            if not value:
+                raise place.error(row, "the text is empty")
+            self._texts.append(value.encode("utf-8", "surrogatepass"))
+
+    @property
+    def values(self) -> list[bytes]:
+        return self._texts
+
+
+class Labels(Column[list[str]]):
+    """Names of classes, or of series: texts as they stand, whole numbers as 1, with a fraction of zero as 1.0."""
+
+    def __init__(self, what: str = "label") -> None:
+        super().__init__()
+        self._what = what
+        self._names: list[str] = []
+
+    def add(self, cells: Cells, place: Place) -> None:
+        values = cells.tolist() if isinstance(cells, np.ndarray) else cells
+        for row, value in enumerate(values):
+            self._names.append(self._name(row, value, place))
+        self.require_one_kind(values, place)
+
+    @property
+    def values(self) -> list[str]:
+        return self._names
+
+    def kind(self, value: Any) -> str:
+        if isinstance(value, float):
+            return "numbers with a fraction"
+        return "whole numbers" if kind_of(value) == "numbers" else kind_of(value)
+
+    def _name(self, row: int, value: Any, place: Place) -> str:
+        if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+            raise place.error(row, f"the {self._what} is missing", "write a text or a whole number there")
+        if isinstance(value, bool):
+            return str(value).lower()
+        if isinstance(value, str | int):
+            return str(value)
+        if isinstance(value, float) and value.is_integer() and abs(value) < EXACT:
+            return repr(value)
+        hint = (
+            "; numbers to be predicted are data.target_columns" if isinstance(value, float | Decimal) else ""
+        )
+        raise place.error(
+            row,
+            f"{shorten(value)} cannot be {'an' if self._what == 'id' else 'a'} {self._what}",
+            f"write a text or a whole number there{hint}",
+        )
+
+
+class Sequences(Column[list[np.ndarray]]):
+    """Of each row a series (steps, channels) float64: a list of numbers, one a step, or of lists of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._series: list[np.ndarray] = []
+
+    def add(self, cells: Cells, place: Place) -> None:
+        for row, cell in enumerate(cells):
+            if not isinstance(cell, list | np.ndarray):
+                raise place.error(row, _not_a_list(cell))
+            series = _series(cell, row, place)
+            wanted = (self._series or [series])[0].shape[1]
+            if series.shape[1] != wanted:
+                raise place.error(row, f"{series.shape[1]} channels, and the first row has {wanted}")
+            self._series.append(series)
+
+    @property
+    def values(self) -> list[np.ndarray]:
+        return self._series
+
+
+def _not_a_list(cell: Any) -> str:
+    if cell is None:
+        return "the cell is empty"
+    hint = " (a text that looks like a list is none)" if isinstance(cell, str) and "[" in cell else ""
+    return f"{shorten(cell)} is not a list of numbers, one a step{hint}"
+
+
+def _series(cell: list[Any] | np.ndarray, row: int, place: Place) -> np.ndarray:
+    """(steps, channels) float64, of a list of numbers or of lists of one length, or an array like that."""
+    if len(cell) == 0:
+        raise place.error(row, "the list is empty; a series has a step at least")
+    values = _array(cell, row, place) if isinstance(cell, list) else cell.astype(np.float64)
+    series = values[:, None] if values.ndim == 1 else values
+    if series.shape[1] == 0:
+        raise place.error(row, "its steps are empty lists; a step has a number at least")
+    unusable = np.argwhere(~(np.abs(series) <= LARGEST))
+    if len(unusable):
+        step, channel = unusable[0]
+        told = "missing or NaN" if np.isnan(series[step, channel]) else "too large for single precision"
+        raise place.error(row, f"step {step + 1}: the number is {told}")
+    return series
+
+
+def _array(cell: list[Any], row: int, place: Place) -> np.ndarray:
+    """The same of a list: (steps,) or (steps, channels)."""
+    nested = isinstance(cell[0], list)
+    width = len(cell[0]) if nested else 1
+    for number, step in enumerate(cell, start=1):
+        if isinstance(step, list) != nested or (nested and len(step) != width):
+            told, first = (
+                f"{len(s)} numbers" if isinstance(s, list) else described(s) for s in (step, cell[0])
+            )
+            raise place.error(row, f"step {number} has {told}, and the first step {first}")
+        values = step if nested else (step,)
+        if not set(map(type, values)) <= {int, float}:
+            strange = next(value for value in values if type(value) not in (int, float))
+            raise place.error(row, f"step {number}: {not_a_number(strange)}")
+    try:
+        return np.array(cell, dtype=np.float64)
+    except OverflowError:
+        raise place.error(row, "a number is too large for single precision") from None
+
+
+class Times(Column[list[Any]]):
+    """What rows are ordered by: numbers, or dates and times as ISO 8601 writes them; as Python compares them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._times: list[Any] = []
+
+    def add(self, cells: Cells, place: Place) -> None:
+        values = cells.tolist() if isinstance(cells, np.ndarray) else cells
+        times = [self._time(row, value, place) for row, value in enumerate(values)]
+        self.require_one_kind(times, place)
+        if any(isinstance(time, datetime) for time in times):
+            self._require_one_zone(times, place)
+        self._times += times
+
+    @property
+    def values(self) -> list[Any]:
+        return self._times
+
+    def _time(self, row: int, value: Any, place: Place) -> Any:
+        if isinstance(value, str):
+            value = _read_time(value)
+        missing = value is None or (isinstance(value, float) and not math.isfinite(value))
+        if missing or isinstance(value, bool) or not isinstance(value, int | float | Decimal | date):
+            raise place.error(
+                row, "no time", "write a number, or a date and time such as 2024-05-01T12:00:00"
+            )
+        return value
+
+    def _require_one_zone(self, times: list[datetime], place: Place) -> None:
+        aware = (self._times or times)[0].tzinfo is not None
+        for row, time in enumerate(times):
+            if (time.tzinfo is not None) != aware:
+                raise place.error(row, "a time with a zone among some without", SAME)
+
+
+def _read_time(text: str) -> Any:
+    """A number or a time; None where it is neither."""
+    for read in (int, float, datetime.fromisoformat):
+        try:
+            return None if "_" in text else read(text)
+        except ValueError:
+            continue
+    return None

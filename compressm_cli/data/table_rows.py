@@ -1,0 +1,130 @@
+"""The rows of a table, each column read as what the layout says that it is."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from compressm_cli.core.errors import BadInputError
+from compressm_cli.data.columns import Column, Labels, Numbers, Sequences, Texts, Times
+from compressm_cli.data.long_tables import grouped
+from compressm_cli.data.patterns import chosen_columns, files_of
+from compressm_cli.data.rows import Kind, Rows
+from compressm_cli.data.sources import Form
+from compressm_cli.data.tables import Table
+
+if TYPE_CHECKING:
+    from compressm_cli.data.layout import Layout
+
+CHANNEL = "value"
+"""What the channel is called of series that have one alone."""
+C = TypeVar("C", bound=Column[Any])
+
+
+class TableRows:
+    """What is read of the files of a table; BadInputError for what cannot be used, with file, row and column."""
+
+    def __init__(self, layout: "Layout", place: str | Sequence[str], labelled: bool) -> None:
+        self._layout = layout
+        self._place = place if isinstance(place, str) else ", ".join(place)
+        form = Form(layout.header, layout.delimiter)
+        files = files_of(place, layout.format)
+        self._table = Table.opened(self._place, layout.format, files, form)
+        self._wanted: dict[str, Column[Any]] = {}
+        self._labels: Labels | None = None
+        if labelled and layout.label_column is not None:
+            self._labels = self._want(layout.label_column, Labels())
+
+    def read(self) -> Rows:
+        """All of them, in the order of the files and of the rows in each."""
+        layout = self._layout
+        if layout.text_column is not None:
+            texts = self._want(layout.text_column, Texts())
+            self._table.read(self._wanted)
+            return self._rows("texts", texts.values)
+        if layout.sequence_column is not None:
+            return self._of_lists(layout.input_columns)
+        names = self._chosen(layout.input_columns)
+        columns = [self._want(name, Numbers()) for name in names]
+        if layout.id_column is not None:
+            return self._of_steps(names, columns, layout.id_column, layout.time_column)
+        self._table.read(self._wanted)
+        numbers = np.stack([column.values for column in columns], axis=1)
+        return self._rows("series", list(numbers[:, :, None]), channels=[CHANNEL], columns=names)
+
+    def _of_lists(self, names: list[str]) -> Rows:
+        """Series whose steps are lists, in one cell or in one for each channel."""
+        columns = [self._want(name, Sequences()) for name in names]
+        self._table.read(self._wanted)
+        if len(columns) > 1:
+            cells = zip(*(column.values for column in columns), strict=True)
+            return self._rows("series", [self._joined(*c, names) for c in enumerate(cells)], channels=names)
+        series = columns[0].values
+        width = series[0].shape[1]
+        channels = [CHANNEL] if width == 1 else [f"{names[0]}[{number}]" for number in range(1, width + 1)]
+        return self._rows("series", series, channels=channels)
+
+    def _joined(self, row: int, parts: tuple[np.ndarray, ...], names: list[str]) -> np.ndarray:
+        """(steps, channels) of the lists of a row, one a channel."""
+        for name, part in zip(names, parts, strict=True):
+            if part.shape != (len(parts[0]), 1):
+                told = f"{len(part)} steps" if part.shape[1] == 1 else "lists within its list"
+                raise BadInputError(
+                    f"{self._place}, row {row + 1}: column {name!r} has {told}, and {names[0]!r} has {len(parts[0])} "
+                    "steps; write a list of as many numbers for each channel"
+                )
+        return np.concatenate(parts, axis=1)
+
+    def _of_steps(self, names: list[str], columns: list[Numbers], id_: str, time: str | None) -> Rows:
+        """Series whose steps are rows of the table."""
+        ids = self._want(id_, Labels("id"))
+        times = None if time is None else self._want(time, Times())
+        self._table.read(self._wanted)
+        series = grouped(ids.values, None if times is None else times.values, time, self._place)
+        numbers = np.stack([column.values for column in columns], axis=1)
+        labels = None
+        if self._labels is not None:
+            labels = series.one_each(self._labels.values, str(self._layout.label_column), self._place)
+        return Rows(
+            self._place,
+            "series",
+            [numbers[rows] for rows in series.rows],
+            names=series.names,
+            labels=labels,
+            channels=names,
+        )
+
+    def _want(self, name: str, column: C) -> C:
+        self._wanted[name] = column
+        return column
+
+    def _chosen(self, patterns: Sequence[str]) -> list[str]:
+        """The columns that the inputs are, the same ones in all files."""
+        used, first = self._layout.named_columns, self._table.sources[0]
+        chosen: list[str] | None = None
+        for source in self._table.sources:
+            if not source.columns:  # there are no rows in it
+                continue
+            names = chosen_columns(patterns, source.columns, used, str(source.file))
+            if chosen is not None and names != chosen:
+                odd = next(iter(set(names) ^ set(chosen)))
+                raise BadInputError(
+                    f"{source.file}: patterns choose other columns than of {first.file}, such as {odd!r}; give files "
+                    "with the same columns"
+                )
+            chosen = names
+        return chosen or []
+
+    def _rows(
+        self,
+        kind: Kind,
+        content: Sequence[bytes] | Sequence[np.ndarray],
+        channels: list[str] | None = None,
+        columns: list[str] | None = None,
+    ) -> Rows:
+        """Rows of the table that are rows of the data."""
+        labels = None if self._labels is None else self._labels.values
+        names = self._table.row_names()
+        return Rows(
+            self._place, kind, content, names=names, labels=labels, channels=channels, columns=columns
+        )

@@ -1,0 +1,414 @@
+"""The user's own tables: every value as it stands in the file, or a message that names its place."""
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+from pydantic import ValidationError
+
+from compressm_cli.core.errors import BadInputError
+from compressm_cli.data.files import Files
+from compressm_cli.data.layout import Layout
+
+XY = {"feature_columns": ["x", "y"], "label_column": "label"}
+TEXT = {"text_column": "text", "label_column": "label"}
+
+
+@pytest.fixture(autouse=True)
+def _in_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def write(name, content):
+    Path(name).parent.mkdir(parents=True, exist_ok=True)
+    if not isinstance(content, str | bytes):
+        content = "".join(json.dumps(row) + "\n" for row in content)
+    Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return name
+
+
+def read(place, file_format, labelled=True, **keys):
+    return Layout(format=file_format, **keys).read(place, labelled)
+
+
+def refused(place, file_format, told, **keys):
+    with pytest.raises(BadInputError, match=told):
+        read(place, file_format, **keys)
+
+
+def test_texts_of_json_stand_as_they_are_whatever_is_in_them():
+    texts = ["a/b", "1", "2024-05-01", "2024-05-01T12:00:00", '"quoted"', "\u00e9\\n", "true", "null"]
+    rows = [{"text": text, "label": "pos" if place % 2 else "neg"} for place, text in enumerate(texts)]
+    for file_format in ("jsonl", "json"):
+        write("rows", rows if file_format == "jsonl" else json.dumps(rows))
+        found = read("rows", file_format, **TEXT)
+        assert [text.decode() for text in found.content] == texts
+        assert found.labels == ["neg", "pos"] * 4
+
+
+@pytest.mark.parametrize(
+    ("row", "keys", "told"),
+    [
+        ({"text": 5, "label": "pos"}, TEXT, "row 3, column 'text': 5 is not a text"),
+        (
+            {"text": "c", "label": 1},
+            TEXT,
+            "row 3, column 'label': the number 1, where the rows before have texts; write the same in all",
+        ),
+        ({"text": "c", "label": ["pos"]}, TEXT, r"row 3, column 'label': \['pos'\] cannot be a label"),
+        ({"text": "c", "label": True}, TEXT, "row 3, column 'label': true, where the rows before have texts"),
+        ({"x": "1", "y": 2}, XY, "row 3, column 'x': the text '1', where the rows before have numbers"),
+        ({"x": True, "y": 2}, XY, "row 3, column 'x': true, where the rows before have numbers"),
+        ({"x": 1, "y": float("nan")}, XY, "row 3, column 'y': the cell is empty or NaN"),
+        ({"x": 1, "y": float("-inf")}, XY, "row 3, column 'y': -inf is too large"),
+        ({"x": 1, "y": 10**400}, XY, "row 3, column 'y': the number is too large"),
+    ],
+)
+def test_a_cell_of_another_type_is_named_with_its_row(row, keys, told):
+    rows = [{"text": "a", "label": "neg", "x": 1, "y": 2.5}, {"text": "b", "label": "pos", "x": 0.5, "y": 1}]
+    write("rows.jsonl", [*rows, {"label": "pos", **row}])
+    refused("rows.jsonl", "jsonl", told, **keys)
+
+
+def test_whole_numbers_beyond_64_bits_are_labels_of_their_own():
+    big = 2**64
+    write("rows.jsonl", [{"x": n, "y": 0, "label": big + n} for n in range(3)])
+    assert read("rows.jsonl", "jsonl", **XY).labels == [str(big + n) for n in range(3)]
+    write("rows.jsonl", [{"x": 1, "y": 0, "label": 2.0**53}])
+    refused("rows.jsonl", "jsonl", "cannot be a label; write a text or a whole number", **XY)
+
+
+@pytest.mark.parametrize(
+    ("content", "file_format", "told"),
+    [
+        ('[{"x": 1, "x": 2}]', "json", "row 1: the key 'x' occurs twice; write each once"),
+        ('{"x": 1, "y": 2}\n{"y": 1, "y": 2}', "jsonl", "row 2: the key 'y' occurs twice"),
+        ('{"x": {"0": 1}, "y": {"0": 2}}', "json", r'columns one after the other; write .*orient="records"'),
+        ('{\n"x": [1, 2],\n"y": [1, 2]\n}', "jsonl", "columns one after the other; write a list of objects"),
+        ('{"data": [{"x": 1}], "n": 1}', "json", "an object, with a list as 'data'; write that list alone"),
+        ('{"x": 1, "y": 2}', "json", "one object; write a list of objects"),
+        ("[[1, 2], [3, 4]]", "json", r'row 1: a list; write an object .*orient="records"'),
+        ("[1, 2]\n[3, 4]\n", "jsonl", "row 1: a list; write an object"),
+        ('"text"', "json", "the text 'text'; write a list of objects"),
+        ('{"x": 1}\n{"x": }\n', "jsonl", r"rows, line 2: cannot be read as jsonl: Expecting value"),
+        ('[{"x": 1},]', "json", "rows: cannot be read as json: "),
+        ("[" * 100_000, "json", "rows: cannot be read as json: "),
+    ],
+)
+def test_other_json_is_refused_with_what_to_write(content, file_format, told):
+    write("rows", content)
+    refused("rows", file_format, told, **XY)
+
+
+def test_a_list_and_lines_of_objects_are_both_read():
+    rows = [{"x": n, "y": 0.5, "label": "a"} for n in range(2)]
+    for content in (json.dumps(rows), "\n".join(map(json.dumps, rows)), json.dumps(rows, indent=1)):
+        for file_format in ("json", "jsonl"):
+            found = read(write("rows", content), file_format, **XY)
+            assert np.stack(found.content)[:, :, 0].tolist() == [[0.0, 0.5], [1.0, 0.5]]
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        (["yes", "no", "yes "], ["yes", "no", "yes "]),
+        ([1, 0, 2], ["1", "0", "2"]),
+        ([1.0, 0.0, 2.0], ["1.0", "0.0", "2.0"]),
+    ],
+)
+def test_a_class_has_one_name_in_all_formats(values, names):
+    table = pandas.DataFrame({"x": [1, 2, 3], "y": [1, 2, 3], "label": values})
+    table.to_csv("rows.csv", index=False)
+    table.to_csv("rows.tsv", index=False, sep="\t")
+    table.to_json("rows.json", orient="records")
+    table.to_json("rows.jsonl", orient="records", lines=True)
+    table.to_parquet("rows.parquet")
+    for file_format in ("csv", "tsv", "json", "jsonl", "parquet"):
+        assert read(f"rows.{file_format}", file_format, **XY).labels == names
+
+
+def test_numbers_are_read_in_double_precision():
+    seconds = [1_700_000_000.25 + n for n in range(3)]
+    table = pandas.DataFrame({"x": seconds, "y": [0, 1, 2], "label": ["a", "b", "a"]})
+    table.to_csv("rows.csv", index=False)
+    table.to_parquet("rows.parquet")
+    for file_format in ("csv", "parquet"):
+        found = np.stack(read(f"rows.{file_format}", file_format, **XY).content)
+        assert found.dtype == np.float64
+        assert found[:, 0, 0].tolist() == seconds
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("x,y,label\n1_000,2,a\n", "row 1, column 'x': '1_000' is not a number"),
+        (
+            'x,y,label\n1,2,a\n"[0.1 0.2\n 0.3]",2,a\n',
+            r"row 2, column 'x': .* but a list printed as text \(write lists",
+        ),
+        (
+            'x,y,label\n"1,5",2,a\n',
+            r"row 1, column 'x': '1,5' is not a number \(write a point before decimals\)",
+        ),
+        ('x,y,label\n"1"0,2,a\n', "line 2: cannot be read as csv: .*write a quote within it twice"),
+        (
+            'x,y,label\n1,2,"a\n1,2,b\n',
+            "line 3: cannot be read as csv: .*put quotes around the whole of a cell",
+        ),
+        ("x;y;label\n1;2;a\n", "has no column 'x'; its columns are 'x;y;label'; perhaps .* separated by ';'"),
+        ("1,2,0\n3,4,1\n", r"the first line is numbers, .*write data.header=false"),
+    ],
+)
+def test_what_a_csv_holds_is_not_guessed(content, told):
+    refused(write("rows.csv", content), "csv", told, **XY)
+
+
+def test_other_signs_between_cells_and_files_without_a_header():
+    write("rows.csv", "x;y;label\n1,5;2;a\n".replace(",", "."))
+    assert read("rows.csv", "csv", delimiter=";", **XY).content[0][:, 0].tolist() == [1.5, 2.0]
+    write("ucr.tsv", "1\t0.5\t0.25\n-1\t1e-3\t2\n")
+    found = read("ucr.tsv", "tsv", header=False, label_column=1, feature_columns=["*"])
+    assert found.labels == ["1", "-1"]
+    assert np.stack(found.content)[:, :, 0].tolist() == [[0.5, 0.25], [0.001, 2.0]]
+    assert found.columns == ["2", "3"]
+
+
+def test_text_may_be_packed_by_gzip():
+    text = "x,y,label\n1,2,a\n"
+    assert read(write("rows.csv.gz", gzip.compress(text.encode())), "csv", **XY).labels == ["a"]
+    packed = gzip.compress(b'{"x": 1, "y": 2, "label": "b"}\n')
+    assert read(write("rows.jsonl.gz", packed), "jsonl", **XY).labels == ["b"]
+    refused(
+        write("bad.csv.gz", gzip.compress(text.encode())[:-9]),
+        "csv",
+        r"bad\.csv\.gz: cannot be read as csv",
+        **XY,
+    )
+    refused(
+        write("bad.csv.gz", text), "csv", r"bad\.csv\.gz: cannot be read as csv: Not a gzipped file", **XY
+    )
+
+
+def test_columns_by_pattern_are_in_natural_order():
+    names = [f"t{n}" for n in (10, 2, 9, 1)]
+    write("rows.csv", f"id,{','.join(names)},label\n7,10,2,9,1,a\n")
+    for patterns in (["t*"], ["[t1..t2]", "t9", "t10"], ["t?", "t10"]):
+        found = read("rows.csv", "csv", feature_columns=patterns, label_column="label")
+        assert found.content[0][:, 0].tolist() == [1.0, 2.0, 9.0, 10.0]
+        assert found.columns == ["t1", "t2", "t9", "t10"]
+    everything = read("rows.csv", "csv", feature_columns=["*"], label_column="label")
+    assert everything.content[0][:, 0].tolist() == [7.0, 1.0, 2.0, 9.0, 10.0]
+    write("stars.csv", "t*,t1,label\n5,6,a\n")
+    assert read("stars.csv", "csv", feature_columns=["t*"], label_column="label").columns == ["t*"]
+    for patterns, told in (
+        (["u*"], "no column is called 'u.'; its columns are 'id', 't10'"),
+        (["[t1..t3]"], "has no column 't3'"),
+        (["[t3..t1]"], r"no range of columns: \[t3..t1\]"),
+        (["t*", "t1"], "column 't1' is chosen twice"),
+    ):
+        refused("rows.csv", "csv", told, feature_columns=patterns, label_column="label")
+
+
+def test_a_model_takes_the_columns_that_it_was_trained_on():
+    rows = "".join(f"{n},{n},{'ab'[n % 2]}\n" for n in range(10))
+    write("train.csv", "t0,t1,label\n" + rows)
+    keys = {"format": "csv", "feature_columns": ["t*"], "label_column": "label"}
+    encoding = Files(train="train.csv", **keys).load().encoding
+    write("other.csv", "t1,t0\n1,0\n")
+    values, _ = encoding.inputs.encode(Layout(**keys).read("other.csv", labelled=False))
+    assert values[0, :, 0].tolist() == [0.0, 1.0]
+    write("other.csv", "t0,t1,t2\n1,0,0\n")
+    with pytest.raises(
+        BadInputError, match=r"columns 't0' to 't2' \(3\), and the model takes 't0' to 't1' \(2\).*'t2'"
+    ):
+        encoding.inputs.encode(Layout(**keys).read("other.csv", labelled=False))
+
+
+STEPS = [
+    ("b", 3, 30.0, "no"),
+    ("a", 10, 3.0, "yes"),
+    ("a", 9, 2.0, "yes"),
+    ("b", 1, 10.0, "no"),
+    ("a", 8, 1.0, "yes"),
+]
+LONG = {"feature_columns": ["u", "v"], "label_column": "label", "id_column": "id", "time_column": "t"}
+
+
+def long_rows(steps=STEPS):
+    return [{"id": i, "t": t, "u": u, "v": -u, "label": label} for i, t, u, label in steps]
+
+
+def test_a_table_of_steps_becomes_one_series_an_id_in_order_of_time():
+    pandas.DataFrame(long_rows()).to_csv("rows.csv", index=False)
+    pandas.DataFrame(long_rows()).to_parquet("rows.parquet")
+    for file_format in ("csv", "parquet"):
+        found = read(f"rows.{file_format}", file_format, **LONG)
+        assert found.names == ["b", "a"]
+        assert found.labels == ["no", "yes"]
+        assert found.channels == ["u", "v"]
+        assert [series.tolist() for series in found.content] == [
+            [[10.0, -10.0], [30.0, -30.0]],
+            [[1.0, -1.0], [2.0, -2.0], [3.0, -3.0]],
+        ]
+    unlabelled = pandas.DataFrame(long_rows()).drop(columns="label")
+    unlabelled.to_csv("rows.csv", index=False)
+    assert read("rows.csv", "csv", labelled=False, **LONG).labels is None
+
+
+def test_times_are_numbers_or_dates_and_are_compared_exactly():
+    nanoseconds = 1_700_000_000_000_000_000  # beyond what a float tells apart
+    for times in (
+        [nanoseconds + 1, nanoseconds],
+        ["2024-01-02", "2024-01-01T23:59:59"],
+        ["10", "9.5"],
+    ):
+        table = [
+            {"id": "a", "t": t, "u": u, "v": 0, "label": "x"} for t, u in zip(times, (2, 1), strict=True)
+        ]
+        assert read(write("rows.jsonl", table), "jsonl", **LONG).content[0][:, 0].tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("steps", "told"),
+    [
+        (
+            [*STEPS, ("a", 9, 0.0, "yes")],
+            "series 'a': rows 3 and 6 both have 9 as 't'; a step has a time of its own",
+        ),
+        (
+            [*STEPS, ("a", 11, 0.0, "no")],
+            "series 'a': column 'label' is 'yes' in one of its rows and 'no' in another",
+        ),
+        (
+            [*STEPS, ("a", "later", 0.0, "yes")],
+            "row 6, column 't': no time; write a number, or a date and time",
+        ),
+        (
+            [*STEPS, ("a", "2024-01-01", 0.0, "yes")],
+            "row 6, column 't': .*, where the rows before have numbers",
+        ),
+        ([*STEPS, (None, 11, 0.0, "yes")], "row 6, column 'id': the id is missing"),
+    ],
+)
+def test_steps_that_do_not_fit_together_are_refused(steps, told):
+    refused(write("rows.jsonl", long_rows(steps)), "jsonl", told, **LONG)
+
+
+def test_lists_of_numbers_are_series():
+    flat = [[1, 2.5], [3, 4, 5]]
+    deep = [[[1, 2], [3, 4], [5, 6.5]], [[7, 8]]]
+    table = [{"s": s, "d": d, "label": label} for s, d, label in zip(flat, deep, "ab", strict=True)]
+    write("rows.jsonl", table)
+    pandas.DataFrame(table).to_parquet("rows.parquet")
+    for file_format in ("jsonl", "parquet"):
+        found = read(f"rows.{file_format}", file_format, sequence_column="s", label_column="label")
+        assert [series[:, 0].tolist() for series in found.content] == flat
+        assert found.channels == ["value"]
+        found = read(f"rows.{file_format}", file_format, sequence_column="d", label_column="label")
+        assert [series.tolist() for series in found.content] == deep
+        assert found.channels == ["d[1]", "d[2]"]
+
+
+def test_a_column_of_lists_may_be_one_channel():
+    write("rows.jsonl", [{"a": [1, 2], "b": [3, 4], "label": "x"}, {"a": [5], "b": [6], "label": "y"}])
+    found = read("rows.jsonl", "jsonl", sequence_column=["b", "a"], label_column="label")
+    assert [series.tolist() for series in found.content] == [[[3.0, 1.0], [4.0, 2.0]], [[6.0, 5.0]]]
+    assert found.channels == ["b", "a"]
+    write("rows.jsonl", [{"a": [1, 2], "b": [3], "label": "x"}])
+    refused(
+        "rows.jsonl",
+        "jsonl",
+        "row 1: column 'b' has 1 steps, and 'a' has 2",
+        sequence_column=["a", "b"],
+        label_column="label",
+    )
+
+
+@pytest.mark.parametrize(
+    ("cell", "told"),
+    [
+        ([], "the list is empty"),
+        (
+            "[1, 2]",
+            r"'\[1, 2\]' is not a list of numbers, one a step \(a text that looks like a list is none\)",
+        ),
+        (None, "the cell is empty"),
+        ([1, None], "step 2: None is not a number"),
+        ([1, [2]], "step 2 has 1 numbers, and the first step the number 1"),
+        ([[1, 2], [3]], "step 2 has 1 numbers, and the first step 2 numbers"),
+        ([1, "2"], "step 2: '2' is not a number"),
+        ([1, float("nan")], "step 2: the number is missing or NaN"),
+        ([[1.0, 1.0]], "2 channels, and the first row has 1"),
+    ],
+)
+def test_a_list_that_is_no_series_is_refused(cell, told):
+    write("rows.jsonl", [{"s": [1, 2], "label": "a"}, {"s": cell, "label": "b"}])
+    refused("rows.jsonl", "jsonl", f"row 2, column 's': {told}", sequence_column="s", label_column="label")
+
+
+def test_several_files_are_one_table():
+    for part, first in ((10, 8), (9, 4), (1, 0)):
+        rows = "".join(f"{n},0,{'ab'[n % 2]}\n" for n in range(first, first + 4))
+        write(f"we[i]rd/part-{part}.csv", "x,y,label\n" + rows)
+    found = read("we[i]rd/part-*.csv", "csv", **XY)
+    assert np.stack(found.content)[:, 0, 0].tolist() == list(map(float, range(12)))
+    assert found.name(4) == "1 of part-9.csv"
+    listed = read(["we[i]rd/part-9.csv", "we[i]rd/part-1.csv"], "csv", **XY)
+    assert np.stack(listed.content)[:, 0, 0].tolist() == [4.0, 5.0, 6.0, 7.0, 0.0, 1.0, 2.0, 3.0]
+    files = Files(format="csv", train="we[i]rd/part-*.csv", **XY)
+    assert files.load().spec.rows == (10, 1, 1)
+    there = files.located(Path.cwd())
+    assert there.places() == {"train": f"{Path.cwd()}/we[i]rd/part-*.csv"}
+    assert there.load().fingerprint == files.load().fingerprint
+    lists = Files(format="csv", train=["a.csv", "b.csv"], test="c.csv", **XY)
+    assert lists.places() == {"train": "a.csv, b.csv", "test": "c.csv"}
+    assert lists.located(Path("/d")).train == ["/d/a.csv", "/d/b.csv"]
+
+
+def test_files_that_are_no_table_together_are_refused():
+    write("a.csv", "x,y,label\n1,2,a\n")
+    write("b.csv", "x,y,label\n1,no,a\n")
+    write("c.csv", "x,y,z,label\n1,2,3,a\n")
+    refused("*.txt", "csv", r"\*\.txt: no file is called so; give a csv file", **XY)
+    refused(["a.csv", "a.*"], "csv", "a.csv: named twice", **XY)
+    refused(["a.csv", "b.csv"], "csv", "b.csv, row 1, column 'y': 'no' is not a number", **XY)
+    refused(
+        ["a.csv", "c.csv"],
+        "csv",
+        "c.csv: patterns choose other columns than of a.csv, such as 'z'",
+        feature_columns=["*"],
+        label_column="label",
+    )
+    Path("folder").mkdir()
+    refused(
+        "folder",
+        "csv",
+        r"folder: a folder; give a csv file, or a pattern for several such as folder/\*",
+        **XY,
+    )
+    with pytest.raises(BadInputError, match=r"a.csv: belongs to data.train and to data.test"):
+        Files(format="csv", train="*.csv", test="a.csv", **XY).load()
+    with pytest.raises(ValidationError, match="must be different"):
+        Files(format="csv", train=["a.csv", "b.csv"], test="./a.csv", **XY)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"format": "csv", "sequence_column": "s"},
+            "the cells of csv are texts; write lists as json, jsonl or parquet",
+        ),
+        ({"format": "json", "header": False, **XY}, "header and delimiter are for csv and tsv"),
+        ({"format": "csv", "delimiter": '"', **XY}, "cannot separate cells"),
+        ({"format": "csv", "time_column": "t", **XY}, "time_column goes with id_column"),
+        ({"format": "csv", "id_column": "i", **TEXT}, "id_column goes with feature_columns"),
+        ({"format": "csv", "id_column": "x", **XY}, "'x' is used twice"),
+    ],
+)
+def test_keys_that_do_not_fit_are_refused(options, message):
+    with pytest.raises(ValidationError, match=message):
+        Layout(**{"label_column": "label", **options})
