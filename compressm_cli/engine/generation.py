@@ -3,17 +3,20 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.errors import BadInputError, RunFailedError
+from compressm_cli.core.text import shorten
 from compressm_cli.data.encodings import Tokens
 from compressm_cli.data.encodings.interface import TextStream
 from compressm_cli.data.rows import Rows
 from compressm_cli.engine.precision import prepare, resolve_device
 from compressm_cli.engine.prediction import encoding_of
 from compressm_cli.engine.sampling import Sampling
+from compressm_cli.layers.state import State
 from compressm_cli.models.interface import Model
 
 
@@ -60,9 +63,26 @@ class Writer:
         A text ends before the first of ``stops`` in it. The same seed gives the same texts. Raises BadInputError for a
         prompt that has no token, and RunFailedError where the model says no numbers.
         """
-        how, generator = sampling or Sampling(), torch.Generator().manual_seed(seed)
-        texts = [_Text(self._inputs.stream(), stops) for _ in prompts]
+        # Whatever is wrong with a prompt is told before the first piece is asked for.
         logits, state = self._model.prefill(*self._encoded(prompts))
+        texts = [_Text(self._inputs.stream(), stops, " " if self._of_numbers else "") for _ in prompts]
+        generator = torch.Generator().manual_seed(seed)
+        return self._written(logits, state, texts, most, sampling or Sampling(), generator)
+
+    @property
+    def _of_numbers(self) -> bool:
+        """Whether texts are numbers of tokens, with blanks between them."""
+        return self._inputs.takes == "tokens"
+
+    def _written(
+        self,
+        logits: Tensor,
+        state: State,
+        texts: "Sequence[_Text]",
+        most: int,
+        how: Sampling,
+        generator: torch.Generator,
+    ) -> Iterator[Piece]:
         for count in range(1, most + 1):
             drawn = how.draw(self._sayable(logits), generator)
             for place, (text, token) in enumerate(zip(texts, drawn.tolist(), strict=True)):
@@ -77,10 +97,13 @@ class Writer:
             logits, state = self._model.step(drawn, state)
 
     def _encoded(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
-        contents = [prompt.encode("utf-8", "surrogateescape") for prompt in prompts]
-        if not all(contents):
+        if not all(prompts):
             raise BadInputError("a prompt is empty; give one character at least, from which the text goes on")
-        tokens, lengths = self._inputs.encode(Rows("prompt", "texts", contents))
+        if self._of_numbers:
+            rows = Rows("prompt", "tokens", list(map(_numbers, prompts)))
+        else:
+            rows = Rows("prompt", "texts", [text.encode("utf-8", "surrogateescape") for text in prompts])
+        tokens, lengths = self._inputs.encode(rows)
         return tokens.to(self._device, torch.int64), None if lengths is None else lengths.to(self._device)
 
     def _sayable(self, logits: Tensor) -> Tensor:
@@ -92,12 +115,23 @@ class Writer:
         return logits
 
 
+def _numbers(prompt: str) -> np.ndarray:
+    """(tokens,) of whole numbers with blanks between them."""
+    try:
+        return np.array([int(word) for word in prompt.split()], dtype=np.int64)
+    except (ValueError, OverflowError):
+        raise BadInputError(
+            f"prompt {shorten(prompt)}: the model was trained on numbers of tokens, without a tokenizer; write numbers "
+            "with blanks between them"
+        ) from None
+
+
 class _Text:
     """One text that is being written: what may be shown of it, and whether it is over."""
 
-    def __init__(self, stream: TextStream, stops: Sequence[str]) -> None:
+    def __init__(self, stream: TextStream, stops: Sequence[str], beginning: str = "") -> None:
         self._stream, self._stops = stream, [stop for stop in stops if stop]
-        self._held = ""
+        self._held = beginning
         """What a stop could begin with: not shown before it is known."""
         self.is_over = self.is_stopped = False
 

@@ -9,7 +9,7 @@ import torch
 
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.cli.main import run as command
-from compressm_cli.data.encodings import Bytes
+from compressm_cli.data.encodings import Bytes, Encoding, Ids, Tokens
 from compressm_cli.engine.generation import Writer, _Text
 from compressm_cli.engine.sampling import Sampling
 from compressm_cli.models import build_model
@@ -140,3 +140,26 @@ def test_a_model_of_classes_writes_no_text(
     Checkpoint.of(classes, recipe, dataset.spec, 1, encoding=dataset.encoding).save(Path("c.pt"))
     assert command(["generate", "c.pt", "--prompt", "a"]) == 2
     assert "says classes or numbers, no text; use: compressm predict" in capsys.readouterr().err
+
+
+def test_numbers_of_tokens_go_on_as_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = recipe_from_mapping(
+        {"name": "t", "data": {"task": "tokens", "vocabulary": 9, "length": 8},
+         "model": {"layer": {"kind": "lru", "state_dim": 4}}, "train": {"steps": 1, "batch_size": 2}}, "test",
+    )  # fmt: skip
+    dataset = recipe.data.dataset()
+    made = build_model(recipe.model, dataset.spec).eval()
+    encoding = Encoding(inputs=Ids(size=9), outputs=Tokens())
+    Checkpoint.of(made, recipe, dataset.spec, 1, encoding=encoding).save(Path("t.pt"))
+    assert command(["generate", "t.pt", "--prompt", "3 8", "--tokens", "1", "--temperature", "0"]) == 0
+    best = int(made(torch.tensor([[3, 8]]))[0, -1].argmax())
+    assert capsys.readouterr().out == f"3 8 {best}\n"
+    for wrong, told in (
+        ("3 x", "write numbers with blanks"),
+        ("3 9", "token 9 at position 1 is not of the model's vocabulary, 0 to 8"),
+    ):
+        assert command(["generate", "t.pt", "--prompt", wrong]) == 2
+        assert told in capsys.readouterr().err
