@@ -4,16 +4,17 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
-import torch
 from pydantic import Field, model_validator
 
 from compressm_cli.core.errors import BadInputError
-from compressm_cli.data.encodings import AnyInputs, Bytes, Classes, Encoding, Pixels, Series
+from compressm_cli.data.encodings import AnyInputs, Audio, Bytes, Classes, Encoding, Pixels, Series
+from compressm_cli.data.encodings.audio import Features, Rate, Seconds
 from compressm_cli.data.encodings.images import WHITE, Grey, Resize, Side, on_background
 from compressm_cli.data.interface import Dataset, Split, TaskConfig
 from compressm_cli.data.labels import class_names
 from compressm_cli.data.layout import Layout
 from compressm_cli.data.patterns import files_of
+from compressm_cli.data.recordings import Recordings
 from compressm_cli.data.rows import Rows
 from compressm_cli.data.splits import Seed, hold_out
 from compressm_cli.data.tokens import of_one_length
@@ -22,16 +23,23 @@ Place = Annotated[str, Field(min_length=1)]
 Places = Annotated[list[Place], Field(min_length=1)]
 Share = Annotated[float, Field(gt=0.0, lt=0.5)]
 
+KEYS = {
+    "image_folder": ("images", ("image_size", "resize", "colours", "background")),
+    "audio_folder": ("recordings", ("sampling_rate", "features", "chunk_seconds", "max_seconds")),
+}
+"""The keys that say how some kind of rows is encoded, by the format, and what that holds."""
 HALF = 0.5
 """Mean and deviation that bring pixels from 0..1 to -1..1."""
 
 
 class Files(Layout, TaskConfig):
-    """``data: {task: files}``: classify the rows of a table, or the texts or images of a folder.
+    """``data: {task: files}``: classify the rows of a table, or the texts, images or recordings of a folder.
 
     A row of numbers is a sequence of one feature a step, in the order of ``feature_columns``, as they
     stand. A text is a sequence of its UTF-8 bytes. An image is a sequence of its pixels, row by row, of
-    one feature (grey) or three (colour) scaled to -1..1. Paths start at the current folder.
+    one feature (grey) or three (colour) scaled to -1..1. A recording (.wav, .flac, .aif, .aiff, .au) is the mean of its
+    channels, -1..1, a sample a step, or 13 mel-frequency cepstral coefficients every 10 ms, and is standardized by the
+    training rows; that takes ``pip install 'compressm[audio]'``. Paths start at the current folder.
 
     Of a folder, the outermost folders are the classes, and all files below them with a fitting suffix, in upper or
     lower case, are rows; texts need none. Links are followed. What is hidden, left there by a system, of another
@@ -61,6 +69,15 @@ class Files(Layout, TaskConfig):
     """What images are converted to; null refuses those that are not as the first."""
     background: Grey | None = None
     """What shows through where an image is transparent, 0 (black) to 255 (white, as null)."""
+    sampling_rate: Rate | None = None
+    """Samples a second that recordings are brought to; null is that of the first, and refuses others."""
+    features: Features | None = None
+    """Of recordings: ``raw`` (as null), a sample a step; ``mfcc``, 13 cepstral coefficients every 10 ms."""
+    chunk_seconds: Seconds | None = None
+    """Longer recordings are cut into pieces of so many seconds, each a row with the label of its file; all pieces of a
+    file are in one split."""
+    max_seconds: Seconds | None = None
+    """Seconds of a recording that are read; null reads all."""
     split_seed: Seed = 0
     """Which rows are held out."""
 
@@ -70,7 +87,7 @@ class Files(Layout, TaskConfig):
             raise ValueError(f"{self.format} needs label_column and either text_column or feature_columns")
         if self.max_length is not None and self.text_column is None and self.format != "text_folder":
             raise ValueError("max_length is for texts; leave it out")
-        self._image_keys_fit()
+        self._keys_fit_the_kind()
         named = (
             one for value in self._places().values() for one in ([value] if isinstance(value, str) else value)
         )
@@ -81,13 +98,17 @@ class Files(Layout, TaskConfig):
             )
         return self
 
-    def _image_keys_fit(self) -> None:
-        keys = ("image_size", "resize", "colours", "background")
-        given = [key for key in keys if getattr(self, key) is not None]
-        if given and self.format != "image_folder":
-            raise ValueError(f"{given[0]} is for images; leave it out")
+    def _keys_fit_the_kind(self) -> None:
+        for kind, (what, keys) in KEYS.items():
+            given = [key for key in keys if getattr(self, key) is not None]
+            if given and self.format != kind:
+                raise ValueError(f"{given[0]} is for {what}; leave it out")
         if (self.image_size is None) != (self.resize is None):
             raise ValueError("image_size and resize go together, as in image_size: [32, 32], resize: fit")
+        if self.chunk_seconds is not None and self.max_seconds is not None:
+            raise ValueError(
+                "chunk_seconds reads all of a recording and max_seconds its beginning; give one of them"
+            )
 
     def load(self) -> Dataset:
         """Read the files.
@@ -97,10 +118,12 @@ class Files(Layout, TaskConfig):
         places = {"train": self.train, "validation": self.validation, "test": self.test}
         self._require_disjoint()
         read = {key: self.read(place) for key, place in places.items() if not isinstance(place, float)}
-        encoding = self._fitted(read["train"])
-        splits = of_one_length({key: encoding.split(rows) for key, rows in read.items()})
+        whole = read["train"]
+        names = self._class_names(whole)
         shares = {key: share for key, share in places.items() if isinstance(share, float)}
-        splits |= self._held_out(splits["train"], shares)
+        read |= self._held_out(whole, names, shares)
+        encoding = Encoding(inputs=self._inputs(whole, read["train"]), outputs=Classes(names=names))
+        splits = of_one_length({key: encoding.split(rows) for key, rows in read.items()})
         counts = (len(splits["train"]), len(splits["validation"]), len(splits["test"]))
         spec = encoding.spec(splits["train"].inputs.shape[1], counts)
         return Dataset(spec, **splits, class_names=encoding.class_names, encoding=encoding)
@@ -121,26 +144,27 @@ class Files(Layout, TaskConfig):
                         f"{file}: belongs to data.{other} and to data.{key}; give each its own files"
                     )
 
-    def _fitted(self, rows: Rows) -> Encoding:
-        """The encoding that the training rows ask for."""
+    def _class_names(self, rows: Rows) -> list[str]:
         names = class_names(rows.labels or [])
         if len(names) < 2:
             raise BadInputError(
                 f"{self.train}: every row is of class {names[0]!r}; there must be two classes or more"
             )
-        return Encoding(inputs=self._inputs(rows), outputs=Classes(names=names))
+        return names
 
-    def _inputs(self, rows: Rows) -> AnyInputs:
+    def _inputs(self, whole: Rows, rows: Rows) -> AnyInputs:
+        """The encoding that the training rows ask for, of the ``whole`` that was read."""
         if rows.kind == "texts":
             return Bytes(max_length=self.max_length)
         if rows.kind == "images":
-            return self._pixels(rows)
+            return self._pixels(whole.content[0])
+        if rows.kind == "audio":
+            return self._audio(rows)
         columns = None if rows.columns is None else list(rows.columns)
         return Series(channels=list(rows.channels or []), columns=columns)
 
-    def _pixels(self, rows: Rows) -> Pixels:
+    def _pixels(self, first: bytes | np.ndarray) -> Pixels:
         """Of the size and colours that are asked for, else of the first image."""
-        first = rows.content[0]
         assert isinstance(first, np.ndarray), "images are arrays"
         height, width, channels = on_background(first).shape
         if self.colours is not None:
@@ -156,7 +180,24 @@ class Files(Layout, TaskConfig):
             resize=self.resize,
         )
 
-    def _held_out(self, rows: Split, shares: dict[str, float]) -> dict[str, Split]:
+    def _audio(self, rows: Rows) -> Audio:
+        """At the rate that is asked for, else at that of all recordings."""
+        assert isinstance(rows.content, Recordings), "audio is recordings"
+        rates = [clip.rate for clip in rows.content.clips]
+        if self.sampling_rate is None and (other := next((r for r in rates if r != rates[0]), None)):
+            raise BadInputError(
+                f"{rows.content.places[rates.index(other)]}: {other:,} samples a second, and the first has "
+                f"{rates[0]:,}; write the rate that all are brought to, such as data.sampling_rate={min(rates)}"
+            )
+        inputs = Audio(
+            sampling_rate=self.sampling_rate or rates[0],
+            represented=self.features or "raw",
+            chunk_seconds=self.chunk_seconds,
+            max_seconds=self.max_seconds,
+        )
+        return inputs.fitted(rows)
+
+    def _held_out(self, rows: Rows, names: list[str], shares: dict[str, float]) -> dict[str, Rows]:
         """The training rows, less those that become the splits named in ``shares``."""
         if not shares:
             return {}
@@ -166,10 +207,8 @@ class Files(Layout, TaskConfig):
                 f"{self.train}: {len(rows)} rows are too few to hold some out; add rows, or give files of "
                 f"their own as {' and '.join(f'data.{key}' for key in shares)}"
             )
-        indices = hold_out(rows.labels, counts, self.split_seed)
-        return {key: _taken(rows, index) for key, index in zip([*shares, "train"], indices, strict=True)}
-
-
-def _taken(rows: Split, index: torch.Tensor) -> Split:
-    lengths = None if rows.lengths is None else rows.lengths[index]
-    return Split(rows.inputs[index], rows.labels[index], lengths)
+        labels = Classes(names=names).encode(rows)
+        indices = hold_out(labels, counts, self.split_seed)
+        return {
+            key: rows.taken(index.tolist()) for key, index in zip([*shares, "train"], indices, strict=True)
+        }

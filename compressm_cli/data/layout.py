@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from compressm_cli.core.config import Config
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.rows import Kind, Rows
+from compressm_cli.data.sources.audio import AUDIO, read_audio_folder
 from compressm_cli.data.sources.folders import suffix_of
 from compressm_cli.data.sources.images import IMAGES, read_image_folder
 from compressm_cli.data.sources.texts import TEXTS, read_text_folder
@@ -22,7 +23,7 @@ def _by_number(value: Any) -> Any:
 
 ColumnName = Annotated[str, BeforeValidator(_by_number), Field(min_length=1)]
 ColumnNames = Annotated[list[ColumnName], Field(min_length=1)]
-Format = Literal["csv", "json", "jsonl", "parquet", "tsv", "text_folder", "image_folder"]
+Format = Literal["csv", "json", "jsonl", "parquet", "tsv", "text_folder", "image_folder", "audio_folder"]
 BY_TEXT = ("csv", "tsv")
 """Formats whose cells are texts."""
 
@@ -36,9 +37,9 @@ SUFFIXES: dict[str, Format] = {
     ".tsv": "tsv",
 }
 """What a file holds by its name, where nobody says it; before ``.gz`` where it is packed."""
-FOLDERS: dict[Kind, Format] = {"texts": "text_folder", "images": "image_folder"}
+FOLDERS: dict[Kind, Format] = {"texts": "text_folder", "images": "image_folder", "audio": "audio_folder"}
 """What a folder holds, or one file of those that lie in it, by what the model takes."""
-CONTENTS = {"texts": TEXTS, "images": IMAGES}
+CONTENTS = {"texts": TEXTS, "images": IMAGES, "audio": AUDIO}
 
 
 def format_of(place: Path, takes: Kind) -> Format | None:
@@ -63,7 +64,8 @@ class Layout(Config):
     """The keys of ``data: {task: files}`` that say what stands where; also those of an input to be predicted."""
 
     format: Format
-    """``text_folder`` and ``image_folder`` have one folder a class. Text formats may be packed by gzip (.gz)."""
+    """``text_folder``, ``image_folder`` and ``audio_folder`` have one folder a class. Text formats may be packed by
+    gzip (.gz)."""
     text_column: ColumnName | None = None
     """Of a table of texts."""
     feature_columns: ColumnNames | None = None
@@ -149,6 +151,8 @@ class Layout(Config):
             return read_text_folder(self._folder(place), labelled)
         if self.format == "image_folder":
             return read_image_folder(self._folder(place), labelled)
+        if self.format == "audio_folder":
+            return read_audio_folder(self._folder(place), labelled)
         return TableRows(self, place, labelled).read()
 
     def _folder(self, place: str | Sequence[str]) -> Path:

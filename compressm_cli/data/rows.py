@@ -1,12 +1,34 @@
 """Rows as they stand in the user's files, before a model's encoding makes tensors of them."""
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self, overload
 
 import numpy as np
 
-Kind = Literal["texts", "series", "images", "tokens"]
+Kind = Literal["texts", "series", "images", "audio", "tokens"]
+
+
+class OnDemand(Sequence[np.ndarray]):
+    """Content that is decoded row by row when it is asked for: all of it may be far larger than the memory."""
+
+    @abstractmethod
+    def decoded(self, row: int) -> np.ndarray:
+        """One row; BadInputError where it cannot be decoded, with its place."""
+
+    @abstractmethod
+    def taken(self, rows: Sequence[int]) -> Self:
+        """Some of the rows, none of them decoded."""
+
+    @overload
+    def __getitem__(self, index: int) -> np.ndarray: ...
+    @overload
+    def __getitem__(self, index: slice) -> Self: ...
+    def __getitem__(self, index: int | slice) -> "np.ndarray | Self":
+        if isinstance(index, slice):
+            return self.taken(range(*index.indices(len(self))))
+        return self.decoded(index)
 
 
 @dataclass(frozen=True)
@@ -18,7 +40,7 @@ class Rows:
     kind: Kind
     content: Sequence[bytes] | Sequence[np.ndarray]
     """Of each row: a text in UTF-8; a series (steps, channels) float64; an image (height, width, channels) uint8,
-    grey, grey with alpha, RGB or RGBA; tokens (steps,) of any integer type."""
+    grey, grey with alpha, RGB or RGBA; tokens (steps,) of any integer type; of ``audio`` they are ``Recordings``."""
     names: Sequence[str] | None = None
     """What the rows are called: files, or ids; None where they have their numbers alone, from 1."""
     labels: Sequence[str] | None = None
@@ -39,3 +61,15 @@ class Rows:
     def name(self, row: int) -> str:
         """What a row is called, counted from 0."""
         return str(row + 1) if self.names is None else self.names[row]
+
+    def taken(self, rows: Sequence[int]) -> "Rows":
+        """Some of the rows, called as they are here."""
+        whole = self.content
+        content: Any = whole.taken(rows) if isinstance(whole, OnDemand) else [whole[row] for row in rows]
+        return replace(
+            self,
+            content=content,
+            names=[self.name(row) for row in rows],
+            labels=None if self.labels is None else [self.labels[row] for row in rows],
+            targets=None if self.targets is None else self.targets[list(rows)],
+        )

@@ -73,6 +73,7 @@ class Predictor:
 
     def __call__(self, rows: Rows) -> Predictions:
         """What the model says of all the rows; BadInputError for one that cannot be encoded, naming it."""
+        rows = self.encoding.inputs.pieces(rows)
         said = torch.cat(list(self._outputs(rows)))
         names = [rows.name(row) for row in range(len(rows))]
         outputs = self.encoding.outputs

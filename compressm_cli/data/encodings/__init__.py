@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from compressm_cli.core.config import Config
+from compressm_cli.data.encodings.audio import Audio
 from compressm_cli.data.encodings.images import Pixels
 from compressm_cli.data.encodings.interface import Inputs, TextStream, TokenInputs
 from compressm_cli.data.encodings.outputs import Classes, Numbers, Tokens
@@ -15,7 +16,7 @@ from compressm_cli.data.encodings.tokens import Ids, Tokenizer
 from compressm_cli.data.interface import DataSpec, Split
 from compressm_cli.data.rows import Rows
 
-AnyInputs = Annotated[Bytes | Ids | Tokenizer | Pixels | Series, Field(discriminator="kind")]
+AnyInputs = Annotated[Audio | Bytes | Ids | Tokenizer | Pixels | Series, Field(discriminator="kind")]
 AnyOutputs = Annotated[Classes | Numbers | Tokens, Field(discriminator="kind")]
 
 
@@ -34,8 +35,9 @@ class Encoding(Config):
         """Rows with their labels or targets as tensors; BadInputError for one that cannot be encoded."""
         if isinstance(self.outputs, Tokens):
             raise ValueError("tokens that follow are labels of windows, not of rows")
-        inputs, lengths = self.inputs.encode(rows)
-        return Split(inputs, self.outputs.encode(rows), lengths)
+        pieces = self.inputs.pieces(rows)
+        inputs, lengths = self.inputs.encode(pieces)
+        return Split(inputs, self.outputs.encode(pieces), lengths)
 
     def spec(self, length: int, rows: tuple[int, int, int]) -> DataSpec:
         """The description of a data set that is encoded so."""
@@ -63,6 +65,7 @@ class Encoding(Config):
 __all__ = [
     "AnyInputs",
     "AnyOutputs",
+    "Audio",
     "Bytes",
     "Classes",
     "Encoding",

@@ -52,6 +52,10 @@ class Inputs(Config):
         """What makes text of tokens; BadInputError where steps are no tokens of a text."""
         raise BadInputError(f"a model whose inputs are {self.kind} writes no text")
 
+    def pieces(self, rows: Rows) -> Rows:
+        """The rows that a model takes one by one: these, unless long ones are cut into several."""
+        return rows
+
     @abstractmethod
     def encode(self, rows: Rows) -> tuple[Tensor, Tensor | None]:
         """(rows, length, features) float32 or (rows, length) tokens, and (rows,) lengths where they can differ.

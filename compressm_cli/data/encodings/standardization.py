@@ -1,5 +1,6 @@
 """Columns of numbers brought to a mean of 0 and a deviation of 1, and back."""
 
+from collections.abc import Iterable
 from typing import Annotated, Self
 
 import numpy as np
@@ -28,6 +29,22 @@ class Standardization(Config):
         deviation = values.std(axis=0)
         constant = ~(deviation > np.abs(values).max(axis=0) * 1e-12)
         return cls(mean=values.mean(axis=0).tolist(), deviation=np.where(constant, 1.0, deviation).tolist())
+
+    @classmethod
+    def over(cls, parts: Iterable[np.ndarray]) -> "Standardization":
+        """To all rows of (rows, columns) float64, of which no two need be in memory at once."""
+        count, mean, squares, largest = 0, np.zeros(1), np.zeros(1), np.zeros(1)
+        for part in parts:
+            own, apart = part.mean(axis=0), len(part) * part.var(axis=0)
+            whole = count + len(part)
+            # Chan, Golub and LeVeque: sums of squares around means, never around zero.
+            squares = squares + apart + (own - mean) ** 2 * count * len(part) / whole
+            mean = mean + (own - mean) * len(part) / whole
+            largest = np.maximum(largest, np.abs(part).max(axis=0))
+            count = whole
+        deviation = np.sqrt(squares / count)
+        constant = ~(deviation > largest * 1e-12)
+        return cls(mean=mean.tolist(), deviation=np.where(constant, 1.0, deviation).tolist())
 
     def apply(self, values: np.ndarray) -> np.ndarray:
         """(..., columns) float64 in their own unit -> of mean 0 and deviation 1."""

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.reading import reading
-from compressm_cli.data.rows import Rows
+from compressm_cli.data.rows import OnDemand, Rows
 from compressm_cli.data.sources.folders import Content, found_files
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ OF_STILLS = {"MPO", "PSD"}
 """Formats whose first frame is the picture, and others are versions or layers of it."""
 
 
-class ImageRows(Sequence[np.ndarray]):
+class ImageRows(OnDemand):
     """Images, each (height, width, channels) uint8: grey, grey with alpha, RGB or RGBA.
 
     ``sources`` are their files, or bytes of them, and ``places`` what messages call them. BadInputError at one that
@@ -101,15 +101,11 @@ class ImageRows(Sequence[np.ndarray]):
     def __len__(self) -> int:
         return len(self.sources)
 
-    @overload
-    def __getitem__(self, index: int) -> np.ndarray: ...
-    @overload
-    def __getitem__(self, index: slice) -> "ImageRows": ...
-    def __getitem__(self, index: int | slice) -> "np.ndarray | ImageRows":
-        if isinstance(index, slice):
-            return ImageRows(self.sources[index], self.places[index])
-        source = self.sources[index]
-        return _decoded(source, self.places[index])
+    def decoded(self, row: int) -> np.ndarray:
+        return _decoded(self.sources[row], self.places[row])
+
+    def taken(self, rows: Sequence[int]) -> "ImageRows":
+        return ImageRows([self.sources[row] for row in rows], [self.places[row] for row in rows])
 
 
 def read_image_folder(folder: Path, labelled: bool = True) -> Rows:

@@ -1,0 +1,102 @@
+"""Recordings of sound, decoded one at a time when they are asked for."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from compressm_cli.core.errors import BadInputError
+from compressm_cli.data.reading import reading
+from compressm_cli.data.rows import OnDemand
+
+NOT_INSTALLED = (
+    "sound is read with the package soundfile, which is not there; write: pip install 'compressm[audio]'"
+)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A stretch of a file."""
+
+    file: Path
+    rate: int
+    """Samples a second."""
+    frames: int
+    """How many samples of each channel."""
+    start: int = 0
+    """The first of them."""
+
+    @classmethod
+    def of(cls, file: Path, place: str) -> "Clip":
+        """A whole file, of which only the head is read. BadInputError where it is damaged, or holds no sound."""
+        soundfile = _library()
+        with reading(place, "cannot be read as sound", "remove or replace it"):
+            _require_whole(file, place)
+            info = soundfile.info(str(file))
+            rate, frames = int(info.samplerate), int(info.frames)
+        if frames < 1 or rate < 1:
+            raise BadInputError(f"{place}: there is no sound in it; remove or replace it")
+        return cls(file, rate, frames)
+
+    def part(self, start: int, end: int) -> "Clip":
+        """From sample ``start`` to before ``end``, or as far as there are."""
+        return replace(self, start=self.start + start, frames=min(end, self.frames) - start)
+
+    def samples(self, place: str) -> np.ndarray:
+        """(frames,) float64, the mean of its channels; integers are scaled to -1..1, real numbers as they stand."""
+        soundfile = _library()
+        with reading(place, "cannot be read as sound", "remove or replace it"):
+            channels, _ = soundfile.read(
+                str(self.file), frames=self.frames, start=self.start, dtype="float64", always_2d=True
+            )
+        if len(channels) != self.frames:
+            raise BadInputError(
+                f"{place}: {len(channels):,} samples of the {self.frames:,} that its head says; "
+                "it is cut short: replace it"
+            )
+        if not np.isfinite(channels).all():
+            raise BadInputError(f"{place}: has samples that are not finite; remove or replace it")
+        return channels.mean(axis=1)
+
+
+class Recordings(OnDemand):
+    """Sounds of one channel, each (frames,) float64; ``places`` are what messages call them."""
+
+    def __init__(self, clips: Sequence[Clip], places: Sequence[str]) -> None:
+        self.clips, self.places = clips, places
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def decoded(self, row: int) -> np.ndarray:
+        return self.clips[row].samples(self.places[row])
+
+    def taken(self, rows: Sequence[int]) -> "Recordings":
+        return Recordings([self.clips[row] for row in rows], [self.places[row] for row in rows])
+
+    def pieces(self, seconds: float) -> Iterator[tuple[int, int, Clip]]:
+        """Number of a recording, of its piece from 1, and the piece: of so many seconds, the last what is left."""
+        for row, clip in enumerate(self.clips):
+            size = max(1, round(seconds * clip.rate))
+            for number, start in enumerate(range(0, clip.frames, size), start=1):
+                yield row, number, clip.part(start, start + size)
+
+
+def _library():  # type: ignore[no-untyped-def]
+    try:
+        import soundfile
+    except (ImportError, OSError) as error:  # the package is there, and the library that it calls is not
+        raise BadInputError(NOT_INSTALLED) from error
+    return soundfile
+
+
+def _require_whole(file: Path, place: str) -> None:
+    """BadInputError for a RIFF file that is shorter than it says: the library reads what is there, and says nothing."""
+    with file.open("rb") as opened:
+        head = opened.read(8)
+    told = int.from_bytes(head[4:8], "little")
+    if head[:4] == b"RIFF" and told not in (0, 2**32 - 1) and told > file.stat().st_size - 8 + 1:
+        raise BadInputError(
+            f"{place}: is cut short: {file.stat().st_size:,} bytes of {told + 8:,}; replace it"
+        )
