@@ -35,6 +35,19 @@ def symlink(*names, **more):
 pwd.getpwuid, os.fsync, os.symlink = getpwuid, fsync, symlink
 """
 """What Python executes when it starts."""
+TOGETHER = """
+import contextlib, io, json, sys
+del sys.path[0]  # the current folder
+from compressm_cli.cli.main import run
+told = []
+for words in json.loads(sys.argv[1]):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = run(words)
+    told.append([code, out.getvalue(), err.getvalue()])
+json.dump(told, sys.stdout)
+"""
+"""Python that executes command lines one after another, since to import PyTorch takes longer than each of them."""
 RECIPE = """
 name: tiny
 seeds: [0]
@@ -64,7 +77,7 @@ class Container:
     def package(self) -> Path:
         return self.root / "site" / "compressm_cli"
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         environment = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": f"{self.root / 'hostile'}:{self.root / 'site'}",
@@ -72,7 +85,7 @@ class Container:
             "OMP_NUM_THREADS": "1",
             "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         }
-        command = [*as_nobody(), sys.executable, "-m", "compressm_cli", *arguments]
+        command = [*as_nobody(), sys.executable, *arguments]
         return subprocess.run(
             command, cwd=self.work, env=environment, capture_output=True, text=True, check=False, timeout=300
         )
@@ -110,33 +123,60 @@ def container() -> Iterator[Container]:
     shutil.rmtree(made.root)
 
 
-def ran(container: Container, *arguments: str) -> str:
-    """Standard output of a command that has nothing to complain of, and leaves nothing where it should not."""
-    done = container.run(*arguments)
-    told = done.stderr
-    assert done.returncode == 0, told
+def checked(container: Container, code: int, out: str, told: str) -> str:
+    """What a command has printed that has nothing to complain of, and leaves nothing where it should not."""
+    assert code == 0, told
     assert "warning" not in told.lower(), told
     assert "Traceback" not in told, told
     assert list(container.root.rglob("~*")) == []
     assert list(container.package.rglob("__pycache__")) == []
     assert sorted(p.name for p in container.root.iterdir()) == ["hostile", "site", "tmp", "work"]
-    return done.stdout
+    return out
 
 
 @pytest.fixture(scope="module")
 def run(container: Container) -> Run:
     """A run that was trained there, in a process that had no cache yet."""
-    folder = ran(container, "train", "recipe.yaml", "--quiet").strip()
+    done = container.python("-m", "compressm_cli", "train", "recipe.yaml", "--quiet")
+    folder = checked(container, done.returncode, done.stdout, done.stderr).strip()
     assert folder == "outputs/tiny/v0001"
     return Run.open(container.work / folder)
 
 
+@pytest.fixture(scope="module")
+def whole(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The run as it was trained."""
+    return Run(Path(shutil.copytree(run.folder, tmp_path_factory.mktemp("trained") / "whole")))
+
+
+COMMANDS = {
+    "resume": ["train", "--resume", "outputs/tiny/v0001", "--quiet"],
+    "analyze": ["analyze", "outputs/tiny/v0001", "--json", "--thresholds", "0.9"],
+    "compress": ["compress", "outputs/tiny/v0001", "--order", "2", "--output", "small.pt", "--no-evaluation"],
+    "export": ["export", "small.pt", "--to", "safetensors", "--output", "exported"],
+    "compare": ["compare", "outputs/tiny/v0001", "small.pt", "--no-speed", "--html", "report.html"],
+    "bench": ["bench", "recipe.yaml", "--orders", "4", "--repeats", "1", "--json"],
+    "doctor": ["doctor", "--json"],
+}
+
+
+@pytest.fixture(scope="module")
+def printed(container: Container, run: Run, whole: Run) -> dict[str, str]:
+    """What each command prints, of the run that was interrupted at its only check."""
+    for path in (run.folder / "summary.json", run.final_checkpoint, run.last_checkpoints()[-1]):
+        path.unlink()
+    (run.folder / "run.json").write_text(json.dumps({**run.read_info(), "status": "interrupted"}))
+    done = container.python("-c", TOGETHER, json.dumps(list(COMMANDS.values())))
+    told = json.loads(checked(container, done.returncode, done.stdout, done.stderr))
+    return {name: checked(container, *one) for name, one in zip(COMMANDS, told, strict=True)}
+
+
 @pytest.mark.slow
-def test_train(container: Container, run: Run) -> None:
-    assert run.read_info()["status"] == "done"
-    assert run.read_summary()["orders"]["final"] == {"blocks.0.layer": 4}
-    assert len(list(run.plots.glob("*.png"))) == 3
-    assert sorted(p.name for p in run.folder.parent.iterdir()) == ["v0001"]
+def test_train(container: Container, whole: Run) -> None:
+    assert whole.read_info()["status"] == "done"
+    assert whole.read_summary()["orders"]["final"] == {"blocks.0.layer": 4}
+    assert len(list(whole.plots.glob("*.png"))) == 3
+    assert sorted(p.name for p in (container.work / "outputs" / "tiny").iterdir()) == ["v0001"]
     (cache,) = container.temporary.glob("compressm-*")
     assert cache.stat().st_mode & 0o777 == 0o700
     assert list((cache / "numba").rglob("*.nbc"))
@@ -144,45 +184,36 @@ def test_train(container: Container, run: Run) -> None:
 
 
 @pytest.mark.slow
-def test_resume(container: Container, run: Run, tmp_path: Path) -> None:
-    whole = Run(Path(shutil.copytree(run.folder, tmp_path / "whole")))
-    for path in (run.folder / "summary.json", run.final_checkpoint, run.last_checkpoints()[-1]):
-        path.unlink()
-    (run.folder / "run.json").write_text(json.dumps({**run.read_info(), "status": "interrupted"}))
-    assert ran(container, "train", "--resume", "outputs/tiny/v0001", "--quiet").endswith("tiny/v0001\n")
+def test_resume(printed: dict[str, str], run: Run, whole: Run) -> None:
+    assert printed["resume"].endswith("tiny/v0001\n")
     assert run.read_info()["status"] == "done"
     assert run.read_info()["resumed"][-1]["step"] == 2
     assert list(reliability.differences(whole, run)) == []
 
 
 @pytest.mark.slow
-def test_analyze(container: Container, run: Run) -> None:
-    found = json.loads(ran(container, "analyze", str(run.folder), "--json", "--thresholds", "0.9"))
+def test_analyze(container: Container, printed: dict[str, str]) -> None:
+    found = json.loads(printed["analyze"])
     assert len(found["plots"]) == 4
-    assert all(Path(p).is_file() for p in found["plots"])
+    assert all((container.work / p).is_file() for p in found["plots"])
 
 
 @pytest.mark.slow
-def test_compress_export_and_compare(container: Container, run: Run) -> None:
-    model = container.work / "small.pt"
-    ran(container, "compress", str(run.folder), "--order", "2", "--output", "small.pt", "--no-evaluation")
-    assert model.is_file()
-    ran(container, "export", "small.pt", "--to", "safetensors", "--output", "exported")
+def test_compress_export_and_compare(container: Container, printed: dict[str, str]) -> None:
+    assert (container.work / "small.pt").is_file()
     assert [p.name for p in (container.work / "exported").iterdir()] == ["model.safetensors"]
-    told = ran(container, "compare", str(run.folder), "small.pt", "--no-speed", "--html", "report.html")
-    assert "Verdict" in told
+    assert "Verdict" in printed["compare"]
     assert (container.work / "report.html").read_text(encoding="utf-8").count("<img") == 4
 
 
 @pytest.mark.slow
-def test_bench(container: Container) -> None:
-    rows = json.loads(ran(container, "bench", "recipe.yaml", "--orders", "4", "--repeats", "1", "--json"))
-    assert len(rows) == 1
+def test_bench(printed: dict[str, str]) -> None:
+    assert len(json.loads(printed["bench"])) == 1
 
 
 @pytest.mark.slow
-def test_doctor_says_where_caches_are_and_why(container: Container) -> None:
-    found = {line["name"]: line for line in json.loads(ran(container, "doctor", "--json"))}
+def test_doctor_says_where_caches_are_and_why(container: Container, printed: dict[str, str]) -> None:
+    found = {line["name"]: line for line in json.loads(printed["doctor"])}
     (cache,) = container.temporary.glob("compressm-*")
     assert found["cache"]["ok"] is True
     assert found["cache"]["detail"] == f"{cache} (a temporary folder; this user has no home)"
