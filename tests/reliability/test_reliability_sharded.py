@@ -1,19 +1,17 @@
 """A model sharded over two processes is trained, cut, saved and restored as the plain one is in one process.
 
-This file is also what the two processes run: they write down what they have come to, and the tests compare it with
-what one process makes of the same weights, plan and data.
+The two processes write down what they have come to, and the tests compare it with what one process makes of the same
+weights, plan and data.
 """
 
 import copy
 import os
-import socket
-import subprocess
-import sys
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
 import torch
 from torch import Tensor, nn
@@ -47,7 +45,7 @@ from compressm_cli.structure.masks import enforce_masks, masks_of
 from compressm_cli.structure.plan import Plan
 from compressm_cli.structure.projection import Project
 
-PROCESSES, SECONDS = 2, 240
+PROCESSES = 2
 KINDS = ["lru", "mamba"]
 WIDTH, ORDER, LENGTH, ROWS, STEPS = 8, 6, 16, 8, 4
 ROWS_AT_ONCE = 3
@@ -411,8 +409,9 @@ def run_deep(group: Group) -> dict[str, Any]:
     }
 
 
-def main(folder: Path) -> None:
-    torch.set_num_threads(1)
+def member(folder: Path) -> None:
+    """What each process does; its standard error goes to a file."""
+    os.dup2(os.open(folder / f"{os.environ['RANK']}.err", os.O_WRONLY | os.O_CREAT), 2)
     with joined() as group:
         found: dict[str, Any] = {kind: run_kind(kind, group) for kind in KINDS}
         found |= run_tied(group)
@@ -423,33 +422,14 @@ def main(folder: Path) -> None:
 # ---- the tests ---------------------------------------------------------------------------------------------
 
 
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each process has come to."""
     folder = tmp_path_factory.mktemp("sharded")
-    world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(PROCESSES)}
-    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-    running = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(folder)],
-            env={**os.environ, **world, "RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": path},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(PROCESSES)
-    ]
-    try:
-        errors = [process.communicate(timeout=SECONDS)[1] for process in running]
-    finally:
-        for process in running:
-            process.kill()
-    assert [process.returncode for process in running] == [0] * PROCESSES, "\n".join(errors)
+    running = processes.begun(PROCESSES, member, folder)
+    codes = processes.ended(running)
+    errors = [(folder / f"{rank}.err").read_text() for rank in range(PROCESSES)]
+    assert codes == [0] * PROCESSES, "\n".join(errors)
     assert not any("Warning" in error for error in errors), "\n".join(errors)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(PROCESSES)]
 
@@ -706,7 +686,3 @@ def test_a_plain_model_is_refused() -> None:
     model, optimizer = plain_of("lru")
     with pytest.raises(ValueError, match="not sharded"):
         sharded.apply_plan(model, optimizer, Plan())
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
