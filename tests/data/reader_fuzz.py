@@ -1,0 +1,373 @@
+"""Mutated files of all formats: each is refused in one line, or read as an independent reader reads it.
+
+    python tests/data/reader_fuzz.py --files 2000
+
+prints, of each format, how many files were refused and how many read, and whatever was neither.
+"""
+
+import argparse
+import csv
+import gzip
+import io
+import json
+import random
+import sys
+import tempfile
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from compressm_cli.core.errors import BadInputError
+from compressm_cli.data.layout import Layout
+from compressm_cli.data.rows import Rows
+from compressm_cli.data.token_files import TokenFiles
+
+WORDS = [
+    "a",
+    "ü",
+    "plain",
+    "two words",
+    'q"uote',
+    "com,ma",
+    "line\nbreak",
+    "1",
+    "1.0",
+    "yes",
+    "yes ",
+    "null",
+    "a/b",
+]
+NUMBERS = ["0", "1", "-2.5", "1e3", "1700000000", "0.1", "3.0000000001"]
+PIECES = [
+    b'"', b"\n", b"\r\n", b"\r", b"\x00", b",", b";", b"\t", b"\xef\xbb\xbf", b"NaN", b"1e999", b"Infinity", b"null",
+    b"{", b"}", b"[", b"]", b":", b"\\u0000", b"\xff", b"\xc3", b"0x1", b"1_000", b" ", b"true", b"'", b"-", b"..",
+    b"99999999999999999999999", "\u2028".encode(), "\u0661".encode(),
+]  # fmt: skip
+
+
+@dataclass
+class Case:
+    """A format: how a valid file is made, how ours and an independent reader read it."""
+
+    suffix: str
+    make: Callable[[random.Random], bytes]
+    ours: Callable[[Path], Any]
+    other: Callable[[bytes], Any]
+    """Raises anything where the file cannot be read; what it gives must be what ``ours`` gives."""
+
+
+@dataclass
+class Outcome:
+    """What became of the files of a format."""
+
+    refused: int = 0
+    read: int = 0
+    faults: list[str] = field(default_factory=list)
+
+
+def mutated(content: bytes, chance: random.Random) -> bytes:
+    """The same with one to three bytes, pieces or lines changed."""
+    for _ in range(chance.choice([1, 1, 1, 2, 3])):
+        place, end = sorted(chance.randrange(len(content) + 1) for _ in "ab")
+        end = min(end, place + 40)
+        kind = chance.randrange(7)
+        if kind == 0 and content:
+            place = min(place, len(content) - 1)
+            content = (
+                content[:place] + bytes([content[place] ^ 1 << chance.randrange(8)]) + content[place + 1 :]
+            )
+        elif kind == 1:
+            content = content[:place] + content[end:]
+        elif kind == 2:
+            content = content[:place] + chance.choice(PIECES) + content[place:]
+        elif kind == 3:
+            content = content[:end] + content[place:end] + content[end:]
+        elif kind == 4:
+            content = content[:place] + chance.choice(PIECES) + content[end:]
+        elif kind == 5:
+            lines = content.splitlines(keepends=True)
+            chance.shuffle(lines)
+            content = b"".join(lines)
+        else:
+            content = content[:end]
+    return content
+
+
+def plain(rows: Rows) -> list[tuple[Any, Any]]:
+    """Content and label of each row, as plain values."""
+    labels = rows.labels or [None] * len(rows)
+    content = [c if isinstance(c, bytes) else np.asarray(c).tolist() for c in rows.content]
+    return list(zip(content, labels, strict=True))
+
+
+def _table(chance: random.Random, numbers: bool) -> list[list[str]]:
+    rows = chance.randint(2, 6)
+    if numbers:
+        return [
+            ["x", "y", "label"],
+            *([*chance.choices(NUMBERS, k=2), chance.choice("ab")] for _ in range(rows)),
+        ]
+    return [["text", "label"], *([chance.choice(WORDS), chance.choice(WORDS)] for _ in range(rows))]
+
+
+def _as_csv(table: list[list[str]], **form: Any) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text, **form).writerows(table)
+    return text.getvalue().encode()
+
+
+def _column(table: list[list[str]], name: str) -> list[str]:
+    header, *rows = table
+    if header.count(name) != 1 or any(len(row) != len(header) for row in rows):
+        raise ValueError("no such table")
+    return [row[header.index(name)] for row in rows]
+
+
+def _from_csv(content: bytes, delimiter: str, numbers: bool) -> list[tuple[Any, Any]]:
+    lines = io.StringIO(content.decode("utf-8-sig"), newline="")
+    table = [row for row in csv.reader(lines, delimiter=delimiter, strict=True) if row]
+    labels = _column(table, "label")
+    if numbers:
+        values = [[float(cell) for cell in _column(table, name)] for name in "xy"]
+        return [([[one], [two]], label) for one, two, label in zip(*values, labels, strict=True)]
+    return [(text.encode(), label) for text, label in zip(_column(table, "text"), labels, strict=True)]
+
+
+def _csv_case(suffix: str, delimiter: str, numbers: bool, packed: bool = False) -> Case:
+    form = "tsv" if delimiter == "\t" else "csv"
+    columns: dict[str, Any] = {"feature_columns": ["x", "y"]} if numbers else {"text_column": "text"}
+    layout = Layout(format=form, label_column="label", **columns)  # type: ignore[arg-type]
+
+    def make(chance: random.Random) -> bytes:
+        content = _as_csv(_table(chance, numbers), delimiter=delimiter)
+        return gzip.compress(content, mtime=0) if packed else content
+
+    def other(content: bytes) -> list[tuple[Any, Any]]:
+        return _from_csv(gzip.decompress(content) if packed else content, delimiter, numbers)
+
+    return Case(suffix, make, lambda path: plain(layout.read(str(path))), other)
+
+
+def _objects(chance: random.Random) -> list[dict[str, Any]]:
+    labels: list[list[Any]] = [["pos", "neg"], [0, 1], WORDS]
+    kind = chance.choice(labels)
+    return [{"text": chance.choice(WORDS), "label": chance.choice(kind)} for _ in range(chance.randint(2, 6))]
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("a key twice")
+    return dict(pairs)
+
+
+def _of_objects(objects: Any) -> list[tuple[Any, Any]]:
+    found = []
+    for one in objects:
+        text, label = one["text"], one["label"]
+        if not isinstance(text, str) or not isinstance(label, str | int) or isinstance(label, bool):
+            raise TypeError("other types")
+        found.append((text.encode("utf-8", "surrogatepass"), str(label)))
+    if len({type(one["label"]) for one in objects}) > 1:
+        raise TypeError("labels of several types")
+    return found
+
+
+def _read_json(content: bytes) -> list[tuple[Any, Any]]:
+    text = content.decode("utf-8-sig")
+    try:
+        objects = json.loads(text, object_pairs_hook=_unique)
+        objects = [objects] if isinstance(objects, dict) else objects
+    except ValueError:
+        objects = [json.loads(line, object_pairs_hook=_unique) for line in text.split("\n") if line.strip()]
+    return _of_objects(objects)
+
+
+def _json_case(suffix: str) -> Case:
+    layout = Layout(format=suffix, text_column="text", label_column="label")  # type: ignore[arg-type]
+
+    def make(chance: random.Random) -> bytes:
+        objects = _objects(chance)
+        ascii_ = chance.random() < 0.5
+        if suffix == "json":
+            return json.dumps(objects, ensure_ascii=ascii_, indent=chance.choice([None, 1])).encode()
+        return "".join(json.dumps(one, ensure_ascii=ascii_) + "\n" for one in objects).encode()
+
+    return Case(suffix, make, lambda path: plain(layout.read(str(path))), _read_json)
+
+
+def _series_case() -> Case:
+    layout = Layout(format="jsonl", sequence_column="s", label_column="label")
+
+    def make(chance: random.Random) -> bytes:
+        wide = chance.randint(1, 2)
+        rows = [
+            {"s": [[chance.randint(-9, 9) / 4 for _ in range(wide)] for _ in range(chance.randint(1, 4))],
+             "label": chance.choice("ab")}
+            for _ in range(chance.randint(2, 5))
+        ]  # fmt: skip
+        return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+    def other(content: bytes) -> list[tuple[Any, Any]]:
+        text, found = content.decode("utf-8-sig"), []
+        for line in text.split("\n"):
+            if line.strip():
+                one = json.loads(line, object_pairs_hook=_unique)
+                steps = [step if isinstance(step, list) else [step] for step in one["s"]]
+                if not all(type(v) in (int, float) for step in steps for v in step):
+                    raise TypeError("no numbers")
+                found.append(([[float(v) for v in step] for step in steps], str(one["label"])))
+        return found
+
+    return Case("series.jsonl", make, lambda path: plain(layout.read(str(path))), other)
+
+
+def _parquet_case() -> Case:
+    layout = Layout(format="parquet", text_column="text", label_column="label")
+
+    def make(chance: random.Random) -> bytes:
+        rows = chance.randint(2, 6)
+        columns = {"text": chance.choices(WORDS, k=rows), "label": chance.choices([0, 1], k=rows)}
+        buffer = io.BytesIO()
+        pq.write_table(pa.table(columns), buffer, compression=chance.choice(["none", "snappy"]))
+        return buffer.getvalue()
+
+    return Case(
+        "parquet",
+        make,
+        lambda path: plain(layout.read(str(path))),
+        lambda content: _of_objects(pq.read_table(io.BytesIO(content)).to_pylist()),
+    )
+
+
+def _image_case() -> Case:
+    layout = Layout(format="image_folder")
+
+    def ours(path: Path) -> Any:
+        folder = path.parent / "images" / "a"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "x.png").write_bytes(path.read_bytes())
+        return plain(layout.read(str(folder.parent)))
+
+    def make(chance: random.Random) -> bytes:
+        size = (chance.randint(1, 5), chance.randint(1, 5), *chance.choice([(), (3,)]))
+        pixels = np.frombuffer(chance.randbytes(int(np.prod(size))), dtype=np.uint8).reshape(size)
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "png")
+        return buffer.getvalue()
+
+    def other(content: bytes) -> Any:
+        with Image.open(io.BytesIO(content)) as image:
+            image.load()
+            if image.mode not in ("L", "RGB", "1") or "transparency" in image.info or image.getexif():
+                return None  # other tests know what these are
+            array = np.asarray(image.convert("L") if image.mode == "1" else image)
+        return [((array if array.ndim == 3 else array[:, :, None]).tolist(), "a")]
+
+    return Case("png", make, ours, other)
+
+
+def _tokens_case() -> Case:
+    def ours(path: Path) -> Any:
+        task = TokenFiles(vocabulary=50, length=2, path=str(path), validation_share=0.3, test_share=0.3)
+        dataset = task.dataset()
+        return [s.inputs.tolist() for s in (dataset.train, dataset.validation, dataset.test)]
+
+    def make(chance: random.Random) -> bytes:
+        tokens = np.array(
+            [chance.randrange(50) for _ in range(30)], dtype=chance.choice(["<u2", "<i4", "<i8"])
+        )
+        buffer = io.BytesIO()
+        np.save(buffer, tokens)
+        return buffer.getvalue()
+
+    def other(content: bytes) -> Any:
+        tokens = np.load(io.BytesIO(content), allow_pickle=False)
+        if tokens.ndim != 1 or tokens.dtype.kind not in "iu" or tokens.min() < 0 or tokens.max() >= 50:
+            raise ValueError("no tokens")
+        held = round(0.3 * len(tokens))
+        stretches = np.split(tokens, [len(tokens) - 2 * held, len(tokens) - held])
+        return [[s[i : i + 2].tolist() for i in range(0, len(s) - 2, 2)] for s in stretches]
+
+    return Case("npy", make, ours, other)
+
+
+CASES = {
+    "csv of texts": _csv_case("csv", ",", False),
+    "csv of numbers": _csv_case("csv", ",", True),
+    "tsv": _csv_case("tsv", "\t", False),
+    "csv.gz": _csv_case("csv.gz", ",", False, packed=True),
+    "json": _json_case("json"),
+    "jsonl": _json_case("jsonl"),
+    "series in jsonl": _series_case(),
+    "parquet": _parquet_case(),
+    "png": _image_case(),
+    "tokens in npy": _tokens_case(),
+}
+
+
+def tried(case: Case, content: bytes, folder: Path) -> str:
+    """``refused``, ``read``, or what is wrong."""
+    path = folder / f"file.{case.suffix}"
+    path.write_bytes(content)
+    try:
+        ours = case.ours(path)
+    except BadInputError as error:
+        return "refused" if "\n" not in str(error) and str(error).strip() else f"not one line: {error!s:.300}"
+    except Exception:
+        return "".join(traceback.format_exc(limit=-3))
+    try:
+        other = case.other(content)
+    except Exception as error:
+        why = f"{type(error).__name__}: {error!s:.200}"
+        return f"read {ours!s:.300}, which the independent reader refuses: {why}"
+    return "read" if other is None or ours == other else f"read {ours!s:.300} instead of {other!s:.300}"
+
+
+def fuzz(files: int, seed: int = 0) -> Iterator[tuple[str, Outcome]]:
+    """So many mutated files, in equal parts of each format."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, case in CASES.items():
+            outcome, chance = Outcome(), random.Random(f"{seed} {name}")
+            for number in range(-(-files // len(CASES))):
+                content = case.make(chance)
+                content = content if number == 0 else mutated(content, chance)
+                became = tried(case, content, Path(folder))
+                if number == 0 and became == "refused":
+                    became = "a valid file is refused"
+                if became in ("refused", "read"):
+                    setattr(outcome, became, getattr(outcome, became) + 1)
+                else:
+                    outcome.faults.append(f"file {number}, {content[:200]!r}: {became}")
+            yield name, outcome
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--files", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    total: Counter[str] = Counter()
+    for name, outcome in fuzz(given.files, given.seed):
+        print(
+            f"{name:20} {outcome.refused:5} refused {outcome.read:5} read {len(outcome.faults):5} faults",
+            flush=True,
+        )
+        for fault in outcome.faults[:5]:
+            print(f"    {fault}")
+        total.update(refused=outcome.refused, read=outcome.read, faults=len(outcome.faults))
+    print(dict(total))
+    sys.exit(bool(total["faults"]))
+
+
+if __name__ == "__main__":
+    main()
