@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import import_module, metadata
 from importlib.util import find_spec
@@ -50,8 +50,6 @@ class PluginError(BadInputError):
 _loaded: dict[str, Origin] = {}
 _broken: dict[str, PluginError] = {}
 _loading: list[Origin] = []
-_searched: list[str] = []
-"""The folders in which a module that was asked for was looked for: what else lies there is no installed plug-in."""
 _warned: set[Origin] = set()
 """Those of which another version is here than a checkpoint was made with."""
 _expected: dict[tuple[str, str], tuple[object, Origin] | None] = {}
@@ -85,7 +83,8 @@ def register(*classes: type[Any]) -> None:
 def load(module: str) -> None:
     """Import a plug-in that the user asked for: its classes can be named, also as ``package.module:Class``.
 
-    Where no such module is installed, one in the current folder is taken. Raises PluginError where there is none, or
+    Where no such module is installed, one in the current folder is taken, with what it imports from there meanwhile.
+    Raises PluginError where there is none, or
     its import fails.
     """
     if module in _loaded:
@@ -93,17 +92,15 @@ def load(module: str) -> None:
     package = _package(module)
     if not MODULE.fullmatch(module):
         raise PluginError(f"--plugin {shorten(module)}: write the name of a module, such as my_package")
+    if find_spec(package) is not None:
+        entry = _installed().get(module)
+        _import(module, _origin_of_entry(entry) if entry else _origin(module))
+        return
     here = Path.cwd()
-    if find_spec(package) is None:
-        if not any((here / place).exists() for place in (f"{package}.py", package)):
-            raise PluginError(
-                f"the plug-in {module}: no module {package} is installed, or in {here}; install it"
-            )
-        # At the end, so that nothing there takes the place of an installed module.
-        sys.path.append(str(here))
-        _searched.append(str(here))
-    entry = _installed().get(module)
-    _import(module, _origin_of_entry(entry) if entry else _origin(module))
+    if not any((here / place).exists() for place in (f"{package}.py", package)):
+        raise PluginError(f"the plug-in {module}: no module {package} is installed, or in {here}; install it")
+    with _looking_in(str(here)):
+        _import(module, _origin(module))
 
 
 def is_module(name: object) -> bool:
@@ -179,19 +176,28 @@ def load_installed() -> None:
 # ---- importing -----------------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def _looking_in(folder: str) -> Iterator[None]:
+    """Within, Python finds modules of a folder, too; afterwards no import of anybody's does."""
+    # At the end, so that nothing there takes the place of an installed module.
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        if folder in sys.path:
+            del sys.path[len(sys.path) - 1 - sys.path[::-1].index(folder)]
+
+
 def _installed() -> dict[str, metadata.EntryPoint]:
     """The entry points of installed plug-ins by the module that each names."""
     here = os.stat(os.curdir)
-    return _found_on(tuple(sys.path), (here.st_dev, here.st_ino), tuple(_searched))
+    return _found_on(tuple(sys.path), (here.st_dev, here.st_ino))
 
 
 @cache
-def _found_on(
-    path: tuple[str, ...], here: tuple[int, int], searched: tuple[str, ...]
-) -> dict[str, metadata.EntryPoint]:
+def _found_on(path: tuple[str, ...], here: tuple[int, int]) -> dict[str, metadata.EntryPoint]:
     """Looked for once on a path: it takes time, and a recipe may have very many names."""
-    anybodys = {here, *filter(None, map(_identity, searched))}
-    installed = [place for place in path if os.path.isabs(place) and _identity(place) not in anybodys]
+    installed = [place for place in path if os.path.isabs(place) and _identity(place) != here]
     found: dict[str, metadata.EntryPoint] = {}
     for package in metadata.distributions(path=installed):
         for entry in package.entry_points.select(group=GROUP):

@@ -72,6 +72,5 @@ def on_path(folder: Path, *packages: str) -> Iterator[None]:
         plugins._broken.clear()
         plugins._warned.clear()
         plugins._expected.clear()
-        plugins._searched.clear()
         for name in [name for name in sys.modules if name.partition(".")[0] in packages]:
             del sys.modules[name]
