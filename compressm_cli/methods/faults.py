@@ -14,7 +14,7 @@ from compressm_cli.core.memory import is_out_of_memory
 from compressm_cli.core.text import error_line
 from compressm_cli.core.validation import described
 from compressm_cli.methods.method import Method
-from compressm_cli.structure.plan import Plan
+from compressm_cli.structure.plan import Plan, UnitRecord
 
 if TYPE_CHECKING:  # a loop of one's own needs no recipes
     from compressm_cli.methods.config import MethodConfig
@@ -66,6 +66,7 @@ def where(method: Method, hook: str) -> str:
 
 ALLOWED: dict[str, tuple[type[Exception], ...]] = {"validate": (ValueError,)}
 """Of hooks: what they may raise."""
+LISTS = "with a list of edits and a list of UnitRecord"
 RETURNED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "attach": (
         lambda v: isinstance(v, list | tuple) and all(hasattr(handle, "remove") for handle in v),
@@ -75,8 +76,8 @@ RETURNED: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda v: isinstance(v, list | tuple) and all(type(step) is int and step >= 1 for step in v),
         "a list of whole numbers of at least 1",
     ),
-    "plan": (lambda v: isinstance(v, Plan), "a Plan; an empty one changes nothing"),
-    "after_step": (lambda v: v is None or isinstance(v, Plan), "a Plan or None"),
+    "plan": (lambda v: _is_plan(v), f"a Plan {LISTS}; an empty one changes nothing"),
+    "after_step": (lambda v: v is None or _is_plan(v), f"a Plan or None, {LISTS}"),
     "penalty": (
         lambda v: v is None or (isinstance(v, Tensor) and v.is_floating_point() and v.numel() == 1),
         "a tensor of one floating-point number, or None",
@@ -89,6 +90,14 @@ RETURNED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "state_dict": (lambda v: isinstance(v, dict), "a mapping"),
 }
 """Of hooks: whether what they gave back is right, and what it must be."""
+
+
+def _is_plan(value: object) -> bool:
+    """Whether it is a plan, of lists; whether its edits can be made is seen when they are."""
+    if not isinstance(value, Plan) or not isinstance(value.edits, list | tuple):
+        return False
+    records = value.records
+    return isinstance(records, list | tuple) and all(isinstance(record, UnitRecord) for record in records)
 
 
 @contextmanager

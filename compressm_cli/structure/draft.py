@@ -4,13 +4,15 @@ Edits write into a ``Draft`` and raise ValueError where they cannot be made; the
 it. ``commit`` then only puts finished tensors in place.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves
 
 from compressm_cli.core.axes import Axis, Slot, declared
 from compressm_cli.layers.interface import laid_out
@@ -243,13 +245,10 @@ class Draft:
 
         Should a step raise nevertheless, such as the code of a module that came from outside, nothing is changed.
         """
-        steps = self.finished()
-        with whole_or_not(self.model, self.optimizer):
-            for put_in_place in steps:
-                put_in_place()
+        commit([self])
 
-    def finished(self) -> list[Callable[[], None]]:
-        """The assignments that are left when every tensor is there; those that write values in place come last."""
+    def finished(self) -> tuple[list[Callable[[], None]], list[Callable[[], None]]]:
+        """The assignments that are left when every tensor is there; apart from them those that write values."""
         if self.modules or self._pieces or self.new_masks:
             require_own_state(self.optimizer)
         done: list[Callable[[], None]] = []
@@ -262,8 +261,7 @@ class Draft:
         done.append(lambda: set_parked_units(self.model, self.parked))
         done.append(lambda: follow_shapes(self.model))
         done.append(lambda: _forget_divisors(self.model))
-        done += [partial(self._mask, name, keep) for name, keep in self.new_masks.items()]
-        return done
+        return done, [partial(self._mask, name, keep) for name, keep in self.new_masks.items()]
 
     def _assignments(self, name: str, piece: Piece) -> list[Callable[[], None]]:
         old = self.tensors.get(name)
@@ -279,7 +277,7 @@ class Draft:
         if piece.value is not None and piece.value is not old:
             like = self._like(name)
             new = nn.Parameter(laid_out(piece.value, like), requires_grad=old is None or old.requires_grad)
-            vars(new).update({} if old is None else vars(old))
+            new.__dict__.update({} if old is None else _said_of(old))
             state = {k: self._kept(v, new) for k, v in piece.state.items()}
             done.append(lambda: exchange_parameter(self.optimizer, group, old, new, state))
             done.append(lambda: _set_parameters(self.model, aliases, new))
@@ -345,9 +343,30 @@ class Draft:
         return self._like(name).device
 
 
+def commit(drafts: Sequence[Draft]) -> None:
+    """Put several models in place together, or none of them: what writes values comes when all else is done."""
+    steps = [draft.finished() for draft in drafts]
+    with ExitStack() as stack:
+        for draft in drafts:
+            stack.enter_context(whole_or_not(draft.model, draft.optimizer))
+        for which in (0, 1):
+            for assignments in steps:
+                for put_in_place in assignments[which]:
+                    put_in_place()
+
+
 def encloses(place: str, name: str) -> bool:
     """Whether a module, or a tensor, is at a place of the model or within it."""
     return not place or name == place or name.startswith(f"{place}.")
+
+
+def _said_of(parameter: Tensor) -> dict[str, Any]:
+    """What somebody has noted of a parameter, as far as it is plain data: anything else may be of its old shape."""
+    return {
+        name: value
+        for name, value in vars(parameter).items()
+        if all(isinstance(leaf, bool | int | float | str) for leaf in tree_leaves(value))
+    }
 
 
 def _forget_divisors(model: nn.Module) -> None:

@@ -13,7 +13,7 @@ from compressm_cli.core.axes import declared
 from compressm_cli.core.text import shorten
 from compressm_cli.core.validation import require
 from compressm_cli.layers.interface import state_space_layers
-from compressm_cli.structure.draft import Draft
+from compressm_cli.structure.draft import Draft, commit
 from compressm_cli.structure.edits import Edit
 from compressm_cli.structure.map import StructureMap, tensors_of
 from compressm_cli.structure.masks import set_masks
@@ -51,11 +51,39 @@ def apply_plan(model: nn.Module, optimizer: Optimizer | None, plan: Plan) -> Non
     apply_edits(model, optimizer, plan.edits)
 
 
-def apply_edits(model: nn.Module, optimizer: Optimizer | None, edits: Sequence[Edit]) -> None:
-    """As ``apply_plan``, without records."""
-    draft = Draft(model, optimizer)
-    draft.prepare(edits)
-    draft.commit()
+def apply_edits(
+    model: nn.Module, optimizer: Optimizer | None, edits: Sequence[Edit], copies: Sequence[nn.Module] = ()
+) -> None:
+    """As ``apply_plan``, without records; to ``copies`` of the model, such as averages of its weights, too, or to none.
+
+    Modules that edits build come with the same random numbers in each.
+    """
+    drafts = [Draft(model, optimizer), *(Draft(twin, None) for twin in copies)]
+    random = torch.get_rng_state()
+    drafts[0].prepare(edits)
+    for i, draft in enumerate(drafts[1:]):
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(random)
+            try:
+                draft.prepare(edits)
+            except ValueError as error:
+                raise ValueError(f"copies[{i}]: {error}") from error
+    _require_apart(drafts)
+    commit(drafts)
+
+
+def _require_apart(drafts: Sequence[Draft]) -> None:
+    """ValueError where what is built for a copy is in another model, too: their weights would be the same ones."""
+    known: set[int] = set()
+    for draft in drafts:
+        own = {id(tensor) for tensor in draft.tensors.values()}
+        modules = [module for module in draft.modules.values() if module is not None]
+        built = {id(tensor) for module in modules for tensor in tensors_of(module).values()} - own
+        if built & known:
+            raise ValueError(
+                "an edit builds the same module for the model and for a copy of it; let it make a new one at each call"
+            )
+        known |= own | built
 
 
 def resize(

@@ -1,9 +1,9 @@
 """Compression in a training loop of one's own: five lines, with any optimizer."""
 
+import copy
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from itertools import islice
 from typing import Any
 
@@ -12,7 +12,17 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from compressm_cli.core.text import shorten
+from compressm_cli.compressor.arguments import (
+    Batches,
+    batches_of,
+    copies_of,
+    iterable_of,
+    method_of_settings,
+    require_number,
+    require_optimizer,
+)
+from compressm_cli.compressor.state import own_state, read_state
+from compressm_cli.compressor.wrapper import wrapped_anew
 from compressm_cli.layers.interface import state_space_layers
 from compressm_cli.methods.calibration import Statistic, seeing_inputs
 from compressm_cli.methods.faults import MethodFaultError, ask
@@ -21,20 +31,17 @@ from compressm_cli.methods.method import CheckContext, Method, SetupContext, Ste
 from compressm_cli.methods.parameters import average_gradients, groups_of_method
 from compressm_cli.structure.edits import Train
 from compressm_cli.structure.map import StructureMap
-from compressm_cli.structure.masks import enforce_masks, mask_gradients, masks_of
+from compressm_cli.structure.masks import enforce_masks, mask_gradients
 from compressm_cli.structure.optimizers import method_parameters
 from compressm_cli.structure.plan import Plan, UnitRecord
-from compressm_cli.structure.store import ParkedUnits, parked_units, set_parked_units
+from compressm_cli.structure.store import set_parked_units
 from compressm_cli.structure.surgery import (
     apply_edits,
     frozen,
-    require_constraints,
     restore_constraints,
     sizes,
 )
 
-Batches = Callable[[], Iterable[Any]] | Iterable[Any]
-"""Batches of what the model is called with, a tensor or a tuple of arguments; or what gives them at a check."""
 BATCHES = 4
 """Calibration batches of a method that does not say how many it takes."""
 
@@ -90,11 +97,20 @@ class Compressor:
         Raises ValueError for settings that are none of the method's, and where the method asks for a length that
         nothing tells.
         """
-        if length is not None and length < 1:
-            raise ValueError(f"length: {length} is not the steps of the longest sequence; write at least 1")
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"model: {type(model).__name__} is no torch.nn.Module")
+        require_number("total_steps", total_steps, 1, "how many steps the loop makes")
+        require_number("seed", seed, 0, "a seed of random numbers")
+        if length is not None:
+            require_number("length", length, 1, "the steps of the longest sequence")
+        require_optimizer(optimizer, model)
         self._wrapped, self._optimizer = model, optimizer
-        self.method = method if isinstance(method, Method) else _method_of(method)
-        self._calibration, self._length, self._copies = _batches(calibration), length, list(copies)
+        self.method = method if isinstance(method, Method) else method_of_settings(method)
+        self._calibration, self._length, self._copies = (
+            batches_of(calibration),
+            length,
+            copies_of(copies, self.plain),
+        )
         self._total, self._averaged = total_steps, False
         self._checks = set(ask(self.method, Method.check_steps, total_steps))
         self._generator = torch.Generator().manual_seed(seed)
@@ -158,47 +174,33 @@ class Compressor:
         """What the compressor remembers, beside the model and its optimizer: plain data and tensors."""
         return {
             "step": self.step,
-            "method": ask(self.method, Method.state_dict),
+            # What it remembers may be changed in place from here on.
+            "method": copy.deepcopy(ask(self.method, Method.state_dict)),
             "generator": self._generator.get_state(),
             "parameters": [p.detach().clone() for p in method_parameters(self._optimizer)],
-            "parked": parked_units(self.plain).state_dict(),
-            **_constraints(self.plain),
-            "copies": [
-                {"parked": parked_units(twin).state_dict(), **_constraints(twin)} for twin in self._copies
-            ],
+            **own_state(self.plain),
+            "copies": [own_state(twin) for twin in self._copies],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from ``state_dict``; the model and its copies must have the shapes that they had then (``resize``).
 
-        ValueError, with nothing changed, for masks and frozen parameters that are none of the model's, and for another
-        number of copies.
+        ValueError, with nothing changed, for what is no such state, or one of another model, of another method's
+        parameters or of another number of copies.
         """
-        held = [(self.plain, state, "")]
-        if "copies" in state:
-            if len(state["copies"]) != len(self._copies):
-                raise ValueError(
-                    f"the state is of {len(state['copies'])} copies of the model, and there are {len(self._copies)}; "
-                    "give Compressor(..., copies=...) as many as then"
-                )
-            for i, (twin, saved) in enumerate(zip(self._copies, state["copies"], strict=True)):
-                held.append((twin, saved, f"copies[{i}]."))
-        # Earlier versions saved neither masks nor what is frozen.
-        constrained = [(model, saved, where) for model, saved, where in held if "masks" in saved]
-        for model, saved, where in constrained:
-            require_constraints(model, saved["masks"], saved["frozen"], where)
-        self.step = state["step"]
-        ask(self.method, Method.load_state_dict, state["method"])
+        own = method_parameters(self._optimizer)
+        held = read_state(state, [self.plain, *self._copies], own)
+        ask(self.method, Method.load_state_dict, copy.deepcopy(state["method"]))
+        self.step, self._averaged = state["step"], False
         self._generator.set_state(state["generator"])
         self._hooks.follow(self.plain)
-        for model, saved, _ in held:
-            set_parked_units(model, ParkedUnits.of_state(saved["parked"]))
         before = frozen(self.plain)
-        for model, saved, _ in constrained:
-            restore_constraints(model, saved["masks"], saved["frozen"])
+        for model, saved in zip([self.plain, *self._copies], held, strict=False):
+            set_parked_units(model, saved.parked)
+            if saved.masks is not None:
+                restore_constraints(model, saved.masks, saved.frozen)
         if isinstance(self._wrapped, DistributedDataParallel) and frozen(self.plain) != before:
-            self._wrapped = _wrapped_anew(self._wrapped)
-        own = method_parameters(self._optimizer)
+            self._wrapped = wrapped_anew(self._wrapped)
         with torch.no_grad():
             for parameter, value in zip(own, state.get("parameters", []), strict=True):
                 parameter.copy_(value)
@@ -239,13 +241,11 @@ class Compressor:
         if not plan.edits:
             return Change(records=plan.records)
         before = [id(p) for p in self.plain.parameters()]
-        apply_edits(self.plain, self._optimizer, plan.edits)
-        for twin in self._copies:
-            apply_edits(twin, None, plan.edits)
+        apply_edits(self.plain, self._optimizer, plan.edits, self._copies)
         self._hooks.follow(self.plain)
         changed = [id(p) for p in self.plain.parameters()] != before
         if isinstance(self._wrapped, DistributedDataParallel) and (changed or _trains(plan)):
-            self._wrapped = _wrapped_anew(self._wrapped)
+            self._wrapped = wrapped_anew(self._wrapped)
         return Change(changed, plan.records)
 
     @torch.no_grad()
@@ -257,7 +257,7 @@ class Compressor:
             )
         model, is_empty = self.plain, True
         with seeing_inputs(model, statistics):
-            for batch in islice(_iterable(self._calibration()), batches):
+            for batch in islice(iterable_of(self._calibration()), batches):
                 is_empty = False
                 model(*batch) if isinstance(batch, (tuple, list)) else model(batch)
                 for statistic in statistics.values():
@@ -316,7 +316,7 @@ def compress(
 ) -> list[UnitRecord]:
     """Cut a trained model once, in place, without an optimizer; returns what was found and done at each layer."""
     settings = (
-        method if isinstance(method, Method) else {**method, "schedule": {"kind": "listed", "at_steps": [1]}}
+        {**method, "schedule": {"kind": "listed", "at_steps": [1]}} if isinstance(method, Mapping) else method
     )
     compressor = Compressor(
         model, None, settings, total_steps=1, calibration=calibration, length=length, seed=seed
@@ -331,99 +331,6 @@ def _nothing_found(method: Method, model: nn.Module) -> str:
     return f"there is nothing to cut: {type(method).__name__} finds none of its units in the model; {why}"
 
 
-def _batches(calibration: Batches | None) -> Callable[[], Iterable[Any]] | None:
-    """What gives batches at each check; ValueError for what gives them once, or none."""
-    if calibration is None or callable(calibration):
-        return calibration
-    if isinstance(calibration, Iterator):
-        raise ValueError(
-            "calibration: each check asks for batches, and this can be gone through once; give a list of them, a "
-            "loader, or a function that returns them"
-        )
-    given = _iterable(calibration)
-    return lambda: given
-
-
-def _iterable(batches: Any) -> Iterable[Any]:
-    if isinstance(batches, (Tensor, str, Mapping)) or not isinstance(batches, Iterable):
-        raise ValueError(
-            f"calibration: {type(batches).__name__} is no iterable of batches; write [batch], a loader, or a function "
-            f"that returns one"
-        )
-    return batches
-
-
-def _method_of(settings: Mapping[str, Any]) -> Method:
-    # Whoever imports the interface, or brings a method, waits for none of these.
-    from pydantic import ValidationError
-
-    from compressm_cli.methods.registry import METHODS, method_of
-
-    name = settings.get("method")
-    if name is None:
-        raise ValueError(f"method: is missing; write one of {', '.join(METHODS)}")
-    if not isinstance(name, str) or name not in METHODS:
-        raise ValueError(f"method: {_instead(name, 'method', METHODS)}")
-    try:
-        config = METHODS[name].Config.model_validate(dict(settings))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(p) for p in first["loc"] if str(p).isalnum() or str(p).isidentifier()) or name
-        raise ValueError(f"{place}: {_said(first, METHODS[name].Config.model_fields)}") from None
-    if config.safety is not None:
-        raise ValueError(
-            "safety: a loop of one's own has no way back; leave it out, and keep checkpoints of yours"
-        )
-    return method_of(config)
-
-
-def _said(error: Mapping[str, Any], settings: Iterable[str]) -> str:
-    """What is wrong with a setting, in the words of this package."""
-    kind, message, place = error["type"], error["msg"], error["loc"]
-    if kind == "extra_forbidden":
-        return _instead(place[-1], "setting", settings if len(place) == 1 else ())
-    if kind == "missing":
-        return "is missing"
-    if kind == "value_error":
-        return str(error["ctx"]["error"])
-    if kind.startswith("union_tag"):
-        tag, allowed = (
-            error["ctx"].get(key, "").replace("'", "") for key in ("discriminator", "expected_tags")
-        )
-        return f"{shorten(error['input'])} has no {tag} that there is" + (
-            f"; write {allowed}" if allowed else ""
-        )
-    return f"{shorten(error['input'])} {message.removeprefix('Input ')}"
-
-
-def _instead(name: object, subject: str, names: Iterable[str]) -> str:
-    """That there is no such name, and which is meant, or which there are."""
-    known = list(names)
-    near = get_close_matches(str(name), known, n=1, cutoff=0.5)
-    there = f"; there are {', '.join(known)}" if known else ""
-    return f"{shorten(name)} is no {subject}" + (f"; did you mean {near[0]!r}?" if near else there)
-
-
-def _constraints(model: nn.Module) -> dict[str, Any]:
-    """What a model's own state does not tell: copies of the masks, and the names of what is not trained."""
-    return {"masks": {name: mask.clone() for name, mask in masks_of(model).items()}, "frozen": frozen(model)}
-
-
 def _trains(plan: Plan) -> bool:
     """Whether it says what is trained, which a wrapper for several processes must know."""
     return any(isinstance(edit, Train) for edit in plan.edits)
-
-
-def _wrapped_anew(wrapped: DistributedDataParallel) -> DistributedDataParallel:
-    """The module in a fresh wrapper, of the settings that the old one had."""
-    settings: dict[str, Any] = {
-        "device_ids": wrapped.device_ids,
-        "output_device": wrapped.output_device,
-        "process_group": wrapped.process_group,
-        "find_unused_parameters": wrapped.find_unused_parameters,
-        "gradient_as_bucket_view": wrapped.gradient_as_bucket_view,
-        "static_graph": wrapped.static_graph,
-    }
-    if not wrapped.broadcast_buffers:  # only where it was asked for: the setting is about to get another name
-        settings["broadcast_buffers"] = False
-    return DistributedDataParallel(wrapped.module, **settings)
