@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
+import torch
 from pydantic import Field, model_validator
 
 from compressm_cli.core.errors import BadInputError
-from compressm_cli.data.encodings import AnyInputs, Audio, Bytes, Classes, Encoding, Pixels, Series
+from compressm_cli.data.encodings import AnyInputs, Audio, Bytes, Classes, Encoding, Numbers, Pixels, Series
 from compressm_cli.data.encodings.audio import Features, Rate, Seconds
 from compressm_cli.data.encodings.images import WHITE, Grey, Resize, Side, on_background
 from compressm_cli.data.interface import Dataset, Split, TaskConfig
@@ -16,6 +17,7 @@ from compressm_cli.data.layout import Layout
 from compressm_cli.data.patterns import files_of
 from compressm_cli.data.recordings import Recordings
 from compressm_cli.data.rows import Rows
+from compressm_cli.data.scaling import Standardize, scaling
 from compressm_cli.data.splits import Seed, hold_out
 from compressm_cli.data.tokens import of_one_length
 
@@ -33,11 +35,12 @@ HALF = 0.5
 
 
 class Files(Layout, TaskConfig):
-    """``data: {task: files}``: classify the rows of a table, or the texts, images or recordings of a folder.
+    """``data: {task: files}``: say the class or numbers of each row of a table, or the class of each file of a folder.
 
-    A row of numbers is a sequence of one feature a step, in the order of ``feature_columns``, as they
-    stand. A text is a sequence of its UTF-8 bytes. An image is a sequence of its pixels, row by row, of
-    one feature (grey) or three (colour) scaled to -1..1. A recording (.wav, .flac, .aif, .aiff, .au) is the mean of its
+    A row of numbers is a sequence of one feature a step, in the order of ``feature_columns``. Series with several
+    features a step are lists in a row (``sequence_column``), or rows that belong together (``id_column``). A text is a
+    sequence of its UTF-8 bytes. An image is a sequence of its pixels, row by row, of one feature (grey) or three
+    (colour) scaled to -1..1. A recording (.wav, .flac, .aif, .aiff, .au) is the mean of its
     channels, -1..1, a sample a step, or 13 mel-frequency cepstral coefficients every 10 ms, and is standardized by the
     training rows; that takes ``pip install 'compressm[audio]'``. Paths start at the current folder.
 
@@ -78,13 +81,20 @@ class Files(Layout, TaskConfig):
     file are in one split."""
     max_seconds: Seconds | None = None
     """Seconds of a recording that are read; null reads all."""
+    standardize: Standardize = "auto"
+    """Of series and of ``target_columns``: whether each channel, and each target, is brought to a mean of 0 and a
+    deviation of 1, those of the training rows. ``auto`` does where one of them is far from that: a mean of more than 10
+    deviations, or a deviation that is not 0.1 to 10."""
     split_seed: Seed = 0
     """Which rows are held out."""
 
     @model_validator(mode="after")
     def _keys_fit_the_format(self) -> Self:
-        if not self.format.endswith("_folder") and self.label_column is None:
-            raise ValueError(f"{self.format} needs label_column and either text_column or feature_columns")
+        is_table = not self.format.endswith("_folder")
+        if is_table and self.label_column is None and self.target_columns is None:
+            raise ValueError(
+                f"{self.format} needs label_column and {self.inputs_in_words}, or target_columns"
+            )
         if self.max_length is not None and self.text_column is None and self.format != "text_folder":
             raise ValueError("max_length is for texts; leave it out")
         self._keys_fit_the_kind()
@@ -110,6 +120,10 @@ class Files(Layout, TaskConfig):
                 "chunk_seconds reads all of a recording and max_seconds its beginning; give one of them"
             )
 
+    def default_objective(self) -> str:
+        """Numbers are learned by regression."""
+        return "classification" if self.target_columns is None else "regression"
+
     def load(self) -> Dataset:
         """Read the files.
 
@@ -119,10 +133,11 @@ class Files(Layout, TaskConfig):
         self._require_disjoint()
         read = {key: self.read(place) for key, place in places.items() if not isinstance(place, float)}
         whole = read["train"]
-        names = self._class_names(whole)
+        classes = self._classes(whole)
         shares = {key: share for key, share in places.items() if isinstance(share, float)}
-        read |= self._held_out(whole, names, shares)
-        encoding = Encoding(inputs=self._inputs(whole, read["train"]), outputs=Classes(names=names))
+        read |= self._held_out(whole, classes, shares)
+        outputs = self._numbers(read["train"]) if classes is None else classes
+        encoding = Encoding(inputs=self._inputs(whole, read["train"]), outputs=outputs)
         splits = of_one_length({key: encoding.split(rows) for key, rows in read.items()})
         counts = (len(splits["train"]), len(splits["validation"]), len(splits["test"]))
         spec = encoding.spec(splits["train"].inputs.shape[1], counts)
@@ -144,13 +159,23 @@ class Files(Layout, TaskConfig):
                         f"{file}: belongs to data.{other} and to data.{key}; give each its own files"
                     )
 
-    def _class_names(self, rows: Rows) -> list[str]:
+    def _classes(self, rows: Rows) -> Classes | None:
+        """The classes of all rows of the training file; None where they have targets instead."""
+        if self.target_columns is not None:
+            return None
         names = class_names(rows.labels or [])
         if len(names) < 2:
             raise BadInputError(
-                f"{self.train}: every row is of class {names[0]!r}; there must be two classes or more"
+                f"{rows.source}: every row is of class {names[0]!r}; there must be two classes or more"
             )
-        return names
+        return Classes(names=names)
+
+    def _numbers(self, rows: Rows) -> Numbers:
+        """The targets of the training rows."""
+        assert rows.targets is not None, "targets are read"
+        names = list(rows.target_names or [])
+        found = scaling(rows.targets, names, self.standardize)
+        return Numbers(names=names, standardization=found.standardization)
 
     def _inputs(self, whole: Rows, rows: Rows) -> AnyInputs:
         """The encoding that the training rows ask for, of the ``whole`` that was read."""
@@ -160,8 +185,13 @@ class Files(Layout, TaskConfig):
             return self._pixels(whole.content[0])
         if rows.kind == "audio":
             return self._audio(rows)
+        return self._series(rows)
+
+    def _series(self, rows: Rows) -> Series:
+        channels = list(rows.channels or [])
+        found = scaling(np.concatenate(list(rows.content)), channels, self.standardize)
         columns = None if rows.columns is None else list(rows.columns)
-        return Series(channels=list(rows.channels or []), columns=columns)
+        return Series(channels=channels, columns=columns, standardization=found.standardization)
 
     def _pixels(self, first: bytes | np.ndarray) -> Pixels:
         """Of the size and colours that are asked for, else of the first image."""
@@ -197,17 +227,17 @@ class Files(Layout, TaskConfig):
         )
         return inputs.fitted(rows)
 
-    def _held_out(self, rows: Rows, names: list[str], shares: dict[str, float]) -> dict[str, Rows]:
+    def _held_out(self, rows: Rows, classes: Classes | None, shares: dict[str, float]) -> dict[str, Rows]:
         """The training rows, less those that become the splits named in ``shares``."""
         if not shares:
             return {}
         counts = [max(1, round(share * len(rows))) for share in shares.values()]
         if sum(counts) >= len(rows):
             raise BadInputError(
-                f"{self.train}: {len(rows)} rows are too few to hold some out; add rows, or give files of "
+                f"{rows.source}: {len(rows)} rows are too few to hold some out; add rows, or give files of "
                 f"their own as {' and '.join(f'data.{key}' for key in shares)}"
             )
-        labels = Classes(names=names).encode(rows)
+        labels = torch.zeros(len(rows), dtype=torch.int64) if classes is None else classes.encode(rows)
         indices = hold_out(labels, counts, self.split_seed)
         return {
             key: rows.taken(index.tolist()) for key, index in zip([*shares, "train"], indices, strict=True)

@@ -178,6 +178,10 @@ class TaskConfig(Config):
 
     task: str
 
+    def default_objective(self) -> str:
+        """The kind of objective for a recipe that names none, where it depends on the settings."""
+        return self.own_objective
+
     def places(self) -> dict[str, str]:
         """The user's files and folders that are read, by key; several of one key with commas between."""
         return {

@@ -76,8 +76,11 @@ class Layout(Config):
     several columns of lists of numbers, one a channel."""
     label_column: ColumnName | None = None
     """Of a table: the class, a text or a whole number."""
+    target_columns: ColumnNames | None = None
+    """Of a table, instead of a label: the numbers to be said of each row."""
     id_column: ColumnName | None = None
-    """Of a table with a row a step: what series a row belongs to. A label must be the same in all rows of a series."""
+    """Of a table with a row a step: what series a row belongs to. Its label, or its targets, must
+    be the same in all of them."""
     time_column: ColumnName | None = None
     """With ``id_column``: the order of the rows of a series, numbers or dates and times (ISO 8601); null is the order
     in the file."""
@@ -99,10 +102,14 @@ class Layout(Config):
                     f"{self.format} has no columns; leave out text_column, feature_columns, label_column"
                 )
         elif len(inputs) != 1:
-            raise ValueError(f"{self.format} needs label_column and {self._inputs_in_words}")
+            raise ValueError(f"{self.format} needs label_column and {self.inputs_in_words}")
         elif self.sequence_column is not None and self.format in BY_TEXT:
             raise ValueError(
                 f"sequence_column: the cells of {self.format} are texts; write lists as json, jsonl or parquet"
+            )
+        if self.label_column is not None and self.target_columns is not None:
+            raise ValueError(
+                "label_column is a class and target_columns are numbers to be said; write one of them"
             )
         self._text_keys_fit()
         self._step_keys_fit()
@@ -127,7 +134,8 @@ class Layout(Config):
             raise ValueError(f"column {repeated[0]!r} is used twice; name each input once, and not the label")
 
     @property
-    def _inputs_in_words(self) -> str:
+    def inputs_in_words(self) -> str:
+        """The keys of which a table needs one."""
         listed = "" if self.format in BY_TEXT else " (or sequence_column)"
         return f"either text_column or feature_columns{listed}"
 
@@ -140,7 +148,8 @@ class Layout(Config):
     @property
     def named_columns(self) -> list[str]:
         """The columns of a table that are named for anything else."""
-        return [name for name in (self.label_column, self.id_column, self.time_column) if name is not None]
+        named = (self.label_column, *(self.target_columns or []), self.id_column, self.time_column)
+        return [name for name in named if name is not None]
 
     def read(self, place: str | Sequence[str], labelled: bool = True) -> Rows:
         """The rows of a file or folder, or of files (also by a pattern), with their labels where they are ``labelled``.

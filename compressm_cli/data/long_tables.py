@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.text import shorten
 
@@ -18,14 +20,15 @@ class Grouping:
     rows: list[list[int]]
     """Of each, its rows in order of time, counted from 0."""
 
-    def one_each(self, values: Sequence[Any], column: str, source: str) -> list[Any]:
+    def one_each(self, values: Sequence[Any] | np.ndarray, column: str, source: str) -> list[Any]:
         """What is the same in all rows of a series, one a series; BadInputError where it is not."""
         for name, rows in zip(self.names, self.rows, strict=True):
             for row in rows:
                 if values[row] != values[rows[0]]:
+                    one, other = (shorten(_plain(values[place])) for place in (rows[0], row))
                     raise BadInputError(
-                        f"{source}, series {name!r}: column {column!r} is {shorten(values[rows[0]])} in one of its "
-                        f"rows and {shorten(values[row])} in another; write the same in all of them"
+                        f"{source}, series {name!r}: column {column!r} is {one} in one of its rows and {other} in "
+                        "another; write the same in all of them"
                     )
         return [values[rows[0]] for rows in self.rows]
 
@@ -58,3 +61,8 @@ def in_order(
                 "has a time of its own: leave one out, or name the series with data.id_column"
             )
     return ordered
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy's as Python writes it."""
+    return value.item() if isinstance(value, np.generic) else value

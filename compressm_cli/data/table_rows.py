@@ -34,6 +34,8 @@ class TableRows:
         self._labels: Labels | None = None
         if labelled and layout.label_column is not None:
             self._labels = self._want(layout.label_column, Labels())
+        names = layout.target_columns if labelled else None
+        self._targets = {name: self._want(name, Numbers()) for name in names or []}
 
     def read(self) -> Rows:
         """All of them, in the order of the files and of the rows in each."""
@@ -85,13 +87,16 @@ class TableRows:
         labels = None
         if self._labels is not None:
             labels = series.one_each(self._labels.values, str(self._layout.label_column), self._place)
+        targets = [series.one_each(c.values, name, self._place) for name, c in self._targets.items()]
         return Rows(
             self._place,
             "series",
             [numbers[rows] for rows in series.rows],
             names=series.names,
             labels=labels,
+            targets=np.array(targets).T if targets else None,
             channels=names,
+            target_names=list(self._targets) or None,
         )
 
     def _want(self, name: str, column: C) -> C:
@@ -124,7 +129,15 @@ class TableRows:
     ) -> Rows:
         """Rows of the table that are rows of the data."""
         labels = None if self._labels is None else self._labels.values
-        names = self._table.row_names()
+        targets = [column.values for column in self._targets.values()]
         return Rows(
-            self._place, kind, content, names=names, labels=labels, channels=channels, columns=columns
+            self._place,
+            kind,
+            content,
+            names=self._table.row_names(),
+            labels=labels,
+            targets=np.stack(targets, axis=1) if targets else None,
+            channels=channels,
+            columns=columns,
+            target_names=list(self._targets) or None,
         )

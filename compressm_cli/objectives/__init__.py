@@ -27,7 +27,7 @@ def objective_config(recipe: Any) -> ObjectiveConfig:
     """A recipe's ``objective:``, or its task's own."""
     if recipe.objective is not None:
         return recipe.objective
-    own: Any = OBJECTIVES[recipe.data.own_objective].Config
+    own: Any = OBJECTIVES[recipe.data.default_objective()].Config
     return own()
 
 

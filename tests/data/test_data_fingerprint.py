@@ -124,10 +124,9 @@ def test_every_task_names_the_keys_that_are_paths() -> None:
     """What else it reads would be taken from the current folder of the moment."""
     for name, task in TASKS.items():
         texts = {key for key, field in task.model_fields.items() if str in _parts(field.annotation)}
-        columns = {f"{one}_column" for one in ("text", "sequence", "label", "id", "time")} | {
-            "feature_columns"
-        }
-        assert texts - columns - {"delimiter"} <= set(task.paths), name
+        columns = {f"{one}_column" for one in ("text", "sequence", "label", "id", "time")}
+        columns |= {"feature_columns", "target_columns", "delimiter"}
+        assert texts - columns <= set(task.paths), name
 
 
 def _parts(annotation: object) -> list[object]:

@@ -412,3 +412,83 @@ def test_files_that_are_no_table_together_are_refused():
 def test_keys_that_do_not_fit_are_refused(options, message):
     with pytest.raises(ValidationError, match=message):
         Layout(**{"label_column": "label", **options})
+
+
+def scaled(rows=None, standardize="auto", **keys):
+    """The encoding of the rows of a table of x and y, and its training split."""
+    if rows is not None:
+        write("rows.jsonl", rows)
+    keys = {**XY, **keys}
+    dataset = Files(format="jsonl", train="rows.jsonl", standardize=standardize, **keys).load()
+    return dataset.encoding, dataset.train
+
+
+def test_series_far_from_0_and_1_are_standardized_by_their_training_rows():
+    seconds = [{"x": 1.7e9 + n, "y": 1.7e9 + 0.5 + n, "label": n % 2} for n in range(40)]
+    encoding, train = scaled(seconds)
+    scale = encoding.inputs.standardization
+    values = train.inputs.double().numpy()
+    assert len(np.unique(values)) == 2 * len(train)  # in single precision alone they would be one number
+    np.testing.assert_allclose([values.mean(), values.std()], [0.0, 1.0], atol=1e-6)
+    own = np.sort(np.round(scale.undo(values).reshape(-1) * 2) / 2)
+    everything = [value for row in seconds for value in (row["x"], row["y"])]
+    assert set(own) < set(everything)
+    np.testing.assert_allclose(scale.mean, own.mean(), rtol=1e-15)  # of these rows, not of those held out
+    assert not np.isclose(scale.mean[0], np.mean(everything), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("values", "asked", "done"),
+    [
+        ([0.0, 1.0], "auto", False),
+        ([0.0, 19.0], "auto", False),
+        ([0.0, 21.0], "auto", True),
+        ([0.0, 0.19], "auto", True),
+        ([10.0, 11.0], "auto", True),
+        ([3.0, 3.0], "auto", False),
+        ([11.0, 11.0], "auto", True),
+        ([0.0, 1.0], True, True),
+        ([1e9, 1e9 + 1], False, False),
+    ],
+)
+def test_when_series_are_standardized(values, asked, done):
+    low, high = values
+    encoding, _ = scaled([{"x": low, "y": high, "label": n % 2} for n in range(20)], asked)
+    assert (encoding.inputs.standardization is not None) == done
+
+
+def test_numbers_to_be_said_are_targets_in_their_own_order():
+    rows = [{"x": n, "y": 0, "price": 1e6 + 10 * n, "area": n / 4} for n in range(20)]
+    keys = {"label_column": None, "target_columns": ["price", "area"]}
+    encoding, train = scaled(rows, **keys)
+    assert encoding.outputs.names == ["price", "area"]
+    own = encoding.outputs.decode(train.labels)
+    x = train.inputs[:, 0, 0].double().numpy()
+    np.testing.assert_allclose(own[:, 0], 1e6 + 10 * x, rtol=1e-9)
+    np.testing.assert_allclose(own[:, 1], x / 4, atol=1e-5)
+    task = Files(format="jsonl", train="rows.jsonl", **{**XY, **keys})
+    assert task.default_objective() == "regression"
+    assert (task.spec().targets, task.spec().classes, task.spec().rows) == (2, 0, (16, 2, 2))
+    refused(
+        "rows.jsonl",
+        "jsonl",
+        "has no column 'cost'",
+        **{**XY, "label_column": None, "target_columns": ["cost"]},
+    )
+    with pytest.raises(ValidationError, match="label_column is a class and target_columns are numbers"):
+        Layout(format="jsonl", target_columns=["price"], **XY)
+
+
+def test_targets_of_series_of_many_rows():
+    rows = [{**row, "goal": 1.5 if row["id"] == "a" else -2} for row in long_rows()]
+    keys = {**LONG, "label_column": None, "target_columns": ["goal"]}
+    write("rows.jsonl", rows)
+    found = read("rows.jsonl", "jsonl", **keys)
+    assert found.targets.tolist() == [[-2.0], [1.5]]
+    write("rows.jsonl", [{**row, "goal": row["t"]} for row in rows])
+    refused(
+        "rows.jsonl",
+        "jsonl",
+        "series 'b': column 'goal' is 1.0 in one of its rows and 3.0 in another",
+        **keys,
+    )

@@ -10,6 +10,9 @@ from compressm_cli.core.config import Config
 
 Scale = Annotated[float, Field(gt=0.0)]
 
+FAR = 10.0
+"""From how many deviations on a mean is far from 0, and by which factor a deviation is far from 1."""
+
 
 class Standardization(Config):
     """(value - mean) / deviation of each column, in float64; fitted on the training rows alone."""
@@ -26,9 +29,14 @@ class Standardization(Config):
     @classmethod
     def fitted(cls, values: np.ndarray) -> "Standardization":
         """To (rows, columns) float64; of a column with one value alone the deviation counts as 1."""
-        deviation = values.std(axis=0)
-        constant = ~(deviation > np.abs(values).max(axis=0) * 1e-12)
-        return cls(mean=values.mean(axis=0).tolist(), deviation=np.where(constant, 1.0, deviation).tolist())
+        deviation = np.where(constant_columns(values), 1.0, values.std(axis=0))
+        return cls(mean=values.mean(axis=0).tolist(), deviation=deviation.tolist())
+
+    @property
+    def far(self) -> np.ndarray:
+        """(columns,): which are far from a mean of 0 and a deviation of 1 as they stand."""
+        mean, deviation = np.abs(np.array(self.mean)), np.array(self.deviation)
+        return (mean > FAR * deviation) | (deviation > FAR) | (deviation < 1 / FAR)
 
     @classmethod
     def over(cls, parts: Iterable[np.ndarray]) -> "Standardization":
@@ -53,3 +61,9 @@ class Standardization(Config):
     def undo(self, values: np.ndarray) -> np.ndarray:
         """(..., columns) back to their own unit, float64."""
         return values.astype(np.float64) * np.array(self.deviation) + np.array(self.mean)
+
+
+def constant_columns(values: np.ndarray) -> np.ndarray:
+    """(columns,): which of (rows, columns) have one value alone, but for rounding."""
+    constant: np.ndarray = ~(values.std(axis=0) > np.abs(values).max(axis=0) * 1e-12)
+    return constant
