@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
+from compressm_cli.core.validation import described
 from compressm_cli.models import SequenceModel, has_batch_statistics
 
 
@@ -19,9 +20,10 @@ class FrozenPrefix:
     a batch of another size, so that only batches of the largest size so far are kept and served; and the first one that
     is served is computed as well: where it differs in a bit, nothing is kept.
 
-    An edit, a thaw, another value, mode, hook or precision is noticed at the next call, and what was kept is forgotten.
-    What a hook does beside is not done for a batch that is served. Not noticed is what is written past autograd
-    (``parameter.data.mul_(...)``), and another attribute of a module that is not one of these: make a new one then.
+    An edit, a thaw, another value, mode, attribute, hook or precision is noticed at the next call, and what was kept is
+    forgotten. What takes random numbers is not kept, and inputs that want a gradient are not served. What a hook does
+    beside is not done for a batch that is served. Not noticed is what is written past autograd
+    (``parameter.data.mul_(...)``), or into an object that a module has: make a new one then.
     """
 
     def __init__(self, model: SequenceModel, rows: int, limit: int) -> None:
@@ -49,8 +51,8 @@ class FrozenPrefix:
 
         Raises ValueError for a row that there is not, and where there are not as many rows as inputs.
         """
+        self._require_rows(rows, inputs)
         numbers = rows.cpu()
-        self._require_rows(numbers, inputs)
         blocks = frozen_blocks(self._model)
         if (seen := self._state(blocks, inputs.device.type)) != self._seen:
             self._forget()
@@ -61,11 +63,15 @@ class FrozenPrefix:
             self._reason = "rows are padded to the longest one of their batch"
         elif self._model._forward_hooks or self._model._forward_pre_hooks:
             self._reason = "the model has hooks, which see it whole"
+        if inputs.requires_grad:  # of what is kept the inputs would get no gradient
+            return self._model(inputs, lengths)
         if self._reason is not None or blocks is None:
             return self._model(inputs, lengths)
         return self._model.from_hidden(self._hidden(numbers, inputs, blocks), lengths, blocks)
 
     def _require_rows(self, rows: Tensor, inputs: Tensor) -> None:
+        if not isinstance(rows, Tensor) or rows.dtype not in (torch.int64, torch.int32):
+            raise ValueError(f"the numbers of rows are a tensor of whole numbers, not {described(rows)}")
         if rows.shape != inputs.shape[:1]:
             raise ValueError(f"{tuple(rows.shape)} numbers of rows for {len(inputs)} inputs")
         if len(rows) and (int(rows.min()) < 0 or int(rows.max()) >= self._rows):
@@ -76,8 +82,13 @@ class FrozenPrefix:
     def _hidden(self, rows: Tensor, inputs: Tensor, blocks: int) -> Tensor:
         x = self._served(rows, inputs)
         if x is None:
+            before = _random(inputs.device)
             x = self._model.hidden(inputs, None, blocks)
-            self._keep(rows, inputs, x)
+            if all(map(torch.equal, before, _random(inputs.device))):
+                self._keep(rows, inputs, x)
+            else:
+                self._forget()
+                self._reason = "something in it is random"
             return x
         if not self._is_confirmed:
             fresh = self._model.hidden(inputs, None, blocks)
@@ -127,9 +138,13 @@ class FrozenPrefix:
         tensors = [t for m in beginning for t in (*m.parameters(), *m.buffers())]
         parts = [part for m in beginning for part in m.modules()]
         self._held = [*tensors, *parts]
-        precision = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+        precision = (
+            torch.is_autocast_enabled(device),
+            torch.get_autocast_dtype(device),
+            torch.get_float32_matmul_precision(),
+        )
         hooks = tuple(torch_module._global_forward_hooks), tuple(torch_module._global_forward_pre_hooks)
-        values = [(id(t), t._version, t.data_ptr(), t.dtype, t.shape) for t in tensors]
+        values = [(id(t), _version(t), t.data_ptr(), t.dtype, t.shape) for t in tensors]
         return blocks, precision, hooks, values, [_seen(part) for part in (self._model, *parts)]
 
 
@@ -151,13 +166,29 @@ def _is_fixed(module: nn.Module) -> bool:
 
 def _drops(module: nn.Module) -> bool:
     shares = getattr(module, "dropout", 0.0), getattr(module, "p", 0.0)
-    return any(isinstance(share, float) and share > 0.0 for share in shares)
+    return any(isinstance(share, float | int) and share > 0 for share in shares)
+
+
+def _random(device: torch.device) -> tuple[Tensor, ...]:
+    """The state of the random numbers that a pass may take."""
+    own = (torch.cuda.get_rng_state(device),) if device.type == "cuda" else ()
+    return torch.get_rng_state(), *own
+
+
+def _version(tensor: Tensor) -> object:
+    """How often a tensor was written to; of one that does not count that, what equals nothing else."""
+    return object() if tensor.is_inference() else tensor._version
 
 
 def _seen(part: nn.Module) -> tuple[object, ...]:
-    """What is told of a module beside its tensors."""
+    """What is told of a module beside its tensors: plain attributes by their value, others by what they are."""
     hooks = tuple(part._forward_hooks), tuple(part._forward_pre_hooks)
-    return id(part), type(part), part.training, str(getattr(part, "form", None)), hooks
+    attributes = {
+        name: value if isinstance(value, bool | int | float | str) else id(value)
+        for name, value in vars(part).items()
+        if not name.startswith("_")
+    }
+    return id(part), type(part), attributes, str(getattr(part, "form", None)), hooks
 
 
 def _are_alike(inputs: Tensor, known: Tensor) -> bool:

@@ -156,16 +156,27 @@ def auc(outputs: Tensor, labels: Tensor) -> float | None:
     classes = outputs.shape[1]
     if classes == 2:
         return _area(outputs[:, 1] - outputs[:, 0], labels == 1)
-    probabilities = outputs.softmax(dim=1)
-    areas = [_area(probabilities[:, c], labels == c) for c in range(classes)]
+    odds = _log_odds(outputs)
+    areas = [_area(odds[:, c], labels == c) for c in range(classes)]
     known = [area for area in areas if area is not None]
     return sum(known) / classes if len(known) == classes else None
+
+
+def _log_odds(outputs: Tensor) -> Tensor:
+    """The logarithms of the odds of each class (rows, classes), which rise with its probability.
+
+    They tell apart probabilities that are rounded to the same number next to 1.
+    """
+    known = outputs.log_softmax(dim=1)
+    top = outputs.argmax(dim=1, keepdim=True)
+    rest = known.scatter(1, top, float("-inf")).logsumexp(dim=1, keepdim=True)
+    return known - torch.log1p(-known.exp()).scatter(1, top, rest)
 
 
 def _area(scores: Tensor, positive: Tensor) -> float | None:
     """The share of pairs of a positive and a negative row of which the positive one has the higher score."""
     positives, negatives = int(positive.sum()), int((~positive).sum())
-    if not positives or not negatives or not bool(torch.isfinite(scores).all()):
+    if not positives or not negatives or bool(scores.isnan().any()):
         return None
     below = scores[~positive].sort().values
     high = torch.searchsorted(below, scores[positive], right=True)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from layer_kinds import SMALL
-from torch import Tensor
+from torch import Tensor, nn
 
 from compressm_cli.data.interface import DataSpec, Split
 from compressm_cli.engine.batches import Batches, Share
@@ -115,11 +115,19 @@ def hook_before(model: SequenceModel) -> None:
     model.blocks[0].register_forward_pre_hook(lambda _, inputs: (2 * inputs[0], *inputs[1:]))
 
 
-@pytest.mark.parametrize(
-    "change",
-    [thaw, cut, drop, load, assign, hook, hook_before, SequenceModel.eval],
-    ids=lambda f: f.__name__,
-)
+def set_a_number(model: SequenceModel) -> None:
+    model.blocks[0].norm.eps = 0.5
+
+
+def set_a_function(model: SequenceModel) -> None:
+    forward = model.blocks[0].forward
+    model.blocks[0].forward = lambda *inputs: 2 * forward(*inputs)
+
+
+CHANGES = [thaw, cut, drop, load, assign, hook, hook_before, set_a_number, set_a_function, SequenceModel.eval]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda f: f.__name__)
 def test_a_change_is_noticed(change: Callable[[SequenceModel], Any]) -> None:
     model = build("lru")
     cache, inputs, rows = FrozenPrefix(model, ROWS, PLENTY), split().inputs, torch.arange(ROWS)
@@ -136,6 +144,56 @@ def test_a_change_is_noticed(change: Callable[[SequenceModel], Any]) -> None:
     cache(rows, inputs)
     # Once more, to be sure, and then no more; a removed block passes on what it sees.
     assert passed == ([ROWS, 2 * ROWS, 2 * ROWS] if change is thaw else [ROWS, ROWS, 2 * ROWS])
+
+
+class Noisy(nn.Module):
+    """A norm of somebody else's, which nobody knows to be random."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.randn_like(x) if self.training else x
+
+
+@pytest.mark.parametrize("norm", [Noisy, nn.RReLU, lambda: nn.Dropout(1)], ids=["noise", "rrelu", "dropout"])
+def test_what_takes_random_numbers_is_not_kept(norm: Callable[[], nn.Module]) -> None:
+    model, inputs, rows = build("lru"), split().inputs, torch.arange(ROWS)
+    model.blocks[0].norm = norm()
+    cache = FrozenPrefix(model, ROWS, PLENTY)
+    for seed in range(4):
+        torch.manual_seed(seed)
+        expected, following = model(inputs), torch.rand(())
+        torch.manual_seed(seed)
+        assert torch.equal(cache(rows, inputs), expected)
+        assert torch.equal(torch.rand(()), following)
+    if norm in (Noisy, nn.RReLU):
+        assert cache.reason == "something in it is random"
+    else:
+        assert frozen_blocks(model) == 0
+
+
+def test_inputs_that_want_a_gradient_get_theirs() -> None:
+    model, inputs, rows = build("lru"), split().inputs, torch.arange(ROWS)
+    cache, wanted = FrozenPrefix(model, ROWS, PLENTY), split().inputs.requires_grad_()
+    for _ in range(3):
+        cache(rows, inputs)
+    cache(rows, wanted).sum().backward()
+    plain = split().inputs.requires_grad_()
+    model(plain).sum().backward()
+    assert wanted.grad is not None
+    assert plain.grad is not None
+    assert torch.equal(wanted.grad, plain.grad)
+
+
+def test_tensors_that_do_not_count_what_is_written_are_never_out_of_date() -> None:
+    model, inputs, rows = build("lru"), split().inputs, torch.arange(ROWS)
+    with torch.inference_mode():
+        model.blocks[0].register_buffer("factor", torch.ones(1))
+    model.blocks[0].register_forward_hook(lambda block, _, x: block.factor * x)
+    cache = FrozenPrefix(model, ROWS, PLENTY)
+    for _ in range(3):
+        assert torch.equal(cache(rows, inputs), model(inputs))
+    with torch.inference_mode():
+        model.blocks[0].factor.mul_(2)
+    assert torch.equal(cache(rows, inputs), model(inputs))
 
 
 @pytest.mark.parametrize(
@@ -226,3 +284,9 @@ def test_a_hook_of_the_whole_model_is_called() -> None:
 def test_rows_that_there_are_not_are_refused(rows: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FrozenPrefix(build("lru"), ROWS, PLENTY)(torch.tensor(rows), split().inputs[:2])
+
+
+@pytest.mark.parametrize("rows", [torch.tensor([True, False]), torch.tensor([0.0, 1.0]), [0, 1]], ids=str)
+def test_rows_that_are_no_numbers_are_refused(rows: Any) -> None:
+    with pytest.raises(ValueError, match="the numbers of rows are a tensor of whole numbers, not a "):
+        FrozenPrefix(build("lru"), ROWS, PLENTY)(rows, split().inputs[:2])

@@ -90,6 +90,23 @@ def test_metrics_of_classes(classes: int, rows: int) -> None:
     assert (result.rows, result.labels) == (rows, len(labels))
 
 
+def test_an_auc_tells_apart_what_is_all_but_certain() -> None:
+    """Probabilities next to 1, where float64 has no room between them; outputs of minus infinity are impossible."""
+    sure = torch.arange(40.0, 80.0, 5.0, dtype=torch.float64)
+    none = torch.zeros_like(sure)
+    outputs = torch.stack([sure, none, none - 3], dim=1)
+    outputs = torch.cat([outputs, torch.tensor([[0.0, 9.0, 1.0], [0.0, 1.0, 9.0]]).double()])
+    labels = torch.tensor([1, 0, 0, 1, 0, 0, 0, 0, 1, 2])
+    margins = outputs.numpy()[:, 0] - np.logaddexp(outputs.numpy()[:, 1], outputs.numpy()[:, 2])
+    first = brute_auc(margins, labels.numpy() == 0)
+    softmax = outputs.softmax(dim=1).numpy()
+    others = [brute_auc(softmax[:, c], labels.numpy() == c) for c in (1, 2)]
+    assert first == pytest.approx(22 / 24)
+    assert auc(outputs, labels) == pytest.approx((first + sum(others)) / 3, rel=1e-12)
+    outputs[-1, 0] = -torch.inf
+    assert auc(outputs, labels) == pytest.approx((first + sum(others)) / 3, rel=1e-12)
+
+
 def test_an_auc_without_one_of_the_classes_is_not_known() -> None:
     outputs = torch.randn(6, 3, dtype=torch.float64)
     assert auc(outputs, torch.tensor([0, 1, 0, 1, 1, 0])) is None
