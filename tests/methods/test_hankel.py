@@ -13,6 +13,7 @@ from scipy.linalg import eigh, solve_discrete_lyapunov, svd
 from selective_cases import show
 from torch import Tensor, nn
 
+from compressm_cli.core.errors import BadInputError
 from compressm_cli.layers import LAYERS
 from compressm_cli.layers.time_invariant import TimeInvariantLayer
 from compressm_cli.lti import Realization, order_for_energy
@@ -304,6 +305,16 @@ def test_real_poles_are_kept_as_single_states() -> None:
 
 
 # ---- targets ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [BadInputError, ValueError])
+def test_a_list_of_targets_for_other_layers_is_told_in_words(error: type[Exception]) -> None:
+    """As where blocks are gone: in a run, and in a loop of one's own."""
+    with pytest.raises(
+        error,
+        match=r"target_order: 3 orders are listed, .* states are 0, 1; write one number, or a list of 2",
+    ):
+        plan_for([build(), build()], target_order=[2, 2, 2])
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.8, 0.95])

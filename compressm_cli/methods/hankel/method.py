@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.validation import is_count, mapping_of, part, require
 from compressm_cli.layers.interface import StateSpaceLayer, state_axis, state_space_layers
 from compressm_cli.layers.time_invariant import TimeInvariantLayer
@@ -58,6 +59,10 @@ class _Candidate:
     def refuse(self, error: Exception) -> None:
         self.is_cut = False
         self.record.reason = f"{REFUSED}{error}"
+
+
+class TargetsError(BadInputError, ValueError):
+    """A list of target orders has not one for each layer; a ValueError in a loop of one's own."""
 
 
 class Hankel(Method):
@@ -247,6 +252,12 @@ class Hankel(Method):
         target = self.config.target_order
         if isinstance(target, int):
             return [target] * len(candidates)
+        if len(target) != len(self.start_orders):
+            layers = ", ".join(self.start_orders)
+            raise TargetsError(
+                f"compression.target_order: {len(target)} orders are listed, and the model's layers with states are "
+                f"{layers}; write one number, or a list of {len(self.start_orders)}"
+            )
         by_name = dict(zip(self.start_orders, target, strict=True))
         return [by_name[c.name] for c in candidates]
 
