@@ -9,7 +9,7 @@ from compressm_cli.engine.distributed.group import Group
 from compressm_cli.engine.divergence import Rollbacks
 from compressm_cli.engine.evaluation import Evaluation
 from compressm_cli.engine.trackers import Trackers
-from compressm_cli.engine.view import Verdict, View
+from compressm_cli.engine.view import Beginning, Verdict, View
 from compressm_cli.objectives.classification import ACCURACY
 from compressm_cli.objectives.objective import Metric
 from compressm_cli.recipe import Recipe
@@ -55,7 +55,7 @@ class Listeners:
         self, recipe: Recipe, seed: int, steps: int, orders: dict[str, int], device: torch.device
     ) -> None:
         """Training begins, or goes on, with these orders by layer; it will end after about so many steps."""
-        self.view.start(recipe.name, seed, steps, orders, str(device), self._primary)
+        self.view.start(Beginning(recipe.name, seed, steps, orders, str(device), self._primary))
 
     def expect(self, steps: int) -> None:
         """The run will end after about so many steps, as it is now."""

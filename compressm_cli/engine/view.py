@@ -1,5 +1,6 @@
 """What a run tells whoever watches it."""
 
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from compressm_cli.objectives.classification import ACCURACY
@@ -9,19 +10,26 @@ from compressm_cli.structure.plan import UnitRecord
 Verdict = Literal["applied", "nothing", "trial", "accepted", "rejected", "undone"]
 
 
+@dataclass(frozen=True)
+class Beginning:
+    """What a run begins with, or goes on with."""
+
+    recipe_name: str
+    seed: int
+    total_steps: int
+    """About how many, where a budget decides."""
+    orders: dict[str, int]
+    """Of the layers, by name."""
+    device: str
+    primary: Metric = ACCURACY
+    """By which models are judged."""
+
+
 class View(Protocol):
     """What the training loop tells; a view may be told of steps as often as there are any."""
 
-    def start(
-        self,
-        recipe_name: str,
-        seed: int,
-        total_steps: int,
-        orders: dict[str, int],
-        device: str,
-        primary: Metric = ACCURACY,
-    ) -> None:
-        """A run begins, or goes on, with these orders by layer; models are judged by ``primary``."""
+    def start(self, beginning: Beginning) -> None:
+        """A run begins, or goes on."""
 
     def expect(self, total_steps: int) -> None:
         """The run will have about so many steps: what a cut saves of a budget becomes more of them."""
@@ -48,15 +56,7 @@ class View(Protocol):
 class SilentView:
     """Shows nothing."""
 
-    def start(
-        self,
-        recipe_name: str,
-        seed: int,
-        total_steps: int,
-        orders: dict[str, int],
-        device: str,
-        primary: Metric = ACCURACY,
-    ) -> None: ...
+    def start(self, beginning: Beginning) -> None: ...
 
     def expect(self, total_steps: int) -> None: ...
 

@@ -12,13 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from compressm_cli.core.text import printable
-from compressm_cli.objectives.classification import ACCURACY
-from compressm_cli.objectives.objective import Metric
+from compressm_cli.engine.view import Beginning, Verdict
 from compressm_cli.render.charts import sparkline, spectrum
 from compressm_cli.render.progress import (
     VERDICTS,
     Progress,
-    Verdict,
     duration,
     kept_values,
     reasons,
@@ -50,16 +48,8 @@ class LiveView:
         self._progress: Progress | None = None
         self._live: Live | None = None
 
-    def start(
-        self,
-        recipe_name: str,
-        seed: int,
-        total_steps: int,
-        orders: dict[str, int],
-        device: str,
-        primary: Metric = ACCURACY,
-    ) -> None:
-        self._progress = Progress(recipe_name, seed, total_steps, orders, device, primary)
+    def start(self, beginning: Beginning) -> None:
+        self._progress = Progress(beginning)
         self._live = Live(
             self, console=self._console, refresh_per_second=REDRAWS_PER_SECOND, redirect_stdout=False
         )
@@ -115,8 +105,9 @@ def render(progress: Progress, width: int, height: int) -> RenderableType:
     parts.append(_layers(progress, inside, room))
     if known:
         parts += [Text(), _decision(known[0], known[2], told)]
+    beginning = progress.beginning
     title = Text.assemble(
-        (progress.recipe_name, "bold not dim"), f"  seed {progress.seed}  {progress.device}"
+        (beginning.recipe_name, "bold not dim"), f"  seed {beginning.seed}  {beginning.device}"
     )
     return Panel(
         Group(*parts), title=title, title_align="left", box=box.ROUNDED, border_style="dim", width=width

@@ -6,9 +6,7 @@ from typing import Any, TextIO
 from rich.console import Console
 
 from compressm_cli.core.text import printable
-from compressm_cli.engine.view import Verdict, View
-from compressm_cli.objectives.classification import ACCURACY
-from compressm_cli.objectives.objective import Metric
+from compressm_cli.engine.view import Beginning, Verdict, View
 from compressm_cli.render.live_view import LiveView
 from compressm_cli.render.progress import VERDICTS, Progress, duration, reasons, short_time
 from compressm_cli.render.summary_table import summary_table
@@ -26,20 +24,15 @@ class PlainView:
         self._progress: Progress | None = None
         self._last_line = 0.0
 
-    def start(
-        self,
-        recipe_name: str,
-        seed: int,
-        total_steps: int,
-        orders: dict[str, int],
-        device: str,
-        primary: Metric = ACCURACY,
-    ) -> None:
-        self._progress = Progress(recipe_name, seed, total_steps, orders, device, primary)
+    def start(self, beginning: Beginning) -> None:
+        self._progress = Progress(beginning)
         self._last_line = time.monotonic()
-        listed = ", ".join(f"{layer} {order}" for layer, order in orders.items())
+        listed = ", ".join(f"{layer} {order}" for layer, order in beginning.orders.items())
         orders_told = f"; orders: {listed}" if listed else ""
-        self.message(f"{recipe_name}, seed {seed}: {total_steps:,} steps on {device}{orders_told}")
+        self.message(
+            f"{beginning.recipe_name}, seed {beginning.seed}: {beginning.total_steps:,} steps on "
+            f"{beginning.device}{orders_told}"
+        )
 
     def expect(self, total_steps: int) -> None:
         self._known().expect(total_steps)

@@ -6,9 +6,7 @@ import time
 from collections import deque
 from dataclasses import replace
 
-from compressm_cli.engine.view import Verdict
-from compressm_cli.objectives.classification import ACCURACY
-from compressm_cli.objectives.objective import Metric
+from compressm_cli.engine.view import Beginning, Verdict
 from compressm_cli.structure.plan import UnitRecord
 
 VERDICTS: dict[Verdict, str] = {
@@ -24,26 +22,18 @@ VERDICTS: dict[Verdict, str] = {
 class Progress:
     """The state of a run as its view knows it; storing is all that happens at a step."""
 
-    def __init__(
-        self,
-        recipe_name: str,
-        seed: int,
-        total_steps: int,
-        orders: dict[str, int],
-        device: str,
-        primary: Metric = ACCURACY,
-    ) -> None:
-        self.recipe_name, self.seed, self.device = recipe_name, seed, device
-        self.total_steps, self.is_estimate = total_steps, False
+    def __init__(self, beginning: Beginning) -> None:
+        self.beginning = beginning
+        self.total_steps, self.is_estimate = beginning.total_steps, False
         self.step_number = 0
         self.loss: float | None = None
         self.learning_rate: float | None = None
         self.losses: deque[float] = deque(maxlen=60)
-        self.metric = primary
+        self.metric = beginning.primary
         self.value: float | None = None
         self.best: tuple[float, int] | None = None
         """The metric's best value, and its step."""
-        self.start_orders, self.orders = dict(orders), dict(orders)
+        self.start_orders, self.orders = dict(beginning.orders), dict(beginning.orders)
         self.spectra: dict[str, UnitRecord] = {}
         """The newest record with a spectrum of each layer."""
         self.last_check: tuple[int, list[UnitRecord], Verdict] | None = None

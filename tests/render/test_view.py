@@ -9,7 +9,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from compressm_cli.engine.view import SilentView, View
+from compressm_cli.engine.view import Beginning, SilentView, View
 from compressm_cli.methods.hankel.record import hankel_record
 from compressm_cli.objectives import Metric
 from compressm_cli.render import plain_view as view_module
@@ -88,7 +88,7 @@ def train(view: View | Progress, clock: FakeTime, first: int, last: int, seconds
 
 
 def cut_run(clock: FakeTime, layers: int = 2) -> Progress:
-    progress = Progress("digits", 3, 1000, {f"blocks.{i}.layer": 64 for i in range(layers)}, "cpu")
+    progress = Progress(Beginning("digits", 3, 1000, {f"blocks.{i}.layer": 64 for i in range(layers)}, "cpu"))
     train(progress, clock, 1, 100, 0.02)
     progress.evaluation(100, 0.9)
     progress.compression(100, [record(name, 64, 16) for name in progress.orders], "applied")
@@ -107,7 +107,7 @@ def drawn(progress: Progress, width: int, height: int) -> str:
 
 def test_the_metric_has_its_own_name_and_direction() -> None:
     error = Metric("mse", "mean squared error")
-    progress = Progress("walks", 0, 10, ORDERS, "cpu", error)
+    progress = Progress(Beginning("walks", 0, 10, ORDERS, "cpu", error))
     assert "validation mean squared error" in drawn(progress, 80, 24)
     for step, value in ((2, 0.5), (4, 0.03125), (6, 0.25), (8, None)):
         progress.evaluation(step, value)
@@ -124,7 +124,7 @@ def test_pace_and_step_times_compare_with_before_the_first_cut(fake_time: FakeTi
 
 
 def test_without_a_cut_there_is_nothing_to_compare(fake_time: FakeTime) -> None:
-    progress = Progress("digits", 0, 10, ORDERS, "cpu")
+    progress = Progress(Beginning("digits", 0, 10, ORDERS, "cpu"))
     assert progress.seconds_left() is None
     train(progress, fake_time, 1, 5, 0.1)
     progress.compression(5, [record("blocks.0.layer", 64, 64)], "nothing")
@@ -133,7 +133,7 @@ def test_without_a_cut_there_is_nothing_to_compare(fake_time: FakeTime) -> None:
 
 
 def test_a_trial_shows_the_cut_orders_until_it_is_undone(fake_time: FakeTime) -> None:
-    progress = Progress("digits", 0, 100, ORDERS, "cpu")
+    progress = Progress(Beginning("digits", 0, 100, ORDERS, "cpu"))
     train(progress, fake_time, 1, 20, 0.1)
     records = [record("blocks.0.layer", 64, 16)]
     progress.compression(20, records, "trial")
@@ -224,13 +224,13 @@ def test_the_panel_shows_all_that_matters_without_colour(fake_time: FakeTime) ->
 
 
 def test_the_panel_can_be_drawn_before_anything_happened() -> None:
-    text = drawn(Progress("digits", 0, 10, ORDERS, "cpu"), 80, 24)
+    text = drawn(Progress(Beginning("digits", 0, 10, ORDERS, "cpu")), 80, 24)
     assert "0 of 10" in text
     assert "not known before the first check" in text
 
 
 def test_markup_in_names_and_reasons_is_shown_as_it_is(fake_time: FakeTime) -> None:
-    progress = Progress("my[bold]recipe[/bold]", 0, 10, {"[red]x": 4}, "cpu")
+    progress = Progress(Beginning("my[bold]recipe[/bold]", 0, 10, {"[red]x": 4}, "cpu"))
     progress.compression(1, [told("[red]x", 4, 2, "cut [/nonsense]", [1.0, 0.5])], "applied")
     text = drawn(progress, 100, 30)
     for part in ("my[bold]recipe[/bold]", "[red]x", "cut [/nonsense]"):
@@ -250,7 +250,7 @@ def test_a_live_run_ends_with_the_summary_and_the_cursor_back() -> None:
 def test_a_live_run_that_breaks_off_gives_the_terminal_back() -> None:
     stream = Terminal()
     view = LiveView(Console(file=stream, width=80, height=24, force_terminal=True))
-    view.start("digits", 3, 1000, ORDERS, "cpu")
+    view.start(Beginning("digits", 3, 1000, ORDERS, "cpu"))
     view.step(1, 1.0, 1e-3, 0.01)
     view.message("see [this]")
     view.close()
@@ -264,7 +264,7 @@ def test_a_live_run_that_breaks_off_gives_the_terminal_back() -> None:
 
 
 def tell_a_run(view: View) -> None:
-    view.start("digits", 3, 1000, ORDERS, "cpu")
+    view.start(Beginning("digits", 3, 1000, ORDERS, "cpu"))
     view.step(1, 2.3, 1e-3, 0.02)
     view.evaluation(50, 0.5, 0.85)
     view.compression(100, [record("blocks.0.layer", 64, 16), record("blocks.1.layer", 64, 64)], "trial")
@@ -276,7 +276,7 @@ def tell_a_run(view: View) -> None:
 def test_plain_lines_are_ascii_and_one_an_event() -> None:
     stream = io.StringIO()
     view = PlainView(stream)
-    view.start("digits", 3, 1000, ORDERS, "cpu")
+    view.start(Beginning("digits", 3, 1000, ORDERS, "cpu"))
     view.evaluation(50, 0.5, 0.85)
     view.compression(100, [record("blocks.0.layer", 64, 16), record("blocks.1.layer", 64, 64)], "trial")
     view.message("a word")
@@ -293,7 +293,7 @@ def test_plain_lines_are_ascii_and_one_an_event() -> None:
 def test_plain_lines_about_steps_come_every_five_seconds(fake_time: FakeTime) -> None:
     stream = io.StringIO()
     view = PlainView(stream)
-    view.start("digits", 3, 1000, ORDERS, "cpu")
+    view.start(Beginning("digits", 3, 1000, ORDERS, "cpu"))
     train(view, fake_time, 1, 130, 0.125)
     lines = stream.getvalue().splitlines()[1:]
     assert len(lines) == 3
