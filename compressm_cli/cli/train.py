@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from compressm_cli.runs.folder import Run
 
 GOING_ON = "Going on with a run"
+MOST_FILES = 12
+"""That a plan names of one key."""
 
 app = typer.Typer(add_completion=False)
 
@@ -232,6 +234,8 @@ def _forecast_table(recipe: "Recipe", known: "Forecast") -> object:
         "data",
         f"{rows[0]} / {rows[1]} / {rows[2]} rows, {data.length} steps of {steps}, {labels}",
     )
+    for key, files in recipe.data.sources().items():
+        table.add_row(f"data.{key}", _files_in_words([str(file) for file in files]))
     table.add_row("device", known.device)
     table.add_row("orders", ", ".join(f"{name} {order}" for name, order in known.orders.items()) or "none")
     table.add_row("parameters", f"{known.parameters:,}")
@@ -244,6 +248,11 @@ def _forecast_table(recipe: "Recipe", known: "Forecast") -> object:
     table.add_row(*_checks_in_words(known.course, known.check_steps))
     table.add_row("what a FLOP is", known.flop_convention)
     return table
+
+
+def _files_in_words(files: list[str]) -> str:
+    shown = files if len(files) <= MOST_FILES else [*files[: MOST_FILES - 1], "...", files[-1]]
+    return f"{len(files)} file{'s' if len(files) > 1 else ''}, in this order: {', '.join(shown)}"
 
 
 def _budget_in_words(course: "Course") -> str:

@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 IGNORE = -100
 """Label of a step that is not scored; what cross-entropy leaves out by default."""
 SPLITS = ("train", "validation", "test")
+UNSIGNED = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.int64}
+"""Types of tokens in files that little can be done with but on the CPU, and what they become elsewhere."""
 CLASSES = "classes"
 """Under which the checksum of the names of the classes is kept, beside those of the splits."""
+CHUNK = 2**22
+"""Labels that are looked at at once."""
 MOST_NAMES = 100
 """Names of classes that a fingerprint tells, and characters of each; of all there is the checksum."""
 
@@ -72,12 +76,14 @@ class Split:
     @property
     def scored(self) -> Tensor:
         """Which labels count, of the shape of the labels."""
+        if self.labels.dtype in UNSIGNED:  # none of these is ``IGNORE``
+            return torch.ones((), dtype=torch.bool, device=self.labels.device).expand(self.labels.shape)
         return ~self.labels.isnan() if self.labels.is_floating_point() else self.labels != IGNORE
 
     def to(self, device: torch.device) -> "Split":
         """The same rows on another device."""
         lengths = None if self.lengths is None else self.lengths.to(device)
-        return Split(self.inputs.to(device), self.labels.to(device), lengths)
+        return Split(_moved(self.inputs, device), _moved(self.labels, device), lengths)
 
     def rows(self, index: Tensor) -> "Split":
         """Some rows, as a batch: tokens and classes in int64, cut after the longest row of the batch."""
@@ -90,6 +96,11 @@ class Split:
         per_step = self.labels.ndim == (3 if real else 2)
         labels = self.labels[index, :longest] if per_step else self.labels[index]
         return Split(inputs, labels if real else labels.to(torch.int64), lengths)
+
+
+def _moved(values: Tensor, device: torch.device) -> Tensor:
+    here = device.type == "cpu" or values.dtype not in UNSIGNED
+    return values.to(device) if here else values.to(UNSIGNED[values.dtype]).to(device)
 
 
 @dataclass(frozen=True)
@@ -202,6 +213,10 @@ class TaskConfig(Config):
         values = ((key, getattr(self, key, None)) for key in self.paths)
         return {key: value for key, value in values if isinstance(value, str | list)}
 
+    def sources(self) -> dict[str, list[Path]]:
+        """The files that are read, in their order, by key, where a key may mean several."""
+        return {}
+
     @abstractmethod
     def load(self) -> Dataset:
         """Decode the data to tensors on the CPU.
@@ -282,17 +297,14 @@ def _misfit(split: Split, spec: DataSpec) -> str | None:
 
 def _strange_class(split: Split, classes: int) -> str | None:
     """Which label is none of the classes; None where all that are scored are."""
-    labels = split.labels
-    if labels.dtype in (torch.uint16, torch.uint32, torch.uint64):  # which torch compares with nothing
-        labels = labels.to(torch.int64)
-    if labels.numel() == 0 or (int(labels.min()) >= 0 and int(labels.max()) < classes):
-        return None
-    strange = split.scored & ((labels < 0) | (labels >= classes))
-    if not bool(strange.any()):
-        return None
-    place = torch.nonzero(strange)[0]
-    row = int(place[0]) + 1
-    return (
-        f"the label {int(labels[tuple(place)])} in row {row}; labels are from 0 to {classes - 1} "
-        f"(its spec has {classes} classes), or {IGNORE} where one is not scored"
-    )
+    rows = max(1, CHUNK // max(1, split.labels[:1].numel()))
+    for start in range(0, len(split), rows):  # in parts: labels may be in a file that is larger than memory
+        labels = split.labels[start : start + rows].to(torch.int64)
+        strange = split.scored[start : start + rows] & ((labels < 0) | (labels >= classes))
+        if bool(strange.any()):
+            place = torch.nonzero(strange)[0]
+            return (
+                f"the label {int(labels[tuple(place)])} in row {start + int(place[0]) + 1}; labels are from 0 to "
+                f"{classes - 1} (its spec has {classes} classes), or {IGNORE} where one is not scored"
+            )
+    return None

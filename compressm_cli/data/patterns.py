@@ -1,7 +1,7 @@
 """Names by pattern: files of a folder, columns of a table; in natural order, in which 9 comes before 10."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import translate
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def files_of(place: str | Sequence[str], wanted: str) -> list[Path]:
     for one in [place] if isinstance(place, str) else place:
         found = _matches(Path(one))
         if not found:
-            problem = "no file is called so" if _is_pattern(one) else "no such file"
+            problem = "no file is called so" if is_pattern(one) else "no such file"
             raise BadInputError(f"{one}: {problem}; give a {wanted} file (paths start at {Path.cwd()})")
         for file in found:
             if file.is_dir():
@@ -42,6 +42,16 @@ def files_of(place: str | Sequence[str], wanted: str) -> list[Path]:
     return files
 
 
+def require_apart(read: Mapping[str, Sequence[Path]]) -> None:
+    """BadInputError for a file that is read for two keys of ``data``: what a model is judged on is not learned from."""
+    seen: dict[Path, str] = {}
+    for key, files in read.items():
+        for file in files:
+            other = seen.setdefault(file.resolve(), key)
+            if other != key:
+                raise BadInputError(f"{file}: is of data.{other} and of data.{key}; leave it in one of them")
+
+
 def _matches(path: Path) -> list[Path]:
     """Part by part, each either a name that exists or a pattern."""
     found = [Path(path.anchor)]
@@ -51,13 +61,14 @@ def _matches(path: Path) -> list[Path]:
 
 
 def _entries(folder: Path, part: str) -> list[Path]:
-    if (folder / part).exists() or not _is_pattern(part):
+    if (folder / part).exists() or not is_pattern(part):
         return [folder / part] if (folder / part).exists() else []
     found = [entry for entry in folder.glob(part) if part.startswith(".") or not entry.name.startswith(".")]
     return sorted(found, key=lambda entry: natural(entry.name))
 
 
-def _is_pattern(text: str) -> bool:
+def is_pattern(text: str) -> bool:
+    """Whether a path that does not exist is one for several files."""
     return any(sign in text for sign in "*?[")
 
 

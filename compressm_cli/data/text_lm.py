@@ -1,5 +1,6 @@
 """Language modelling, byte by byte: the user's text, or the corpus that comes with the package."""
 
+import zlib
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -11,9 +12,12 @@ from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.corpus import generated_text
 from compressm_cli.data.encodings import Bytes, Encoding, Tokens
 from compressm_cli.data.interface import Dataset, DataSpec, TaskConfig
+from compressm_cli.data.patterns import files_of, is_pattern, require_apart
+from compressm_cli.data.sources.packed import opened, suffix_of
 from compressm_cli.data.tokens import BYTE_VOCABULARY
-from compressm_cli.data.windows import NAMES, stretch_sizes, window_count, windows
+from compressm_cli.data.windows import NAMES, Stretch, cut, shortest, stretch_sizes, window_count, windows
 
+Place = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(gt=0.0, lt=0.5)]
 
 CORPUS_BYTES = 1_000_000
@@ -28,17 +32,25 @@ class TextLm(TaskConfig):
     """``data: {task: text_lm}``: say the next byte at every step.
 
     Tokens are bytes plus one, since 0 is the padding, and so are the labels: 257 classes. The text is cut
-    into three stretches, train, validation, test, and each of them into windows; what is left at the end
-    of a stretch, less than a window, is not used.
+    into three stretches, train, validation, test, where the last two have no texts of their own, and each of them into
+    windows; what is left at the end of a stretch, less than a window, is not used. For the tokens of a tokenizer there
+    is the task ``tokens``.
     """
 
+    paths: ClassVar[tuple[str, ...]] = ("path", "validation", "test")
     own_objective: ClassVar[str] = "language"
     bytes_per_token: ClassVar[float | None] = 1.0
 
     task: Literal["text_lm"] = "text_lm"
-    path: Annotated[str, Field(min_length=1)] | None = None
-    """A file of any bytes, or a folder whose files .txt, .text, .md, .rst, .tex, .org and .html are read one after
-    the other, in the order of their names. null is the embedded corpus, English-like text that a program writes."""
+    path: Place | None = None
+    """A file of any bytes, a pattern such as ``part-*.txt``, whose files are read one after the other in the order of
+    the numbers in their names, or a folder, whose files .txt, .text, .md, .rst, .tex, .org and .html are read in the
+    order of their names; also where they are packed as .gz. null is the embedded corpus, English-like text that a
+    program writes."""
+    validation: Place | None = None
+    """The same of the validation stretch, all of it; null takes its share of ``path``."""
+    test: Place | None = None
+    """The same of the test stretch, all of it; null takes its share of ``path``."""
     max_bytes: Annotated[int, Field(ge=1, le=10_000_000_000)] | None = None
     """Bytes used, from the start of the text; null uses all, of the embedded corpus 1,000,000. It can be made longer,
     in about 0.2 seconds a megabyte."""
@@ -47,13 +59,18 @@ class TextLm(TaskConfig):
     stride: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Bytes from one training window to the next; null is ``length``, with which each byte is a label once."""
     validation_share: Share = 0.05
-    """Share of the text that is the validation stretch."""
+    """Share of the text that is the validation stretch, where it has no text of its own."""
     test_share: Share = 0.05
-    """Share of the text that is the test stretch, its end."""
+    """Share of the text that is the test stretch, its end, where it has no text of its own."""
 
     @model_validator(mode="after")
     def _corpus_long_enough(self) -> "TextLm":
-        if self.path is None and (problem := self._problem(self._corpus_size())):
+        if self.path is not None:
+            return self
+        given = [key for key in ("validation", "test") if getattr(self, key) is not None]
+        if given:
+            raise ValueError(f"{' and '.join(given)}: only with path; the embedded corpus is cut into shares")
+        if problem := self._problem(self._sizes(self._corpus_size()), self._corpus_size()):
             raise ValueError(problem)
         return self
 
@@ -62,17 +79,43 @@ class TextLm(TaskConfig):
 
         Raises BadInputError where nothing is at ``path``, nothing is in it, or it is too short.
         """
-        text = generated_text(self._corpus_size()) if self.path is None else self._read()
-        spec = self._spec(len(text))
-        stretches = np.split(np.frombuffer(text, dtype=np.uint8), np.cumsum(self._sizes(len(text)))[:-1])
-        strides = (self.stride or self.length, self.length, self.length)
-        tokens = (torch.from_numpy(stretch.astype(np.int16)) + 1 for stretch in stretches)
-        splits = (windows(s, self.length, stride) for s, stride in zip(tokens, strides, strict=True))
-        return Dataset(spec, *splits, encoding=Encoding(inputs=Bytes(), outputs=Tokens()))
+        parts = self._stretches()
+        short = shortest(parts)
+        sizes = (len(parts[0].tokens), len(parts[1].tokens), len(parts[2].tokens))
+        if problem := self._problem(sizes, short.total):
+            raise BadInputError(f"{short.place}: {problem}")
+        tokens = (torch.from_numpy(part.tokens.astype(np.int16)) + 1 for part in parts)
+        splits = (windows(s, self.length, stride) for s, stride in zip(tokens, self._strides, strict=True))
+        encoding = Encoding(inputs=Bytes(), outputs=Tokens())
+        return Dataset(self._spec(sizes), *splits, encoding=encoding)
 
     def spec(self) -> DataSpec:
         """Known without the embedded corpus; a text of the user's is read."""
-        return self._spec(self._corpus_size()) if self.path is None else super().spec()
+        return self._spec(self._sizes(self._corpus_size())) if self.path is None else super().spec()
+
+    def sources(self) -> dict[str, list[Path]]:
+        return {key: _files(place, key) for key, place in self.places().items()}
+
+    @property
+    def _strides(self) -> tuple[int, int, int]:
+        return self.stride or self.length, self.length, self.length
+
+    def _stretches(self) -> tuple[Stretch, Stretch, Stretch]:
+        if self.path is None:
+            read = {"path": ("the embedded corpus", _numbers(generated_text(self._corpus_size())))}
+        else:
+            files, places = self.sources(), self.places()
+            require_apart(files)
+            most = {"path": self.max_bytes}
+            read = {
+                key: (places[key], _numbers(_read(found, places[key], key, most.get(key))))
+                for key, found in files.items()
+            }
+        return cut(
+            read["path"],
+            (read.get("validation"), self.validation_share),
+            (read.get("test"), self.test_share),
+        )
 
     def _corpus_size(self) -> int:
         return self.max_bytes or CORPUS_BYTES
@@ -81,26 +124,21 @@ class TextLm(TaskConfig):
         """Bytes of the three stretches."""
         return stretch_sizes(size, self.validation_share, self.test_share)
 
-    def _problem(self, size: int) -> str | None:
-        """Why a text of so many bytes cannot be cut; None where it can."""
-        sizes = self._sizes(size)
+    def _problem(self, sizes: tuple[int, int, int], total: int) -> str | None:
+        """Why stretches of so many bytes, the shortest of a text of ``total``, are no use; None where they are."""
         if min(sizes) > self.length:
             return None
         name = NAMES[sizes.index(min(sizes))]
         advice = f"write a length of at most {min(sizes) - 1}, " if min(sizes) > 1 else "write "
         longer = "a larger max_bytes" if self.path is None else "take a longer text"
         return (
-            f"of {size:,} bytes, the {name} part is {min(sizes):,}, and a window of length {self.length} takes "
+            f"of {total:,} bytes, the {name} part is {min(sizes):,}, and a window of length {self.length} takes "
             f"{self.length + 1:,}; {advice}other shares, or {longer}"
         )
 
-    def _spec(self, size: int) -> DataSpec:
-        if problem := self._problem(size):
-            raise BadInputError(f"{self.path}: {problem}")
-        strides = (self.stride or self.length, self.length, self.length)
+    def _spec(self, sizes: tuple[int, int, int]) -> DataSpec:
         train, validation, test = (
-            window_count(part, self.length, stride)
-            for part, stride in zip(self._sizes(size), strides, strict=True)
+            window_count(part, self.length, stride) for part, stride in zip(sizes, self._strides, strict=True)
         )
         return DataSpec(
             classes=BYTE_VOCABULARY,
@@ -110,40 +148,42 @@ class TextLm(TaskConfig):
             per_step=True,
         )
 
-    def _read(self) -> bytes:
-        """The user's text."""
-        assert self.path is not None, "only called with one"
-        texts, missing = [], self.max_bytes
-        for file in _files(Path(self.path)):
-            try:
-                with file.open("rb") as opened:
-                    texts.append(opened.read(-1 if missing is None else missing))
-            except OSError as error:
-                raise BadInputError(
-                    f"{file}: cannot be read ({error.strerror}); correct data.path"
-                ) from error
-            if missing is not None:
-                missing = max(0, missing - len(texts[-1]) - len(SEPARATOR))
-        if not any(texts):
-            raise BadInputError(f"{self.path}: there is no text in it; put one there, or correct data.path")
-        return SEPARATOR.join(texts)[: self.max_bytes]
+
+def _numbers(text: bytes) -> np.ndarray:
+    return np.frombuffer(text, dtype=np.uint8)
 
 
-def _files(path: Path) -> list[Path]:
-    """The texts at ``path``, at least one, in order; hidden files and folders are left out."""
-    if path.is_file():
-        return [path]
+def _read(files: list[Path], place: str, key: str, most: int | None) -> bytes:
+    """The texts of some files, at most so many bytes."""
+    texts, missing = [], most
+    for file in files:
+        try:
+            with opened(file) as content:
+                texts.append(content.read(-1 if missing is None else missing))
+        except (OSError, EOFError, zlib.error) as error:
+            told = getattr(error, "strerror", None) or error
+            raise BadInputError(f"{file}: cannot be read ({told}); correct data.{key}") from error
+        if missing is not None:
+            missing = max(0, missing - len(texts[-1]) - len(SEPARATOR))
+    if not any(texts):
+        raise BadInputError(f"{place}: there is no text in it; put one there, or correct data.{key}")
+    return SEPARATOR.join(texts)[:most]
+
+
+def _files(place: str, key: str) -> list[Path]:
+    """The texts at ``place``, at least one, in order; hidden files and folders of a folder are left out."""
+    path = Path(place)
     if not path.is_dir():
-        raise BadInputError(
-            f"{path}: no such file or folder; correct data.path, or leave it out for the embedded corpus"
-        )
+        if not path.exists() and not is_pattern(place):
+            raise BadInputError(
+                f"{path}: no such file or folder; correct data.{key}, or leave it out for the embedded corpus"
+            )
+        return files_of(place, "text")
     inside = ((file, file.relative_to(path)) for file in sorted(path.rglob("*")))
     files = [
         file
         for file, name in inside
-        if file.suffix.lower() in SUFFIXES
-        and file.is_file()
-        and not any(p.startswith(".") for p in name.parts)
+        if suffix_of(file) in SUFFIXES and file.is_file() and not any(p.startswith(".") for p in name.parts)
     ]
     if not files:
         raise BadInputError(

@@ -10,12 +10,13 @@ from pydantic import Field, model_validator
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.encodings import Encoding, Ids, Tokenizer, Tokens
 from compressm_cli.data.interface import Dataset, DataSpec, Split, TaskConfig
-from compressm_cli.data.reading import reading
+from compressm_cli.data.patterns import files_of, require_apart
 from compressm_cli.data.splits import Rows
 from compressm_cli.data.text_lm import Share
+from compressm_cli.data.token_sources import Dtype, tells_itself, tokens_of
 from compressm_cli.data.tokenizer import read_tokenizer
 from compressm_cli.data.tokens import id_type
-from compressm_cli.data.windows import NAMES, stretch_sizes, window_count, windows
+from compressm_cli.data.windows import Stretch, cut, shortest, window_count, window_views, windows
 
 Place = Annotated[str, Field(min_length=1)]
 
@@ -27,13 +28,21 @@ SEED = 0
 class TokenFiles(TaskConfig):
     """``data: {task: tokens}``: say the next token at every step, with the vocabulary of some tokenizer.
 
-    The tokens are cut into three stretches, train, validation, test, and each of them into windows. All
-    tokens are scored: token 0 is not padding here. Without ``path`` tokens are uniform random numbers, for
-    timing, and for calibration where there is no text; there is nothing to learn from them, so no model is judged on
-    them.
+    The tokens are cut into three stretches, train, validation, test, where the last two have no files of their own,
+    and each of them into windows. All tokens are scored: token 0 is not padding here. A file is one of
+
+    * ``.npy``: integers in one dimension, which are read where they lie, also where they are more than memory holds;
+    * ``.jsonl``, also ``.jsonl.gz``: a list of numbers a line. Documents follow each other, and a window may end in
+      another one than it begins in: write the token that ends a text yourself;
+    * any other with ``dtype``: raw numbers, the lowest byte first, read where they lie too;
+    * any other with ``tokenizer``: a text in UTF-8, also packed as ``.gz``.
+
+    A path may be a pattern, ``train-*.npy``: its files follow each other in the order of the numbers in their names.
+    Without ``path`` tokens are uniform random numbers, for timing, and for calibration where there is no text; there
+    is nothing to learn from them, so no model is judged on them.
     """
 
-    paths: ClassVar[tuple[str, ...]] = ("path", "tokenizer")
+    paths: ClassVar[tuple[str, ...]] = ("path", "validation", "test", "tokenizer")
     own_objective: ClassVar[str] = "language"
 
     task: Literal["tokens"] = "tokens"
@@ -42,7 +51,14 @@ class TokenFiles(TaskConfig):
     length: Annotated[int, Field(ge=1, le=1_000_000)] = 256
     """Steps of a sequence."""
     path: Place | None = None
-    """A .npy file of integers in one dimension, or a text file (UTF-8) with ``tokenizer``. null draws random tokens."""
+    """A file, or a pattern of several: .npy, .jsonl, raw numbers with ``dtype``, or a text (UTF-8) with ``tokenizer``.
+    null draws random tokens."""
+    validation: Place | None = None
+    """The same of the validation stretch; null takes its share of ``path``."""
+    test: Place | None = None
+    """The same of the test stretch; null takes its share of ``path``."""
+    dtype: Dtype | None = None
+    """Of files of raw numbers, which have no header that says it."""
     tokenizer: Place | None = None
     """Of a text: the tokenizer.json of a model, read by the package tokenizers. Special tokens are not added, nor are
     rows cut or padded as it says. It is kept in each checkpoint, which grows by its size, often some megabytes."""
@@ -51,21 +67,25 @@ class TokenFiles(TaskConfig):
     stride: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Tokens from one training window of a file to the next; null is ``length``, so that each token is a label once."""
     validation_share: Share = 0.05
-    """Share of the tokens that is the validation stretch."""
+    """Share of the tokens that is the validation stretch, where it has no file of its own."""
     test_share: Share = 0.05
-    """Share of the tokens that is the test stretch, their end."""
+    """Share of the tokens that is the test stretch, their end, where it has no file of its own."""
 
     @model_validator(mode="after")
     def _keys_fit_the_source(self) -> "TokenFiles":
         if self.path is None:
-            given = [key for key in ("tokenizer", "stride") if getattr(self, key) is not None]
+            keys = ("tokenizer", "dtype", "stride", "validation", "test")
+            given = [key for key in keys if getattr(self, key) is not None]
             if given:
                 raise ValueError(f"{' and '.join(given)}: only with path; random tokens have none")
-        elif self.rows is not None:
+            return self
+        if self.rows is not None:
             raise ValueError("rows: only without path; a file has as many windows as fit")
-        elif self.path.endswith(".npy") == (self.tokenizer is not None):
+        needed = not all(map(tells_itself, self._sources().values()))
+        if [self.tokenizer, self.dtype].count(None) != (1 if needed else 2):
             raise ValueError(
-                "write tokenizer for a text, and only for a text: a .npy file holds tokens already"
+                "write tokenizer for a text, and only for a text, or dtype for raw numbers, and only for these: "
+                "a .npy or .jsonl file tells its tokens itself"
             )
         return self
 
@@ -77,22 +97,41 @@ class TokenFiles(TaskConfig):
         """
         if self.path is None:
             return self._random()
-        tokens = self._read(Path(self.path))
-        sizes = stretch_sizes(len(tokens), self.validation_share, self.test_share)
-        if min(sizes) <= self.length:
+        encoding = Encoding(inputs=self._inputs(), outputs=Tokens())
+        train, validation, test = self._stretches()
+        short = shortest((train, validation, test))
+        if len(short.tokens) <= self.length:
             raise BadInputError(
-                f"{self.path}: of {len(tokens):,} tokens, the {NAMES[sizes.index(min(sizes))]} part is {min(sizes):,}, "
+                f"{short.place}: of {short.total:,} tokens, the {short.name} part is {len(short.tokens):,}, "
                 f"and a window of length {self.length} takes {self.length + 1:,}; "
                 "write a smaller data.length, other shares, or take a longer file"
             )
         strides = (self.stride or self.length, self.length, self.length)
-        counts = [window_count(size, self.length, s) for size, s in zip(sizes, strides, strict=True)]
-        pieces = torch.from_numpy(self._small(tokens)).split(list(sizes))
-        splits = (windows(piece, self.length, s) for piece, s in zip(pieces, strides, strict=True))
-        return Dataset(
-            self._spec((counts[0], counts[1], counts[2])),
-            *splits,
-            encoding=Encoding(inputs=self._inputs(), outputs=Tokens()),
+        splits = [
+            window_views(torch.from_numpy(part.tokens), self.length, stride)
+            for part, stride in zip((train, validation, test), strides, strict=True)
+        ]
+        counts = [
+            window_count(len(part.tokens), self.length, stride)
+            for part, stride in zip((train, validation, test), strides, strict=True)
+        ]
+        return Dataset(self._spec((counts[0], counts[1], counts[2])), *splits, encoding=encoding)
+
+    def sources(self) -> dict[str, list[Path]]:
+        return {key: files_of(place, "token") for key, place in self._sources().items()}
+
+    def _sources(self) -> dict[str, str]:
+        return {key: place for key, place in self.places().items() if key != "tokenizer"}
+
+    def _stretches(self) -> tuple[Stretch, Stretch, Stretch]:
+        files = self.sources()
+        require_apart(files)
+        inputs, places = self._inputs(), self._sources()
+        read = {key: (places[key], tokens_of(found, inputs, self.dtype)) for key, found in files.items()}
+        return cut(
+            read["path"],
+            (read.get("validation"), self.validation_share),
+            (read.get("test"), self.test_share),
         )
 
     def _inputs(self) -> Ids | Tokenizer:
@@ -135,48 +174,5 @@ class TokenFiles(TaskConfig):
         """Rows of random tokens; each split has a random stream of its own."""
         random = np.random.RandomState([SEED, place])
         tokens = random.randint(self.vocabulary, size=rows * (self.length + 1), dtype=np.int32)
-        return windows(torch.from_numpy(self._small(tokens)), self.length, self.length + 1)
-
-    def _small(self, tokens: np.ndarray) -> np.ndarray:
-        """The same in the smaller of the two types that hold them."""
-        return np.ascontiguousarray(tokens, dtype=id_type(self.vocabulary))
-
-    def _read(self, path: Path) -> np.ndarray:
-        """The file's tokens (tokens,), all within the vocabulary."""
-        inputs = self._inputs()
-        tokens = (
-            _encoded(path, inputs, str(self.tokenizer)) if isinstance(inputs, Tokenizer) else _numbers(path)
-        )
-        outside = np.flatnonzero((tokens < 0) | (tokens >= self.vocabulary))
-        if len(outside):
-            raise BadInputError(
-                f"{path}: token {tokens[outside[0]]} at position {outside[0]:,} ({len(outside):,} such in all) is not "
-                f"of the vocabulary, 0 to {self.vocabulary - 1}; correct data.vocabulary or the file"
-            )
-        return tokens
-
-
-def _numbers(path: Path) -> np.ndarray:
-    if not path.exists():
-        raise BadInputError(f"{path}: no such file; correct data.path")
-    with reading(path, "not a readable .npy file of integers", "correct data.path"):
-        tokens = np.load(path, mmap_mode="r", allow_pickle=False)
-    if not isinstance(tokens, np.ndarray):
-        raise BadInputError(f"{path}: several arrays; write one, of integers in one dimension")
-    if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
-        raise BadInputError(
-            f"{path}: an array of {tokens.dtype} and shape {tokens.shape}; write integers in one dimension"
-        )
-    return tokens
-
-
-def _encoded(path: Path, tokenizer: Tokenizer, place: str) -> np.ndarray:
-    """The tokens of a text."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise BadInputError(f"{path}: cannot be read ({error.strerror}); correct the path") from error
-    except UnicodeDecodeError as error:
-        raise BadInputError(f"{path}: not a UTF-8 text ({error})") from error
-    with reading(path, f"{place} cannot make tokens of it", "correct data.path or data.tokenizer"):
-        return tokenizer.ids(text)
+        small = np.ascontiguousarray(tokens, dtype=id_type(self.vocabulary))
+        return windows(torch.from_numpy(small), self.length, self.length + 1)
