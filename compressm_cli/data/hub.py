@@ -36,14 +36,16 @@ class SplitSource:
         return ", ".join(str(f) for f in self.files) or str(self.folder)
 
 
-def locate(repository: str, path: str | None) -> dict[str, SplitSource]:
+def locate(repository: str, path: str | None, also: str = "") -> dict[str, SplitSource]:
     """Where the train and test splits of a published set lie on this machine, downloaded if need be.
+
+    ``also`` is what else a folder may hold, for messages.
 
     Looks in ``path`` alone where one is given, else in the caches of the hub's libraries, then on the
     hub, which must answer within ``REACH_SECONDS``. Raises BadInputError, with how to supply the data.
     """
     if path is not None:
-        return _in_folder(repository, Path(path))
+        return _in_folder(repository, Path(path), also)
     caches = _cache_folders(repository)
     for folder in caches:
         if found := _split_files(folder):
@@ -67,7 +69,7 @@ def check_rows(repository: str, found: tuple[int, ...], published: tuple[int, ..
         )
 
 
-def _in_folder(repository: str, folder: Path) -> dict[str, SplitSource]:
+def _in_folder(repository: str, folder: Path, also: str) -> dict[str, SplitSource]:
     if not folder.is_dir():
         raise BadInputError(f"data.path: {folder}: no such folder (paths start at {Path.cwd()})")
     found = _split_files(folder)
@@ -80,7 +82,7 @@ def _in_folder(repository: str, folder: Path) -> dict[str, SplitSource]:
         return {split: SplitSource(folder / split) for split in SPLITS}
     raise BadInputError(
         f"data.path: {folder}: no copy of {repository}; it needs train*.parquet and test*.parquet (all "
-        "parts), or the folders train and test with one folder a class in each"
+        f"parts), or the folders train and test with one folder a class in each{f', or {also}' if also else ''}"
     )
 
 

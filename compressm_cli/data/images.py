@@ -1,6 +1,8 @@
 """The tasks that read published sets of images, as sequences of their pixels."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -31,6 +33,10 @@ class ImageSet:
     std: tuple[float, ...]
     train_rows: int
     test_rows: int
+    original: Callable[[Path], dict[str, Rows] | None]
+    """What reads the original files of the train and test splits in a folder; None where there are none."""
+    originals: str
+    """Which these are, for messages."""
     classes: int = 10
 
 
@@ -41,7 +47,8 @@ class ImageTask(TaskConfig):
 
     path: str | None = None
     """A folder to read instead of the hub's copy: ``train*.parquet`` and ``test*.parquet`` as they are on the
-    hub, or ``train`` and ``test`` with one folder of images a class. It may hold fewer rows."""
+    hub, ``train`` and ``test`` with one folder of images a class, or the original files (of MNIST the four idx files,
+    packed or not; of CIFAR-10 the binary version, or the one for Python). It may hold fewer rows."""
     split_seed: Seed = 0
     """Which tenth of the training rows is the validation split."""
 
@@ -50,8 +57,11 @@ class ImageTask(TaskConfig):
 
         Raises BadInputError, with how to supply the data, where it is neither at hand nor to be had.
         """
-        sources = hub.locate(self.published.repository, self.path)
-        train, test = (self._rows(sources[split]) for split in ("train", "test"))
+        found = self.published.original(Path(self.path)) if self.path is not None else None
+        if found is None:
+            sources = hub.locate(self.published.repository, self.path, self.published.originals)
+            found = {split: self._rows(sources[split]) for split in hub.SPLITS}
+        train, test = (self._sized(found[split]) for split in hub.SPLITS)
         classes = class_names(train.labels or [])
         if len(classes) != self.published.classes:
             raise BadInputError(
@@ -87,11 +97,15 @@ class ImageTask(TaskConfig):
             Table.opened(str(source), source.builder, source.files).read({column: cells, "label": labels})
             images, names = image_cells(cells.values, str(source), source.folder)
             rows = Rows(str(source), "images", images, names=names, labels=labels.values)
+        return rows
+
+    def _sized(self, rows: Rows) -> Rows:
+        """The same; BadInputError where the first image is of another size than those of the set."""
         first, side = rows.content[0], self.published.side
         assert isinstance(first, np.ndarray), "images are arrays"
         if first.shape[:2] != (side, side):
             raise BadInputError(
-                f"{source}: images of {first.shape[0]} x {first.shape[1]} pixels; "
+                f"{rows.source}: images of {first.shape[0]} x {first.shape[1]} pixels; "
                 f"{self.published.repository} has {side} x {side}"
             )
         return rows

@@ -3,6 +3,7 @@
 from typing import ClassVar, Literal
 
 from compressm_cli.data.images import ImageSet, ImageTask
+from compressm_cli.data.sources.cifar import read_cifar
 
 
 class SequentialCifar(ImageTask):
@@ -20,6 +21,8 @@ class SequentialCifar(ImageTask):
         std=(0.2470, 0.2435, 0.2616),
         train_rows=50_000,
         test_rows=10_000,
+        original=read_cifar,
+        originals="data_batch_1.bin to data_batch_5.bin and test_batch.bin, or the same of the version for Python",
     )
 
     task: Literal["scifar"] = "scifar"

@@ -3,6 +3,7 @@
 from typing import ClassVar, Literal
 
 from compressm_cli.data.images import ImageSet, ImageTask
+from compressm_cli.data.sources.idx import read_idx
 
 
 class SequentialMnist(ImageTask):
@@ -16,6 +17,8 @@ class SequentialMnist(ImageTask):
         std=(0.3081,),
         train_rows=60_000,
         test_rows=10_000,
+        original=read_idx,
+        originals="train-images-idx3-ubyte and the three others of the original",
     )
 
     task: Literal["smnist"] = "smnist"
