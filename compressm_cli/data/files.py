@@ -13,7 +13,7 @@ from compressm_cli.data.encodings.audio import Features, Rate, Seconds
 from compressm_cli.data.encodings.images import WHITE, Grey, Resize, Side, on_background
 from compressm_cli.data.interface import Dataset, Split, TaskConfig
 from compressm_cli.data.labels import class_names
-from compressm_cli.data.layout import Layout
+from compressm_cli.data.layout import WITHOUT_COLUMNS, Layout
 from compressm_cli.data.patterns import files_of
 from compressm_cli.data.recordings import Recordings
 from compressm_cli.data.rows import Rows
@@ -90,8 +90,7 @@ class Files(Layout, TaskConfig):
 
     @model_validator(mode="after")
     def _keys_fit_the_format(self) -> Self:
-        is_table = not self.format.endswith("_folder")
-        if is_table and self.label_column is None and self.target_columns is None:
+        if self.format not in WITHOUT_COLUMNS and self.label_column is None and self.target_columns is None:
             raise ValueError(
                 f"{self.format} needs label_column and {self.inputs_in_words}, or target_columns"
             )

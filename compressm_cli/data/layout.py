@@ -23,9 +23,13 @@ def _by_number(value: Any) -> Any:
 
 ColumnName = Annotated[str, BeforeValidator(_by_number), Field(min_length=1)]
 ColumnNames = Annotated[list[ColumnName], Field(min_length=1)]
-Format = Literal["csv", "json", "jsonl", "parquet", "tsv", "text_folder", "image_folder", "audio_folder"]
+Format = Literal[
+    "csv", "json", "jsonl", "parquet", "tsv", "npz", "ts", "text_folder", "image_folder", "audio_folder"
+]
 BY_TEXT = ("csv", "tsv")
 """Formats whose cells are texts."""
+WITHOUT_COLUMNS = ("ts", "text_folder", "image_folder", "audio_folder")
+"""Formats whose inputs and classes have no names."""
 
 
 SUFFIXES: dict[str, Format] = {
@@ -35,6 +39,8 @@ SUFFIXES: dict[str, Format] = {
     ".ndjson": "jsonl",
     ".parquet": "parquet",
     ".tsv": "tsv",
+    ".npz": "npz",
+    ".ts": "ts",
 }
 """What a file holds by its name, where nobody says it; before ``.gz`` where it is packed."""
 FOLDERS: dict[Kind, Format] = {"texts": "text_folder", "images": "image_folder", "audio": "audio_folder"}
@@ -54,10 +60,11 @@ def format_of(place: Path, takes: Kind) -> Format | None:
 
 def in_format(format_: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a layout for a file of perhaps another format: without those that are for the old one alone."""
-    if format_.endswith("_folder"):
+    if format_ in WITHOUT_COLUMNS:
         return {"format": format_}
-    by_text = {"header", "delimiter"} if format_ not in BY_TEXT else set()
-    return {key: value for key, value in settings.items() if key not in by_text} | {"format": format_}
+    others = {"header", "delimiter"} if format_ not in BY_TEXT else set()
+    others |= {"lengths_column"} if format_ != "npz" else set()
+    return {key: value for key, value in settings.items() if key not in others} | {"format": format_}
 
 
 class Layout(Config):
@@ -65,7 +72,8 @@ class Layout(Config):
 
     format: Format
     """``text_folder``, ``image_folder`` and ``audio_folder`` have one folder a class. Text formats may be packed by
-    gzip (.gz)."""
+    gzip (.gz). ``npz`` are arrays by name, which are its columns; ``ts`` are files of the archives of time series, with
+    the class or the target last."""
     text_column: ColumnName | None = None
     """Of a table of texts."""
     feature_columns: ColumnNames | None = None
@@ -73,11 +81,15 @@ class Layout(Config):
     such as ``t*``, ranges such as ``[t0..t49]``; ``*`` is all that are not named otherwise, 9 before 10."""
     sequence_column: ColumnName | ColumnNames | None = None
     """Of json, jsonl and parquet: the column of lists, one a row, of a number a step or of a list of numbers a step; or
-    several columns of lists of numbers, one a channel."""
+    several columns of lists of numbers, one a channel. Of npz: the array (rows, steps) or (rows, steps, channels)."""
+    lengths_column: ColumnName | None = None
+    """Of npz: the array of the lengths of the series, where these are padded at the end, or one after another in an
+    array (steps in all) or (steps in all, channels)."""
     label_column: ColumnName | None = None
     """Of a table: the class, a text or a whole number."""
     target_columns: ColumnNames | None = None
-    """Of a table, instead of a label: the numbers to be said of each row."""
+    """Of a table, instead of a label: the numbers to be said of each row. In ts a name of yours for the number at the
+    end."""
     id_column: ColumnName | None = None
     """Of a table with a row a step: what series a row belongs to. Its label, or its targets, must
     be the same in all of them."""
@@ -91,22 +103,26 @@ class Layout(Config):
 
     @model_validator(mode="after")
     def _columns_fit_the_format(self) -> Self:
-        inputs = {
-            key: value
-            for key in ("text_column", "feature_columns", "sequence_column")
-            if (value := getattr(self, key)) is not None
-        }
-        if self.format.endswith("_folder"):
-            if inputs or self.named_columns:
+        keys = ("text_column", "feature_columns", "sequence_column")
+        given = [key for key in keys if getattr(self, key) is not None]
+        if self.format in WITHOUT_COLUMNS:
+            named = [] if self.format == "ts" else self.target_columns or []
+            if given or named or self.label_column is not None or self.id_column is not None:
                 raise ValueError(
                     f"{self.format} has no columns; leave out text_column, feature_columns, label_column"
                 )
-        elif len(inputs) != 1:
+        elif len(given) != 1:
             raise ValueError(f"{self.format} needs label_column and {self.inputs_in_words}")
+        elif self.format == "npz" and self.sequence_column is None:
+            raise ValueError("npz needs sequence_column, the array of the series")
         elif self.sequence_column is not None and self.format in BY_TEXT:
             raise ValueError(
                 f"sequence_column: the cells of {self.format} are texts; write lists as json, jsonl or parquet"
             )
+        if self.lengths_column is not None and self.format != "npz":
+            raise ValueError("lengths_column is for npz; leave it out")
+        if self.format == "ts" and len(self.target_columns or [0]) > 1:
+            raise ValueError("target_columns: ts has one number to be said; write one name")
         if self.label_column is not None and self.target_columns is not None:
             raise ValueError(
                 "label_column is a class and target_columns are numbers to be said; write one of them"
@@ -136,6 +152,8 @@ class Layout(Config):
     @property
     def inputs_in_words(self) -> str:
         """The keys of which a table needs one."""
+        if self.format == "npz":
+            return "sequence_column"
         listed = "" if self.format in BY_TEXT else " (or sequence_column)"
         return f"either text_column or feature_columns{listed}"
 
@@ -148,7 +166,10 @@ class Layout(Config):
     @property
     def named_columns(self) -> list[str]:
         """The columns of a table that are named for anything else."""
-        named = (self.label_column, *(self.target_columns or []), self.id_column, self.time_column)
+        named = (
+            *(self.label_column, *(self.target_columns or [])),
+            *(self.id_column, self.time_column, self.lengths_column),
+        )
         return [name for name in named if name is not None]
 
     def read(self, place: str | Sequence[str], labelled: bool = True) -> Rows:

@@ -11,6 +11,7 @@ from compressm_cli.data.long_tables import grouped
 from compressm_cli.data.patterns import chosen_columns, files_of
 from compressm_cli.data.rows import Kind, Rows
 from compressm_cli.data.sources import Form
+from compressm_cli.data.sources.ts import LABEL, SERIES, TARGET
 from compressm_cli.data.tables import Table
 
 if TYPE_CHECKING:
@@ -27,15 +28,19 @@ class TableRows:
     def __init__(self, layout: "Layout", place: str | Sequence[str], labelled: bool) -> None:
         self._layout = layout
         self._place = place if isinstance(place, str) else ", ".join(place)
-        form = Form(layout.header, layout.delimiter)
+        series = layout.input_columns if layout.sequence_column is not None else []
+        form = Form(layout.header, layout.delimiter, layout.lengths_column, series)
         files = files_of(place, layout.format)
         self._table = Table.opened(self._place, layout.format, files, form)
         self._wanted: dict[str, Column[Any]] = {}
         self._labels: Labels | None = None
-        if labelled and layout.label_column is not None:
-            self._labels = self._want(layout.label_column, Labels())
-        names = layout.target_columns if labelled else None
-        self._targets = {name: self._want(name, Numbers()) for name in names or []}
+        label, places = layout.label_column, {name: name for name in layout.target_columns or []}
+        if layout.format == "ts":
+            label, places = (None if places else LABEL), dict.fromkeys(places, TARGET)
+        if labelled and label is not None:
+            self._labels = self._want(label, Labels())
+        names = places if labelled else {}
+        self._targets = {name: self._want(place, Numbers()) for name, place in names.items()}
 
     def read(self) -> Rows:
         """All of them, in the order of the files and of the rows in each."""
@@ -44,8 +49,8 @@ class TableRows:
             texts = self._want(layout.text_column, Texts())
             self._table.read(self._wanted)
             return self._rows("texts", texts.values)
-        if layout.sequence_column is not None:
-            return self._of_lists(layout.input_columns)
+        if layout.sequence_column is not None or layout.format == "ts":
+            return self._of_lists(layout.input_columns or [SERIES])
         names = self._chosen(layout.input_columns)
         columns = [self._want(name, Numbers()) for name in names]
         if layout.id_column is not None:

@@ -7,7 +7,6 @@ from typing import Any
 
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.columns import Column, Place
-from compressm_cli.data.patterns import missing_column
 from compressm_cli.data.sources import SOURCES, Form, Source
 
 PLAIN = Form()
@@ -58,7 +57,7 @@ def _read(source: Source, wanted: Mapping[str, Column[Any]]) -> int:
     present, rows = source.columns, 0
     for name in wanted:
         if name not in present and present:
-            raise missing_column(source.file, name, present)
+            raise source.missing(name)
         if present.count(name) > 1:
             raise BadInputError(f"{source.file}: column {name!r} occurs more than once; rename one")
     if not present:

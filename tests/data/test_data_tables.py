@@ -492,3 +492,135 @@ def test_targets_of_series_of_many_rows():
         "series 'b': column 'goal' is 1.0 in one of its rows and 3.0 in another",
         **keys,
     )
+
+
+X = np.arange(24.0).reshape(2, 4, 3)
+
+
+def test_arrays_of_npz_are_its_columns():
+    keys = {"sequence_column": "x", "label_column": "y"}
+    np.savez("rows.npz", x=X, y=np.array([7, 3]), z=np.zeros(9))
+    found = read("rows.npz", "npz", **keys)
+    assert np.array_equal(np.stack(found.content), X)
+    assert found.labels == ["7", "3"]
+    assert found.channels == ["x[1]", "x[2]", "x[3]"]
+    np.savez("rows.npz", x=X[:, :, 0].astype(np.int16), y=np.array(["a", "b"]))
+    found = read("rows.npz", "npz", **keys)
+    assert np.array_equal(np.stack(found.content)[:, :, 0], X[:, :, 0])
+    assert found.labels == ["a", "b"]
+
+
+@pytest.mark.parametrize("channels", [None, 3])
+def test_series_of_unequal_lengths_in_npz_are_padded_or_one_after_another(channels):
+    x = X if channels else X[:, :, 0]
+    lengths = np.array([2, 4])
+    want = [x[0, :2].reshape(2, -1).tolist(), x[1].reshape(4, -1).tolist()]
+    keys = {"sequence_column": "x", "label_column": "y", "lengths_column": "n"}
+    for array in (x, np.concatenate([x[0, :2], x[1]])):
+        np.savez("rows.npz", x=array, y=np.array([0, 1]), n=lengths)
+        assert [series.tolist() for series in read("rows.npz", "npz", **keys).content] == want
+
+
+@pytest.mark.parametrize(
+    ("arrays", "told"),
+    [
+        ({"x": X}, "has no column 'y'; its columns are 'x'"),
+        ({"x": X, "y": np.zeros(3)}, "array 'y' has 3 rows, and 'x' 2|array 'x' has 2 rows, and 'y' 3"),
+        ({"x": X, "y": np.zeros((2, 2))}, r"array 'y' has the shape \(2, 2\), and one entry a row is wanted"),
+        ({"x": X[0, 0], "y": np.zeros(3)}, r"array 'x' has the shape \(3,\); wanted is \(rows, steps\)"),
+        ({"x": X.astype(str), "y": np.zeros(2)}, "array 'x' is of <U.*; write numbers"),
+        ({"x": X, "y": np.array([0.5, 1])}, "row 1, column 'y': 0.5 cannot be a label"),
+        ({"x": X * np.nan, "y": np.zeros(2)}, "row 1, column 'x': step 1: the number is missing or NaN"),
+        (
+            {"x": np.array([[1], [1, 2]], dtype=object), "y": np.zeros(2)},
+            "cannot be read as npz: Object arrays",
+        ),
+    ],
+)
+def test_arrays_that_are_no_rows_are_refused(arrays, told):
+    np.savez("rows.npz", **arrays)
+    refused("rows.npz", "npz", told, sequence_column="x", label_column="y")
+
+
+@pytest.mark.parametrize(
+    ("lengths", "told"),
+    [
+        ([1, 2, 3], r"array 'x' has the shape \(2, 4, 3\); wanted is with 3 lengths of 6 steps in all"),
+        ([1, 5], "wanted is with 2 lengths of 6 steps in all, of 5 at most"),
+        ([0, 4], "array 'n' is of int64 .*; lengths are whole numbers from 1 on"),
+        ([1.0, 2.0], "array 'n' is of float64"),
+    ],
+)
+def test_lengths_that_do_not_fit_are_refused(lengths, told):
+    np.savez("rows.npz", x=X, y=np.zeros(2), n=np.array(lengths))
+    refused("rows.npz", "npz", told, sequence_column="x", label_column="y", lengths_column="n")
+
+
+def test_flat_and_padded_are_not_guessed_where_both_would_fit():
+    np.savez("rows.npz", x=np.ones((2, 3)), y=np.zeros(2), n=np.array([1, 1]))
+    refused(
+        "rows.npz",
+        "npz",
+        "wanted is with 2 lengths",
+        sequence_column="x",
+        label_column="y",
+        lengths_column="n",
+    )
+
+
+TS = """#comment
+@problemName Example
+@timeStamps false
+@univariate false
+@classLabel true walk run
+@data
+1,2,3:4,5,6:walk
+# between
+1.5,-2e1:0,1:run
+"""
+
+
+def test_files_of_the_time_series_archives():
+    write("rows.ts", TS)
+    found = read("rows.ts", "ts")
+    assert found.labels == ["walk", "run"]
+    assert [series.tolist() for series in found.content] == [[[1, 4], [2, 5], [3, 6]], [[1.5, 0], [-20, 1]]]
+    assert found.channels == ["series[1]", "series[2]"]
+    assert read("rows.ts", "ts", labelled=False).labels is None
+    write(
+        "rows.ts",
+        TS.replace("@classLabel true walk run", "@targetLabel true")
+        .replace("walk", "7")
+        .replace("run", "8.5"),
+    )
+    found = read("rows.ts", "ts", target_columns=["speed"])
+    assert found.targets.tolist() == [[7.0], [8.5]]
+    assert found.target_names == ["speed"]
+    refused(
+        "rows.ts", "ts", r"has no @classlabel true; its numbers are named as data.target_columns=\[NAME\]"
+    )
+    write("rows.ts", "@classLabel false\n@data\n1,2\n3\n")
+    assert [series.tolist() for series in read("rows.ts", "ts", labelled=False).content] == [
+        [[1], [2]],
+        [[3]],
+    ]
+    refused("rows.ts", "ts", "has no @targetlabel true, so no numbers", target_columns=["speed"])
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ((":run", ":fly"), "line 9: the class 'fly' is none of the header's, walk, run"),
+        (("4,5,6", "4,5"), "line 7: dimension 2 has 2 steps, and dimension 1 3"),
+        (("5,6", "?,6"), "line 7: dimension 2, step 2: a value is missing"),
+        (("5,6", "x,6"), "line 7: dimension 2, step 2: 'x' is not a number"),
+        (("5,6", "nan,6"), "row 1, column 'series': step 2: the number is missing or NaN"),
+        (("5,6", "1_0,6"), "line 7: dimension 2, step 2: '1_0' is not a number"),
+        (("Stamps false", "Stamps true"), "has time stamps, which are not read"),
+        (("@data", "@dat"), "no @data before the series"),
+        (("1.5,-2e1:0,1:run", "1.5:run"), "row 2, column 'series': 1 channels, and the first row has 2"),
+    ],
+)
+def test_a_damaged_file_of_the_archives_is_refused(change, told):
+    write("rows.ts", TS.replace(*change))
+    refused("rows.ts", "ts", told)

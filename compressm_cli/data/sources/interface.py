@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from compressm_cli.core.errors import BadInputError
+from compressm_cli.data.patterns import missing_column
+
 Cells = Sequence[Any] | np.ndarray
 """Some cells of a column: texts, numbers, lists, ... as the file holds them, None where there is none."""
 
@@ -25,6 +28,8 @@ class Form:
     """Of csv and tsv: what separates cells; None is the format's own."""
     lengths: str | None = None
     """Of npz: the array of the lengths of the series."""
+    series: Sequence[str] = ()
+    """Of npz: the arrays of series; others have an entry a row."""
 
 
 class Source(ABC):
@@ -38,6 +43,10 @@ class Source(ABC):
     @abstractmethod
     def columns(self) -> list[str]:
         """The names of the columns, as they stand, also twice; BadInputError where they cannot be read."""
+
+    def missing(self, name: str) -> BadInputError:
+        """What is told where a column is not there."""
+        return missing_column(self.file, name, self.columns)
 
     @abstractmethod
     def blocks(self, columns: Sequence[str]) -> Iterator[list[Cells]]:
