@@ -124,7 +124,7 @@ def _draw(report: "SpectrumReport", folder: Path | None) -> list[Path]:
 
 def _show(report: "SpectrumReport", written: list[Path]) -> None:
     from compressm_cli.render.chart import log_chart
-    from compressm_cli.render.tables import spectrum_tables
+    from compressm_cli.render.spectrum_tables import spectrum_tables
 
     out = console.stdout()
     seeds = ", ".join(map(str, report.seeds))

@@ -1,61 +1,24 @@
-"""Reports as tables of text, and the tables on a terminal or in Markdown."""
-
-from dataclasses import dataclass, field
-
-from rich import box
-from rich.table import Table as RichTable
-from rich.text import Text
+"""``compare`` and ``bench`` as tables; those of ``analyze`` are in a file of their own."""
 
 from compressm_cli.core.quantities import Unit, quantity
 from compressm_cli.measure.roof import DEFINITION
+from compressm_cli.render.spectrum_tables import RECURRENCE_ERROR, spectrum_tables
+from compressm_cli.render.table import BUSY, Footnotes, Table, plain
 from compressm_cli.reports import formats
 from compressm_cli.reports.bench import BenchReport, BenchRow
 from compressm_cli.reports.comparison import ComparisonReport
 from compressm_cli.reports.rows import Change, Row, Value
-from compressm_cli.reports.sizes import ModelSize
-from compressm_cli.reports.spectrum import SpectrumReport
 
-RECURRENCE_ERROR = (
-    "Recurrence's error: relative, on the calibration batches, of what the recurrence puts out right after a cut to "
-    "this order, weighted by what reaches the layer's output where a gate follows. The layer's own output has other "
-    "parts too (the feedthrough D u), so that its error is another one."
-)
-
-BUSY = "The machine was busy with other work when this was measured: ratios say more than seconds."
-
-
-@dataclass(frozen=True)
-class Table:
-    """Cells as text; the first column names the row, the others are aligned to the right."""
-
-    title: str
-    columns: list[str]
-    rows: list[list[str]]
-    notes: list[str] = field(default_factory=list)
-
-    def rich(self) -> RichTable:
-        """For the terminal."""
-        table = RichTable(
-            title=Text(self.title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
-        )
-        for i, column in enumerate(self.columns):
-            table.add_column(Text(column), justify="right" if i else "left", overflow="fold", no_wrap=not i)
-        for row in self.rows:
-            table.add_row(*(Text(cell) for cell in row))
-        return table
-
-    def markdown(self) -> str:
-        """For a README or an issue."""
-        lines = [
-            f"### {_plain(self.title)}",
-            "",
-            _markdown_row(self.columns),
-            _markdown_row(["---"] + ["---:"] * (len(self.columns) - 1)),
-            *(_markdown_row(row) for row in self.rows),
-        ]
-        if self.notes:
-            lines += ["", *(f"- {_plain(note)}" for note in self.notes)]
-        return "\n".join(lines) + "\n"
+__all__ = [
+    "BUSY",
+    "RECURRENCE_ERROR",
+    "Table",
+    "bench_table",
+    "comparison_markdown",
+    "comparison_tables",
+    "seeds_text",
+    "spectrum_tables",
+]
 
 
 def comparison_tables(report: ComparisonReport) -> list[Table]:
@@ -68,20 +31,9 @@ def comparison_tables(report: ComparisonReport) -> list[Table]:
     return tables
 
 
-def spectrum_tables(report: SpectrumReport) -> list[Table]:
-    """The layers, the orders by threshold, and the model's size at them."""
-    layers = [_layer_table(report), _threshold_table(report)] if report.layers else []
-    return [*layers, *([_axis_table(report)] if report.axes else []), _size_table(report)]
-
-
-def _axis_table(report: SpectrumReport) -> Table:
-    rows = [[one.axis, f"{one.size:,}", f"{one.start_size:,}"] for one in report.axes]
-    return Table("Axes", ["axis", "units", "at the start"], rows, [])
-
-
 def bench_table(report: BenchReport) -> Table:
     """A row an order, and how to read it."""
-    notes, first, roof = _Footnotes(), report.rows[0], report.roof
+    notes, first, roof = Footnotes(), report.rows[0], report.roof
     columns = [
         "order",
         "training step\nmedian",
@@ -110,11 +62,11 @@ def bench_table(report: BenchReport) -> Table:
 def comparison_markdown(report: ComparisonReport) -> str:
     """The whole report as Markdown."""
     names = " and ".join(arm.label for arm in report.arms[1:])
-    parts = [f"## {_plain(names)} against {_plain(report.arms[0].label)}\n"]
+    parts = [f"## {plain(names)} against {plain(report.arms[0].label)}\n"]
     if report.warnings:
-        parts.append("".join(f"> **Warning:** {_plain(w)}\n>\n" for w in report.warnings))
+        parts.append("".join(f"> **Warning:** {plain(w)}\n>\n" for w in report.warnings))
     parts += [table.markdown() for table in comparison_tables(report)]
-    parts.append("### Verdict\n\n" + "".join(f"- {_plain(line)}\n" for line in report.verdict))
+    parts.append("### Verdict\n\n" + "".join(f"- {plain(line)}\n" for line in report.verdict))
     return "\n".join(parts)
 
 
@@ -125,22 +77,7 @@ def seeds_text(seeds: list[int | None]) -> str:
     return "seed unknown" if seeds[0] is None else f"seed {seeds[0]}"
 
 
-class _Footnotes:
-    """Numbers for reasons, the same one for the same reason."""
-
-    def __init__(self) -> None:
-        self._reasons: list[str] = []
-
-    def mark(self, reason: str) -> str:
-        if reason not in self._reasons:
-            self._reasons.append(reason)
-        return f"[{self._reasons.index(reason) + 1}]"
-
-    def lines(self) -> list[str]:
-        return [f"[{i}] {reason}" for i, reason in enumerate(self._reasons, 1)]
-
-
-def _bench_cells(row: BenchRow, notes: _Footnotes) -> list[str]:
+def _bench_cells(row: BenchRow, notes: Footnotes) -> list[str]:
     memory = row.peak_bytes
     return [
         ", ".join(map(str, row.orders.values())) if row.order is None else str(row.order),
@@ -157,7 +94,7 @@ def _bench_cells(row: BenchRow, notes: _Footnotes) -> list[str]:
 
 
 def _main_table(report: ComparisonReport) -> Table:
-    notes = _Footnotes()
+    notes = Footnotes()
     rows = []
     for row in report.rows:
         rows.append(_cells(row, notes))
@@ -180,7 +117,7 @@ def _columns(headings: list[str]) -> list[str]:
     return ["", headings[0], *(text for h in headings[1:] for text in (h, "against\nthe baseline"))]
 
 
-def _cells(row: Row, notes: _Footnotes) -> list[str]:
+def _cells(row: Row, notes: Footnotes) -> list[str]:
     cells = [row.title, _value(row.values[0], row.unit, notes)]
     for value, change, apart in zip(row.values[1:], row.changes[1:], row.apart[1:], strict=True):
         told = f"not comparable {notes.mark(apart)}" if apart else _change(change, len(row.values) == 2)
@@ -188,7 +125,7 @@ def _cells(row: Row, notes: _Footnotes) -> list[str]:
     return cells
 
 
-def _value(value: Value, unit: Unit, notes: _Footnotes) -> str:
+def _value(value: Value, unit: Unit, notes: Footnotes) -> str:
     if value.mean is None:
         return f"not known {notes.mark(value.reason or 'no reason recorded')}"
     shown = quantity(value.mean.value, unit, value.mean.margin)
@@ -205,7 +142,7 @@ def _change(change: Change | None, in_words: bool) -> str:
     return formats.ratio(change.ratio) if in_words else formats.times(change.ratio)
 
 
-def _agreement_cells(report: ComparisonReport, notes: _Footnotes) -> list[str]:
+def _agreement_cells(report: ComparisonReport, notes: Footnotes) -> list[str]:
     cells = ["same predictions", ""]
     for found in report.agreement[1:]:
         if found is None or found.share is None:
@@ -283,135 +220,3 @@ def _speed_table(report: ComparisonReport) -> Table:
         note += f" One run each: {', '.join(arm.checkpoint for arm in report.arms)}."
     notes = [note, BUSY] if speed.busy else [note]
     return Table("Inference, one forward pass", _columns([s.label for s in report.arms]), rows, notes)
-
-
-def _layer_table(report: SpectrumReport) -> Table:
-    rows = [
-        [
-            layer.layer,
-            f"{layer.start_order} -> {layer.order}" if layer.start_order != layer.order else str(layer.order),
-            f"{layer.hsv[0]:.3g}",
-            f"{layer.decay:.1e}",
-            "-" if layer.spectral_radius is None else f"{layer.spectral_radius:.6f}",
-            "-" if layer.poles is None else f"{layer.real_poles} of {layer.poles}",
-        ]
-        for layer in report.layers
-    ]
-    columns = ["layer", "order", "largest HSV", "smallest / largest", "spectral radius", "real poles"]
-    real = report.unjudged is None
-    notes = [
-        f"HSV: Hankel singular values of the {report.realization} realization, "
-        f"{formats.summed_gramians(report.gramian, real, report.calibration_batches, horizon)}."
-        for horizon in dict.fromkeys(layer.horizon for layer in report.layers if layer.variant is None)
-    ]
-    variants = {layer.kind: layer.variant for layer in report.layers if layer.variant is not None}
-    for kind, variant in variants.items():
-        notes.append(
-            f"HSV of {kind}: singular values of the Gramians on {report.calibration_batches} "
-            f"{'training batches' if real else 'batches of random tokens'}, "
-            f"those of the {variant} reduction's surrogate; its poles depend on the input."
-        )
-    if report.data is not None:
-        notes.append(f"Batches of {report.data}.")
-    if any(layer.systems > 1 for layer in report.layers):
-        notes.append("Layers of several systems: spectra are means over them, poles are those of all.")
-    return Table("Layers", columns, rows, notes)
-
-
-def _threshold_table(report: SpectrumReport) -> Table:
-    # All blocks of a model have one kind of layer.
-    selective = all(layer.variant is not None for layer in report.layers)
-    every = [at for layer in report.layers for at in layer.thresholds]
-    bounded = any(at.bound is not None for at in every)
-    exceptions = _Footnotes()
-    rows = [
-        [
-            layer.layer if i == 0 else "",
-            f"{100 * at.energy_threshold:g} %",
-            f"{at.values_needed} of {len(layer.hsv)}",
-            _order(at.order, at.kernel_order) + (f" {exceptions.mark(at.exception)}" if at.exception else ""),
-            formats.percent(at.tail),
-            *(("-" if at.bound is None else f"{at.bound:.3g}",) if bounded else ()),
-            *(() if bounded else (formats.percent(at.measured_error),)),
-            *((formats.percent(at.predicted_error),) if selective else ()),
-        ]
-        for layer in report.layers
-        for i, at in enumerate(layer.thresholds)
-    ]
-    columns = [
-        "layer",
-        "energy kept at least",
-        "HSV it takes",
-        "order",
-        "energy discarded",
-        "H-infinity error at most" if bounded else "recurrence's error\nmeasured",
-        *(("\npredicted",) if selective else ()),
-    ]
-    notes = ["Orders are those that compress --energy comes to, which keeps as many HSV as fit into them."]
-    if not bounded:
-        notes.append(RECURRENCE_ERROR)
-    if selective:
-        notes.append(
-            "For layers that depend on their input no H-infinity bound holds; a prediction exists where the decay "
-            "is one number a head, and for kept states."
-        )
-    if any(at.kernel_order not in (None, at.order) for at in every):
-        notes.append("In brackets: the order to which mamba-ssm's kernels pad it, so what it costs there.")
-    notes += exceptions.lines()
-    kind = formats.gramians(report.layers[0].gramian, report.unjudged is None)
-    return Table(f"Orders by energy threshold, {kind}", columns, rows, notes)
-
-
-def _order(order: int, kernel_order: int | None) -> str:
-    return str(order) if kernel_order in (None, order) else f"{order} [{kernel_order}]"
-
-
-def _size_table(report: SpectrumReport) -> Table:
-    rows = [
-        _size_cells(report.now, report.now),
-        *(_size_cells(size, report.now) for size in report.predicted),
-    ]
-    columns = ["whole model", "states", "parameters", "FLOPs of a sequence", "FLOPs of a training step"]
-    notes = [
-        f"Counted on models of these orders. A training step has {report.batch_size} sequences, and recurrences in "
-        "the form that training on this machine chooses."
-    ]
-    if report.timing is not None:
-        columns.append("step here")
-        notes.append(
-            f"Step here: seconds of a training step (forward, backward, update), measured now on "
-            f"{report.timing.device} (CPU threads: {report.timing.threads}), {report.timing.precision}: medians "
-            f"of {report.timing.rounds} rounds in alternation, random data without padding."
-        )
-        if report.timing.busy:
-            notes.append(BUSY)
-    return Table("Size and cost at these orders", columns, rows, notes)
-
-
-def _size_cells(size: ModelSize, now: ModelSize) -> list[str]:
-    def cell(value: float, before: float, unit: Unit) -> str:
-        text = quantity(value, unit)
-        return text if size is now else f"{text}  {value / before:.2f}x"
-
-    name = "now" if size.energy_threshold is None else f"at {100 * size.energy_threshold:g} %"
-    cells = [
-        name,
-        cell(size.total_order, now.total_order, "order"),
-        cell(size.parameters, now.parameters, "count"),
-        cell(size.inference_flops, now.inference_flops, "flops"),
-        cell(size.training_step_flops, now.training_step_flops, "flops"),
-    ]
-    if size.step_seconds is not None and now.step_seconds is not None:
-        cells.append(cell(size.step_seconds, now.step_seconds, "seconds"))
-    return cells
-
-
-def _markdown_row(cells: list[str]) -> str:
-    return "| " + " | ".join(_plain(cell).replace("|", "\\|") for cell in cells) + " |"
-
-
-def _plain(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
-    for mark in "\\`*_<":
-        text = text.replace(mark, "\\" + mark)
-    return " ".join(text.split())
