@@ -69,8 +69,8 @@ class NpzSource(Source):
         if padded == flat or (padded and int(lengths.max()) > array.shape[1]):
             raise self._misshapen(
                 name,
-                f"with {len(lengths):,} lengths of {int(lengths.sum()):,} steps in all, of {int(lengths.max()):,} at most, "
-                "(rows, steps[, channels]), or (steps in all[, channels]) one after another",
+                f"with {len(lengths):,} lengths of {int(lengths.sum()):,} steps in all, of {int(lengths.max()):,} at "
+                "most, (rows, steps[, channels]), or (steps in all[, channels]) one after another",
             )
         if flat:
             return np.split(array, np.cumsum(lengths)[:-1])

@@ -45,11 +45,9 @@ class TsSource(Source):
             return BadInputError(
                 f"{self.file}: has no @targetlabel true, so no numbers to be said; leave out target_columns"
             )
-        advice = (
-            "its numbers are named as data.target_columns=[NAME]"
-            if TARGET in self.columns
-            else "it has no classes"
-        )
+        advice = "it has no classes"
+        if TARGET in self.columns:
+            advice = "its numbers are named as data.target_columns=[NAME]"
         return BadInputError(f"{self.file}: has no @classlabel true; {advice}")
 
     def blocks(self, columns: Sequence[str]) -> Iterator[list[Cells]]:
@@ -60,7 +58,7 @@ class TsSource(Source):
     @cached_property
     def _header(self) -> dict[str, str]:
         """What the @ lines say, by their first word in lower case."""
-        found = {}
+        found: dict[str, str] = {}
         with opened(self.file, self.kind) as lines:
             for line in map(str.strip, lines):
                 if line.startswith("@"):
