@@ -110,6 +110,8 @@ def _require_modules(parked: dict[str, Any], axis: Axis, where: str) -> None:
     require(all(name in tensors for name in frozen), f"{where}.frozen", "names of its tensors", frozen)
     for name in read_orders(parked, "sizes", where):
         require(inside(axis, name), f"{where}.sizes", "axes of the sub-layer", name)
+    left_out = part({"left_out": [], **parked}, "left_out", list, where)
+    require(all(name in tensors for name in left_out), f"{where}.left_out", "names of its tensors", left_out)
     reaching = part({"reaching": [], **parked}, "reaching", list, where)
     require(all(type(name) is str for name in reaching), f"{where}.reaching", "names of axes", reaching)
 

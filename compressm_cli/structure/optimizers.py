@@ -87,6 +87,8 @@ class Homes:
     order: Sequence[Sequence[str]] = ()
     """The parameters of each group, in the order that they had there."""
     state: dict[str, State] = field(default_factory=dict)
+    left_out: frozenset[str] = frozenset()
+    """Those that were in no group."""
 
     def group(self, optimizer: Optimizer, name: str) -> Group | None:
         """The group that a parameter was in; None where that is not known."""
@@ -109,7 +111,8 @@ def exchange_modules(
     """Have these modules at these places, and in the optimizer their parameters; None takes a module away.
 
     What stays in the model keeps its group, its state and its mask. A new parameter comes into the group that it has in
-    ``homes``, else that of the one that had its name, else of others of its role, else into the last one.
+    ``homes``, else that of the one that had its name, else of others of its role, else into the last one. What the
+    optimizer has not of the model it gets at no exchange, nor what comes in the place of that.
     """
     require_own_state(optimizer)
     homes = homes or Homes()
@@ -127,9 +130,11 @@ def exchange_modules(
     by_role: dict[Role, Group] = {roles[n]: g for n, g in by_name.items()}
     _remove(optimizer, [p for p in before.values() if id(p) not in {id(q) for q in model.parameters()}])
     siblings = {id(group): list(group["params"]) for group in optimizer.param_groups}
-    roles = parameter_roles(model)
+    roles, there = parameter_roles(model), {id(p) for p in model.parameters()}
+    left_out = {n for n, p in before.items() if id(p) not in groups and id(p) not in there} | homes.left_out
+    known = {id(p) for p in before.values()}
     for name, p in model.named_parameters():
-        if id(p) not in groups:
+        if id(p) not in groups and id(p) not in known and name not in left_out:
             group = homes.group(optimizer, name) or by_name.get(name) or by_role.get(roles[name])
             group = group or [g for g in optimizer.param_groups if g.get("of") != METHOD][-1]
             behind = homes.followers(model, name)

@@ -117,6 +117,8 @@ class ParkedModules:
     """Of the axes within it."""
     reaching: tuple[str, ...] = ()
     """Axes beside it that have entries in its tensors, or keep the same units as one within it."""
+    left_out: tuple[str, ...] = ()
+    """Parameters that were in no group of the optimizer."""
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> "ParkedModules":
         """The same with other tensors; single numbers of the state are copied."""
@@ -200,6 +202,7 @@ class ParkedUnits:
                     "frozen": list(m.frozen),
                     "sizes": m.sizes,
                     **({"reaching": list(m.reaching)} if m.reaching else {}),
+                    **({"left_out": list(m.left_out)} if m.left_out else {}),
                 }
                 for name, m in self.modules.items()
             },
@@ -225,7 +228,12 @@ class ParkedUnits:
         shadows = {n: Shadow(s["value"], s["state"], tuple(s["live"])) for n, s in state["shadows"].items()}
         modules = {
             n: ParkedModules(
-                m["tensors"], m["state"], tuple(m["frozen"]), m["sizes"], tuple(m.get("reaching", []))
+                m["tensors"],
+                m["state"],
+                tuple(m["frozen"]),
+                m["sizes"],
+                tuple(m.get("reaching", [])),
+                tuple(m.get("left_out", [])),
             )
             for n, m in state.get("modules", {}).items()
         }

@@ -5,7 +5,7 @@ the store has their tensors; a model that is rebuilt from a checkpoint has outli
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -149,12 +149,25 @@ def park(draft: "Draft", axis: Axis, by: object) -> None:
         ),
         sizes={name: other.size for name, other in draft.structure.items() if inside(axis, name)},
         reaching=_reaching(draft, axis),
+        left_out=_left_out(draft, names),
     )
     store.axes[axis.name] = ParkedAxis(1, (0,))
     if not store.order and draft.optimizer is not None:
-        named = {id(p): name for name, p in draft.model.named_parameters()}
-        groups = draft.optimizer.param_groups
-        store.order = tuple(tuple(named[id(p)] for p in g["params"] if id(p) in named) for g in groups)
+        store.order = tuple(map(tuple, _grouped(draft)))
+
+
+def _grouped(draft: "Draft") -> list[list[str]]:
+    """The names of the model's parameters in each group of the optimizer."""
+    named = {id(p): name for name, p in draft.model.named_parameters()}
+    groups = [] if draft.optimizer is None else draft.optimizer.param_groups
+    return [[named[id(p)] for p in group["params"] if id(p) in named] for group in groups]
+
+
+def _left_out(draft: "Draft", names: Sequence[str]) -> tuple[str, ...]:
+    """Parameters among these that an optimizer has not, where there is one."""
+    grouped = {name for names in _grouped(draft) for name in names}
+    found = (name for name in names if isinstance(draft.tensors[name], nn.Parameter) and name not in grouped)
+    return () if draft.optimizer is None else tuple(found)
 
 
 def _reaching(draft: "Draft", axis: Axis) -> tuple[str, ...]:
@@ -186,6 +199,7 @@ def wake(draft: "Draft", axis: Axis, by: object) -> None:
         )
     draft.exchange(modules, by)
     draft.homes.order = store.order
+    draft.homes.left_out |= set(kept.left_out)
     for name, state in kept.state.items():
         place = next(p for p in modules if name.startswith(f"{p}."))
         parameter = modules[place].get_parameter(name.removeprefix(f"{place}."))

@@ -15,6 +15,7 @@ from compressm_cli.structure.edits import Edit, Keep, MaskEntries, Park, Train, 
 from compressm_cli.structure.map import tensors_of
 from compressm_cli.structure.masks import masks_of
 from compressm_cli.structure.modules import Insert, Replace
+from compressm_cli.structure.store import ParkedUnits, parked_units, set_parked_units
 from compressm_cli.structure.surgery import apply_edits, resize
 
 X = torch.randn(5, 4, generator=torch.Generator().manual_seed(1))
@@ -210,3 +211,33 @@ def test_a_state_of_another_model_gives_no_shapes(case: str) -> None:
         resize(model, optimizer, STATES[case](model.state_dict()))
     assert "\n" not in str(caught.value)
     assert same(before, everything(model, optimizer))
+
+
+def grouped(model: nn.Module, optimizer: Optimizer) -> list[str]:
+    names = {id(p): name for name, p in model.named_parameters()}
+    return [names[id(p)] for p in optimizer.param_groups[0]["params"]]
+
+
+@pytest.mark.parametrize("copied", [False, True], ids=["as it is", "by way of a state"])
+def test_what_an_optimizer_has_not_it_gets_at_no_edit(copied: bool) -> None:
+    """As where only a head is trained, or another optimizer has the rest."""
+    torch.manual_seed(0)
+    model = Net()
+    optimizer = adamw([model.head.weight, model.blocks[0].inner.up.weight])  # type: ignore[union-attr]
+    step(model, optimizer)
+    before = everything(model, optimizer)
+    apply_edits(model, optimizer, [Park(MIDDLE, [0])])
+    assert grouped(model, optimizer) == ["head.weight"]
+    if copied:
+        set_parked_units(model, ParkedUnits.of_state(parked_units(model).state_dict()))
+    apply_edits(model, optimizer, [Wake(MIDDLE, [0])])
+    assert same(before, everything(model, optimizer))
+    apply_edits(model, optimizer, [Replace("head", lambda _: nn.Linear(4, 4)), Keep("blocks.1:sublayer", [])])
+    assert sorted(grouped(model, optimizer)) == ["blocks.0.inner.up.weight", "head.weight"]
+    apply_edits(model, optimizer, [Insert("blocks", 0, lambda: nn.Linear(4, 4))])
+    assert sorted(grouped(model, optimizer)) == [
+        "blocks.0.bias",
+        "blocks.0.weight",
+        "blocks.1.inner.up.weight",
+        "head.weight",
+    ]
