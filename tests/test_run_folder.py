@@ -233,7 +233,7 @@ def test_a_value_that_is_not_a_number_never_reaches_a_file(tmp_path: Path) -> No
     assert run.read_metrics() == []
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1, 2]", "\xff"])
+@pytest.mark.parametrize("content", ["", "{", "[1, 2]", "\xff", "[" * 100_000, f'{{"steps": {"1" * 5000}}}'])
 def test_a_damaged_file_is_bad_input(tmp_path: Path, content: str) -> None:
     run = started(tmp_path)
     (run.folder / "summary.json").write_bytes(content.encode("latin-1"))
@@ -249,6 +249,37 @@ def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
         file.write('{"step": 3, "train_lo')
     assert run.read_metrics() == [{"step": 1}, {"step": 2}]
     assert run.read_compression() == []
+
+
+@pytest.mark.parametrize("line", [b"\xff", b'{"st', b"\0\0", b"[" * 100_000, b'{"step": %s}' % (b"1" * 5000)])
+def test_a_damaged_line_before_others_is_told_and_nothing_forgotten(tmp_path: Path, line: bytes) -> None:
+    run, path = started(tmp_path), tmp_path / "one" / "v0001" / "metrics.jsonl"
+    run.append_metrics({"step": 1})
+    with path.open("ab") as file:
+        file.write(line + b"\n")
+    run.append_metrics({"step": 2})
+    before = path.read_bytes()
+    for read in (run.read_metrics, lambda: run.forget_after(5)):
+        with pytest.raises(
+            BadInputError, match=r"metrics\.jsonl:2: cannot be read: .*mend the line, or delete it"
+        ):
+            read()
+    assert path.read_bytes() == before
+
+
+def test_what_is_kept_of_a_log_stays_as_it_is(tmp_path: Path) -> None:
+    run, path = started(tmp_path), tmp_path / "one" / "v0001" / "metrics.jsonl"
+    path.write_text('{"step":1, "train_loss": NaN}\n{"step": 2}\n{"step": 3}\n', encoding="utf-8")
+    run.forget_after(2)
+    assert path.read_text(encoding="utf-8") == '{"step":1, "train_loss": NaN}\n{"step": 2}\n'
+
+
+@pytest.mark.parametrize(("key", "value"), [("resumed", 3), ("resumed", {}), ("device", [1]), ("git", "a")])
+def test_a_damaged_entry_of_its_beginnings_is_told(tmp_path: Path, key: str, value: Any) -> None:
+    run = started(tmp_path)
+    run.write_info({"status": "running", key: value})
+    with pytest.raises(BadInputError, match=rf"run\.json: {key} must be a (list|mapping) or null, found "):
+        run.read_info()
 
 
 def test_later_lines_are_forgotten(tmp_path: Path) -> None:

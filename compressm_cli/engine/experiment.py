@@ -191,7 +191,7 @@ def _go_on(
             set_out(run, recipe, found, view, keep_recipe)
 
     group.from_main(begin)
-    resumed = [*found.info.get("resumed", []), record(found, command, group.size)]
+    resumed = [*(found.info.get("resumed") or []), record(found, command, group.size)]
     info = {**found.info, "resumed": resumed, "launcher": launcher(), "fingerprint": asdict(data.fingerprint)}
 
     def threads() -> int:
@@ -286,7 +286,7 @@ def _earlier_runs(recipe: Recipe) -> Iterator[Run]:
 def _threads(run: Run, info: dict[str, Any], threads: Callable[[], int]) -> Iterator[None]:
     """Within, the CPU threads are those of this run, and ``run.json`` says how many they are."""
     with using(threads()):
-        info["device"] = {**info.get("device", {}), "threads": torch.get_num_threads()}
+        info["device"] = {**(info.get("device") or {}), "threads": torch.get_num_threads()}
         with _writing(run):
             run.write_info({**info, "status": "running"})
         yield

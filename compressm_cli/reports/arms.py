@@ -45,7 +45,7 @@ class Member:
         """Seconds of training for each second of processor time, where other work on the machine was in its way."""
         if "training_cpu" not in (self.summary or {}).get("seconds", {}):
             return None
-        cpu, wall = self.number("seconds.training_cpu"), self.number("seconds.training")
+        cpu, wall = self.amount("seconds.training_cpu"), self.amount("seconds.training")
         if not cpu or wall is None or wall < STARVED * cpu:
             return None
         return wall / cpu
@@ -79,11 +79,17 @@ class Member:
         self.require(isinstance(value, dict), key, "a mapping", value)
         return dict(value)
 
-    def orders(self, key: str) -> dict[str, int]:
-        """An entry that has the order of each layer."""
+    def amount(self, key: str) -> float | None:
+        """An entry that is a number of no less than zero, or null."""
+        value = self.number(key)
+        self.require(value is None or value >= 0, key, "null or a number of at least 0", value)
+        return value
+
+    def counts(self, key: str) -> dict[str, int]:
+        """An entry that has a whole number by each name, such as the order of each layer."""
         found = self.mapping(key)
-        for layer, order in found.items():
-            self.require(is_count(order), f"{key}.{layer}", "a whole number", order)
+        for name, count in found.items():
+            self.require(is_count(count), f"{key}.{name}", "a whole number", count)
         return found
 
     def require(
@@ -178,17 +184,15 @@ def _read_run(run: Run) -> Member:
         )
     recipe = recipe_of(run)
     member = Member(run.folder, recipe, summary.get("seed"), run.final_checkpoint, run, info, summary)
-    _require_right(member, info, summary)
+    _require_right(member, summary)
     return member
 
 
-def _require_right(member: Member, info: dict[str, Any], summary: dict[str, Any]) -> None:
+def _require_right(member: Member, summary: dict[str, Any]) -> None:
     """BadInputError where a part of the record is not what it must be; what is read of it alone is looked at then."""
-    seed = summary.get("seed")
-    member.require(seed is None or type(seed) is int, "seed", "a whole number or null", seed)
-    for key in ("git", "device", "machine", "versions"):
-        right = info.get(key) is None or isinstance(info[key], dict)
-        member.require(right, key, "a mapping or null", info.get(key), "run.json")
+    seeds, seed = member.recipe.seeds, summary.get("seed")
+    wanted = f"{' or '.join(map(str, seeds))}, as its recipe says"
+    member.require(type(seed) is int and seed in seeds, "seed", wanted, seed)
     for key in ("test", "validation", "seconds", "budget", "primary"):
         if summary.get(key) is not None:
             member.mapping(key)

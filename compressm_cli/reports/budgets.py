@@ -32,7 +32,7 @@ class RunBudget:
         if member.summary is None or member.summary.get("budget") is None:
             return None
         unit, asked, reinvest = (member.recorded(f"budget.{key}") for key in ("unit", "asked", "reinvest"))
-        limit, spent = member.number("budget.limit"), member.number("budget.spent")
+        limit, spent = member.amount("budget.limit"), member.amount("budget.spent")
         planned, done = (member.recorded(f"budget.steps.{key}") for key in ("planned", "done"))
         if unit not in get_args(Unit):
             raise BadInputError(

@@ -16,6 +16,7 @@ Reading = tuple[float | None, str | None]
 """A value, or None and why there is none."""
 
 NO_RUN = "a checkpoint alone does not record it; give the run folder"
+NOT_MEASURED = "not measured in the run"
 
 
 @dataclass(frozen=True)
@@ -43,17 +44,17 @@ def _recorded(key: str, reason: str | None = None) -> Callable[[Member], Reading
     def read(member: Member) -> Reading:
         if member.summary is None:
             return None, NO_RUN
-        value = member.number(key)
+        value = member.amount(key)
         if value is not None:
             return value, None
-        return None, f"not measured: {member.recorded(reason)}" if reason else "not measured in the run"
+        return None, f"not measured: {member.recorded(reason)}" if reason else NOT_MEASURED
 
     return read
 
 
 def _counted(member: Member, key: str) -> Reading:
     """What every run records under ``key``."""
-    value = member.number(key)
+    value = member.amount(key)
     member.require(value is not None, key, "a number", value)
     return value, None
 
@@ -91,9 +92,14 @@ def _score(split: str, metric: objectives.Metric) -> Metric:
             return None, unjudged
         if member.summary is None:
             return None, NO_RUN
-        own = objectives.primary_of(member.recipe)
+        own, kind = objectives.primary_of(member.recipe), objectives.objective_type(member.recipe)
         if metric != own and metric.name not in member.mapping(split):
             return None, f"the run does not tell it: it was judged by {own.title}"
+        if metric not in kind.METRICS:  # of an objective from elsewhere
+            return (
+                None,
+                f"what the run tells by this name is another metric, of the objective {kind.__name__}",
+            )
         value = member.number(f"{split}.{metric.name}")
         return (None, metric.unknown or "the run found no value") if value is None else (value, None)
 
@@ -113,7 +119,10 @@ def _loss(baseline: Member) -> Metric:
         if _learned(member) != learned:
             own = objectives.objective_config(member.recipe).kind
             return None, f"its loss is that of another objective, {own}"
-        return _recorded("test.loss")(member)
+        value = None if member.summary is None else member.number("test.loss")
+        if value is not None:
+            return value, None
+        return None, NO_RUN if member.summary is None else NOT_MEASURED
 
     return Metric("test_loss", "test loss", loss.unit, read, measured=True, of_data=True)
 
@@ -183,21 +192,21 @@ SPEED_METRICS = ("inference_seconds_single", "inference_seconds_batch")
 def start_orders(member: Member) -> dict[str, int]:
     """The order of each layer at the start of the training."""
     if member.summary is not None:
-        return member.orders("orders.start")
+        return member.counts("orders.start")
     return member.checkpoint.start_orders
 
 
 def final_orders(member: Member) -> dict[str, int]:
     """The order of each layer of the finished model."""
     if member.summary is not None:
-        return member.orders("orders.final")
+        return member.counts("orders.final")
     return member.checkpoint.orders
 
 
 def axis_units(member: Member) -> tuple[dict[str, int], dict[str, int]]:
     """Units of all axes by kind, at the start of the training and of the finished model; empty where not known."""
     if member.summary is not None and "axes" in member.summary:
-        return dict(member.recorded("axes.start")), dict(member.recorded("axes.final"))
+        return member.counts("axes.start"), member.counts("axes.final")
     try:
         return units_by_kind(member.checkpoint.start_sizes), units_by_kind(member.checkpoint.sizes)
     except BadInputError:

@@ -24,16 +24,27 @@ from typing import Any
 
 from compressm_cli.core.errors import BadInputError, RunFailedError
 from compressm_cli.core.files import bring_to_disk, remove_temporaries, write_atomically
+from compressm_cli.core.text import described
 from compressm_cli.runs.lock import held
 
 VERSION = re.compile(r"^v(\d{4,})$")
 MOST_NAMED = 10
 """Runs that a message lists."""
 LOGS = ("metrics.jsonl", "compression.jsonl")
+KINDS = {"git": dict, "device": dict, "machine": dict, "versions": dict, "resumed": list}
+"""Of entries of run.json, where they are there and not null."""
 
 
 def _json(value: Any) -> str:
     return json.dumps(value, allow_nan=False)
+
+
+def _value(data: bytes) -> Any:
+    """What JSON says; ValueError, whatever is wrong with it."""
+    try:
+        return json.loads(data.decode("utf-8"))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 class Run:
@@ -225,7 +236,15 @@ class Run:
         write_atomically(self.folder / "run.json", (json.dumps(info, indent=2) + "\n").encode())
 
     def read_info(self) -> dict[str, Any]:
-        return self._read("run.json")
+        """run.json; BadInputError where it is damaged."""
+        info = self._read("run.json")
+        for key, kind in KINDS.items():
+            if info.get(key) is not None and type(info[key]) is not kind:
+                raise BadInputError(
+                    f"{self.folder / 'run.json'}: {key} must be a {'mapping' if kind is dict else 'list'} or null, "
+                    f"found {described(info[key])}; the run's record is damaged"
+                )
+        return info
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """summary.json, written once, when the run is done."""
@@ -245,10 +264,12 @@ class Run:
         self._append("compression.jsonl", line)
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        return list(self._lines("metrics.jsonl"))
+        """BadInputError where a line is damaged, but the last one, which a killed run may have torn."""
+        return [line for _, line in self._lines("metrics.jsonl")]
 
     def read_compression(self) -> list[dict[str, Any]]:
-        return list(self._lines("compression.jsonl"))
+        """As ``read_metrics``."""
+        return [line for _, line in self._lines("compression.jsonl")]
 
     def forget_after(self, step: int, undecided: int | None = None) -> None:
         """Drop logged lines of later steps, before a resumed run writes them again.
@@ -260,9 +281,11 @@ class Run:
             if (self.folder / name).is_file():
                 decided = name != "compression.jsonl" or undecided is None
                 kept = [
-                    n for n in self._lines(name) if n["step"] <= step and (decided or n["step"] != undecided)
+                    text
+                    for text, line in self._lines(name)
+                    if line["step"] <= step and (decided or line["step"] != undecided)
                 ]
-                write_atomically(self.folder / name, "".join(f"{_json(n)}\n" for n in kept).encode())
+                write_atomically(self.folder / name, b"".join(text + b"\n" for text in kept))
 
     def sync_logs(self) -> None:
         """Wait until the logs are on the disk: before a checkpoint, which is later than these lines."""
@@ -283,24 +306,28 @@ class Run:
             error.filename = str(path)
             raise
 
-    def _lines(self, name: str) -> Iterator[dict[str, Any]]:
+    def _lines(self, name: str) -> Iterator[tuple[bytes, dict[str, Any]]]:
+        """The lines of a log, each as it is there and what it says."""
         path = self.folder / name
-        if not path.is_file():
-            return
-        for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        texts = path.read_bytes().splitlines() if path.is_file() else []
+        for number, text in enumerate(texts, 1):
             try:
-                line = json.loads(text)
-            except (json.JSONDecodeError, RecursionError):
-                # A torn last line of a killed run, or none of ours.
-                return
+                line = _value(text)
+            except ValueError as error:
+                if number == len(texts):  # torn, where a run was killed
+                    return
+                raise BadInputError(
+                    f"{path}:{number}: cannot be read: {error}; the run's record is damaged: mend the line, or delete "
+                    "it, with what it told"
+                ) from error
             if not isinstance(line, dict) or type(line.get("step")) is not int:
                 raise BadInputError(f"{path}:{number}: has no step; the run's record is damaged")
-            yield line
+            yield text, line
 
     def _read(self, name: str) -> dict[str, Any]:
         path = self.folder / name
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
+            value = _value(path.read_bytes())
         except (OSError, ValueError) as error:
             raise BadInputError(f"{path}: cannot be read: {error}") from error
         if not isinstance(value, dict):

@@ -169,6 +169,14 @@ def test_a_torn_last_line_is_forgotten(tiny: Maker, train: Trainer, same_weights
     assert same_run(whole, part)
 
 
+def test_entries_of_its_beginnings_may_be_null(tiny: Maker, train: Trainer) -> None:
+    part = interrupted(tiny(train=EVERY), train, 15)
+    part.write_info({**part.read_info(), "resumed": None, "device": None})
+    resumed(part)
+    assert [entry["step"] for entry in part.read_info()["resumed"]] == [10]
+    assert part.read_info()["device"] == {"threads": torch.get_num_threads()}
+
+
 def test_a_run_without_a_checkpoint_starts_again(tiny: Maker, train: Trainer, same_weights: Same) -> None:
     recipe = tiny(train=EVERY)
     whole, part = train(recipe), interrupted(recipe, train, 5)

@@ -14,10 +14,13 @@ from made_runs import MakeRun, tiny_checkpoint, tiny_recipe
 
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.errors import BadInputError
+from compressm_cli.objectives.classification import ACCURACY
+from compressm_cli.objectives.objective import Metric
 from compressm_cli.recipe import recipe_from_mapping, recipe_to_mapping, recipe_to_yaml
 from compressm_cli.render.comparison_plots import _bars
 from compressm_cli.render.tables import comparison_tables
-from compressm_cli.reports import ComparisonReport, Tolerances, compare, comparison
+from compressm_cli.reports import ComparisonReport, Tolerances, compare, comparison, metrics
+from compressm_cli.reports.arms import read_arms
 
 
 def quick(baseline: Path, *others: Path, tolerances: Tolerances | None = None) -> ComparisonReport:
@@ -77,7 +80,15 @@ DAMAGED = [
     ("primary.higher_is_better", False, "primary.higher_is_better must be True"),
     ("orders.final", {"blocks.0.layer": "8"}, "orders.final.blocks.0.layer must be a whole number"),
     ("parameters.final", None, "parameters.final must be a number, found nothing"),
-    ("seed", [0], "seed must be a whole number or null, found a list"),
+    ("parameters.final", -3, "parameters.final must be null or a number of at least 0, found the number -3"),
+    ("flops.training", -1e9, "flops.training must be null or a number of at least 0"),
+    ("seconds.training", -1.5, "seconds.training must be null or a number of at least 0"),
+    ("axes", None, "has no entry 'axes.start'"),
+    ("axes.final", 3, "axes.final must be a mapping, found the number 3"),
+    ("axes.start", {"heads": None}, "axes.start.heads must be a whole number, found nothing (null)"),
+    ("seed", [0], "seed must be 0, as its recipe says, found a list"),
+    ("seed", 1, "seed must be 0, as its recipe says, found the number 1"),
+    ("seed", None, "seed must be 0, as its recipe says, found nothing (null)"),
     ("seconds", [1], "seconds must be a mapping"),
     ("budget.limit", "much", "budget.limit must be null or a finite number"),
     ("budget.steps.done", 1.5, "budget.steps.done must be a whole number"),
@@ -89,6 +100,7 @@ BUDGET = {
 RECORD = {
     "budget": BUDGET,
     "primary": {"name": "accuracy", "title": "accuracy", "higher_is_better": True, "unit": "share"},
+    "axes": {"start": {"heads": 4}, "final": {"heads": 2}},
 }
 
 
@@ -160,6 +172,15 @@ def test_a_line_of_a_log_without_a_step_is_told(make_run: MakeRun) -> None:
         (run.folder / "metrics.jsonl").write_text(f'{{"step": 1}}\n{line}\n', encoding="utf-8")
         with pytest.raises(BadInputError, match=r"metrics.jsonl:2: has no step; the run's record is damaged"):
             run.read_metrics()
+
+
+def test_metrics_of_one_name_are_not_taken_for_each_other(make_run: MakeRun) -> None:
+    member = read_arms([make_run().folder])[0].members[0]
+    assert metrics._score("test", ACCURACY).read(member) == (0.9, None)
+    other = Metric("accuracy", "accuracy in millimetres")
+    value, reason = metrics._score("test", other).read(member)
+    assert value is None
+    assert reason == "what the run tells by this name is another metric, of the objective Classification"
 
 
 def test_seeds_are_paired(make_run: MakeRun) -> None:
