@@ -91,7 +91,7 @@ def train(
     """
     if resume is not None:
         changes = [*([] if recipe is None else [recipe]), *(overrides or [])]
-        if dry_run or seeds or auto_resume or any("=" not in change for change in changes):
+        if dry_run or seeds is not None or auto_resume or any("=" not in change for change in changes):
             raise BadInputError(
                 "--resume takes the recipe from the run folder; give no recipe, seeds, --dry-run or --auto-resume, but "
                 "changes such as train.steps=6000"
@@ -106,7 +106,7 @@ def train(
     from compressm_cli.engine.experiment import was_restarted
     from compressm_cli.recipe import load_recipe
 
-    extra = [f"seeds=[{seeds}]"] if seeds else []
+    extra = [] if seeds is None else [f"seeds=[{seeds}]"]
     asked = _asked(recipe, overrides or [], seeds=seeds, auto_resume=auto_resume, dry_run=dry_run)
     with joined(console.report_error, console.warn, asked) as group:
         resolved = group.from_main(lambda: load_recipe(recipe, [*(overrides or []), *extra]))

@@ -169,7 +169,11 @@ def _keep_best(run: Run, checkpoint: Checkpoint) -> None:
         step = Checkpoint.load(run.best_checkpoint).step
     except BadInputError:  # none yet
         return
-    lines = (line for line in run.read_metrics() if line["step"] == step)
+    # A cut that is on trial is not kept as the best model, whatever its evaluation.
+    tried = checkpoint.recipe.compression.safety is not None
+    lines = (
+        line for line in run.read_metrics() if line["step"] == step and not (tried and line.get("after_cut"))
+    )
     primary, best = primary_of(checkpoint.recipe), None
     for value in (line.get(f"validation_{primary.name}") for line in lines):
         if value is not None and not is_number(value):

@@ -163,6 +163,28 @@ def test_the_best_model_stays_the_best(tiny: Maker, train: Trainer, monkeypatch:
     assert run.read_summary()["validation"]["best_accuracy"] == 0.9
 
 
+def test_a_cut_on_trial_is_not_taken_for_the_best_model(
+    tiny: Maker, train: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = validation.evaluate
+
+    def evaluate(model: Any, *args: Any) -> Any:
+        return replace(original(model, *args), metrics={"accuracy": next(frames)})
+
+    monkeypatch.setattr(validation, "evaluate", evaluate)
+    safety = {"trial_steps": 10, "tolerance": 1.0}
+    schedule = {"kind": "listed", "at_steps": [15]}
+    cut = {"method": "hankel", "keep_fraction": 0.5, "schedule": schedule, "safety": safety}
+    frames = iter([0.1, 0.2, 0.5, 0.9, 0.3])
+    run = interrupted(tiny(compression=cut, train={**EVERY, "checkpoint_every": 10}), train, 20)
+    assert Checkpoint.load(run.best_checkpoint).step == 15
+    assert [p.name for p in run.last_checkpoints()] == ["last-000000010.pt"]
+    frames = iter([0.4, 0.4, 0.4] + [0.7] * 10)
+    longer(run, "train.steps=40")
+    assert run.read_summary()["validation"]["best_accuracy"] == 0.7
+    assert Checkpoint.load(run.best_checkpoint).step > 15
+
+
 # ---- what is refused ---------------------------------------------------------------------------------------
 
 
@@ -281,10 +303,13 @@ def test_the_command(tiny: Maker, tmp_path: Path, capsys: pytest.CaptureFixture[
     for wrong in (
         ["quickstart/baseline"],
         ["train.steps=20", "--seeds", "1"],
+        ["train.steps=20", "--seeds", ""],
         ["train.steps=20", "--dry-run"],
     ):
         assert main.run(["train", "--resume", folder, *wrong]) == 2
         assert "--resume takes the recipe from the run folder" in capsys.readouterr().err
+    assert main.run(["train", "quickstart/baseline", "--dry-run", "--seeds", ""]) == 2
+    assert "seeds: has 0 items" in capsys.readouterr().err
 
 
 def test_auto_resume_takes_a_run_for_what_it_is_now(
