@@ -254,7 +254,7 @@ class TaskConfig(Config):
             if problem := _misfit(split, loaded.spec):
                 raise BadInputError(f"data: the {name} split of task '{self.task}' has {problem}")
             unscored = IGNORE if loaded.spec.targets is None else "NaN"
-            scored = split.scored.reshape(len(split), -1).any(1)
+            scored = _scored_rows(split)
             if not bool(scored.any()):
                 raise BadInputError(
                     f"data: of the {name} split of task '{self.task}' no label is scored: all are {unscored}, "
@@ -295,16 +295,28 @@ def _misfit(split: Split, spec: DataSpec) -> str | None:
     return None
 
 
+def _scored_rows(split: Split) -> Tensor:
+    """(rows,) of which a label is scored."""
+    parts = [Split(part, part).scored.reshape(len(part), -1).any(1) for part in _label_parts(split)]
+    return torch.cat(parts)
+
+
+def _label_parts(split: Split) -> tuple[Tensor, ...]:
+    """The labels in parts: they may be in a file that is larger than memory."""
+    return split.labels.split(max(1, CHUNK // max(1, split.labels[:1].numel())))
+
+
 def _strange_class(split: Split, classes: int) -> str | None:
     """Which label is none of the classes; None where all that are scored are."""
-    rows = max(1, CHUNK // max(1, split.labels[:1].numel()))
-    for start in range(0, len(split), rows):  # in parts: labels may be in a file that is larger than memory
-        labels = split.labels[start : start + rows].to(torch.int64)
-        strange = split.scored[start : start + rows] & ((labels < 0) | (labels >= classes))
+    start = 0
+    for part in _label_parts(split):
+        labels = part.to(torch.int64)
+        strange = Split(part, part).scored & ((labels < 0) | (labels >= classes))
         if bool(strange.any()):
             place = torch.nonzero(strange)[0]
             return (
                 f"the label {int(labels[tuple(place)])} in row {start + int(place[0]) + 1}; labels are from 0 to "
                 f"{classes - 1} (its spec has {classes} classes), or {IGNORE} where one is not scored"
             )
+        start += len(part)
     return None

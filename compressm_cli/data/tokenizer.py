@@ -11,6 +11,8 @@ from compressm_cli.data.reading import reading
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+TOKENIZER = "tokenizer.json"
+"""What it is called in a model's folder."""
 LARGEST = 64 * 2**20
 """Bytes of a tokenizer.json."""
 
@@ -18,6 +20,14 @@ LARGEST = 64 * 2**20
 def read_tokenizer(path: Path) -> str:
     """The text of a tokenizer.json, which is one; BadInputError naming the file otherwise."""
     _require_package()
+    text = tokenizer_text(path)
+    with reading(path, "not a tokenizer.json", found_instead(path) or "correct data.tokenizer"):
+        _parsed(text)
+    return text
+
+
+def tokenizer_text(path: Path) -> str:
+    """The same, where it is not known to be one before it is used."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -25,22 +35,24 @@ def read_tokenizer(path: Path) -> str:
     if len(content) > LARGEST:
         raise BadInputError(f"{path}: {len(content):,} bytes; a tokenizer.json has at most {LARGEST:,}")
     try:
-        text = content.decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadInputError(f"{path}: not a UTF-8 text ({found_instead(path) or error})") from error
-    with reading(path, "not a tokenizer.json", found_instead(path) or "correct data.tokenizer"):
-        known_tokenizer(text)
-    return text
 
 
-@lru_cache(maxsize=4)
 def known_tokenizer(text: str) -> "Tokenizer":
     """The tokenizer that a tokenizer.json describes, as it makes tokens of a whole text.
 
     How long rows were cut and padded to in another training, and at what rate merges were left out at random, is no
     part of it. Normalizers, added tokens and what is done with unknown words are. Raises BadInputError where the
-    package is not there, and what the package raises for a text that describes none.
+    package is not there, or the text describes none.
     """
+    with reading(TOKENIZER, "describes no tokenizer", "put the whole file beside the model"):
+        return _parsed(text)
+
+
+@lru_cache(maxsize=4)
+def _parsed(text: str) -> "Tokenizer":
     known = _require_package().from_str(text)
     known.no_truncation()
     known.no_padding()

@@ -64,8 +64,11 @@ class Writer:
         prompt that has no token, and RunFailedError where the model says no numbers.
         """
         # Whatever is wrong with a prompt is told before the first piece is asked for.
-        logits, state = self._model.prefill(*self._encoded(prompts))
-        texts = [_Text(self._inputs.stream(), stops, " " if self._of_numbers else "") for _ in prompts]
+        tokens, lengths = self._encoded(prompts)
+        logits, state = self._model.prefill(tokens, lengths)
+        ends = [tokens.shape[1]] * len(prompts) if lengths is None else lengths.tolist()
+        before = [row[:end].tolist() for row, end in zip(tokens, ends, strict=True)]
+        texts = [_Text(self._inputs.stream(given), stops) for given in before]
         generator = torch.Generator().manual_seed(seed)
         return self._written(logits, state, texts, most, sampling or Sampling(), generator)
 
@@ -129,9 +132,9 @@ def _numbers(prompt: str) -> np.ndarray:
 class _Text:
     """One text that is being written: what may be shown of it, and whether it is over."""
 
-    def __init__(self, stream: TextStream, stops: Sequence[str], beginning: str = "") -> None:
+    def __init__(self, stream: TextStream, stops: Sequence[str]) -> None:
         self._stream, self._stops = stream, [stop for stop in stops if stop]
-        self._held = beginning
+        self._held = ""
         """What a stop could begin with: not shown before it is known."""
         self.is_over = self.is_stopped = False
 

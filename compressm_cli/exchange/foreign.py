@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.errors import BadInputError
+from compressm_cli.data.encodings import Encoding, Ids, Tokenizer, Tokens
+from compressm_cli.data.tokenizer import TOKENIZER, tokenizer_text
 from compressm_cli.exchange.names import ENCODER, HEAD, foreign_name, own_name
 from compressm_cli.models import build_model
 from compressm_cli.recipe import Recipe, RecipeError, recipe_from_mapping
@@ -118,7 +120,18 @@ def language_model(
     _check(folder, own, expected, embedding)
     values = {name: own[name].contiguous().to(like.dtype) for name, like in expected.items()}
     _check_finite(folder, values, embedding)
-    return Checkpoint(recipe=recipe, data=data, sizes=surgery.sizes(skeleton), weights=values)
+    encoding = Encoding(inputs=_inputs(folder, vocabulary), outputs=Tokens())
+    return Checkpoint(
+        recipe=recipe, data=data, sizes=surgery.sizes(skeleton), weights=values, encoding=encoding
+    )
+
+
+def _inputs(folder: Path, vocabulary: int) -> Ids | Tokenizer:
+    """The tokenizer beside the weights; without one, the numbers of tokens."""
+    file = folder / TOKENIZER
+    if not file.is_file():
+        return Ids(size=vocabulary)
+    return Tokenizer(size=vocabulary, json_text=tokenizer_text(file))
 
 
 def _recipe(folder: Path, vocabulary: int, model: dict[str, Any]) -> Recipe:

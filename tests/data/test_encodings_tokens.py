@@ -222,3 +222,21 @@ def test_files_that_are_no_tokenizer_are_told(tmp_path: Path) -> None:
             read_tokenizer(file)
     file.write_bytes(b"\xef\xbb\xbf" + of_bytes().to_str().encode())
     assert Tokenizer(size=SIZE, json_text=read_tokenizer(file)).encode(texts("the"))[0].numel()
+
+
+def test_text_goes_on_after_other_text() -> None:
+    inputs = encoding_of(of_words(), 5)
+    assert inputs.decode([2]) == "cat"
+    after = inputs.stream([1])
+    assert [after.add(2), after.end()] == [" cat", ""]
+    numbers = Ids(size=9).stream([1])
+    assert [numbers.add(2), numbers.end()] == [" 2", ""]
+    cheese = [token + 1 for token in "🧀".encode()]
+    half = Bytes().stream(cheese[:2])
+    assert [half.add(token) for token in cheese[2:]] == ["", "🧀"]
+
+
+def test_tokens_that_the_tokenizer_has_not_are_never_written() -> None:
+    assert encoding_of(of_words(), 5).silent == ()
+    assert encoding_of(of_words(), 8).silent == (5, 6, 7)
+    assert Ids(size=9).silent == ()

@@ -27,9 +27,12 @@ from torch import Tensor
 import compressm_cli
 from compressm_cli import exchange
 from compressm_cli.core.errors import BadInputError
+from compressm_cli.data.encodings import Ids, Tokenizer
+from compressm_cli.data.rows import Rows
 from compressm_cli.runs.folder import Run
 
 transformers = pytest.importorskip("transformers")
+tokenizers = pytest.importorskip("tokenizers")
 
 SIZES = {"vocab_size": VOCABULARY, "hidden_size": 16, "state_size": ORDER, "num_hidden_layers": 2}
 THEIRS: dict[str, dict[str, Any]] = {
@@ -296,3 +299,28 @@ def test_a_configuration_of_another_model_says_so(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "llama"}))
     with pytest.raises(BadInputError, match=r'model_type is "llama".*supported are'):
         exchange.load(tmp_path)
+
+
+def test_the_tokenizer_beside_the_weights_goes_with_the_model(tmp_path: Path) -> None:
+    folder = whole(tmp_path / "theirs")
+    ids = exchange.load(folder).encoding
+    assert ids is not None
+    assert ids.inputs == Ids(size=VOCABULARY)
+    words = tokenizers.models.WordLevel({"[UNK]": 0, "the": 1, "cat": 2}, unk_token="[UNK]")
+    known = tokenizers.Tokenizer(words)
+    known.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    known.enable_padding(length=50)
+    known.save(str(folder / "tokenizer.json"))
+    loaded = exchange.load(folder)
+    loaded.save(tmp_path / "ours.pt")
+    kept = exchange.load(tmp_path / "ours.pt").encoding
+    assert kept is not None
+    assert isinstance(kept.inputs, Tokenizer)
+    tokens, _ = kept.inputs.encode(Rows("x", "texts", [b"the cat the"]))
+    assert tokens.tolist() == [[1, 2, 1]]
+    # A model may be read whose tokenizer is none: it is told where it is needed.
+    (folder / "tokenizer.json").write_bytes(POINTER)
+    broken = exchange.load(folder).encoding
+    assert broken is not None
+    with pytest.raises(BadInputError, match=r"tokenizer\.json: describes no tokenizer: .*whole file beside"):
+        broken.inputs.encode(Rows("x", "texts", [b"the"]))

@@ -48,8 +48,8 @@ class Inputs(Config):
         """Tokens that stand for no text, and are never written."""
         return ()
 
-    def stream(self) -> TextStream:
-        """What makes text of tokens; BadInputError where steps are no tokens of a text."""
+    def stream(self, before: Sequence[int] = ()) -> TextStream:
+        """What makes text of the tokens after ``before``; BadInputError where steps are no tokens of a text."""
         raise BadInputError(f"a model whose inputs are {self.kind} writes no text")
 
     def pieces(self, rows: Rows) -> Rows:
@@ -79,8 +79,8 @@ class TokenInputs(Inputs):
         """The text of tokens of one row; ValueError for a number that is no token."""
 
     @abstractmethod
-    def stream(self) -> TextStream:
-        """The same token by token: what it says in all is what ``decode`` says of them together."""
+    def stream(self, before: Sequence[int] = ()) -> TextStream:
+        """The same token by token: what it says in all is what ``decode`` says of them together, after ``before``."""
 
     def require_tokens(self, tokens: Sequence[int]) -> list[int]:
         """The tokens as plain numbers; ValueError for one that is not of the vocabulary."""

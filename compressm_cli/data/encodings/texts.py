@@ -30,8 +30,11 @@ class Bytes(TokenInputs):
         """The padding."""
         return (0,)
 
-    def stream(self) -> "ByteStream":
-        return ByteStream()
+    def stream(self, before: Sequence[int] = ()) -> "ByteStream":
+        stream = ByteStream()
+        for token in before:
+            stream.add(token)
+        return stream
 
     def encode(self, rows: Rows) -> tuple[Tensor, Tensor | None]:
         self.require_kind(rows)

@@ -1,6 +1,7 @@
 """Tokens of some vocabulary: as their numbers, or as a tokenizer makes them of texts."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -39,8 +40,8 @@ class Ids(TokenInputs):
         """The numbers, with blanks between them."""
         return " ".join(map(str, self.require_tokens(tokens)))
 
-    def stream(self) -> TextStream:
-        return _Numbers(self)
+    def stream(self, before: Sequence[int] = ()) -> TextStream:
+        return _Numbers(self, begun=len(before) > 0)
 
 
 class Tokenizer(TokenInputs):
@@ -51,12 +52,17 @@ class Tokenizer(TokenInputs):
     kind: Literal["tokenizer"] = "tokenizer"
     size: Size
     """Number of distinct tokens of the model, which may be more than the tokenizer has."""
-    json_text: Annotated[str, Field(min_length=2, max_length=LARGEST)]
+    json_text: Annotated[str, Field(max_length=LARGEST)]
     """The whole tokenizer.json, so that no file is needed where the model goes."""
 
     @property
     def vocabulary(self) -> int:
         return self.size
+
+    @property
+    def silent(self) -> tuple[int, ...]:
+        """Those that the tokenizer has not: models often have some more, for their size to be round."""
+        return _unknown(self.json_text, self.size)
 
     def encode(self, rows: Rows) -> tuple[Tensor, Tensor | None]:
         self.require_kind(rows)
@@ -81,16 +87,21 @@ class Tokenizer(TokenInputs):
             known_tokenizer(self.json_text).decode(self.require_tokens(tokens), skip_special_tokens=False)
         )
 
-    def stream(self) -> TextStream:
-        return _Pieces(self)
+    def stream(self, before: Sequence[int] = ()) -> TextStream:
+        return _Pieces(self, self.require_tokens(before))
+
+
+@lru_cache(maxsize=4)
+def _unknown(json_text: str, size: int) -> tuple[int, ...]:
+    known = set(known_tokenizer(json_text).get_vocab(with_added_tokens=True).values())
+    return tuple(token for token in range(size) if token not in known)
 
 
 class _Numbers:
     """Numbers with blanks between them."""
 
-    def __init__(self, inputs: Ids) -> None:
-        self._inputs = inputs
-        self._begun = False
+    def __init__(self, inputs: Ids, begun: bool) -> None:
+        self._inputs, self._begun = inputs, begun
 
     def add(self, token: int) -> str:
         text = (" " if self._begun else "") + self._inputs.decode([token])
@@ -104,10 +115,10 @@ class _Numbers:
 class _Pieces:
     """What a tokenizer's tokens say, each after those before it; it may end within a character."""
 
-    def __init__(self, inputs: Tokenizer) -> None:
+    def __init__(self, inputs: Tokenizer, before: list[int]) -> None:
         self._inputs = inputs
-        self._tokens: list[int] = []
-        self._context, self._told = 0, 0
+        self._tokens = list(before)
+        self._context, self._told = 0, len(before)
 
     def add(self, token: int) -> str:
         self._tokens.append(token)
