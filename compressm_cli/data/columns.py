@@ -150,21 +150,6 @@ def not_a_number(value: Any) -> str:
     return told
 
 
-class Raw(Column[list[Any]]):
-    """Cells as they stand."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._cells: list[Any] = []
-
-    def add(self, cells: Cells, place: Place) -> None:
-        self._cells += cells.tolist() if isinstance(cells, np.ndarray) else cells
-
-    @property
-    def values(self) -> list[Any]:
-        return self._cells
-
-
 class Texts(Column[list[bytes]]):
     """Each text in UTF-8."""
 

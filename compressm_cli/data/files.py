@@ -26,10 +26,11 @@ Places = Annotated[list[Place], Field(min_length=1)]
 Share = Annotated[float, Field(gt=0.0, lt=0.5)]
 
 KEYS = {
-    "image_folder": ("images", ("image_size", "resize", "colours", "background")),
-    "audio_folder": ("recordings", ("sampling_rate", "features", "chunk_seconds", "max_seconds")),
+    "texts": ("texts", ("max_length",)),
+    "images": ("images", ("image_size", "resize", "colours", "background")),
+    "audio": ("recordings", ("sampling_rate", "features", "chunk_seconds", "max_seconds")),
 }
-"""The keys that say how some kind of rows is encoded, by the format, and what that holds."""
+"""The keys that say how some kind of rows is encoded, and what it is called."""
 HALF = 0.5
 """Mean and deviation that bring pixels from 0..1 to -1..1."""
 
@@ -94,8 +95,6 @@ class Files(Layout, TaskConfig):
             raise ValueError(
                 f"{self.format} needs label_column and {self.inputs_in_words}, or target_columns"
             )
-        if self.max_length is not None and self.text_column is None and self.format != "text_folder":
-            raise ValueError("max_length is for texts; leave it out")
         self._keys_fit_the_kind()
         named = (
             one for value in self._places().values() for one in ([value] if isinstance(value, str) else value)
@@ -110,7 +109,7 @@ class Files(Layout, TaskConfig):
     def _keys_fit_the_kind(self) -> None:
         for kind, (what, keys) in KEYS.items():
             given = [key for key in keys if getattr(self, key) is not None]
-            if given and self.format != kind:
+            if given and self.kind != kind:
                 raise ValueError(f"{given[0]} is for {what}; leave it out")
         if (self.image_size is None) != (self.resize is None):
             raise ValueError("image_size and resize go together, as in image_size: [32, 32], resize: fit")

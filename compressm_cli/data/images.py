@@ -10,13 +10,14 @@ from torch import Tensor
 
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data import hub
-from compressm_cli.data.columns import Labels, Raw
+from compressm_cli.data.columns import Labels
 from compressm_cli.data.encodings import Classes, Encoding, Pixels
 from compressm_cli.data.encodings.images import pixel_sequences
+from compressm_cli.data.file_cells import FileCells
 from compressm_cli.data.interface import Dataset, DataSpec, Split, TaskConfig
 from compressm_cli.data.labels import class_names
 from compressm_cli.data.rows import Rows
-from compressm_cli.data.sources.images import image_cells, read_image_folder
+from compressm_cli.data.sources.images import ImageRows, read_image_folder
 from compressm_cli.data.splits import Seed, hold_out
 from compressm_cli.data.tables import Table
 
@@ -93,10 +94,10 @@ class ImageTask(TaskConfig):
             rows = read_image_folder(source.folder)
         else:
             column = self.published.image_column
-            cells, labels = Raw(), Labels()
+            cells, labels = FileCells("image"), Labels()
             Table.opened(str(source), source.builder, source.files).read({column: cells, "label": labels})
-            images, names = image_cells(cells.values, str(source), source.folder)
-            rows = Rows(str(source), "images", images, names=names, labels=labels.values)
+            images = ImageRows([cell.source for cell in cells.values], [cell.place for cell in cells.values])
+            rows = Rows(str(source), "images", images, names=cells.names, labels=labels.values)
         return rows
 
     def _sized(self, rows: Rows) -> Rows:

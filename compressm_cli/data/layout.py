@@ -28,6 +28,8 @@ Format = Literal[
 ]
 BY_TEXT = ("csv", "tsv")
 """Formats whose cells are texts."""
+INPUTS = ("text_column", "feature_columns", "sequence_column", "image_column", "audio_column")
+"""The keys that say what the model takes of a table; one of them is given."""
 WITHOUT_COLUMNS = ("ts", "text_folder", "image_folder", "audio_folder")
 """Formats whose inputs and classes have no names."""
 
@@ -85,6 +87,11 @@ class Layout(Config):
     lengths_column: ColumnName | None = None
     """Of npz: the array of the lengths of the series, where these are padded at the end, or one after another in an
     array (steps in all) or (steps in all, channels)."""
+    image_column: ColumnName | None = None
+    """Of a table of images: their paths, relative ones from the folder of the table on; in parquet also mappings of
+    ``bytes`` and ``path``."""
+    audio_column: ColumnName | None = None
+    """The same of a table of recordings."""
     label_column: ColumnName | None = None
     """Of a table: the class, a text or a whole number."""
     target_columns: ColumnNames | None = None
@@ -103,8 +110,7 @@ class Layout(Config):
 
     @model_validator(mode="after")
     def _columns_fit_the_format(self) -> Self:
-        keys = ("text_column", "feature_columns", "sequence_column")
-        given = [key for key in keys if getattr(self, key) is not None]
+        given = [key for key in INPUTS if getattr(self, key) is not None]
         if self.format in WITHOUT_COLUMNS:
             named = [] if self.format == "ts" else self.target_columns or []
             if given or named or self.label_column is not None or self.id_column is not None:
@@ -154,14 +160,25 @@ class Layout(Config):
         """The keys of which a table needs one."""
         if self.format == "npz":
             return "sequence_column"
-        listed = "" if self.format in BY_TEXT else " (or sequence_column)"
-        return f"either text_column or feature_columns{listed}"
+        lists = "" if self.format in BY_TEXT else "sequence_column, "
+        return f"either text_column or feature_columns (or {lists}image_column, audio_column)"
 
     @property
     def input_columns(self) -> list[str]:
         """The columns of a table that the model takes, as names or patterns."""
-        given = self.text_column or self.feature_columns or self.sequence_column or []
-        return [given] if isinstance(given, str) else given
+        given = next((value for key in INPUTS if (value := getattr(self, key)) is not None), None)
+        return [given] if isinstance(given, str) else list(given or [])
+
+    @property
+    def kind(self) -> Kind:
+        """What the rows are."""
+        if self.text_column is not None:
+            return "texts"
+        if self.image_column is not None:
+            return "images"
+        if self.audio_column is not None:
+            return "audio"
+        return next((kind for kind, folder in FOLDERS.items() if folder == self.format), "series")
 
     @property
     def named_columns(self) -> list[str]:

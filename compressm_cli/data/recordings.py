@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,8 @@ NOT_INSTALLED = (
 class Clip:
     """A stretch of a file."""
 
-    file: Path
+    file: Path | bytes
+    """Where it is, or what is in it."""
     rate: int
     """Samples a second."""
     frames: int
@@ -28,12 +30,12 @@ class Clip:
     """The first of them."""
 
     @classmethod
-    def of(cls, file: Path, place: str) -> "Clip":
+    def of(cls, file: Path | bytes, place: str) -> "Clip":
         """A whole file, of which only the head is read. BadInputError where it is damaged, or holds no sound."""
         soundfile = _library()
         with reading(place, "cannot be read as sound", "remove or replace it"):
             _require_whole(file, place)
-            info = soundfile.info(str(file))
+            info = soundfile.info(_opened(file))
             rate, frames = int(info.samplerate), int(info.frames)
         if frames < 1 or rate < 1:
             raise BadInputError(f"{place}: there is no sound in it; remove or replace it")
@@ -48,7 +50,7 @@ class Clip:
         soundfile = _library()
         with reading(place, "cannot be read as sound", "remove or replace it"):
             channels, _ = soundfile.read(
-                str(self.file), frames=self.frames, start=self.start, dtype="float64", always_2d=True
+                _opened(self.file), frames=self.frames, start=self.start, dtype="float64", always_2d=True
             )
         if len(channels) != self.frames:
             raise BadInputError(
@@ -91,12 +93,17 @@ def _library():  # type: ignore[no-untyped-def]
     return soundfile
 
 
-def _require_whole(file: Path, place: str) -> None:
+def _opened(file: Path | bytes) -> str | BytesIO:
+    return BytesIO(file) if isinstance(file, bytes) else str(file)
+
+
+def _require_whole(file: Path | bytes, place: str) -> None:
     """BadInputError for a RIFF file that is shorter than it says: the library reads what is there, and says nothing."""
-    with file.open("rb") as opened:
-        head = opened.read(8)
+    if isinstance(file, bytes):
+        head, size = file[:8], len(file)
+    else:
+        with file.open("rb") as opened:
+            head, size = opened.read(8), file.stat().st_size
     told = int.from_bytes(head[4:8], "little")
-    if head[:4] == b"RIFF" and told not in (0, 2**32 - 1) and told > file.stat().st_size - 8 + 1:
-        raise BadInputError(
-            f"{place}: is cut short: {file.stat().st_size:,} bytes of {told + 8:,}; replace it"
-        )
+    if head[:4] == b"RIFF" and told not in (0, 2**32 - 1) and told > size - 8 + 1:
+        raise BadInputError(f"{place}: is cut short: {size:,} bytes of {told + 8:,}; replace it")

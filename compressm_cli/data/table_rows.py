@@ -1,16 +1,20 @@
 """The rows of a table, each column read as what the layout says that it is."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.columns import Column, Labels, Numbers, Sequences, Texts, Times
+from compressm_cli.data.file_cells import FileCells
 from compressm_cli.data.long_tables import grouped
 from compressm_cli.data.patterns import chosen_columns, files_of
 from compressm_cli.data.rows import Kind, Rows
 from compressm_cli.data.sources import Form
+from compressm_cli.data.sources.audio import recordings_of
+from compressm_cli.data.sources.images import ImageRows
 from compressm_cli.data.sources.ts import LABEL, SERIES, TARGET
 from compressm_cli.data.tables import Table
 
@@ -49,6 +53,8 @@ class TableRows:
             texts = self._want(layout.text_column, Texts())
             self._table.read(self._wanted)
             return self._rows("texts", texts.values)
+        if layout.image_column is not None or layout.audio_column is not None:
+            return self._of_files(layout.kind, layout.input_columns[0])
         if layout.sequence_column is not None or layout.format == "ts":
             return self._of_lists(layout.input_columns or [SERIES])
         names = self._chosen(layout.input_columns)
@@ -58,6 +64,15 @@ class TableRows:
         self._table.read(self._wanted)
         numbers = np.stack([column.values for column in columns], axis=1)
         return self._rows("series", list(numbers[:, :, None]), channels=[CHANNEL], columns=names)
+
+    def _of_files(self, kind: Kind, name: str) -> Rows:
+        """Images or recordings, called by their paths."""
+        cells = self._want(name, FileCells("image" if kind == "images" else "recording"))
+        self._table.read(self._wanted)
+        sources, places = [c.source for c in cells.values], [c.place for c in cells.values]
+        content = ImageRows(sources, places) if kind == "images" else recordings_of(sources, places)
+        rows = self._rows(kind, content)
+        return rows if cells.names is None else replace(rows, names=cells.names)
 
     def _of_lists(self, names: list[str]) -> Rows:
         """Series whose steps are lists, in one cell or in one for each channel."""

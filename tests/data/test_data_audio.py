@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 import soundfile
 import torch
 from pydantic import ValidationError
 
+from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.encodings import Encoding, Standardization
 from compressm_cli.data.encodings.audio import Audio, resampled
@@ -17,6 +19,10 @@ from compressm_cli.data.encodings.cepstrum import cepstrum
 from compressm_cli.data.files import Files
 from compressm_cli.data.layout import Layout
 from compressm_cli.data.rows import Rows
+from compressm_cli.engine.inputs import read_input
+from compressm_cli.engine.prediction import Predictor
+from compressm_cli.models import build_model
+from compressm_cli.recipe import recipe_from_mapping
 
 
 @pytest.fixture(autouse=True)
@@ -256,3 +262,50 @@ def test_without_the_library_it_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_impossible_combinations_are_refused(options: dict[str, Any], told: str) -> None:
     with pytest.raises(ValidationError, match=told):
         Files(**{"format": "audio_folder", "train": "a", **options})
+
+
+def test_a_table_names_its_recordings_or_holds_them() -> None:
+    put_classes()
+    lines = [f"rows/{name}/{number}.wav,{name}" for name in ("high", "low") for number in range(6)]
+    Path("list.csv").write_text("\n".join(["file,pitch", *lines]) + "\n")
+    keys: dict[str, Any] = {"audio_column": "file", "label_column": "pitch", "max_seconds": 0.05}
+    table = Files(format="csv", train="list.csv", **keys).load()
+    folder = Files(format="audio_folder", train="rows", max_seconds=0.05).load()
+    assert table.fingerprint == folder.fingerprint
+    assert table.encoding == folder.encoding
+    held = [{"bytes": Path(line.split(",")[0]).read_bytes(), "path": None} for line in lines]
+    labels = [line.split(",")[1] for line in lines]
+    pandas.DataFrame({"file": held, "pitch": labels}).to_parquet("list.parquet")
+    assert Files(format="parquet", train="list.parquet", **keys).load().fingerprint == folder.fingerprint
+    held[4] = {"bytes": held[4]["bytes"][:-9], "path": None}
+    pandas.DataFrame({"file": held, "pitch": labels}).to_parquet("list.parquet")
+    with pytest.raises(BadInputError, match=r"^list\.parquet, recording 5: is cut short"):
+        Files(format="parquet", train="list.parquet", **keys).load()
+    Path("list.csv").write_text("file,pitch\ngone.wav,low\n")
+    with pytest.raises(
+        BadInputError, match=r"list\.csv, row 1, column 'file': gone\.wav: no such file in \.; correct"
+    ):
+        Files(format="csv", train="list.csv", **keys).load()
+
+
+def test_predictions_of_pieces_are_called_by_their_file() -> None:
+    put_classes(seconds=0.1)
+    wanted = recipe_from_mapping(
+        {
+            "name": "tiny",
+            "data": {"task": "files", "format": "audio_folder", "train": "rows", "chunk_seconds": 0.06},
+            "model": {"layer": {"kind": "lru", "state_dim": 2}, "model_dim": 4},
+            "train": {"steps": 1, "batch_size": 2},
+        },
+        "test",
+    )
+    dataset = wanted.data.dataset()
+    model = build_model(wanted.model, dataset.spec)
+    checkpoint = Checkpoint.of(model, wanted, dataset.spec, 1, encoding=dataset.encoding)
+    put("new/x.flac", sine(440, 8000, 0.15))
+    put("new/y.wav", sine(440, 16000, 0.05), 16000)
+    said = Predictor(checkpoint, "cpu")(read_input(checkpoint, "new"))
+    assert said.names == ["x.flac#1", "x.flac#2", "x.flac#3", "y.wav"]
+    assert said.probabilities is not None
+    assert said.probabilities.shape == (4, 2)
+    assert Predictor(checkpoint, "cpu")(read_input(checkpoint, "new/y.wav")).names == ["y.wav"]

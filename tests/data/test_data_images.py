@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from PIL import Image
@@ -183,3 +184,57 @@ def test_images_of_several_sizes_and_colours_are_read_as_told() -> None:
 def test_impossible_combinations_are_refused(options: dict[str, Any], told: str) -> None:
     with pytest.raises(ValidationError, match=told):
         Files(**{"format": "image_folder", "train": "a", **options})
+
+
+def put_pictures() -> list[dict[str, Any]]:
+    """Six files of one grey each, and rows that name them."""
+    Path("pictures").mkdir()
+    rows = []
+    for number in range(6):
+        Image.new("L", (2, 2), number).save(f"pictures/{number}.png")
+        rows.append({"picture": f"pictures/{number}.png", "label": "ab"[number % 2]})
+    return rows
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_a_table_names_its_images(kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, place = pandas.DataFrame(put_pictures()), tmp_path / f"rows.{kind}"
+    if kind == "csv":
+        table.to_csv(place, index=False)
+    elif kind == "jsonl":
+        table.to_json(place, orient="records", lines=True)
+    else:
+        table.to_parquet(place)
+    monkeypatch.chdir("/")
+    keys: dict[str, Any] = {"format": kind, "image_column": "picture", "label_column": "label"}
+    rows = Layout(**keys).read(str(place))
+    assert rows.names == [f"pictures/{number}.png" for number in range(6)]
+    assert rows.labels == list("ababab")
+    assert [image.ravel().tolist() for image in rows.content] == [[number] * 4 for number in range(6)]
+    task = Files(**keys, train=str(place), validation=0.2, test=0.2, image_size=[1, 1], resize="stretch")
+    assert task.load().spec.length == 1
+    (tmp_path / "pictures" / "3.png").unlink()
+    with pytest.raises(
+        BadInputError, match=rf"rows\.{kind}, row 4, column 'picture': pictures/3\.png: no such file"
+    ):
+        Layout(**keys).read(str(place))
+
+
+def test_a_table_holds_its_images() -> None:
+    rows = put_pictures()
+    cells = [{"bytes": Path(row["picture"]).read_bytes(), "path": "same.png"} for row in rows]
+    cells[2] = {"bytes": None, "path": "pictures/2.png"}
+    pandas.DataFrame({"image": cells}).to_parquet("rows.parquet")
+    found = Layout(format="parquet", image_column="image").read("rows.parquet", labelled=False)
+    assert found.names is None
+    assert [int(image[0, 0, 0]) for image in found.content] == list(range(6))
+    cells[1] = {"bytes": b"broken", "path": "same.png"}
+    pandas.DataFrame({"image": cells}).to_parquet("rows.parquet")
+    with pytest.raises(BadInputError, match=r"rows\.parquet, image 2 \(same\.png\): not a readable image"):
+        list(Layout(format="parquet", image_column="image").read("rows.parquet", labelled=False).content)
+    cells[1] = {"bytes": None, "path": None}
+    pandas.DataFrame({"image": cells}).to_parquet("rows.parquet")
+    with pytest.raises(
+        BadInputError, match=r"row 2, column 'image': the image is missing; name a file there"
+    ):
+        Layout(format="parquet", image_column="image").read("rows.parquet", labelled=False)

@@ -20,7 +20,7 @@ def read_audio_folder(folder: Path, labelled: bool = True) -> Rows:
     )
 
 
-def recordings_of(files: Sequence[Path], places: Sequence[str]) -> Recordings:
+def recordings_of(files: Sequence[Path | bytes], places: Sequence[str]) -> Recordings:
     """Files, called as ``places`` says. Raises BadInputError at one that cannot be read."""
     clips = [Clip.of(file, place) for file, place in zip(files, places, strict=True)]
     return Recordings(clips, places)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -118,29 +118,6 @@ def read_image_folder(folder: Path, labelled: bool = True) -> Rows:
     content = ImageRows(files, [f"{folder}, image {row} ({file})" for row, file in enumerate(files, start=1)])
     names = [found.names[row] for row in order]
     return Rows(str(folder), "images", content, names=names, labels=labels, left_out=found.left_out)
-
-
-def image_cells(cells: Sequence[Any], source: str, folder: Path) -> tuple[ImageRows, list[str] | None]:
-    """Images of a table's column, and what they are called, where each cell names a path.
-
-    A cell is a path, relative ones from ``folder`` on, or a mapping of ``bytes`` and ``path``. Raises BadInputError
-    where one is missing.
-    """
-    sources: list[Path | bytes] = []
-    places, names = [], []
-    for row, cell in enumerate(cells, start=1):
-        place = f"{source}, image {row}"
-        data, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (None, cell)
-        if not isinstance(data, bytes | None) or not isinstance(path, str | None) or not (data or path):
-            raise BadInputError(f"{place}: the image is missing; leave out the row")
-        if data is None and not (folder / str(path)).is_file():
-            raise BadInputError(
-                f"{place}: {path}: no such file in {folder}; correct it, or leave out the row"
-            )
-        sources.append(folder / str(path) if data is None else data)
-        places.append(f"{place} ({path})" if path else place)
-        names.append(path)
-    return ImageRows(sources, places), [str(name) for name in names] if all(names) else None
 
 
 def _decoded(source: Path | bytes, place: str) -> np.ndarray:
