@@ -83,6 +83,33 @@ def instead_of_none(method: type[Method]) -> dict[str, Entry[Method]]:
     return {**METHODS.entries(), "none": Entry(method, method.Config)}
 
 
+def with_method(monkeypatch: pytest.MonkeyPatch, method: type[Method]) -> None:
+    """Recipes without compression have this method."""
+    monkeypatch.setattr(METHODS, "_entries", instead_of_none(method))
+
+
+class Died(BaseException):
+    """Stands for a kill."""
+
+
+class Dying(SilentView):
+    """Kills the run when it tells of a step."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def step(self, step: int, *_: Any) -> None:
+        if step == self.at:
+            raise Died
+
+
+def killed(recipe: Recipe, step: int) -> Run:
+    """A run of a recipe that was killed at a step."""
+    with pytest.raises(Died):
+        experiment.start(recipe, 0, experiment.load_data(recipe), Dying(step), "test")
+    return Run.find(Path(recipe.output.root) / recipe.name)[-1]
+
+
 @pytest.fixture
 def rough_flops(monkeypatch: pytest.MonkeyPatch) -> None:
     """Counting FLOPs takes longer than training such a model; here any number that goes with the shapes will do."""

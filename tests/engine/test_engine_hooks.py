@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from test_engine_longer import Telling
-from tiny_runs import instead_of_none
+from tiny_runs import killed, with_method
 from torch import Tensor, nn
 
 from compressm_cli.checkpoint import Checkpoint, verify
@@ -19,7 +19,6 @@ from compressm_cli.engine.forecast import forecast
 from compressm_cli.engine.trial import Trial
 from compressm_cli.engine.view import SilentView
 from compressm_cli.layers.interface import state_axis
-from compressm_cli.methods import METHODS
 from compressm_cli.methods.calibration import Statistic
 from compressm_cli.methods.faults import MethodFaultError, ask
 from compressm_cli.methods.method import CheckContext, Method, StepContext
@@ -37,10 +36,6 @@ Maker = Callable[..., Recipe]
 Trainer = Callable[..., Run]
 Same = Callable[[Run, Run], bool]
 STATES = state_axis("blocks.0.layer")
-
-
-class Died(BaseException):
-    """Stands for a kill."""
 
 
 def losses(run: Run) -> list[float]:
@@ -150,10 +145,6 @@ class Wrong(NoCompression):
         return Plan(edits=[Park(STATES, [99])]) if step.step == 3 else None
 
 
-def with_method(monkeypatch: pytest.MonkeyPatch, method: type[NoCompression]) -> None:
-    monkeypatch.setattr(METHODS, "_entries", instead_of_none(method))
-
-
 @pytest.mark.usefixtures("rough_flops")
 @pytest.mark.parametrize("method", [Watching, Nothing, Controlling])
 def test_who_does_nothing_changes_nothing(
@@ -217,15 +208,7 @@ def test_what_is_parked_masked_and_frozen_survives_a_kill(
     with_method(monkeypatch, Parking)
     whole = train(made)
     assert whole.read_summary()["orders"]["final"] == {"blocks.0.layer": 8}
-
-    class Dying(SilentView):
-        def step(self, step: int, *_: Any) -> None:
-            if step == kill:
-                raise Died
-
-    with pytest.raises(Died):
-        experiment.start(made, 0, experiment.load_data(made), Dying(), "test")
-    (part,) = [run for run in Run.find(whole.folder.parent) if run.folder != whole.folder]
+    part = killed(made, kill)
     saved = Checkpoint.load(part.last_checkpoints()[-1])
     assert parked(saved.build_model()) == ({STATES: (1, 5)} if kill <= 16 else {STATES: (1,)})
     assert saved.orders == {"blocks.0.layer": 6 if kill <= 16 else 7}
@@ -244,15 +227,7 @@ def test_blocks_that_leave_and_come_survive_a_kill(
     whole = train(made)
     final = {"blocks.0.layer": 8, "blocks.2.layer": 6, "blocks.3.layer": 8}
     assert whole.read_summary()["orders"]["final"] == final
-
-    class Dying(SilentView):
-        def step(self, step: int, *_: Any) -> None:
-            if step == kill:
-                raise Died
-
-    with pytest.raises(Died):
-        experiment.start(made, 0, experiment.load_data(made), Dying(), "test")
-    (part,) = [run for run in Run.find(whole.folder.parent) if run.folder != whole.folder]
+    part = killed(made, kill)
     experiment.resume(part, load_recipe(part.recipe_path), SilentView(), "test")
     assert same_weights(whole, part)
     assert losses(whole) == losses(part)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from gated import STATES, Gated, Still
-from tiny_runs import instead_of_none
+from tiny_runs import killed, with_method
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -19,8 +19,7 @@ from compressm_cli.engine.divergence import DivergedError
 from compressm_cli.engine.trial import Trial
 from compressm_cli.engine.view import SilentView
 from compressm_cli.layers.lru import LRU, LRUConfig
-from compressm_cli.methods import METHODS
-from compressm_cli.methods.method import Method, StepContext
+from compressm_cli.methods.method import StepContext
 from compressm_cli.recipe import Recipe, load_recipe
 from compressm_cli.runs.folder import Run
 from compressm_cli.structure.store import parked
@@ -28,10 +27,6 @@ from compressm_cli.structure.store import parked
 Maker = Callable[..., Recipe]
 Trainer = Callable[..., Run]
 Same = Callable[[Run, Run], bool]
-
-
-def with_method(monkeypatch: pytest.MonkeyPatch, method: type[Method]) -> None:
-    monkeypatch.setattr(METHODS, "_entries", instead_of_none(method))
 
 
 def gated(tiny: Maker, **train: Any) -> Recipe:
@@ -74,15 +69,7 @@ def test_they_go_on_after_a_kill_in_a_trial_as_without(
     assert float((gates - 1).abs().max()) > 0.1
     assert float(per_state.max()) < 0.5
     assert all(bool(m.isfinite().all()) and float(m.abs().max()) > 0 for m in moments)
-
-    class Dying(SilentView):
-        def step(self, step: int, *_: Any) -> None:
-            if step == 14:
-                raise KeyError("a kill")
-
-    with pytest.raises(KeyError, match="a kill"):
-        experiment.start(made, 0, experiment.load_data(made), Dying(), "test")
-    part = Run.find(whole.folder.parent)[-1]
+    part = killed(made, 14)
     assert parked(Checkpoint.load(part.last_checkpoints()[-1]).build_model()) == {STATES: (1, 5)}
     experiment.resume(part, load_recipe(part.recipe_path), SilentView(), "test")
     assert same_weights(whole, part)

@@ -6,14 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import instead_of_none
+from tiny_runs import killed, with_method
 from torch import Tensor, nn
 
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.engine import experiment, loop, validation
 from compressm_cli.engine.view import SilentView
 from compressm_cli.layers.interface import state_axis
-from compressm_cli.methods import METHODS
 from compressm_cli.methods.method import CheckContext, StepContext
 from compressm_cli.methods.none import NoCompression
 from compressm_cli.recipe import Recipe, load_recipe
@@ -287,22 +286,14 @@ def test_of_a_rejected_trial_the_method_remembers_its_plan_and_that_it_was_rejec
     """Nothing of its steps, which are trained once more; so too where the run is resumed within the trial."""
     safety = {"trial_steps": 5, "tolerance": 0.0}
     made = tiny(steps=20, compression={"method": "none", "safety": safety}, train={"checkpoint_every": 12})
-    monkeypatch.setattr(METHODS, "_entries", instead_of_none(Leaving))
+    with_method(monkeypatch, Leaving)
     uncut, generator = known(train(made))
     assert uncut == {"seen": list(range(1, 21)), "planned": 1, "rejections": 0}
-    monkeypatch.setattr(METHODS, "_entries", instead_of_none(Counting))
+    with_method(monkeypatch, Counting)
     whole = train(made)
     assert known(whole)[0] == {**uncut, "rejections": 1}
     assert torch.equal(known(whole)[1], generator)
-
-    class Dying(SilentView):
-        def step(self, step: int, *_: Any) -> None:
-            if step == 14:
-                raise KeyError("a kill")
-
-    with pytest.raises(KeyError, match="a kill"):
-        train(made, view=Dying())
-    part = Run.find(whole.folder.parent)[-1]
+    part = killed(made, 14)
     assert Checkpoint.load(part.last_checkpoints()[-1]).step == 12
     experiment.resume(part, load_recipe(part.recipe_path), SilentView(), "test")
     assert known(part)[0] == {**uncut, "rejections": 1}
