@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from compressm_cli.core.axes import Axis, Slot
 from compressm_cli.layers.config import StateDim
+from compressm_cli.layers.remembered import Remembered
 from compressm_cli.layers.selective import (
     ChannelProjection,
     ChannelTrace,
@@ -26,12 +27,17 @@ from compressm_cli.layers.state import State
 from compressm_cli.ops import causal_conv1d, mamba_ssm_kernels, selective_scan_gated
 from compressm_cli.ops.channelwise import channelwise_selective_scan
 from compressm_cli.ops.decoding import (
+    ConvolutionWeights,
+    SelectiveWeights,
     causal_conv1d_step,
+    convolution_weights,
     ends_of,
     recent_steps,
     selective_states,
     selective_step,
+    selective_weights,
 )
+from compressm_cli.ops.simd import LANES
 
 
 class MambaConfig(KernelConfig):
@@ -86,6 +92,7 @@ class Mamba(SelectiveLayer):
         self.register_parameter("C_map", None)
         self.kept: Tensor | None
         self.register_buffer("kept", None)
+        self._remembered = Remembered()
 
     @property
     def state_dim(self) -> int:
@@ -132,39 +139,55 @@ class Mamba(SelectiveLayer):
 
     @torch.no_grad()
     def initial_state(self, batch: int) -> State:
-        A = wide(self.A_log)
-        sizes = self._state_sizes(batch)
+        self._remembered.forget()
+        A, sizes = wide(self.A_log), self._state_sizes(batch)
         return State({"h": A.new_zeros(sizes["h"]), "past": self.conv1d.weight.new_zeros(sizes["past"])})
 
     def _state_sizes(self, batch: int) -> dict[str, tuple[int, ...]]:
         channels, _, width = self.conv1d.weight.shape
-        return {"h": (batch, *self.A_log.shape), "past": (batch, width - 1, channels)}
+        return {
+            "h": (batch, -(-channels // LANES), self.state_dim, LANES),
+            "past": (batch, width - 1, channels),
+        }
 
     @torch.no_grad()
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         self.check_step(x)
         h, past = state.take(**self._state_sizes(len(x)))
+        convolution, scan = self._step_weights()
         x, z = self.in_proj(x).chunk(2, dim=-1)
-        x = causal_conv1d_step(x, past, *self._convolution(), activation="silu")
-        dt, B, C = self._sizes_and_vectors(x)
-        y = selective_step(x, h, dt, -torch.exp(wide(self.A_log)), B, C, self.D, self.kept)
-        return self.out_proj(y * functional.silu(z)), State({"h": h, "past": past})
+        x = causal_conv1d_step(x, past, convolution)
+        raw, B, C = self._vectors(x)
+        if self.B_map is not None:
+            B, C = self._mapped(B, C)
+        y = selective_step(x, raw, z, B, C, scan, h)
+        return self.out_proj(y), State({"h": h, "past": past})
+
+    def _step_weights(self) -> tuple[ConvolutionWeights, SelectiveWeights]:
+        """Those of the convolution and of the scan, as steps read them."""
+        conv, dt = self.conv1d, self.dt_proj
+        found = (conv.weight, conv.bias, self.A_log, dt.bias, self.D, self.kept)
+
+        def make() -> tuple[ConvolutionWeights, SelectiveWeights]:
+            A = -torch.exp(wide(self.A_log))
+            scan = selective_weights(A, wide(dt.bias), self.D, self.kept)
+            return convolution_weights(*self._convolution()), scan
+
+        return self._remembered.of((t for t in found if t is not None), make)
 
     @torch.no_grad()
     def prefill(self, u: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+        self._remembered.forget()
         ends = ends_of(u, lengths)
         entering, z = self.in_proj(u).chunk(2, dim=-1)
         x = causal_conv1d(entering, *self._convolution(), activation="silu")
-        dt, B, C = self._sizes_and_vectors(x)
+        raw, B, C = self._vectors(x)
+        if self.B_map is not None:
+            B, C = self._mapped(B, C)
+        dt = functional.softplus(wide(raw) + wide(self.dt_proj.bias))
         y, h = selective_states(x, ends, dt, -torch.exp(wide(self.A_log)), B, C, self.D, self.kept)
         past = recent_steps(entering, ends, self.conv1d.weight.shape[2] - 1)
         return self.out_proj(y * functional.silu(z)), State({"h": h, "past": past})
-
-    def _sizes_and_vectors(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of x (..., D) behind the convolution the step sizes (..., D), and B and C (..., N) or (..., D, r)."""
-        raw, B, C = self._vectors(x)
-        dt = functional.softplus(wide(raw) + wide(self.dt_proj.bias))
-        return dt, *(self._mapped(B, C) if self.B_map is not None else (B, C))
 
     def _convolution(self) -> tuple[Tensor, Tensor | None]:
         """Its weights (D, width) and bias (D,)."""

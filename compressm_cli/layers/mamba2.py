@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from compressm_cli.core.axes import Axis, Role, Slot
 from compressm_cli.layers.config import StateDim
+from compressm_cli.layers.remembered import Remembered
 from compressm_cli.layers.selective import (
     GroupProjection,
     HeadTrace,
@@ -25,7 +26,15 @@ from compressm_cli.layers.selective import (
 )
 from compressm_cli.layers.state import State
 from compressm_cli.ops import causal_conv1d, mamba_ssm_kernels, ssd
-from compressm_cli.ops.decoding import causal_conv1d_step, ends_of, recent_steps, ssd_states, ssd_step
+from compressm_cli.ops.decoding import (
+    ConvolutionWeights,
+    causal_conv1d_step,
+    convolution_weights,
+    ends_of,
+    recent_steps,
+    ssd_states,
+    ssd_step,
+)
 
 
 class Mamba2Config(KernelConfig):
@@ -121,6 +130,7 @@ class Mamba2(SelectiveLayer):
         self.C_proj: nn.Parameter | None
         self.register_parameter("B_proj", None)
         self.register_parameter("C_proj", None)
+        self._remembered = Remembered()
 
     @classmethod
     def of_order(cls, config: Any, model_dim: int, start: int, order: int) -> "Mamba2":
@@ -212,6 +222,7 @@ class Mamba2(SelectiveLayer):
 
     @torch.no_grad()
     def initial_state(self, batch: int) -> State:
+        self._remembered.forget()
         sizes = self._state_sizes(batch)
         h = wide(self.A_log).new_zeros(sizes["h"])
         return State({"h": h, "past": self.conv1d.weight.new_zeros(sizes["past"])})
@@ -228,13 +239,14 @@ class Mamba2(SelectiveLayer):
         self.check_step(x)
         h, past = state.take(**self._state_sizes(len(x)))
         z, mixed, low = self._parts(self.in_proj(x))
-        mixed = causal_conv1d_step(mixed, past, *self._convolution(), activation="silu")
+        mixed = causal_conv1d_step(mixed, past, self._step_weights())
         x, dt, B, C = self._inputs(mixed, low)
         y = ssd_step(x, h, dt, -torch.exp(wide(self.A_log)) * dt, B, C, self.D)
         return self.out_proj(self.norm(y.flatten(-2), z)), State({"h": h, "past": past})
 
     @torch.no_grad()
     def prefill(self, u: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+        self._remembered.forget()
         ends = ends_of(u, lengths)
         z, entering, low = self._parts(self.in_proj(u))
         mixed = causal_conv1d(entering, *self._convolution(), activation="silu")
@@ -242,6 +254,11 @@ class Mamba2(SelectiveLayer):
         y, h = ssd_states(x, ends, dt, -torch.exp(wide(self.A_log)), B, C, self.D)
         past = recent_steps(entering, ends, self.conv1d.weight.shape[2] - 1)
         return self.out_proj(self.norm(y.flatten(-2), z)), State({"h": h, "past": past})
+
+    def _step_weights(self) -> ConvolutionWeights:
+        """Those of the convolution, as steps read them."""
+        given = [t for t in (self.conv1d.weight, self.conv1d.bias) if t is not None]
+        return self._remembered.of(given, lambda: convolution_weights(*self._convolution()))
 
     def _convolution(self) -> tuple[Tensor, Tensor | None]:
         """Its weights (channels, width) and bias (channels,)."""

@@ -3,15 +3,23 @@
 Steps change the state that they are given in its place. All without gradients.
 """
 
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from compressm_cli.ops import decoding_cpu
 from compressm_cli.ops.channelwise import channelwise_selective_scan
 from compressm_cli.ops.chunked import full_precision, pad_length
 from compressm_cli.ops.gated_linear import gated_linear_attention
+from compressm_cli.ops.parallel import flat, runs_eagerly_on_cpu
 from compressm_cli.ops.scan import diagonal_scan
 from compressm_cli.ops.selective import selective_scan
+from compressm_cli.ops.simd import LANES
 from compressm_cli.ops.ssd import ssd
 from compressm_cli.ops.ssm import DiagonalSystem
 
@@ -38,18 +46,42 @@ def recent_steps(x: Tensor, ends: Tensor, count: int) -> Tensor:
     return past[rows, ends[:, None] + torch.arange(count, device=x.device)]
 
 
-def causal_conv1d_step(
-    x: Tensor, past: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None = None
-) -> Tensor:
-    """One step of ``causal_conv1d``: x (batch, channels), past (batch, width - 1, channels) the steps before it.
+@dataclass(frozen=True)
+class ConvolutionWeights:
+    """What steps of ``causal_conv1d`` read of its parameters, by blocks of ``LANES`` channels."""
 
-    ``past`` becomes the steps before the next one. Returns (batch, channels), in the dtype of the weight.
+    weight: Tensor
+    """(width, blocks * LANES)"""
+    bias: Tensor
+    """(blocks * LANES,)"""
+
+    @cached_property
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        """As the kernel on a CPU takes them."""
+        return flat(self.weight), flat(self.bias)
+
+
+def convolution_weights(weight: Tensor, bias: Tensor | None) -> ConvolutionWeights:
+    """Of the weights (channels, width) and bias (channels,) of ``causal_conv1d``."""
+    bias = weight.new_zeros(len(weight)) if bias is None else bias
+    missing = -len(weight) % LANES
+    return ConvolutionWeights(
+        functional.pad(weight.mT, (0, missing)).contiguous(), functional.pad(bias, (0, missing))
+    )
+
+
+def causal_conv1d_step(x: Tensor, past: Tensor, weights: ConvolutionWeights) -> Tensor:
+    """One step of ``causal_conv1d`` with SiLU: x (batch, channels), past (batch, width - 1, channels) the steps before.
+
+    ``past`` becomes the steps before the next one. Returns (batch, channels), in the dtype of the weights.
     """
-    window = torch.cat([past, x[:, None].to(past.dtype)], dim=1)
+    x = x.to(weights.weight.dtype)
+    if runs_eagerly_on_cpu(x) and x.dtype == past.dtype == torch.float32:
+        return decoding_cpu.conv_step(x, past, len(weights.weight), weights.arrays)
+    channels = x.shape[1]
+    window = torch.cat([past, x[:, None]], dim=1)
     past.copy_(window[:, 1:])
-    y = torch.einsum("bkc,ck->bc", window, weight)
-    y = y if bias is None else y + bias
-    return y if activation is None else functional.silu(y)
+    return functional.silu((window * weights.weight[:, :channels]).sum(1) + weights.bias[:channels])
 
 
 def diagonal_step(u: Tensor, h: Tensor, system: DiagonalSystem) -> Tensor:
@@ -98,25 +130,67 @@ def channelwise_states(u: Tensor, ends: Tensor, log_abs: Tensor, angle: Tensor) 
         return h
 
 
-def selective_step(
-    x: Tensor, h: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, kept: Tensor | None = None
-) -> Tensor:
-    """One step of ``selective_scan``: x and dt (batch, channels), h (batch, channels, N), B and C (batch, N).
+@dataclass(frozen=True)
+class SelectiveWeights:
+    """What steps of a selective scan read of its parameters, by blocks of ``LANES`` channels."""
 
-    B and C may be those of each channel, (batch, channels, N). Returns (batch, channels).
-    """
-    x, dt, B, C = (value.to(h.dtype) for value in (x, dt, B, C))
-    B, C = (value if value.ndim == 3 else value[:, None] for value in (B, C))
-    h.mul_(torch.exp(dt[..., None] * A)).addcmul_((dt * x)[..., None], B)
+    A: Tensor
+    """(blocks, N, LANES)"""
+    exists: Tensor | None
+    """(blocks, N, LANES), one where a channel has a state, zero elsewhere; None where each has all."""
+    bias: Tensor
+    """(blocks * LANES,), of the step sizes."""
+    D: Tensor
+    """(blocks * LANES,)"""
+
+    @cached_property
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        """As the kernel on a CPU takes them."""
+        exists = self.D.new_empty(0) if self.exists is None else self.exists
+        return tuple(flat(tensor) for tensor in (self.bias, self.A, exists, self.D))
+
+
+def selective_weights(A: Tensor, bias: Tensor, D: Tensor, kept: Tensor | None) -> SelectiveWeights:
+    """Of A (channels, N), bias and D (channels,), and how many states each channel has, kept (channels,) or None."""
+    exists = None
     if kept is not None:
-        h.mul_(torch.arange(A.shape[1], device=h.device) < kept[:, None])
-    return (h * C).sum(-1) + D * x
+        exists = by_blocks((torch.arange(A.shape[1], device=A.device) < kept[:, None]).to(A.dtype))
+    missing = -len(A) % LANES
+    return SelectiveWeights(
+        by_blocks(A), exists, functional.pad(bias, (0, missing)), functional.pad(D.to(A.dtype), (0, missing))
+    )
+
+
+def by_blocks(x: Tensor) -> Tensor:
+    """(..., channels, N) as (..., blocks, N, LANES), with zeros beyond the last channel."""
+    padded = functional.pad(x, (0, 0, 0, -x.shape[-2] % LANES))
+    return padded.unflatten(-2, (-1, LANES)).mT.contiguous()
+
+
+def selective_step(
+    x: Tensor, dt_raw: Tensor, z: Tensor, B: Tensor, C: Tensor, weights: SelectiveWeights, h: Tensor
+) -> Tensor:
+    """One step of ``selective_scan_gated``: x, dt_raw and z (batch, channels), h (batch, blocks, N, LANES).
+
+    B and C (batch, N), or those of each channel, (batch, channels, N). Returns (batch, channels).
+    """
+    x, dt_raw, z, B, C = (value.to(h.dtype) for value in (x, dt_raw, z, B, C))
+    if runs_eagerly_on_cpu(h) and B.ndim == 2 and h.dtype == weights.A.dtype:
+        return decoding_cpu.selective_step(x, dt_raw, z, B, C, weights.arrays, h)
+    channels, missing, exists = x.shape[1], -x.shape[1] % LANES, weights.exists
+    now, raw = functional.pad(x, (0, missing)), functional.pad(dt_raw, (0, missing))
+    dt = functional.softplus(raw + weights.bias)
+    B, C = (by_blocks(value) if value.ndim == 3 else value[:, None, :, None] for value in (B, C))
+    u, dt_by_block = (value.unflatten(1, (-1, 1, LANES)) for value in (dt * now, dt))
+    h.mul_(torch.exp(dt_by_block * weights.A)).addcmul_(u, B if exists is None else B * exists)
+    y = (h * C).sum(2).flatten(1) + weights.D * now
+    return y[:, :channels] * functional.silu(z)
 
 
 def selective_states(
     x: Tensor, ends: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, kept: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """``selective_scan``, and the states (batch, channels, N) after the last real step of each row.
+    """``selective_scan``, and the states by blocks of channels after the last real step of each row.
 
     B and C may be those of each channel, (batch, length, channels, N). N more steps, in which nothing decays or comes
     in, read one state each: so every kernel of the scan does it.
@@ -131,7 +205,7 @@ def selective_states(
     else:
         C[:, length:] = eye
         y = selective_scan(x, dt, A, B, C, D, kept=kept)
-    return y[:, :length], y[:, length:].mT.contiguous()
+    return y[:, :length], by_blocks(y[:, length:].mT)
 
 
 def ssd_step(

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from compressm_cli.layers.interface import StateSpaceLayer
 from compressm_cli.layers.time_invariant import StateProjection
+from compressm_cli.ops import decoding_cpu
 
 BOUNDS = {torch.float64: 1e-12, torch.float32: 1e-5}
 LENGTHS = (11, 1, 2, 3, 7)
@@ -149,5 +150,35 @@ def test_inputs_of_other_widths_and_states_of_other_layers_are_refused() -> None
     layer = selective_cases.build("mamba")
     with pytest.raises(ValueError, match=r"x \(batch, 8\), not \(2, 3, 8\)"):
         layer.step(noise(2, 3, WIDTH), layer.initial_state(2))
-    with pytest.raises(ValueError, match=r"it holds {'h': \(2, 16, 3\), .*'h': \(2, 16, 6\)"):
+    with pytest.raises(ValueError, match=r"it holds {'h': \(2, 1, 3, 16\), .*'h': \(2, 1, 6, 16\)"):
         layer.step(noise(2, WIDTH), selective_cases.build("mamba", order=3).initial_state(2))
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("batch", [1, 33])
+def test_threads_share_rows_and_channels(
+    batch: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding_cpu, "ENTRIES_A_THREAD", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    layer = selective_cases.build("mamba", dtype, model_dim=40)
+    assert_steps_are_forward(layer, noise(batch, 4, 40, dtype=dtype), (2,) * batch)
+
+
+@pytest.mark.parametrize("change", ["in place", "replaced", "data"])
+def test_weights_may_change_between_sequences_and_but_for_their_data_between_steps(change: str) -> None:
+    layer, u = selective_cases.build("mamba", torch.float32), noise(2, 5, WIDTH, dtype=torch.float32)
+    state = layer.initial_state(2)
+    _, state = layer.step(u[:, 0], state)
+    with torch.no_grad():
+        if change == "in place":
+            layer.A_log.add_(0.5)
+        elif change == "replaced":
+            layer.A_log = torch.nn.Parameter(layer.A_log + 0.5)
+        else:
+            layer.A_log.data.add_(0.5)
+    if change != "data":
+        # As a layer that has never made a step.
+        fresh = copy.deepcopy(layer)
+        close(layer.step(u[:, 1], state.clone())[0], fresh.step(u[:, 1], state)[0])
+    assert_steps_are_forward(layer, u, (1, 3))

@@ -87,7 +87,7 @@ def test_states_of_other_models_and_batches_are_refused() -> None:
     other, _ = evaluated("tokens", kind="mamba", depth=3)
     with pytest.raises(ValueError, match=r"of another model: it holds .*'blocks\.2'"):
         model.step(inputs[:, 0], other.initial_state(3))
-    with pytest.raises(ValueError, match=r"does not fit .*'h': \(2, 12, 5\).*'h': \(3, 12, 5\)"):
+    with pytest.raises(ValueError, match=r"does not fit .*'h': \(2, 1, 5, 16\).*'h': \(3, 1, 5, 16\)"):
         model.step(inputs[:, 0], model.initial_state(2))
 
 

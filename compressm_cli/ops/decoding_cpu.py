@@ -1,0 +1,213 @@
+"""Steps of a Mamba block as CPU kernels: compiled by numba, parallel over the batch, or over the channels of few rows.
+
+States lie by blocks of ``LANES`` channels, (batch, blocks, N, LANES), so that a step reads and writes them once and in
+order; what it costs grows with N alone.
+"""
+
+import math
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from compressm_cli.core.kernels import compiled
+from compressm_cli.ops.parallel import flat, over_parts, parts_a_row
+from compressm_cli.ops.simd import (
+    LANES,
+    LOG2_E,
+    exp2_of_product,
+    load,
+    load_same,
+    same,
+    sigmoid,
+    softplus,
+    store,
+)
+
+ENTRIES_A_THREAD = 1 << 15
+"""Of the states, below which another thread costs more than it saves."""
+
+
+@numba.njit(forceinline=True)
+def _padded(array, at, count, scratch):  # type: ignore[no-untyped-def]
+    # The last numbers of a row, with zeros behind: beyond may be the end of the array.
+    for i in range(LANES):
+        scratch[i] = array[at + i] if i < count else np.float32(0.0)
+
+
+@numba.njit(forceinline=True)
+def _advance(  # type: ignore[no-untyped-def]
+    x, at_x, dt_raw, at_raw, z, at_z, y, at_y, sizes, B, at_B, C, at_C, c, bias, A, exists, D, h, at
+):
+    # One vector of channels, from c on.
+    states, own = sizes[1], c * sizes[1]
+    now, gate = load(x, at_x), load(z, at_z)
+    dt = softplus(load(dt_raw, at_raw) + load(bias, c))
+    u, out = dt * now, load(D, c) * now
+    dt = dt * same(LOG2_E)
+    for n in range(states):
+        i = n * LANES
+        entering = u * load_same(B, at_B + n)
+        if len(exists):
+            entering = entering * load(exists, own + i)
+        state = exp2_of_product(dt, load(A, own + i)) * load(h, at + i) + entering
+        store(h, at + i, state)
+        out = out + state * load_same(C, at_C + n)
+    store(y, at_y, out * gate * sigmoid(gate))
+
+
+# Of single precision. dt is what softplus makes of dt_raw and the bias; y is the output behind the gate.
+@compiled()
+def _selective_step(sizes, strides, x, dt_raw, z, B, C, bias, A, exists, D, h, y, first, last):  # type: ignore[no-untyped-def]
+    channels, states, groups = sizes
+    blocks, whole = (channels + LANES - 1) // LANES, channels // LANES
+    part_x, part_raw, part_z = (
+        np.zeros(LANES, np.float32),
+        np.zeros(LANES, np.float32),
+        np.zeros(LANES, np.float32),
+    )
+    for part in range(first, last):
+        row, group = part // groups, part % groups
+        end = blocks * (group + 1) // groups
+        at_x, at_raw, at_z, at_B, at_C = (
+            row * strides[0],
+            row * strides[1],
+            row * strides[2],
+            row * strides[3],
+            row * strides[4],
+        )
+        at_y, at_h = row * channels, row * blocks * LANES * states
+        for block in range(blocks * group // groups, min(end, whole)):
+            c = block * LANES
+            _advance(
+                x, at_x + c, dt_raw, at_raw + c, z, at_z + c, y, at_y + c, sizes,
+                B, at_B, C, at_C, c, bias, A, exists, D, h, at_h + c * states,
+            )  # fmt: skip
+        if end > whole:
+            c, count = whole * LANES, channels - whole * LANES
+            _padded(x, at_x + c, count, part_x)
+            _padded(dt_raw, at_raw + c, count, part_raw)
+            _padded(z, at_z + c, count, part_z)
+            _advance(
+                part_x, 0, part_raw, 0, part_z, 0, part_x, 0, sizes,
+                B, at_B, C, at_C, c, bias, A, exists, D, h, at_h + c * states,
+            )  # fmt: skip
+            for i in range(count):
+                y[at_y + c + i] = part_x[i]
+
+
+@compiled()
+def _selective_step_double(sizes, strides, x, dt_raw, z, B, C, bias, rates, exists, D, h, y, first, last):  # type: ignore[no-untyped-def]
+    channels, states, groups = sizes
+    blocks = (channels + LANES - 1) // LANES
+    for part in range(first, last):
+        row, group = part // groups, part % groups
+        start, end = blocks * group // groups * LANES, blocks * (group + 1) // groups * LANES
+        for c in range(start, min(end, channels)):
+            raw = dt_raw[row * strides[1] + c] + bias[c]
+            dt = max(raw, 0.0) + math.log1p(math.exp(-abs(raw)))
+            now = x[row * strides[0] + c]
+            out = D[c] * now
+            own = c // LANES * states * LANES + c % LANES
+            at = own + row * blocks * states * LANES
+            for n in range(states):
+                i = n * LANES
+                entering = dt * now * B[row * strides[3] + n]
+                if len(exists):
+                    entering *= exists[own + i]
+                h[at + i] = math.exp(dt * rates[own + i]) * h[at + i] + entering
+                out += h[at + i] * C[row * strides[4] + n]
+            gate = z[row * strides[2] + c]
+            y[row * channels + c] = out * gate / (1.0 + math.exp(-gate))
+
+
+def _over_rows(
+    kernel: Any, sizes: tuple[int, ...], batch: int, blocks: int, entries: int, *rest: Any
+) -> None:
+    """The kernel over parts of rows; how many a row has goes behind ``sizes``, its first argument."""
+    if entries < 2 * ENTRIES_A_THREAD:
+        kernel((*sizes, 1), *rest, 0, batch)
+        return
+    groups = parts_a_row(batch, blocks)
+    over_parts(kernel, batch * groups, (*sizes, groups), *rest)
+
+
+def selective_step(
+    x: Tensor, dt_raw: Tensor, z: Tensor, B: Tensor, C: Tensor, weights: tuple[NDArray[Any], ...], h: Tensor
+) -> Tensor:
+    """One step of ``selective_scan_gated`` for CPU tensors of one floating type, float32 or float64.
+
+    x, dt_raw and z (batch, channels), B and C (batch, N), h (batch, blocks, N, LANES). The weights are the bias of the
+    step sizes (blocks * LANES,), A and where states exist (blocks, N, LANES), empty where all do, and D (blocks *
+    LANES,). Returns (batch, channels).
+    """
+    (batch, channels), states = x.shape, h.shape[2]
+    y = x.new_empty(batch, channels)
+    given = [t if t.stride(1) == 1 else t.contiguous() for t in (x, dt_raw, z, B, C)]
+    kernel = _selective_step if x.dtype == torch.float32 else _selective_step_double
+    strides = tuple(t.stride(0) for t in given)
+    arrays = (*(flat(t) for t in given), *weights, h.view(-1).numpy(), y.view(-1).numpy())
+    _over_rows(kernel, (channels, states), batch, h.shape[1], h.numel(), strides, *arrays)
+    return y
+
+
+@numba.njit(forceinline=True)
+def _convolved(x, at_x, past, at, channels, width, weight, at_weight, step, bias, c):  # type: ignore[no-untyped-def]
+    # Of one vector, with the steps before it from `at` on, ``channels`` apart, and weights ``step`` apart.
+    now = load(x, at_x)
+    out = load(bias, c) + load(weight, at_weight + (width - 1) * step) * now
+    for k in range(width - 1):
+        before = load(past, at + k * channels)
+        out = out + load(weight, at_weight + k * step) * before
+        if k:
+            store(past, at + (k - 1) * channels, before)
+    if width > 1:
+        store(past, at + (width - 2) * channels, now)
+    return out * sigmoid(out)
+
+
+# Of single precision, with SiLU.
+@compiled()
+def _conv_step(sizes, stride, x, past, weight, bias, y, first, last):  # type: ignore[no-untyped-def]
+    channels, width = sizes
+    whole, step = channels // LANES * LANES, (channels + LANES - 1) // LANES * LANES
+    count = channels - whole
+    part_x, part_past = np.zeros(LANES, np.float32), np.zeros(width * LANES, np.float32)
+    for row in range(first, last):
+        at_x, at_y, at = row * stride, row * channels, row * (width - 1) * channels
+        for c in range(0, whole, LANES):
+            store(
+                y, at_y + c, _convolved(x, at_x + c, past, at + c, channels, width, weight, c, step, bias, c)
+            )
+        if count:
+            _padded(x, at_x + whole, count, part_x)
+            for k in range(width - 1):
+                for i in range(count):
+                    part_past[k * LANES + i] = past[at + k * channels + whole + i]
+            store(
+                part_x, 0, _convolved(part_x, 0, part_past, 0, LANES, width, weight, whole, step, bias, whole)
+            )
+            for i in range(count):
+                y[at_y + whole + i] = part_x[i]
+                for k in range(width - 1):
+                    past[at + k * channels + whole + i] = part_past[k * LANES + i]
+
+
+def conv_step(x: Tensor, past: Tensor, width: int, weights: tuple[NDArray[Any], ...]) -> Tensor:
+    """One step of ``causal_conv1d`` with SiLU for float32 CPU tensors: x (batch, channels), past (batch, width - 1,
+    channels).
+
+    The weights are those by step, (width, blocks * LANES), and the bias (blocks * LANES,). Returns (batch, channels).
+    """
+    batch, channels = x.shape
+    y = x.new_empty(batch, channels)
+    x = x if x.stride(1) == 1 else x.contiguous()
+    arguments = ((channels, width), x.stride(0), flat(x), past.view(-1).numpy(), *weights, y.view(-1).numpy())
+    if x.numel() * width < ENTRIES_A_THREAD:
+        _conv_step(*arguments, 0, batch)
+    else:
+        over_parts(_conv_step, batch, *arguments)
+    return y
