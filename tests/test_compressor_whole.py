@@ -15,7 +15,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 import compressm
-from compressm_cli.layers import FeedForward, Residual
+from compressm_cli.layers import LRU, FeedForward, LRUConfig, Residual
 from compressm_cli.methods.method import CheckContext, Method, SetupContext, StepContext
 from compressm_cli.methods.none import NoCompressionConfig
 from compressm_cli.structure.edits import Edit, Keep, MaskEntries, Park
@@ -314,3 +314,44 @@ def test_the_exchange_of_gradients_stays_that_of_the_wrapper(tmp_path: Path) -> 
             one_step(compressor, optimizer)
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_parameters_of_a_method_are_trained_or_refused() -> None:
+    with pytest.raises(
+        ValueError, match="optimizer: Planned has parameters of its own, which are to be trained"
+    ):
+        compressm.Compressor(net(), None, Planned(), total_steps=5)
+
+
+def test_two_compressors_of_one_optimizer_have_their_own_parameters() -> None:
+    model = net()
+    optimizer = AdamW(model.parameters(), lr=1e-2)
+    one, other = (compressm.Compressor(model, optimizer, Planned(), total_steps=5) for _ in range(2))
+    with torch.no_grad():
+        one.method.gates.fill_(2.0)  # type: ignore[attr-defined]
+    saved = one.state_dict()
+    assert [p.tolist() for p in saved["parameters"]] == [[2.0, 2.0, 2.0]]
+    other.load_state_dict(saved)
+    assert other.method.gates.tolist() == [2.0, 2.0, 2.0]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (
+            (torch.ones(2, 5, 3), torch.ones(2)),
+            "the 2 arguments of a batch: TypeError: .*; give batches of what",
+        ),
+        ({"x": torch.ones(2, 5, 3)}, "a mapping.* of a batch: .*, without labels"),
+        (torch.ones(2, 5, 7), r"a tensor float32 of the shape \(2, 5, 7\) of a batch: RuntimeError"),
+    ],
+    ids=["with labels", "by names", "too wide"],
+)
+def test_a_batch_that_the_model_cannot_be_called_with_is_nobody_elses_fault(batch: Any, message: str) -> None:
+    model = nn.Sequential(LRU(LRUConfig(), 3, 4))
+    with pytest.raises(
+        ValueError, match=f"^calibration: the model cannot be called with {message}"
+    ) as caught:
+        compressm.compress(model, {"method": "hankel", "keep_fraction": 0.5}, calibration=[batch])
+    assert "\n" not in str(caught.value)
+    assert model.training

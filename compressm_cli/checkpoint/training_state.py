@@ -23,6 +23,7 @@ from compressm_cli.core.validation import (
     LATEST,
     DamagedError,
     described,
+    is_amount,
     is_count,
     is_number,
     mapping_of,
@@ -192,17 +193,17 @@ def _require_accounts(training: dict[str, Any], where: str) -> None:
         require(right, f"{where}.flops.{name}", "null or a whole number", value)
     clock = part(training, "clock", dict, where)
     for name in CLOCK:
-        require(is_number(clock.get(name)), f"{where}.clock.{name}", "a number of seconds", clock.get(name))
+        require(is_amount(clock.get(name)), f"{where}.clock.{name}", "a number of seconds", clock.get(name))
     cpu = clock.get("training_cpu")
-    require(cpu is None or is_number(cpu), f"{where}.clock.training_cpu", "null or a number of seconds", cpu)
+    require(cpu is None or is_amount(cpu), f"{where}.clock.training_cpu", "null or a number of seconds", cpu)
     joules = part(training, "joules", list, where)
     for i, one in enumerate(joules):
         place = f"{where}.joules[{i}]"
         require(type(one) is dict and set(one) == {"value", "reason", "sources"}, place, "a measurement", one)
         require(
-            one["value"] is None or is_number(one["value"]),
+            one["value"] is None or is_amount(one["value"]),
             f"{place}.value",
-            "null or a number",
+            "null or a number that is not negative",
             one["value"],
         )
         require(
@@ -232,8 +233,7 @@ def _require_budget(saved: dict[str, Any] | None, where: str) -> None:
     require(right, where, f"null or a mapping of {', '.join(sorted(BUDGET))}", saved)
     require(saved["unit"] in ("seconds", "joules"), f"{where}.unit", "seconds or joules", saved["unit"])
     for name in ("spent", "total"):
-        right = is_number(saved[name]) and saved[name] >= 0
-        require(right, f"{where}.{name}", "a number that is not negative", saved[name])
+        require(is_amount(saved[name]), f"{where}.{name}", "a number that is not negative", saved[name])
     uncut, sources = saved["uncut"], saved["sources"]
     require(
         uncut is None or (is_number(uncut) and uncut > 0), f"{where}.uncut", "null or a number above 0", uncut
@@ -258,12 +258,13 @@ def _require_progress(training: dict[str, Any], where: str) -> None:
     require(is_count(best.get("step"), 0, LATEST), f"{where}.best.step", "a whole number", best.get("step"))
     windows = part(training, "windows", dict, where)
     for name in ("start", "final"):
-        _require_numbers(windows.get(name), f"{where}.windows.{name}")
+        _require_times(windows.get(name), f"{where}.windows.{name}")
     _require_measures(part(training, "start", dict, where), f"{where}.start")
     _require_evaluated(training.get("evaluated"), f"{where}.evaluated")
     window = part(training, "window", dict, where)
     require(is_count(window.get("step"), 0, LATEST), f"{where}.window.step", "a step", window.get("step"))
-    require(is_number(window.get("seconds")), f"{where}.window.seconds", "a number", window.get("seconds"))
+    seconds = window.get("seconds")
+    require(is_amount(seconds), f"{where}.window.seconds", "a number of seconds", seconds)
     made = training.get("rollbacks", [])
     right = type(made) is list and all(type(one) is dict for one in made)
     require(right, f"{where}.rollbacks", "a list of mappings", made)
@@ -271,6 +272,12 @@ def _require_progress(training: dict[str, Any], where: str) -> None:
 
 def _require_numbers(value: Any, where: str) -> None:
     require(type(value) is list and all(map(is_number, value)), where, "a list of numbers", value)
+
+
+def _require_times(value: Any, where: str) -> None:
+    require(
+        type(value) is list and all(map(is_amount, value)), where, "a list of numbers, none negative", value
+    )
 
 
 def _require_measures(start: dict[str, Any], where: str) -> None:
@@ -318,7 +325,7 @@ def _require_trial(trial: dict[str, Any], recipe: Recipe, data: DataSpec, groups
     )
     require(is_count(trial.get("until"), 0, LATEST), f"{where}.until", "a step", trial.get("until"))
     _require_evaluation(trial.get("before"), f"{where}.before")
-    _require_numbers(trial.get("windows"), f"{where}.windows")
+    _require_times(trial.get("windows"), f"{where}.windows")
     method = METHODS[recipe.compression.method]
     for i, record in enumerate(part(trial, "records", list, where)):
         require_record(record, method, f"{where}.records[{i}].")

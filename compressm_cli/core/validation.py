@@ -44,6 +44,11 @@ def is_number(value: object) -> bool:
     return type(value) in (int, float) and abs(value) <= sys.float_info.max  # type: ignore[arg-type]
 
 
+def is_amount(value: object) -> bool:
+    """Whether it is a finite number that is not negative: seconds, joules, FLOPs."""
+    return is_number(value) and value >= 0  # type: ignore[operator]
+
+
 def part(content: Mapping[str, Any], key: str, kind: type, where: str = "") -> Any:
     """The value of a required key, of exactly this type."""
     place = f"{where}.{key}" if where else key
