@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.corpus import generated_text
 from compressm_cli.data.encodings import Bytes, Encoding, Tokens
-from compressm_cli.data.interface import Dataset, DataSpec, TaskConfig
+from compressm_cli.data.interface import Dataset, DataSpec, Split, TaskConfig
 from compressm_cli.data.patterns import files_of, is_pattern, require_apart
 from compressm_cli.data.sources.packed import opened, suffix_of
 from compressm_cli.data.tokens import BYTE_VOCABULARY
@@ -84,10 +84,24 @@ class TextLm(TaskConfig):
         sizes = (len(parts[0].tokens), len(parts[1].tokens), len(parts[2].tokens))
         if problem := self._problem(sizes, short.total):
             raise BadInputError(f"{short.place}: {problem}")
-        tokens = (torch.from_numpy(part.tokens.astype(np.int16)) + 1 for part in parts)
-        splits = (windows(s, self.length, stride) for s, stride in zip(tokens, self._strides, strict=True))
+        splits = (
+            self._windows(part.tokens, stride) for part, stride in zip(parts, self._strides, strict=True)
+        )
         encoding = Encoding(inputs=Bytes(), outputs=Tokens())
         return Dataset(self._spec(sizes), *splits, encoding=encoding)
+
+    def encoded_split(self, name: str, encoding: Encoding) -> Split | None:
+        """Of a split with a text of its own."""
+        place = {"validation": self.validation, "test": self.test}.get(name)
+        if place is None or not isinstance(encoding.inputs, Bytes):
+            return None
+        text = _numbers(_read(_files(place, name), place, name, None))
+        if problem := self._problem((len(text),) * 3, len(text), name):
+            raise BadInputError(f"{place}: {problem}")
+        return self._windows(text, self.length)
+
+    def _windows(self, text: np.ndarray, stride: int) -> Split:
+        return windows(torch.from_numpy(text.astype(np.int16)) + 1, self.length, stride)
 
     def spec(self) -> DataSpec:
         """Known without the embedded corpus; a text of the user's is read."""
@@ -124,11 +138,11 @@ class TextLm(TaskConfig):
         """Bytes of the three stretches."""
         return stretch_sizes(size, self.validation_share, self.test_share)
 
-    def _problem(self, sizes: tuple[int, int, int], total: int) -> str | None:
+    def _problem(self, sizes: tuple[int, int, int], total: int, name: str | None = None) -> str | None:
         """Why stretches of so many bytes, the shortest of a text of ``total``, are no use; None where they are."""
         if min(sizes) > self.length:
             return None
-        name = NAMES[sizes.index(min(sizes))]
+        name = name or NAMES[sizes.index(min(sizes))]
         advice = f"write a length of at most {min(sizes) - 1}, " if min(sizes) > 1 else "write "
         longer = "a larger max_bytes" if self.path is None else "take a longer text"
         return (

@@ -99,13 +99,7 @@ class TokenFiles(TaskConfig):
             return self._random()
         encoding = Encoding(inputs=self._inputs(), outputs=Tokens())
         train, validation, test = self._stretches()
-        short = shortest((train, validation, test))
-        if len(short.tokens) <= self.length:
-            raise BadInputError(
-                f"{short.place}: of {short.total:,} tokens, the {short.name} part is {len(short.tokens):,}, "
-                f"and a window of length {self.length} takes {self.length + 1:,}; "
-                "write a smaller data.length, other shares, or take a longer file"
-            )
+        self._require_window(shortest((train, validation, test)))
         strides = (self.stride or self.length, self.length, self.length)
         splits = [
             window_views(torch.from_numpy(part.tokens), self.length, stride)
@@ -116,6 +110,27 @@ class TokenFiles(TaskConfig):
             for part, stride in zip((train, validation, test), strides, strict=True)
         ]
         return Dataset(self._spec((counts[0], counts[1], counts[2])), *splits, encoding=encoding)
+
+    def encoded_split(self, name: str, encoding: Encoding) -> Split | None:
+        """Of a split with a file of its own: as the model's tokenizer, if it has one, makes tokens of it."""
+        place = {"validation": self.validation, "test": self.test}.get(name)
+        inputs = encoding.inputs
+        if place is None or not isinstance(inputs, Ids | Tokenizer):
+            return None
+        if isinstance(inputs, Ids) and self.dtype is None and not tells_itself(place):
+            inputs = self._inputs()
+        tokens = tokens_of(files_of(place, "token"), inputs, self.dtype)
+        self._require_window(Stretch(name, place, tokens, len(tokens)))
+        return window_views(torch.from_numpy(tokens), self.length, self.length)
+
+    def _require_window(self, stretch: Stretch) -> None:
+        """BadInputError for a stretch that is too short for one."""
+        if len(stretch.tokens) <= self.length:
+            raise BadInputError(
+                f"{stretch.place}: of {stretch.total:,} tokens, the {stretch.name} part is {len(stretch.tokens):,}, "
+                f"and a window of length {self.length} takes {self.length + 1:,}; "
+                "write a smaller data.length, other shares, or take a longer file"
+            )
 
     def sources(self) -> dict[str, list[Path]]:
         return {key: files_of(place, "token") for key, place in self._sources().items()}

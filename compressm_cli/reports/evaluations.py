@@ -134,7 +134,7 @@ def _split(checkpoint: Checkpoint, recipe: Recipe, name: SplitName, others: bool
     dataset = task.dataset()
     require_same_shape(checkpoint, dataset.spec)
     known = relation(checkpoint, dataset, task, others)
-    if encoding is not None and dataset.encoding is not None and dataset.encoding != encoding:
+    if encoding is not None and dataset.encoding is not None and not encoding.suits(dataset.encoding):
         raise BadInputError(
             f"{known}: these data would be encoded otherwise than those that the model was trained on ("
             f"{_difference(encoding.model_dump(), dataset.encoding.model_dump())} differs), and mean something else to "

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from compressm_cli.cli.main import run as command
 from compressm_cli.core.errors import BadInputError
+from compressm_cli.data.encodings import Bytes, Encoding, Ids, Tokens
 from compressm_cli.data.interface import Dataset, Split
 from compressm_cli.data.text_lm import TextLm
 from compressm_cli.data.token_files import TokenFiles
@@ -270,3 +271,24 @@ def test_a_dry_run_tells_which_files_are_read(tmp_path: Path, capsys: pytest.Cap
     places = [said.index(f"/{part}.npy", said.index("15files")) for part in (0, 1, 2, 9, 10, 14)]
     assert places == sorted(places)
     assert "...," in said
+
+
+def test_one_split_is_read_without_the_others(tmp_path: Path) -> None:
+    np.save(tmp_path / "test.npy", numbers(41))
+    tokens = task(tmp_path / "gone.npy", test=str(tmp_path / "test.npy"))
+    encoding = Encoding(inputs=Ids(size=VOCABULARY), outputs=Tokens())
+    split = tokens.encoded_split("test", encoding)
+    assert split is not None
+    assert said(split) == numbers(41).tolist()
+    assert tokens.encoded_split("validation", encoding) is None
+    assert tokens.encoded_split("train", encoding) is None
+    with pytest.raises(BadInputError, match=r"test\.npy: token \d+ at position 0 "):
+        tokens.encoded_split("test", Encoding(inputs=Ids(size=2), outputs=Tokens()))
+    (tmp_path / "test.txt").write_text("what is said at the end")
+    text = TextLm(path=str(tmp_path / "gone.txt"), test=str(tmp_path / "test.txt"), length=4)
+    split = text.encoded_split("test", Encoding(inputs=Bytes(), outputs=Tokens()))
+    assert split is not None
+    assert bytes(token - 1 for token in said(split)) == b"what is said at the e"
+    text = TextLm(path="gone.txt", test=str(tmp_path / "test.txt"), length=40)
+    with pytest.raises(BadInputError, match=r"test\.txt: of 23 bytes, the test part is 23"):
+        text.encoded_split("test", Encoding(inputs=Bytes(), outputs=Tokens()))

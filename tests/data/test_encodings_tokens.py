@@ -240,3 +240,16 @@ def test_tokens_that_the_tokenizer_has_not_are_never_written() -> None:
     assert encoding_of(of_words(), 5).silent == ()
     assert encoding_of(of_words(), 8).silent == (5, 6, 7)
     assert Ids(size=9).silent == ()
+
+
+def test_numbers_suit_any_tokenizer_of_their_size() -> None:
+    ids, other = (Encoding(inputs=Ids(size=size), outputs=Tokens()) for size in (SIZE, 9))
+    one, two = (Encoding(inputs=encoding_of(known), outputs=Tokens()) for known in (of_bytes(), of_words()))
+    assert ids.suits(one)
+    assert one.suits(ids)
+    assert one.suits(one)
+    assert not one.suits(two)
+    assert not other.suits(one)
+    assert not Encoding(inputs=Bytes(), outputs=Tokens()).suits(
+        Encoding(inputs=Ids(size=257), outputs=Tokens())
+    )

@@ -117,3 +117,23 @@ def test_a_run_on_random_tokens_says_so(tmp_path: Path) -> None:
     recipe = recipe_from_mapping(mapping, "test")
     experiment.start(recipe, 0, experiment.load_data(recipe), Listening(), "test")
     assert sum("uniformly random tokens" in text for text in told) == 1
+
+
+@pytest.mark.parametrize("beside", [True, False], ids=["with its tokenizer", "without one"])
+def test_a_foreign_model_is_evaluated_on_texts_and_on_numbers_alike(
+    beside: bool, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = texts(folder)
+    if not beside:
+        moved = (folder / "tokenizer.json").rename(folder.parent / "tokenizer.json")
+        given["text"][1] = f"data.tokenizer={moved}"
+    losses = []
+    for data in given.values():
+        assert command(["evaluate", str(folder), *SMALL, *data, "--json"]) == 0
+        losses.append(json.loads(capsys.readouterr().out)["loss"])
+    assert losses[0] == losses[1]
+    tokens = given["tokens"][0].partition("=")[2]
+    np.save(folder.parent / "test.npy", np.load(tokens)[-150:])  # as the share is
+    own = [*given["tokens"], f"data.test={folder.parent / 'test.npy'}"]
+    assert command(["evaluate", str(folder), *SMALL, *own, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["loss"] == losses[0]

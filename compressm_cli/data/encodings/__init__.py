@@ -53,6 +53,18 @@ class Encoding(Config):
             targets=said if isinstance(outputs, Numbers) else None,
         )
 
+    def suits(self, other: "Encoding") -> bool:
+        """Whether data encoded in the other way mean the same to a model.
+
+        Numbers of tokens are those of any tokenizer with so many; two tokenizers are not the same.
+        """
+        pair = (self.inputs, other.inputs)
+        if all(isinstance(one, Ids | Tokenizer) for one in pair) and any(
+            isinstance(one, Ids) for one in pair
+        ):
+            return self.inputs.vocabulary == other.inputs.vocabulary and self.outputs == other.outputs
+        return self == other
+
     def misfit(self, spec: DataSpec) -> str | None:
         """What of a description is not this encoding's; None where it fits."""
         now = self.spec(spec.length, spec.rows)
