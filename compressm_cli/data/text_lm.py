@@ -13,6 +13,7 @@ from compressm_cli.data.corpus import generated_text
 from compressm_cli.data.encodings import Bytes, Encoding, Tokens
 from compressm_cli.data.interface import Dataset, DataSpec, Split, TaskConfig
 from compressm_cli.data.patterns import files_of, is_pattern, require_apart
+from compressm_cli.data.sources.folders import is_hidden
 from compressm_cli.data.sources.packed import opened, suffix_of
 from compressm_cli.data.tokens import BYTE_VOCABULARY
 from compressm_cli.data.windows import NAMES, Stretch, cut, shortest, stretch_sizes, window_count, windows
@@ -185,7 +186,7 @@ def _read(files: list[Path], place: str, key: str, most: int | None) -> bytes:
 
 
 def _files(place: str, key: str) -> list[Path]:
-    """The texts at ``place``, at least one, in order; hidden files and folders of a folder are left out."""
+    """The texts at ``place``, at least one, in order; what is hidden in a folder, or left there by a system, is not."""
     path = Path(place)
     if not path.is_dir():
         if not path.exists() and not is_pattern(place):
@@ -197,7 +198,7 @@ def _files(place: str, key: str) -> list[Path]:
     files = [
         file
         for file, name in inside
-        if suffix_of(file) in SUFFIXES and file.is_file() and not any(p.startswith(".") for p in name.parts)
+        if suffix_of(file) in SUFFIXES and file.is_file() and not any(map(is_hidden, name.parts))
     ]
     if not files:
         raise BadInputError(

@@ -106,11 +106,16 @@ def test_the_embedded_corpus_is_described_without_writing_it(monkeypatch):
 # Files.
 
 
+OTHERS = (".git/no.txt", "__MACOSX/no.txt", "picture.png")
+"""What is no text of the user's."""
+
+
 def test_the_texts_of_a_folder_follow_each_other_in_order(tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / ".git").mkdir()
+    (tmp_path / "__MACOSX").mkdir()
     content = {"b/one.md": b"one" * 20, "a.TXT": b"two" * 20, "c.txt": "ö".encode() * 20, "empty.rst": b""}
-    for name, text in (content | {".git/no.txt": b"no" * 20, "picture.png": b"no" * 20}).items():
+    for name, text in (content | dict.fromkeys(OTHERS, b"no" * 20)).items():
         written(tmp_path / name, text)
     whole = b"\n".join(content[name] for name in ("a.TXT", "b/one.md", "c.txt", "empty.rst"))
     shares = {"validation_share": 0.2, "test_share": 0.2}
