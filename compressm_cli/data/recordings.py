@@ -16,6 +16,12 @@ NOT_INSTALLED = (
 )
 
 
+HEAD = 12
+"""Bytes in which a file says how large it is."""
+UNKNOWN = (0, 2**32 - 1)
+"""What stands there where a program wrote to a pipe."""
+
+
 @dataclass(frozen=True)
 class Clip:
     """A stretch of a file."""
@@ -98,12 +104,26 @@ def _opened(file: Path | bytes) -> str | BytesIO:
 
 
 def _require_whole(file: Path | bytes, place: str) -> None:
-    """BadInputError for a RIFF file that is shorter than it says: the library reads what is there, and says nothing."""
+    """BadInputError for a file that is shorter than it says: the library reads what is there, and says nothing."""
     if isinstance(file, bytes):
-        head, size = file[:8], len(file)
+        head, size = file[:HEAD], len(file)
     else:
         with file.open("rb") as opened:
-            head, size = opened.read(8), file.stat().st_size
-    told = int.from_bytes(head[4:8], "little")
-    if head[:4] == b"RIFF" and told not in (0, 2**32 - 1) and told > size - 8 + 1:
-        raise BadInputError(f"{place}: is cut short: {size:,} bytes of {told + 8:,}; replace it")
+            head, size = opened.read(HEAD), file.stat().st_size
+    told = _told_size(head)
+    if told is not None and told > size + 1:  # a byte that fills up an odd number of them is left out by some
+        raise BadInputError(f"{place}: is cut short: {size:,} bytes of {told:,}; replace it")
+
+
+def _told_size(head: bytes) -> int | None:
+    """Of a whole WAV, AIFF or AU file, as its head says; None where that says nothing."""
+    kind, first, second = head[:4], head[4:8], head[8:12]
+    if kind == b"RIFF":
+        told = int.from_bytes(first, "little")
+        return None if told in UNKNOWN else 8 + told
+    if kind == b"FORM":
+        return 8 + int.from_bytes(first, "big")
+    if kind == b".snd":
+        told = int.from_bytes(second, "big")
+        return None if told in UNKNOWN else int.from_bytes(first, "big") + told
+    return None

@@ -243,6 +243,22 @@ def test_what_cannot_be_read_is_told(content: bytes | str, told: str) -> None:
         Files(format="audio_folder", train="rows").load()
 
 
+@pytest.mark.parametrize("kind", ["wav", "aiff", "au", "flac"])
+def test_a_file_that_is_cut_short_is_refused_and_a_stream_is_not(kind: str) -> None:
+    samples = np.random.default_rng(0).uniform(-1, 1, 20001)
+    whole = Path(put(f"x.{kind}", samples)).read_bytes()
+    assert len(read(f"x.{kind}").content[0]) == 20001
+    Path(f"x.{kind}").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BadInputError, match=r"(is cut short|cannot be read as sound)"):
+        list(read(f"x.{kind}").content)
+    if kind in ("wav", "au"):  # of unknown length, from a program that writes to a pipe
+        place = slice(4, 8) if kind == "wav" else slice(8, 12)
+        streamed = bytearray(whole)
+        streamed[place] = b"\xff" * 4
+        Path(f"x.{kind}").write_bytes(streamed)
+        assert len(read(f"x.{kind}").content[0]) == 20001
+
+
 def test_without_the_library_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     put_classes()
     monkeypatch.setitem(__import__("sys").modules, "soundfile", None)

@@ -167,3 +167,19 @@ def test_a_folder_that_may_not_be_read_is_told(monkeypatch: pytest.MonkeyPatch) 
         BadInputError, match=re.escape("rows: cannot be read: Permission denied; make it readable")
     ):
         Layout(format="text_folder").read("rows")
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_folders_of_splits_are_no_classes(kind: str) -> None:
+    suffix = SUFFIX[kind]
+    for split in ("Train", "val", "test"):
+        for name in ("cat", "dog"):
+            put(f"rows/{split}/{name}/1{suffix}", kind)
+    told = "data.train=rows/Train data.test=rows/test data.validation=rows/val"
+    with pytest.raises(
+        BadInputError, match=f"^rows: holds a folder for each split, not one for .*; write {told}$"
+    ):
+        Files(format=kind, train="rows").load()  # type: ignore[arg-type]
+    for name in ("test", "train"):  # as the words of a spoken command
+        put(f"words/{name}/1{suffix}", kind)
+    assert Layout(format=kind).read("words").labels == ["test", "train"]  # type: ignore[arg-type]

@@ -104,6 +104,7 @@ FRAMES = [Image.fromarray(np.full((2, 2), value, dtype=np.uint8)) for value in (
     ("content", "told"),
     [
         (deep_colour(), "pixels of kind 'RGB, 16 bits'; save it as 8-bit grey or RGB"),
+        (b"P6 1 1 65535 " + bytes(6), "pixels of kind 'RGB, 16 bits'; save it as 8-bit grey or RGB"),
         (saved(Image.new("I;16", (2, 2)), "png"), "pixels of kind 'I;16'; save it as 8-bit"),
         (saved(Image.new("F", (2, 2)), "tiff"), "pixels of kind 'F'; save it as 8-bit"),
         (saved(Image.new("CMYK", (2, 2)), "jpeg"), "pixels of kind 'CMYK'; save it as 8-bit"),
@@ -111,7 +112,7 @@ FRAMES = [Image.fromarray(np.full((2, 2), value, dtype=np.uint8)) for value in (
         (saved(FRAMES[0], "png", save_all=True, append_images=FRAMES[1:]), "2 frames; save the one"),
         (saved(FRAMES[0], "tiff", save_all=True, append_images=FRAMES[1:]), "2 frames; save the one"),
     ],
-    ids=range(7),
+    ids=range(8),
 )  # fmt: skip
 def test_what_would_be_read_with_a_loss_is_refused(content: bytes, told: str) -> None:
     Path("x.png").write_bytes(content)

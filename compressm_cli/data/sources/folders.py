@@ -26,6 +26,17 @@ BESIDE = "files beside the folders of the classes"
 NOWHERE = "links that lead nowhere"
 TWICE = "links to folders that are read already"
 STRANGE = "neither files nor folders"
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+}
+"""What folders of splits are called, and the keys that they are given as."""
 SHOWN = 3
 
 
@@ -143,10 +154,20 @@ def class_files(folder: Path, content: Content, classes: Sequence[str] | None = 
             raise BadInputError(
                 f"{folder}: has no folders in it; make one for the {content.what} of each class"
             )
+        _require_no_splits(folder, places)
         of_class = {place.name: _files_of(place, walk) for place in places}
     files = [file for name in sorted(of_class) for file in of_class[name]]
     labels = [name for name in sorted(of_class) for _ in of_class[name]]
     return FolderFiles(files, [_told(file, folder) for file in files], labels, walk.reasons())
+
+
+def _require_no_splits(folder: Path, places: Sequence[Path]) -> None:
+    """BadInputError where the folders are those of splits, with classes in them: these would be the classes."""
+    if all(
+        place.name.lower() in SPLITS and any(entry.is_dir() for entry in place.iterdir()) for place in places
+    ):
+        given = " ".join(f"data.{SPLITS[place.name.lower()]}={place}" for place in places)
+        raise BadInputError(f"{folder}: holds a folder for each split, not one for each class; write {given}")
 
 
 def _files_of(place: Path, walk: _Walk) -> list[Path]:

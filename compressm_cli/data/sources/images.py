@@ -142,8 +142,7 @@ def _require_still(image: "Image", place: str) -> None:
 
 def _mode(image: "Image", place: str) -> str:
     """That of Pillow in which nothing of the image is lost."""
-    # Of 16 bits a channel Pillow keeps the upper 8 where there is colour, and says so nowhere else.
-    deep = any(";16" in str(tile) for tile in getattr(image, "tile", ()))
+    deep = any(_is_deep(codec, arguments) for codec, _, _, arguments in getattr(image, "tile", ()))
     if deep or image.mode not in GREY | COLOUR | set(WITH_ALPHA):
         kind = f"{image.mode}, 16 bits" if deep and ";16" not in image.mode else image.mode
         raise BadInputError(f"{place}: pixels of kind {kind!r}; save it as 8-bit grey or RGB")
@@ -152,3 +151,9 @@ def _mode(image: "Image", place: str) -> str:
     if image.has_transparency_data:  # of a palette, or one colour that stands for it
         return "LA" if image.mode in GREY else "RGBA"
     return "L" if image.mode in GREY else "RGB"
+
+
+def _is_deep(codec: str, arguments: object) -> bool:
+    """Whether a channel has more than 8 bits: of colours Pillow keeps the upper 8, and says so nowhere else."""
+    largest = arguments[-1] if codec.startswith("ppm") and isinstance(arguments, tuple) else 0
+    return ";16" in str(arguments) or (isinstance(largest, int) and largest > 255)
