@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from compressm_cli.compressor.arguments import (
     Batches,
     batches_of,
+    called_with,
     copies_of,
     iterable_of,
     method_of_settings,
@@ -32,7 +33,6 @@ from compressm_cli.methods.parameters import average_gradients, groups_of_method
 from compressm_cli.structure.edits import Train
 from compressm_cli.structure.map import StructureMap
 from compressm_cli.structure.masks import enforce_masks, mask_gradients
-from compressm_cli.structure.optimizers import method_parameters
 from compressm_cli.structure.plan import Plan, UnitRecord
 from compressm_cli.structure.store import set_parked_units
 from compressm_cli.structure.surgery import (
@@ -121,6 +121,11 @@ class Compressor:
         groups = groups_of_method(self.method, self.plain)
         self._hooks = Hooks(self.method)
         self._hooks.follow(self.plain)
+        self._own: list[nn.Parameter] = [p for group in groups for p in group["params"]]
+        if self._own and optimizer is None:
+            raise ValueError(
+                f"optimizer: {type(self.method).__name__} has parameters of its own, which are to be trained; give one"
+            )
         if optimizer is not None:
             for group in groups:
                 optimizer.add_param_group({**group, "lr": optimizer.defaults["lr"] * group["factor"]})
@@ -144,15 +149,14 @@ class Compressor:
     def after_backward(self) -> None:
         """Let the method look at the gradients, before they are clipped; masked entries are taken out of them."""
         mask_gradients(self.plain)
-        own = method_parameters(self._optimizer)
-        if own and isinstance(self._wrapped, DistributedDataParallel):
-            average_gradients(own)
+        if self._own and isinstance(self._wrapped, DistributedDataParallel):
+            average_gradients(self._own)
         self._averaged = True
         ask(self.method, Method.after_backward, self._context(self.step + 1))
 
     def after_step(self) -> Change:
         """Call it after the optimizer's step: carries out what the method wants. Gradients of what is cut are gone."""
-        if not self._averaged and method_parameters(self._optimizer):
+        if not self._averaged and self._own:
             raise RuntimeError(
                 "the method has parameters of its own: call after_backward() before the optimizer's step"
             )
@@ -177,7 +181,7 @@ class Compressor:
             # What it remembers may be changed in place from here on.
             "method": copy.deepcopy(ask(self.method, Method.state_dict)),
             "generator": self._generator.get_state(),
-            "parameters": [p.detach().clone() for p in method_parameters(self._optimizer)],
+            "parameters": [p.detach().clone() for p in self._own],
             **own_state(self.plain),
             "copies": [own_state(twin) for twin in self._copies],
         }
@@ -188,8 +192,7 @@ class Compressor:
         ValueError, with nothing changed, for what is no such state, or one of another model, of another method's
         parameters or of another number of copies.
         """
-        own = method_parameters(self._optimizer)
-        held = read_state(state, [self.plain, *self._copies], own)
+        held = read_state(state, [self.plain, *self._copies], self._own)
         ask(self.method, Method.load_state_dict, copy.deepcopy(state["method"]))
         self.step, self._averaged = state["step"], False
         self._generator.set_state(state["generator"])
@@ -202,7 +205,7 @@ class Compressor:
         if isinstance(self._wrapped, DistributedDataParallel) and frozen(self.plain) != before:
             self._wrapped = wrapped_anew(self._wrapped)
         with torch.no_grad():
-            for parameter, value in zip(own, state.get("parameters", []), strict=True):
+            for parameter, value in zip(self._own, state.get("parameters", []), strict=True):
                 parameter.copy_(value)
 
     # ---- within --------------------------------------------------------------------------------------------
@@ -259,7 +262,7 @@ class Compressor:
         with seeing_inputs(model, statistics):
             for batch in islice(iterable_of(self._calibration()), batches):
                 is_empty = False
-                model(*batch) if isinstance(batch, (tuple, list)) else model(batch)
+                called_with(model, batch)
                 for statistic in statistics.values():
                     statistic.end_batch()
         if is_empty:

@@ -8,7 +8,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from compressm_cli.core.axes import whole_number
-from compressm_cli.core.text import shorten
+from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.memory import is_out_of_memory
+from compressm_cli.core.text import error_line, shorten
+from compressm_cli.core.validation import described
 from compressm_cli.methods.method import Method
 from compressm_cli.structure.map import StructureMap
 
@@ -56,6 +59,24 @@ def copies_of(copies: Any, model: nn.Module) -> list[nn.Module]:
                 "a wrapper, such as average.module"
             )
     return found
+
+
+class CalibrationError(BadInputError, ValueError):
+    """A model cannot be called with the batches that it was given for calibration."""
+
+
+def called_with(model: nn.Module, batch: Any) -> None:
+    """Pass a calibration batch through a model; CalibrationError where it cannot be called with it."""
+    try:
+        model(*batch) if isinstance(batch, (tuple, list)) else model(batch)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        what = f"the {len(batch)} arguments" if isinstance(batch, (tuple, list)) else described(batch)
+        raise CalibrationError(
+            f"calibration: the model cannot be called with {what} of a batch: {error_line(error, lambda _: False)}; "
+            "give batches of what the model is called with, without labels"
+        ) from error
 
 
 def batches_of(calibration: Batches | None) -> Callable[[], Iterable[Any]] | None:
