@@ -355,3 +355,33 @@ def test_a_batch_that_the_model_cannot_be_called_with_is_nobody_elses_fault(batc
         compressm.compress(model, {"method": "hankel", "keep_fraction": 0.5}, calibration=[batch])
     assert "\n" not in str(caught.value)
     assert model.training
+
+
+def test_edits_that_can_be_gone_through_once_reach_the_copies() -> None:
+    model, twin = net(), net()
+    compressm.apply_edits(model, None, (edit for edit in [CUT]), [twin])
+    assert compressm.StructureMap.of(model).sizes() == compressm.StructureMap.of(twin).sizes()
+    assert compressm.StructureMap.of(twin)[NEURONS].size == 2
+
+
+@pytest.mark.parametrize("edits", [None, CUT, Plan([CUT])], ids=["nothing", "an edit", "a plan"])
+def test_edits_that_are_no_list_are_refused(edits: Any) -> None:
+    with pytest.raises(ValueError, match=r"edits are a list, such as \[Keep\(axis, units\)\]"):
+        compressm.apply_edits(net(), None, edits)
+
+
+def test_units_that_can_be_gone_through_once_are_refused() -> None:
+    """Of tied axes the second one would keep none."""
+    with pytest.raises(
+        ValueError, match="list of their numbers, not a generator, which can be gone through once"
+    ):
+        compressm.apply_edits(net(), None, [Keep(NEURONS, (i for i in [0, 1]))])  # type: ignore[arg-type]
+
+
+def test_a_structure_map_is_a_mapping() -> None:
+    found = compressm.StructureMap.of(net())
+    assert NEURONS in found
+    assert "nothing" not in found
+    assert found.get("nothing") is None
+    with pytest.raises(ValueError, match=r"^the model has no axis 'nothing'; it has "):
+        found["nothing"]

@@ -126,6 +126,10 @@ def unit_numbers(units: object, name: str) -> Tensor:
         if units.numel() and (units.dtype == torch.bool or units.is_floating_point() or units.is_complex()):
             raise ValueError(_no_numbers(name, units.dtype))
         return units.detach().cpu().to(torch.int64).flatten()
+    if isinstance(
+        units, Iterator
+    ):  # which axes that are tied, and copies of a model, are to go through as well
+        raise ValueError(_no_numbers(name, f"a {type(units).__name__}, which can be gone through once"))
     try:
         given = list(cast(Iterable[object], units))
     except TypeError as error:  # a single number, which may be meant as how many

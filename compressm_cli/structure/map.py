@@ -9,6 +9,12 @@ from torch import Tensor, nn
 from compressm_cli.core.axes import Axis, Slot, declared
 
 
+class NoAxisError(ValueError, KeyError):
+    """A model has no axis of this name; a KeyError too, as of any mapping."""
+
+    __str__ = Exception.__str__
+
+
 class StructureMap(Mapping[str, Axis]):
     """The axes of a model by name, in the order of its modules. Derived anew after each change of shapes."""
 
@@ -31,10 +37,10 @@ class StructureMap(Mapping[str, Axis]):
         return cls([*declared(model), *extra], tensors_of(model))
 
     def __getitem__(self, name: str) -> Axis:
-        """Raises ValueError for a name that there is not, with those that come near."""
+        """Raises NoAxisError, a ValueError, for a name that there is not, with those that come near."""
         if not isinstance(name, str) or name not in self._axes:
             near = get_close_matches(str(name), self._axes, n=3) or list(self._axes)[:3]
-            raise ValueError(f"the model has no axis {name!r}; it has {', '.join(near) or 'none'}")
+            raise NoAxisError(f"the model has no axis {name!r}; it has {', '.join(near) or 'none'}")
         return self._axes[name]
 
     def __iter__(self) -> Iterator[str]:

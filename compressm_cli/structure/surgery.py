@@ -1,7 +1,7 @@
 """Carrying out plans, and putting shapes, masks and what is trained back: the only code that changes them."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -52,12 +52,17 @@ def apply_plan(model: nn.Module, optimizer: Optimizer | None, plan: Plan) -> Non
 
 
 def apply_edits(
-    model: nn.Module, optimizer: Optimizer | None, edits: Sequence[Edit], copies: Sequence[nn.Module] = ()
+    model: nn.Module, optimizer: Optimizer | None, edits: Iterable[Edit], copies: Sequence[nn.Module] = ()
 ) -> None:
     """As ``apply_plan``, without records; to ``copies`` of the model, such as averages of its weights, too, or to none.
 
     Modules that edits build come with the same random numbers in each.
     """
+    if isinstance(edits, (Edit, Plan)) or not isinstance(edits, Iterable):
+        raise ValueError(
+            f"edits are a list, such as [Keep(axis, units)] or the edits of a plan, not {shorten(edits)}"
+        )
+    edits = list(edits)
     drafts = [Draft(model, optimizer), *(Draft(twin, None) for twin in copies)]
     random = torch.get_rng_state()
     drafts[0].prepare(edits)
