@@ -54,13 +54,18 @@ def found_in_folder(folder: Path) -> str | None:
     names = sorted(entry.name for entry in folder.iterdir())
     if ADAPTER in names:
         return f"an adapter ({ADAPTER}), which is no model alone; merge it into its model, and save that"
-    numbered = sorted((n for n in names if NUMBERED.fullmatch(n)), key=lambda n: int(n.partition("-")[2]))
-    if numbered:
-        shown = ", ".join(str(folder / name) for name in numbered[-3:])
-        return (
-            f"the folder of a training by transformers, without a model of its own; give one in it: {shown}"
-        )
+    if told := training_folder(folder):
+        return told
     weights = [name for name in names if name.endswith(WEIGHTS)]
     if weights:
         return f"no {CONFIG} beside {', '.join(weights[:3])}; it tells what model these weights are of: put it there"
     return None
+
+
+def training_folder(folder: Path) -> str | None:
+    """That a folder is one of transformers' Trainer, and where its models are; None where it is not."""
+    numbers = sorted(int(found[1]) for entry in folder.iterdir() if (found := NUMBERED.fullmatch(entry.name)))
+    if not numbers:
+        return None
+    shown = ", ".join(str(folder / f"checkpoint-{number}") for number in numbers[-3:])
+    return f"the folder of a training by transformers, without a model of its own; give one in it: {shown}"

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,9 +16,12 @@ from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.files import write_atomically
 from compressm_cli.core.text import shorten
 from compressm_cli.exchange.names import CONFIG, PICKLED, SAFETENSORS, WEIGHTS
+from compressm_cli.exchange.places import training_folder
 
 WITHIN = ("state_dict", "model")
 """Where tools that train keep the weights beside other things."""
+PART = re.compile(r"-\d{5}-of-\d{5}\.")
+"""In names of files of a model in several."""
 MAX_JSON = 64 * 2**20
 """Bytes of a JSON file: an index of weights names each tensor."""
 MAX_NAME = 500
@@ -45,11 +49,21 @@ def read_weights(folder: Path, file: Path | None = None) -> dict[str, Tensor]:
             return read_tensors(folder / name)
         if (folder / f"{name}.index.json").is_file():
             return _read_shards(folder / f"{name}.index.json")
-    others = sorted(path.name for path in folder.iterdir() if path.suffix in WEIGHTS)
-    instead = f"; found {', '.join(others[:5])}: to read one of these, give the file itself" if others else ""
     raise BadInputError(
-        f"{folder}: no weights; looked for {SAFETENSORS} and {PICKLED}, whole or with an index{instead}"
+        f"{folder}: no weights; looked for {SAFETENSORS} and {PICKLED}, whole or with an index{_instead(folder)}"
     )
+
+
+def _instead(folder: Path) -> str:
+    """What a folder has instead of weights of the usual names, to be added to a message."""
+    others = sorted(path.name for path in folder.iterdir() if path.suffix in WEIGHTS)
+    if parts := [name for name in others if PART.search(name)]:
+        return (
+            f"; found {', '.join(parts[:3])}, parts of which the index (*.index.json) is missing: get it too"
+        )
+    if others:
+        return f"; found {', '.join(others[:5])}: to read one of these, give the file itself"
+    return "".join(f"; it is {told}" for told in [training_folder(folder)] if told)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

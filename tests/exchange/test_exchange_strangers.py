@@ -238,6 +238,15 @@ def test_what_a_file_is_instead(damage: Callable[[Path], None], message: str, tm
     assert "supported are" not in str(no.value)
 
 
+def test_parts_without_their_index_are_told(tmp_path: Path) -> None:
+    theirs("Mamba").save_pretrained(tmp_path, max_shard_size="4KB")
+    (tmp_path / "model.safetensors.index.json").unlink()
+    with pytest.raises(
+        BadInputError, match=r"found model-00001-of-\d+\.safetensors, .*the index .* is missing"
+    ):
+        exchange.load(tmp_path)
+
+
 def test_a_checkpoint_that_is_a_pointer_is_told(tmp_path: Path) -> None:
     (tmp_path / "final.pt").write_bytes(POINTER)
     with pytest.raises(BadInputError, match=r"final\.pt: not a readable checkpoint: it is a git-lfs pointer"):
@@ -247,11 +256,14 @@ def test_a_checkpoint_that_is_a_pointer_is_told(tmp_path: Path) -> None:
 def test_what_a_folder_is_instead(tmp_path: Path) -> None:
     for number in (5, 10):
         whole(tmp_path / f"checkpoint-{number}")
-    with pytest.raises(
-        BadInputError, match=r"a training by transformers.*checkpoint-5, \S+checkpoint-10"
-    ) as no:
+    told = r"a training by transformers.*checkpoint-5, \S+checkpoint-10"
+    with pytest.raises(BadInputError, match=told) as no:
         exchange.load(tmp_path)
     assert "supported are" not in str(no.value)
+    (tmp_path / "config.json").write_bytes((tmp_path / "checkpoint-5" / "config.json").read_bytes())
+    with pytest.raises(BadInputError, match=rf"no weights; .*it is the folder of {told}"):
+        exchange.load(tmp_path)
+    (tmp_path / "config.json").unlink()
     (tmp_path / "checkpoint-10" / "config.json").unlink()
     (tmp_path / "checkpoint-10" / "model.safetensors").rename(
         tmp_path / "checkpoint-10" / "pytorch_model.bin"
