@@ -220,8 +220,9 @@ def _dry_run(recipe: "Recipe", group: "Group") -> None:
     from compressm_cli.engine.forecast import forecast
     from compressm_cli.recipe import recipe_to_yaml
 
+    known = forecast(recipe, group)  # first: of what is refused nothing is printed
     typer.echo(recipe_to_yaml(recipe).rstrip())
-    console.stdout().print(_forecast_table(recipe, forecast(recipe, group)))
+    console.stdout().print(_forecast_table(recipe, known))
 
 
 def _forecast_table(recipe: "Recipe", known: "Forecast") -> object:

@@ -360,6 +360,8 @@ def test_a_dry_run_tells_the_budget(tiny: Maker, tmp_path: Path, capsys: pytest.
     told = capsys.readouterr().out
     assert re.search(r"budget +5.0 seconds", told)
     assert re.search(r"compression checks +at 25, 50 % of the budget", told)
+    assert main.run(["train", str(path), "--dry-run", "budget.flops=2"]) == 2  # known only once it is counted
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("flops", ["0.65x", "0.33x", "1x", "1.5x"])
