@@ -6,6 +6,9 @@ from contextlib import contextmanager
 
 from compressm_cli.core.errors import BadInputError, CompressmError
 
+LONGEST = 300
+"""Characters of what a library says that are told."""
+
 
 @contextmanager
 def reading(place: object, problem: str, advice: str) -> Iterator[None]:
@@ -22,4 +25,7 @@ def reading(place: object, problem: str, advice: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno == errno.ENOMEM:
             raise
         told = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-        raise BadInputError(f"{place}: {problem}: {told.splitlines()[0]}; {advice}") from error
+        line = told.splitlines()[0]
+        if len(line) > LONGEST:  # some say all that they found
+            line = f"{line[:LONGEST]}..."
+        raise BadInputError(f"{place}: {problem}: {line}; {advice}") from error

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,10 @@ NOT_INSTALLED = (
 )
 
 
+BLOCK = 2**20
+"""Samples that are read at once."""
+DENSEST = 2**16
+"""Samples that a byte can stand for: FLAC packs as many of silence."""
 HEAD = 12
 """Bytes in which a file says how large it is."""
 UNKNOWN = (0, 2**32 - 1)
@@ -45,6 +50,11 @@ class Clip:
             rate, frames = int(info.samplerate), int(info.frames)
         if frames < 1 or rate < 1:
             raise BadInputError(f"{place}: there is no sound in it; remove or replace it")
+        size = len(file) if isinstance(file, bytes) else file.stat().st_size
+        if frames > size * DENSEST:
+            raise BadInputError(
+                f"{place}: {size:,} bytes do not hold the {frames:,} samples that its head says; replace it"
+            )
         return cls(file, rate, frames)
 
     def part(self, start: int, end: int) -> "Clip":
@@ -55,17 +65,24 @@ class Clip:
         """(frames,) float64, the mean of its channels; integers are scaled to -1..1, real numbers as they stand."""
         soundfile = _library()
         with reading(place, "cannot be read as sound", "remove or replace it"):
-            channels, _ = soundfile.read(
-                _opened(self.file), frames=self.frames, start=self.start, dtype="float64", always_2d=True
-            )
-        if len(channels) != self.frames:
+            samples = np.concatenate([np.empty(0), *self._blocks(soundfile)])
+        if len(samples) != self.frames:
             raise BadInputError(
-                f"{place}: {len(channels):,} samples of the {self.frames:,} that its head says; "
+                f"{place}: {len(samples):,} samples of the {self.frames:,} that its head says; "
                 "it is cut short: replace it"
             )
-        if not np.isfinite(channels).all():
+        if not np.isfinite(samples).all():
             raise BadInputError(f"{place}: has samples that are not finite; remove or replace it")
-        return channels.mean(axis=1)
+        return samples
+
+    def _blocks(self, soundfile: Any) -> Iterator[np.ndarray]:
+        """The samples, as far as there are so many, whatever a head claims."""
+        missing = self.frames
+        with soundfile.SoundFile(_opened(self.file)) as opened:
+            opened.seek(self.start)
+            while missing and len(read := opened.read(min(BLOCK, missing), dtype="float64", always_2d=True)):
+                missing -= len(read)
+                yield read.mean(axis=1)
 
 
 class Recordings(OnDemand):
@@ -91,7 +108,7 @@ class Recordings(OnDemand):
                 yield row, number, clip.part(start, start + size)
 
 
-def _library():  # type: ignore[no-untyped-def]
+def _library() -> Any:
     try:
         import soundfile
     except (ImportError, OSError) as error:  # the package is there, and the library that it calls is not

@@ -259,6 +259,20 @@ def test_a_file_that_is_cut_short_is_refused_and_a_stream_is_not(kind: str) -> N
         assert len(read(f"x.{kind}").content[0]) == 20001
 
 
+@pytest.mark.parametrize(
+    ("claimed", "told"),
+    [(2**35, "do not hold the 34,359,738,368 samples"), (2**22, "(is cut short|cannot be read)")],
+)
+def test_a_head_is_not_believed(claimed: int, told: str) -> None:
+    put_classes()
+    whole = bytearray(Path(put("x.flac", np.random.default_rng(0).uniform(-1, 1, 500))).read_bytes())
+    whole[21] = whole[21] & 0xF0 | claimed >> 32  # 36 bits of the first block of metadata
+    whole[22:26] = (claimed % 2**32).to_bytes(4, "big")
+    Path("rows/low/9.flac").write_bytes(whole)
+    with pytest.raises(BadInputError, match=rf"^rows, recording low/9\.flac: .*{told}"):
+        Files(format="audio_folder", train="rows", chunk_seconds=0.01).load()
+
+
 def test_without_the_library_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     put_classes()
     monkeypatch.setitem(__import__("sys").modules, "soundfile", None)

@@ -95,6 +95,14 @@ def test_want_of_memory_is_no_fault_of_the_file() -> None:
         raise RunFailedError("told already")
 
 
+def test_what_a_library_says_at_length_is_cut() -> None:
+    with pytest.raises(BadInputError) as caught, reading("file", "cannot be read", "mend it"):
+        raise ValueError(f"not a number: {b'x' * 100_000!r}")
+    assert str(caught.value).startswith("file: cannot be read: not a number: b'xxx")
+    assert str(caught.value).endswith("xxx...; mend it")
+    assert len(str(caught.value)) < 400
+
+
 def test_what_a_library_in_rust_raises_is_told() -> None:
     class PanicException(BaseException):
         pass
