@@ -20,7 +20,10 @@ from compressm_cli.core.errors import BadInputError, CompressmError
 from compressm_cli.core.invocation import INVOCATION
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from compressm_cli.data.interface import Dataset
+    from compressm_cli.data.report import Report
     from compressm_cli.engine.course import Course
     from compressm_cli.engine.distributed.group import Group
     from compressm_cli.engine.forecast import Forecast, MemoryForecast
@@ -152,6 +155,8 @@ def _train(recipe: "Recipe", quiet: bool, group: "Group") -> None:
     from compressm_cli.engine import experiment
 
     dataset = experiment.load_shared(recipe, group)
+    if group.is_main and not quiet:
+        _tell_data(dataset.report, console.stderr())
     for seed in recipe.seeds:
         run = experiment.start(recipe, seed, dataset, _view(quiet, group), command_line(), group=group)
         _done(run, group)
@@ -162,7 +167,10 @@ def _continue(recipe: "Recipe", quiet: bool, group: "Group", own_launcher: bool)
 
     @cache
     def dataset() -> "Dataset":
-        return experiment.load_shared(recipe, group)
+        loaded = experiment.load_shared(recipe, group)
+        if group.is_main and not quiet:
+            _tell_data(loaded.report, console.stderr())
+        return loaded
 
     def tell(text: str) -> None:
         if group.is_main:
@@ -187,6 +195,20 @@ def _resume(folder: Path, changes: list[str], quiet: bool) -> None:
         recipe = group.from_main(lambda: recipe_of(run))
         run = experiment.resume(run, recipe, _view(quiet, group), command_line(), group, changes)
         _done(run, group)
+
+
+def _tell_data(report: "Report | None", shown: "Console") -> None:
+    """What was read of the user's files, and on stderr what looks wrong in it."""
+    from compressm_cli.render.data_table import data_table
+
+    if report is None:
+        return
+    table = data_table(report)
+    shown.print(table.rich())
+    for note in table.notes:
+        shown.print(console.escape(note))
+    for warning in report.warnings:
+        console.warn(warning)
 
 
 def _view(quiet: bool, group: "Group") -> "View":
@@ -222,6 +244,7 @@ def _dry_run(recipe: "Recipe", group: "Group") -> None:
 
     known = forecast(recipe, group)  # first: of what is refused nothing is printed
     typer.echo(recipe_to_yaml(recipe).rstrip())
+    _tell_data(known.report, console.stdout())
     console.stdout().print(_forecast_table(recipe, known))
 
 

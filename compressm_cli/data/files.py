@@ -11,13 +11,14 @@ from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.encodings import AnyInputs, Audio, Bytes, Classes, Encoding, Numbers, Pixels, Series
 from compressm_cli.data.encodings.audio import Features, Rate, Seconds
 from compressm_cli.data.encodings.images import WHITE, Grey, Resize, Side, on_background
-from compressm_cli.data.interface import Dataset, Split, TaskConfig
+from compressm_cli.data.interface import Dataset, DataSpec, Split, TaskConfig
 from compressm_cli.data.labels import class_names
 from compressm_cli.data.layout import WITHOUT_COLUMNS, Layout
 from compressm_cli.data.patterns import files_of
 from compressm_cli.data.recordings import Recordings
+from compressm_cli.data.report import Report, report_of
 from compressm_cli.data.rows import Rows
-from compressm_cli.data.scaling import Standardize, scaling
+from compressm_cli.data.scaling import Scaling, Standardize, scaling
 from compressm_cli.data.splits import Seed, hold_out
 from compressm_cli.data.tokens import of_one_length
 
@@ -130,16 +131,22 @@ class Files(Layout, TaskConfig):
         places = {"train": self.train, "validation": self.validation, "test": self.test}
         self._require_disjoint()
         read = {key: self.read(place) for key, place in places.items() if not isinstance(place, float)}
-        whole = read["train"]
+        whole, files = read["train"], list(read)
         classes = self._classes(whole)
         shares = {key: share for key, share in places.items() if isinstance(share, float)}
         read |= self._held_out(whole, classes, shares)
-        outputs = self._numbers(read["train"]) if classes is None else classes
-        encoding = Encoding(inputs=self._inputs(whole, read["train"]), outputs=outputs)
+        scalings = self._scalings(read["train"])
+        outputs = classes or _numbers(scalings["targets"])
+        encoding = Encoding(inputs=self._inputs(whole, read["train"], scalings), outputs=outputs)
         splits = of_one_length({key: encoding.split(rows) for key, rows in read.items()})
         counts = (len(splits["train"]), len(splits["validation"]), len(splits["test"]))
         spec = encoding.spec(splits["train"].inputs.shape[1], counts)
-        return Dataset(spec, **splits, class_names=encoding.class_names, encoding=encoding)
+        report = report_of(read, splits, encoding, scalings, files)
+        return Dataset(spec, **splits, class_names=encoding.class_names, encoding=encoding, report=report)
+
+    def described(self) -> tuple[DataSpec, Report | None]:
+        dataset = self.dataset()
+        return dataset.spec, dataset.report
 
     def encoded_split(self, name: str, encoding: Encoding) -> Split | None:
         """Of a split with a file of its own; BadInputError for a label that is none of the model's."""
@@ -168,14 +175,17 @@ class Files(Layout, TaskConfig):
             )
         return Classes(names=names)
 
-    def _numbers(self, rows: Rows) -> Numbers:
-        """The targets of the training rows."""
-        assert rows.targets is not None, "targets are read"
-        names = list(rows.target_names or [])
-        found = scaling(rows.targets, names, self.standardize)
-        return Numbers(names=names, standardization=found.standardization)
+    def _scalings(self, rows: Rows) -> dict[str, Scaling]:
+        """What becomes of the numbers of the training rows: of the channels of series, and of targets."""
+        found = {}
+        if rows.kind == "series":
+            steps = np.concatenate([np.asarray(row) for row in rows.content])
+            found["channels"] = scaling(steps, list(rows.channels or []), self.standardize)
+        if rows.targets is not None:
+            found["targets"] = scaling(rows.targets, list(rows.target_names or []), self.standardize)
+        return found
 
-    def _inputs(self, whole: Rows, rows: Rows) -> AnyInputs:
+    def _inputs(self, whole: Rows, rows: Rows, scalings: dict[str, Scaling]) -> AnyInputs:
         """The encoding that the training rows ask for, of the ``whole`` that was read."""
         if rows.kind == "texts":
             return Bytes(max_length=self.max_length)
@@ -183,13 +193,9 @@ class Files(Layout, TaskConfig):
             return self._pixels(whole.content[0])
         if rows.kind == "audio":
             return self._audio(rows)
-        return self._series(rows)
-
-    def _series(self, rows: Rows) -> Series:
-        channels = list(rows.channels or [])
-        found = scaling(np.concatenate(list(rows.content)), channels, self.standardize)
         columns = None if rows.columns is None else list(rows.columns)
-        return Series(channels=channels, columns=columns, standardization=found.standardization)
+        found = scalings["channels"]
+        return Series(channels=list(found.names), columns=columns, standardization=found.standardization)
 
     def _pixels(self, first: bytes | np.ndarray) -> Pixels:
         """Of the size and colours that are asked for, else of the first image."""
@@ -240,3 +246,7 @@ class Files(Layout, TaskConfig):
         return {
             key: rows.taken(index.tolist()) for key, index in zip([*shares, "train"], indices, strict=True)
         }
+
+
+def _numbers(found: Scaling) -> Numbers:
+    return Numbers(names=list(found.names), standardization=found.standardization)

@@ -17,6 +17,7 @@ from compressm_cli.data.checksum import checksum, text_checksum
 
 if TYPE_CHECKING:
     from compressm_cli.data.encodings import Encoding
+    from compressm_cli.data.report import Report
 
 IGNORE = -100
 """Label of a step that is not scored; what cross-entropy leaves out by default."""
@@ -163,6 +164,8 @@ class Dataset:
     """What the labels 0, 1, ... are called, where that depends on the files; the data are known again by it."""
     encoding: "Encoding | None" = field(default=None, kw_only=True)
     """What makes such tensors of other files, and names of what a model says; None where nothing does."""
+    report: "Report | None" = field(default=None, kw_only=True)
+    """What was read of the user's files, to be looked at; None where there are none, or nothing tells it."""
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
@@ -271,6 +274,10 @@ class TaskConfig(Config):
     def spec(self) -> DataSpec:
         """The description of the data set; loads it unless the task knows better."""
         return self.dataset().spec
+
+    def described(self) -> "tuple[DataSpec, Report | None]":
+        """``spec``, and what was read where the user's files are."""
+        return self.spec(), None
 
 
 def _misfit(split: Split, spec: DataSpec) -> str | None:

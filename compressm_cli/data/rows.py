@@ -51,6 +51,8 @@ class Rows:
     """The names of the channels of series."""
     columns: Sequence[str] | None = None
     """Of series whose steps are columns of a table: their names."""
+    unused: Sequence[str] | None = None
+    """The columns of a table that are not read."""
     target_names: Sequence[str] | None = None
     left_out: Mapping[str, int] = field(default_factory=dict)
     """How many files or rows are not taken, by the reason."""

@@ -159,5 +159,6 @@ class TableRows:
             targets=np.stack(targets, axis=1) if targets else None,
             channels=channels,
             columns=columns,
+            unused=[name for name in self._table.sources[0].columns if name not in self._wanted],
             target_names=list(self._targets) or None,
         )

@@ -106,6 +106,8 @@ def start(
         "from_checkpoint": initial is not None,
         "fingerprint": asdict(dataset.fingerprint),
     }
+    if dataset.report is not None:
+        info["data"] = asdict(dataset.report)
 
     def threads() -> int:
         return threads_to_begin(recipe, dataset.spec, group.size, initial)

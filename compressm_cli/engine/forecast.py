@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from compressm_cli.data.interface import DataSpec
+from compressm_cli.data.report import Report
 from compressm_cli.engine.course import Course
 from compressm_cli.engine.distributed.group import Group
 from compressm_cli.engine.experiment import check_recipe
@@ -72,6 +73,8 @@ class Forecast:
     course: Course
     check_steps: list[int]
     """In steps of ``course.total``."""
+    report: Report | None = None
+    """What was read of the user's files."""
     flop_convention: str = CONVENTION
 
 
@@ -83,7 +86,7 @@ def forecast(recipe: Recipe, group: Group | None = None) -> Forecast:
     """
     check_recipe(recipe)
     group = group or Group()
-    spec = recipe.data.spec()
+    spec, report = recipe.data.described()
     # Of a large one shapes are enough; the memory of a small one is counted exactly.
     with torch.device("meta" if least_parameters(recipe) > LARGE_MODEL else "cpu"):
         model = build_model(recipe.model, spec)
@@ -96,6 +99,7 @@ def forecast(recipe: Recipe, group: Group | None = None) -> Forecast:
     checks = ask(method, Method.check_steps, course.total)
     return Forecast(
         data=spec,
+        report=report,
         device=str(resolve_device(recipe.device)),
         orders=surgery.orders(model),
         parameters=counted["parameters"],
