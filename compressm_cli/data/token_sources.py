@@ -12,7 +12,7 @@ from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.text import shorten
 from compressm_cli.data.encodings import Ids, Tokenizer
 from compressm_cli.data.reading import reading
-from compressm_cli.data.sources.packed import PACKED, opened, suffix_of
+from compressm_cli.data.sources.packed import PACKED, opened, require_file, suffix_of
 from compressm_cli.data.tokens import id_type
 
 Dtype = Literal["uint8", "uint16", "int16", "uint32", "int32", "int64"]
@@ -164,5 +164,6 @@ def _encoded(path: Path, tokenizer: Tokenizer) -> np.ndarray:
 
 
 def _require_unpacked(path: Path) -> None:
+    require_file(path)
     if path.suffix.lower() == PACKED:
         raise BadInputError(f"{path}: numbers are read where they lie; unpack the file: gunzip {path.name}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from compressm_cli.core.contents import found_instead
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.reading import reading
+from compressm_cli.data.sources.packed import require_file
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -28,6 +29,8 @@ def read_tokenizer(path: Path) -> str:
 
 def tokenizer_text(path: Path) -> str:
     """The same, where it is not known to be one before it is used."""
+    if path.exists():
+        require_file(path)
     try:
         content = path.read_bytes()
     except OSError as error:

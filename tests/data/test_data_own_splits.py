@@ -292,3 +292,12 @@ def test_one_split_is_read_without_the_others(tmp_path: Path) -> None:
     text = TextLm(path="gone.txt", test=str(tmp_path / "test.txt"), length=40)
     with pytest.raises(BadInputError, match=r"test\.txt: of 23 bytes, the test part is 23"):
         text.encoded_split("test", Encoding(inputs=Bytes(), outputs=Tokens()))
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.bin", "a.jsonl", "a.txt"])
+def test_pipes_are_refused_before_they_are_waited_for(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    place = str(tmp_path / name)
+    read = TextLm(path=place) if name == "a.txt" else task(place, dtype="uint16" if name == "a.bin" else None)
+    with pytest.raises(BadInputError, match="not a file; write its content into one"):
+        read.load()

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from compressm_cli.core.errors import BadInputError
+
 PACKED = ".gz"
 
 
@@ -14,9 +16,16 @@ def suffix_of(path: str | Path) -> str:
     return Path(str(path).lower().removesuffix(PACKED)).suffix
 
 
+def require_file(path: Path) -> None:
+    """BadInputError for a pipe or a device: opening one could wait for its writer."""
+    if not path.is_file():
+        raise BadInputError(f"{path}: not a file; write its content into one, and give that")
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """The content of a file, unpacked where its name ends in .gz."""
+    """The content of a file, unpacked where its name ends in .gz; BadInputError for what is no file."""
+    require_file(path)
     with path.open("rb") as file:
         if path.suffix.lower() != PACKED:
             yield cast(BinaryIO, file)
