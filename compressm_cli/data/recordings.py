@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from io import BytesIO
+from io import SEEK_CUR, SEEK_END, BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -122,14 +122,26 @@ def _opened(file: Path | bytes) -> str | BytesIO:
 
 def _require_whole(file: Path | bytes, place: str) -> None:
     """BadInputError for a file that is shorter than it says: the library reads what is there, and says nothing."""
-    if isinstance(file, bytes):
-        head, size = file[:HEAD], len(file)
-    else:
-        with file.open("rb") as opened:
-            head, size = opened.read(HEAD), file.stat().st_size
-    told = _told_size(head)
+    with BytesIO(file) if isinstance(file, bytes) else file.open("rb") as opened:
+        size = opened.seek(0, SEEK_END)
+        opened.seek(0)
+        told = max(filter(None, (_told_size(opened.read(HEAD)), _end_of_data(opened))), default=None)
     if told is not None and told > size + 1:  # a byte that fills up an odd number of them is left out by some
         raise BadInputError(f"{place}: is cut short: {size:,} bytes of {told:,}; replace it")
+
+
+def _end_of_data(opened: IO[bytes]) -> int | None:
+    """Where the samples of a WAV file end, as the head of their part says; None where nothing says it."""
+    opened.seek(0)
+    if opened.read(4) != b"RIFF":
+        return None
+    opened.seek(HEAD)
+    while len(head := opened.read(8)) == 8:
+        told = int.from_bytes(head[4:], "little")
+        if head[:4] == b"data":
+            return None if told in UNKNOWN else opened.tell() + told
+        opened.seek(told + told % 2, SEEK_CUR)
+    return None
 
 
 def _told_size(head: bytes) -> int | None:

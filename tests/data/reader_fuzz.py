@@ -11,9 +11,11 @@ import gzip
 import io
 import json
 import random
+import struct
 import sys
 import tempfile
 import traceback
+import wave
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -28,6 +30,7 @@ from PIL import Image
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.layout import Layout
 from compressm_cli.data.rows import Rows
+from compressm_cli.data.smnist import SequentialMnist
 from compressm_cli.data.token_files import TokenFiles
 
 WORDS = [
@@ -46,6 +49,8 @@ WORDS = [
     "a/b",
 ]
 NUMBERS = ["0", "1", "-2.5", "1e3", "1700000000", "0.1", "3.0000000001"]
+MNIST = [f"{name}-{kind}-ubyte" for name in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+SEPARATOR = b"\n=== the next file ===\n"
 PIECES = [
     b'"', b"\n", b"\r\n", b"\r", b"\x00", b",", b";", b"\t", b"\xef\xbb\xbf", b"NaN", b"1e999", b"Infinity", b"null",
     b"{", b"}", b"[", b"]", b":", b"\\u0000", b"\xff", b"\xc3", b"0x1", b"1_000", b" ", b"true", b"'", b"-", b"..",
@@ -289,14 +294,155 @@ def _tokens_case() -> Case:
         return buffer.getvalue()
 
     def other(content: bytes) -> Any:
-        tokens = np.load(io.BytesIO(content), allow_pickle=False)
-        if tokens.ndim != 1 or tokens.dtype.kind not in "iu" or tokens.min() < 0 or tokens.max() >= 50:
-            raise ValueError("no tokens")
-        held = round(0.3 * len(tokens))
-        stretches = np.split(tokens, [len(tokens) - 2 * held, len(tokens) - held])
-        return [[s[i : i + 2].tolist() for i in range(0, len(s) - 2, 2)] for s in stretches]
+        return _stretches(np.load(io.BytesIO(content), allow_pickle=False), 50)
 
     return Case("npy", make, ours, other)
+
+
+def _npz_case() -> Case:
+    layout = Layout(format="npz", sequence_column="x", label_column="y")
+
+    def make(chance: random.Random) -> bytes:
+        rows, steps = chance.randint(2, 5), chance.randint(1, 4)
+        values = [[chance.randint(-9, 9) / 4 for _ in range(steps)] for _ in range(rows)]
+        buffer = io.BytesIO()
+        save = chance.choice([np.savez, np.savez_compressed])
+        save(buffer, x=np.array(values, dtype=chance.choice(["<f4", "<f8"])), y=np.arange(rows) % 2)
+        return buffer.getvalue()
+
+    def other(content: bytes) -> Any:
+        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+            x, y = stored["x"], stored["y"]
+        wide = x if x.ndim == 3 else x[:, :, None]
+        if not np.isfinite(wide.astype(np.float32)).all() or len(x) != len(y) or y.dtype.kind not in "iuU":
+            raise ValueError("no such arrays")
+        return list(zip(wide.astype(np.float64).tolist(), map(str, y.tolist()), strict=True))
+
+    return Case("npz", make, lambda path: plain(layout.read(str(path))), other)
+
+
+def _ts_case() -> Case:
+    layout = Layout(format="ts")
+
+    def make(chance: random.Random) -> bytes:
+        wide = chance.randint(1, 2)
+        header = "# a comment\n@problemName Toy\n@timeStamps false\n@classLabel true a b\n@data\n"
+        lines = []
+        for _ in range(chance.randint(2, 5)):
+            steps = chance.randint(1, 4)
+            dims = [",".join(chance.choices(NUMBERS, k=steps)) for _ in range(wide)]
+            lines.append(":".join([*dims, chance.choice("ab")]))
+        return (header + "\n".join(lines)).encode()
+
+    def other(content: bytes) -> Any:
+        text = io.StringIO(content.decode("utf-8-sig"), newline=None).read()
+        lines = [line.strip() for line in text.split("\n")]
+        start = next(i for i, line in enumerate(lines) if line.lower().split(" ")[0] == "@data")
+        found = []
+        for line in lines[start + 1 :]:
+            if line and not line.startswith("#"):
+                *dims, label = line.split(":")
+                values = [[float(cell) for cell in dim.split(",")] for dim in dims]
+                found.append(([list(step) for step in zip(*values, strict=True)], label.strip()))
+        return found
+
+    return Case("ts", make, lambda path: plain(layout.read(str(path))), other)
+
+
+def _sound_case() -> Case:
+    layout = Layout(format="audio_folder")
+
+    def ours(path: Path) -> Any:
+        folder = path.parent / "sounds" / "a"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "x.wav").write_bytes(path.read_bytes())
+        return plain(layout.read(str(folder.parent)))
+
+    def make(chance: random.Random) -> bytes:
+        buffer = io.BytesIO()
+        with wave.open(buffer, "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(chance.choice([4000, 8000]))
+            file.writeframes(chance.randbytes(2 * chance.randint(1, 40)))
+        return buffer.getvalue()
+
+    def other(content: bytes) -> Any:
+        try:
+            with wave.open(io.BytesIO(content)) as file:
+                width, channels = file.getsampwidth(), file.getnchannels()
+                frames = file.readframes(file.getnframes())
+        except wave.Error:
+            return None  # of many kinds of wav files it reads one
+        if width != 2 or channels != 1:
+            return None
+        return [((np.frombuffer(frames, dtype="<i2") / 2**15).tolist(), "a")]
+
+    return Case("wav", make, ours, other)
+
+
+def _mnist_case() -> Case:
+    def ours(path: Path) -> Any:
+        folder = path.parent / "mnist"
+        folder.mkdir(exist_ok=True)
+        parts = path.read_bytes().split(SEPARATOR)
+        for name, part in zip(MNIST, parts, strict=False):
+            (folder / name).write_bytes(part)
+        dataset = SequentialMnist(path=str(folder)).dataset()
+        assert dataset.encoding is not None
+        grey = ((dataset.test.inputs * 0.3081 + 0.1307) * 255).round().int().flatten(1).tolist()
+        return list(zip(grey, dataset.test.labels.tolist(), strict=True)), dataset.spec.rows
+
+    def make(chance: random.Random) -> bytes:
+        parts = []
+        for rows in (20, 10):
+            parts.append(struct.pack(">4i", 2051, rows, 28, 28) + chance.randbytes(rows * 784))
+            parts.append(struct.pack(">2i", 2049, rows) + bytes(i % 10 for i in range(rows)))
+        return SEPARATOR.join(parts)
+
+    def other(content: bytes) -> Any:
+        parts = content.split(SEPARATOR)
+        if len(parts) != len(MNIST):
+            return None
+        sizes = []
+        for images, labels in (parts[:2], parts[2:]):
+            magic, rows, height, width = struct.unpack(">4i", images[:16])
+            if (magic, height, width) != (2051, 28, 28) or struct.unpack(">2i", labels[:8]) != (2049, rows):
+                raise ValueError("another head")
+            if len(images) != 16 + 784 * rows or len(labels) != 8 + rows or max(labels[8:]) > 9:
+                raise ValueError("other contents")
+            sizes.append(rows)
+        held = max(1, sizes[0] // 10)
+        pixels = np.frombuffer(parts[2][16:], dtype=np.uint8).reshape(-1, 784).tolist()
+        return list(zip(pixels, parts[3][8:], strict=True)), (sizes[0] - held, held, sizes[1])
+
+    return Case("idx", make, ours, other)
+
+
+def _raw_tokens_case() -> Case:
+    def ours(path: Path) -> Any:
+        task = TokenFiles(
+            vocabulary=300, length=2, path=str(path), dtype="uint16", validation_share=0.3, test_share=0.3
+        )
+        dataset = task.dataset()
+        return [s.inputs.tolist() for s in (dataset.train, dataset.validation, dataset.test)]
+
+    def make(chance: random.Random) -> bytes:
+        return np.array([chance.randrange(300) for _ in range(40)], dtype="<u2").tobytes()
+
+    def other(content: bytes) -> Any:
+        return _stretches(np.frombuffer(content, dtype="<u2"), 300)
+
+    return Case("bin", make, ours, other)
+
+
+def _stretches(tokens: np.ndarray, vocabulary: int) -> list[list[list[int]]]:
+    """Windows of two tokens of three stretches, the last two of three tenths each."""
+    if tokens.ndim != 1 or tokens.dtype.kind not in "iu" or tokens.min() < 0 or tokens.max() >= vocabulary:
+        raise ValueError("no tokens")
+    held = round(0.3 * len(tokens))
+    stretches = np.split(tokens, [len(tokens) - 2 * held, len(tokens) - held])
+    return [[s[i : i + 2].tolist() for i in range(0, len(s) - 2, 2)] for s in stretches]
 
 
 CASES = {
@@ -310,6 +456,11 @@ CASES = {
     "parquet": _parquet_case(),
     "png": _image_case(),
     "tokens in npy": _tokens_case(),
+    "raw tokens": _raw_tokens_case(),
+    "npz": _npz_case(),
+    "ts": _ts_case(),
+    "wav": _sound_case(),
+    "mnist": _mnist_case(),
 }
 
 

@@ -10,6 +10,8 @@ from compressm_cli.core.text import described
 from compressm_cli.data.sources.interface import BATCH, Cells, Source
 from compressm_cli.data.sources.text import opened
 
+BLANKS = " \t\r\n"
+"""What JSON takes for nothing; Python knows more."""
 A_LIST = 'a list of objects, [{"x": 1}, {"x": 2}]'
 
 
@@ -31,7 +33,9 @@ class JsonSource(Source):
     def _rows(self) -> list[dict[str, Any]]:
         with opened(self.file, self.kind) as lines:
             text = lines.read()
-        return [self._row(number, value) for number, value in enumerate(self._values(text.strip()), start=1)]
+        return [
+            self._row(number, value) for number, value in enumerate(self._values(text.strip(BLANKS)), start=1)
+        ]
 
     def _values(self, text: str) -> Iterable[Any]:
         """What stands for the rows, of whatever kind."""
@@ -59,7 +63,7 @@ class JsonSource(Source):
 
     def _lines(self, text: str) -> Iterator[Any]:
         for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
+            if line.strip(BLANKS):
                 try:
                     yield _parsed(line)
                 except ValueError as error:
