@@ -56,7 +56,7 @@ def test_what_is_no_row_is_left_out_and_counted(kind: str) -> None:
     ]
     assert rows.labels == ["__none__", "cat", "dog", "dog", "dog"]
     assert len(rows) == len(list(rows.content)) == 5
-    assert rows.left_out == {HIDDEN: 5, BESIDE: 2, NOWHERE: 1, STRANGE: 1, "other files (.zip, .pdf)": 2}
+    assert rows.left_out == {HIDDEN: 5, BESIDE: 2, NOWHERE: 1, STRANGE: 1, "of another kind (.zip, .pdf)": 2}
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -82,7 +82,7 @@ def test_a_class_without_rows_is_refused(kind: str) -> None:
     put(f"rows/cat/1{SUFFIX[kind]}", kind)
     put("rows/dog/1.zip")
     Path("rows/dog/.hidden").touch()
-    told = rf"^rows/dog: no .*s in it \(left out: {HIDDEN}: 1, other files \(\.zip\): 1\); put .*\*\.\w+.* into it"
+    told = rf"^rows/dog: no .*s in it \(left out: {HIDDEN}: 1, of another kind \(\.zip\): 1\); put .*\*\.\w+.* into it"
     with pytest.raises(BadInputError, match=told):
         Layout(format=kind).read("rows")  # type: ignore[arg-type]
 
@@ -111,9 +111,9 @@ def test_names_without_a_suffix_are_texts_and_no_images() -> None:
     put("rows/cat/49960")
     put("rows/cat/1.png", "image_folder")
     texts = Layout(format="text_folder").read("rows")
-    assert (texts.names, texts.left_out) == (["cat/49960"], {"other files (.png)": 1})
+    assert (texts.names, texts.left_out) == (["cat/49960"], {"of another kind (.png)": 1})
     images = Layout(format="image_folder").read("rows")
-    assert (images.names, images.left_out) == (["cat/1.png"], {"other files (no suffix)": 1})
+    assert (images.names, images.left_out) == (["cat/1.png"], {"of another kind (no suffix)": 1})
     names = {"a.TXT": ".txt", "a.b.c": ".c", "a.": "", "a": "", "a.t x": ".t x"}
     assert {name: suffix_of(name) for name in names} == names
 
@@ -144,7 +144,7 @@ def test_what_is_to_be_predicted_needs_no_classes(kind: str) -> None:
     layout = Layout(format=kind)  # type: ignore[arg-type]
     rows = layout.read("new", labelled=False)
     assert (rows.names, rows.labels) == ([f"2{suffix}", f"deep/1{suffix}"], None)
-    assert rows.left_out == {"other files (.pdf)": 1}
+    assert rows.left_out == {"of another kind (.pdf)": 1}
     one = layout.read(f"one{suffix}.part", labelled=False)
     assert (one.names, len(list(one.content)), one.left_out) == ([f"one{suffix}.part"], 1, {})
     for place, told in (("empty", "no .*s in it; put"), ("gone", "no such file or folder; give a file, or")):

@@ -22,10 +22,10 @@ LITTER = {
 }
 """What systems leave in folders, besides what is hidden; in lower case."""
 HIDDEN = "hidden, or left there by a system"
-BESIDE = "files beside the folders of the classes"
-NOWHERE = "links that lead nowhere"
-TWICE = "links to folders that are read already"
-STRANGE = "neither files nor folders"
+BESIDE = "beside the folders of the classes"
+NOWHERE = "linked to nothing"
+TWICE = "linked to folders that are read already"
+STRANGE = "neither file nor folder"
 SPLITS = {
     "train": "train",
     "training": "train",
@@ -114,7 +114,7 @@ class _Walk:
         if self.others:
             kinds = [suffix or "no suffix" for suffix, _ in self.others.most_common(SHOWN)]
             more = ", ..." if len(self.others) > SHOWN else ""
-            found[f"other files ({', '.join(kinds)}{more})"] = self.others.total()
+            found[f"of another kind ({', '.join(kinds)}{more})"] = self.others.total()
         return found
 
 
