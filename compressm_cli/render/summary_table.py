@@ -51,7 +51,11 @@ def _others(summary: dict[str, Any], primary: Metric) -> list[tuple[str, ...]]:
     """The metrics that were computed beside the primary one, on the test split."""
     kind, test = summary.get("objective"), summary["test"]
     known = OBJECTIVES[kind].METRICS if kind is not None and kind in OBJECTIVES else ()
-    return [(f"test {m.title}", "", m.shown(test[m.name])) for m in known if m != primary and m.name in test]
+    return [
+        (f"test {m.title}", "", m.shown(test[m.name]))
+        for m in known
+        if m.name != primary.name and m.name in test
+    ]
 
 
 def _axes(summary: dict[str, Any]) -> list[tuple[str, ...]]:

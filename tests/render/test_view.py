@@ -18,6 +18,7 @@ from compressm_cli.render.charts import sparkline, spectrum
 from compressm_cli.render.live_view import LiveView, render
 from compressm_cli.render.plain_view import PlainView, make_view
 from compressm_cli.render.progress import Progress, duration, kept_values, short_time, speed_change
+from compressm_cli.render.summary_table import summary_table
 from compressm_cli.structure.plan import UnitRecord
 
 ORDERS = {"blocks.0.layer": 64, "blocks.1.layer": 64}
@@ -377,3 +378,11 @@ def test_a_terminal_without_block_characters_gets_plain_lines(monkeypatch: pytes
     assert isinstance(view, PlainView)
     tell_a_run(view)
     assert b"test accuracy" in raw.getvalue()
+
+
+def test_no_metric_is_in_the_last_table_twice() -> None:
+    primary = {"name": "accuracy", "title": "accuracy", "higher_is_better": True, "unit": "share"}
+    test = {"accuracy": 0.953, "macro_f1": 0.94}
+    table = summary_table({**SUMMARY, "objective": "classification", "primary": primary, "test": test})
+    names = list(table.columns[0].cells)
+    assert [str(name) for name in names if "test" in str(name)] == ["test accuracy", "test macro-F1"]
