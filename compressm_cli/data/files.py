@@ -11,6 +11,8 @@ from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.encodings import AnyInputs, Audio, Bytes, Classes, Encoding, Numbers, Pixels, Series
 from compressm_cli.data.encodings.audio import Features, Rate, Seconds
 from compressm_cli.data.encodings.images import WHITE, Grey, Resize, Side, on_background
+from compressm_cli.data.encodings.standardization import Standardization
+from compressm_cli.data.forecasting import ahead_names, stretches, windows_of
 from compressm_cli.data.interface import Dataset, DataSpec, Split, TaskConfig
 from compressm_cli.data.labels import class_names
 from compressm_cli.data.layout import WITHOUT_COLUMNS, Layout
@@ -83,6 +85,10 @@ class Files(Layout, TaskConfig):
     file are in one split."""
     max_seconds: Seconds | None = None
     """Seconds of a recording that are read; null reads all."""
+    window: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """With ``horizon``: steps of a row."""
+    stride: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """With ``horizon``: steps from one training row to the next; null is ``window``, as of other rows."""
     standardize: Standardize = "auto"
     """Of series and of ``target_columns``: whether each channel, and each target, is brought to a mean of 0 and a
     deviation of 1, those of the training rows. ``auto`` does where one of them is far from that: a mean of more than 10
@@ -92,11 +98,18 @@ class Files(Layout, TaskConfig):
 
     @model_validator(mode="after")
     def _keys_fit_the_format(self) -> Self:
-        if self.format not in WITHOUT_COLUMNS and self.label_column is None and self.target_columns is None:
+        has_labels = (
+            self.label_column is not None or self.target_columns is not None or self.horizon is not None
+        )
+        if self.format not in WITHOUT_COLUMNS and not has_labels:
             raise ValueError(
                 f"{self.format} needs label_column and {self.inputs_in_words}, or target_columns"
             )
         self._keys_fit_the_kind()
+        if (self.horizon is None) != (self.window is None) or (
+            self.stride is not None and self.window is None
+        ):
+            raise ValueError("horizon, window and stride go together, as in horizon: 24, window: 168")
         named = (
             one for value in self._places().values() for one in ([value] if isinstance(value, str) else value)
         )
@@ -120,7 +133,9 @@ class Files(Layout, TaskConfig):
             )
 
     def default_objective(self) -> str:
-        """Numbers are learned by regression."""
+        """Numbers are learned by regression, of the steps that follow by forecasting."""
+        if self.horizon is not None:
+            return "forecasting"
         return "classification" if self.target_columns is None else "regression"
 
     def load(self) -> Dataset:
@@ -136,8 +151,9 @@ class Files(Layout, TaskConfig):
         shares = {key: share for key, share in places.items() if isinstance(share, float)}
         read |= self._held_out(whole, classes, shares)
         scalings = self._scalings(read["train"])
-        outputs = classes or _numbers(scalings["targets"])
+        outputs = classes or self._numbers(scalings["targets"])
         encoding = Encoding(inputs=self._inputs(whole, read["train"], scalings), outputs=outputs)
+        read = {key: self._windows(key, rows) for key, rows in read.items()}
         splits = of_one_length({key: encoding.split(rows) for key, rows in read.items()})
         counts = (len(splits["train"]), len(splits["validation"]), len(splits["test"]))
         spec = encoding.spec(splits["train"].inputs.shape[1], counts)
@@ -151,7 +167,7 @@ class Files(Layout, TaskConfig):
     def encoded_split(self, name: str, encoding: Encoding) -> Split | None:
         """Of a split with a file of its own; BadInputError for a label that is none of the model's."""
         place = getattr(self, name)
-        return encoding.split(self.read(place)) if not isinstance(place, float) else None
+        return None if isinstance(place, float) else encoding.split(self._windows(name, self.read(place)))
 
     def _require_disjoint(self) -> None:
         """BadInputError where patterns find a file for two splits."""
@@ -166,7 +182,7 @@ class Files(Layout, TaskConfig):
 
     def _classes(self, rows: Rows) -> Classes | None:
         """The classes of all rows of the training file; None where they have targets instead."""
-        if self.target_columns is not None:
+        if self.target_columns is not None or self.horizon is not None:
             return None
         names = class_names(rows.labels or [])
         if len(names) < 2:
@@ -183,7 +199,28 @@ class Files(Layout, TaskConfig):
             found["channels"] = scaling(steps, list(rows.channels or []), self.standardize)
         if rows.targets is not None:
             found["targets"] = scaling(rows.targets, list(rows.target_names or []), self.standardize)
+        if rows.step_targets is not None:
+            values = np.concatenate(rows.step_targets)
+            found["targets"] = scaling(values, list(rows.target_names or []), self.standardize)
         return found
+
+    def _numbers(self, found: Scaling) -> Numbers:
+        """Of each row, or of the steps after each step."""
+        names, scales = list(found.names), found.standardization
+        if self.horizon is None:
+            return Numbers(names=names, standardization=scales)
+        if scales is not None:
+            scales = Standardization(
+                mean=scales.mean * self.horizon, deviation=scales.deviation * self.horizon
+            )
+        return Numbers(names=ahead_names(names, self.horizon), standardization=scales, per_step=True)
+
+    def _windows(self, split: str, rows: Rows) -> Rows:
+        """Of series that are to be forecast, their windows; other rows as they are."""
+        if self.horizon is None or self.window is None:
+            return rows
+        stride = self.stride if split == "train" else None
+        return windows_of(rows, split, self.window, self.horizon, stride or self.window)
 
     def _inputs(self, whole: Rows, rows: Rows, scalings: dict[str, Scaling]) -> AnyInputs:
         """The encoding that the training rows ask for, of the ``whole`` that was read."""
@@ -235,6 +272,8 @@ class Files(Layout, TaskConfig):
         """The training rows, less those that become the splits named in ``shares``."""
         if not shares:
             return {}
+        if self.horizon is not None:
+            return stretches(rows, shares)
         counts = [max(1, round(share * len(rows))) for share in shares.values()]
         if sum(counts) >= len(rows):
             raise BadInputError(
@@ -246,7 +285,3 @@ class Files(Layout, TaskConfig):
         return {
             key: rows.taken(index.tolist()) for key, index in zip([*shares, "train"], indices, strict=True)
         }
-
-
-def _numbers(found: Scaling) -> Numbers:
-    return Numbers(names=list(found.names), standardization=found.standardization)

@@ -101,8 +101,11 @@ class Layout(Config):
     """Of a table with a row a step: what series a row belongs to. Its label, or its targets, must
     be the same in all of them."""
     time_column: ColumnName | None = None
-    """With ``id_column``: the order of the rows of a series, numbers or dates and times (ISO 8601); null is the order
-    in the file."""
+    """With ``id_column`` or ``horizon``: the order of the rows of a series, numbers or dates and times (ISO 8601); null
+    is the order in the file. Steps count as equally far apart."""
+    horizon: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """To forecast: rows are steps, of one series or, with ``id_column``, of several, and at each step the values that
+    ``target_columns`` (null: all ``feature_columns``) have in so many steps after it are to be said."""
     header: bool = True
     """Of csv and tsv: whether the first line has the names of the columns; else they are called 1, 2, 3, ..."""
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
@@ -145,7 +148,11 @@ class Layout(Config):
             raise ValueError(f"delimiter: {self.delimiter!r} cannot separate cells; write one such as ';'")
 
     def _step_keys_fit(self) -> None:
-        if self.time_column is not None and self.id_column is None:
+        if self.horizon is not None and (self.feature_columns is None or self.label_column is not None):
+            raise ValueError(
+                "horizon goes with feature_columns, and with target_columns rather than label_column"
+            )
+        if self.time_column is not None and self.id_column is None and self.horizon is None:
             raise ValueError("time_column goes with id_column, which says what series a row belongs to")
         if self.id_column is not None and self.feature_columns is None:
             raise ValueError("id_column goes with feature_columns, the channels of each step")
@@ -183,8 +190,10 @@ class Layout(Config):
     @property
     def named_columns(self) -> list[str]:
         """The columns of a table that are named for anything else."""
+        # What is forecast from itself is an input, too.
+        targets = self.target_columns if self.horizon is None else None
         named = (
-            *(self.label_column, *(self.target_columns or [])),
+            *(self.label_column, *(targets or [])),
             *(self.id_column, self.time_column, self.lengths_column),
         )
         return [name for name in named if name is not None]

@@ -44,7 +44,9 @@ def grouped(ids: Sequence[str], times: Sequence[Any] | None, column: str | None,
         rows.setdefault(name, []).append(row)
     if times is not None:
         for name, members in rows.items():
-            rows[name] = in_order(members, times, f"series {name!r}", column, source)
+            rows[name] = in_order(
+                members, times, f"series {name!r}" if name else "the series", column, source
+            )
     return Grouping(list(rows), list(rows.values()))
 
 

@@ -46,7 +46,10 @@ class Rows:
     labels: Sequence[str] | None = None
     """The class of each row, as it stands there; None where none is read."""
     targets: np.ndarray | None = None
-    """(rows, targets) float64, real numbers to be said of each row; None where none are read."""
+    """(rows, targets) float64, real numbers to be said of each row, or (rows, steps, targets), of each of its steps;
+    None where none are read."""
+    step_targets: Sequence[np.ndarray] | None = None
+    """Of each series that is to be forecast: (steps, targets) float64, what is to be said before each step."""
     channels: Sequence[str] | None = None
     """The names of the channels of series."""
     columns: Sequence[str] | None = None

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
@@ -43,7 +43,8 @@ class TableRows:
             label, places = (None if places else LABEL), dict.fromkeys(places, TARGET)
         if labelled and label is not None:
             self._labels = self._want(label, Labels())
-        names = places if labelled else {}
+        names = places if labelled and layout.horizon is None else {}
+        self._labelled = labelled
         self._targets = {name: self._want(place, Numbers()) for name, place in names.items()}
 
     def read(self) -> Rows:
@@ -59,8 +60,8 @@ class TableRows:
             return self._of_lists(layout.input_columns or [SERIES])
         names = self._chosen(layout.input_columns)
         columns = [self._want(name, Numbers()) for name in names]
-        if layout.id_column is not None:
-            return self._of_steps(names, columns, layout.id_column, layout.time_column)
+        if layout.id_column is not None or layout.horizon is not None:
+            return self._of_steps(names, columns)
         self._table.read(self._wanted)
         numbers = np.stack([column.values for column in columns], axis=1)
         return self._rows("series", list(numbers[:, :, None]), channels=[CHANNEL], columns=names)
@@ -97,30 +98,37 @@ class TableRows:
                 )
         return np.concatenate(parts, axis=1)
 
-    def _of_steps(self, names: list[str], columns: list[Numbers], id_: str, time: str | None) -> Rows:
+    def _of_steps(self, names: list[str], columns: list[Numbers]) -> Rows:
         """Series whose steps are rows of the table."""
-        ids = self._want(id_, Labels("id"))
-        times = None if time is None else self._want(time, Times())
+        layout = self._layout
+        ids = None if layout.id_column is None else self._want(layout.id_column, Labels("id"))
+        times = None if layout.time_column is None else self._want(layout.time_column, Times())
+        forecast = layout.horizon is not None and self._labelled
+        said = {name: self._want(name, Numbers()) for name in (layout.target_columns or names) if forecast}
         self._table.read(self._wanted)
-        series = grouped(ids.values, None if times is None else times.values, time, self._place)
+        whose = ids.values if ids is not None else [""] * sum(self._table.rows)
+        series = grouped(whose, None if times is None else times.values, layout.time_column, self._place)
         numbers = np.stack([column.values for column in columns], axis=1)
+        follows = np.stack([column.values for column in said.values()], axis=1) if said else None
         labels = None
         if self._labels is not None:
-            labels = series.one_each(self._labels.values, str(self._layout.label_column), self._place)
+            labels = series.one_each(self._labels.values, str(layout.label_column), self._place)
         targets = [series.one_each(c.values, name, self._place) for name, c in self._targets.items()]
         return Rows(
             self._place,
             "series",
             [numbers[rows] for rows in series.rows],
-            names=series.names,
+            names=None if ids is None else series.names,
             labels=labels,
             targets=np.array(targets).T if targets else None,
+            step_targets=None if follows is None else [follows[rows] for rows in series.rows],
             channels=names,
-            target_names=list(self._targets) or None,
+            target_names=[*self._targets, *said] or None,
         )
 
     def _want(self, name: str, column: C) -> C:
-        self._wanted[name] = column
+        # A column may be wanted twice as the same, such as an input that is forecast.
+        self._wanted[name] = column = cast(C, self._wanted.get(name, column))
         return column
 
     def _chosen(self, patterns: Sequence[str]) -> list[str]:

@@ -91,7 +91,11 @@ class Predictor:
             self.longest_seen = max(self.longest_seen, inputs.shape[1])
             given = None if lengths is None else lengths.to(self._device)
             tokens = inputs if inputs.is_floating_point() else inputs.to(torch.int64)
-            yield self._model(tokens.to(self._device), given).float().cpu()
+            said = self._model(tokens.to(self._device), given)
+            if said.ndim == 3:  # a forecast at each step, of which the last is asked for
+                last = torch.full((len(said),), said.shape[1]) if lengths is None else lengths
+                said = said[torch.arange(len(said)), last.to(said.device) - 1]
+            yield said.float().cpu()
 
 
 def part_of(rows: Rows, start: int, end: int) -> Rows:

@@ -49,7 +49,7 @@ class Encoding(Config):
             features=self.inputs.features,
             vocabulary=vocabulary,
             rows=rows,
-            per_step=isinstance(outputs, Tokens),
+            per_step=isinstance(outputs, Tokens) or (isinstance(outputs, Numbers) and outputs.per_step),
             targets=said if isinstance(outputs, Numbers) else None,
         )
 

@@ -31,13 +31,15 @@ class Classes(Config):
 
 
 class Numbers(Config):
-    """Some real numbers for each row."""
+    """Some real numbers for each row, or for each of its steps."""
 
     kind: Literal["numbers"] = "numbers"
     names: Annotated[list[str], Field(min_length=1)]
     """Those of the columns that they stand in."""
     standardization: Standardization | None = None
     """Of each; a model says them standardized, and they are told in their own unit."""
+    per_step: bool = False
+    """Whether they are said at each step, of the steps that follow, else of the whole row."""
 
     @model_validator(mode="after")
     def _one_scale_a_number(self) -> Self:
@@ -47,7 +49,7 @@ class Numbers(Config):
         return self
 
     def encode(self, rows: Rows) -> Tensor:
-        """(rows, targets) float32."""
+        """(rows, targets) float32, or (rows, steps, targets)."""
         if rows.targets is None:
             raise BadInputError(f"{rows.source}: has no targets; name their columns with data.target_columns")
         exact = rows.targets if self.standardization is None else self.standardization.apply(rows.targets)
