@@ -88,10 +88,13 @@ def _parsed(text: str) -> list[int]:
 
 
 def _show(report: "BenchReport") -> None:
-    from compressm_cli.render.tables import bench_table
+    from compressm_cli.render.tables import bench_decoding_table, bench_table
 
     out = console.stdout()
-    table = bench_table(report)
-    out.print(table.rich())
-    for note in table.notes:
-        out.print(note, markup=False, style="dim")
+    for table in (bench_table(report), bench_decoding_table(report)):
+        if table is None:
+            out.print(f"Decoding not measured: {report.rows[0].decoding_reason}", markup=False, style="dim")
+            continue
+        out.print(table.rich())
+        for note in table.notes:
+            out.print(note, markup=False, style="dim")

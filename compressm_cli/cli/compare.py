@@ -93,7 +93,8 @@ def compare(
 ) -> None:
     """Compare models with BASELINE: accuracy, orders, size, FLOPs, time, joules, memory, speed.
 
-    Inference speed is measured now, in alternation. Exit code 1 where a stated tolerance is broken.
+    The speed of inference and of decoding is measured now, in alternation. Exit code 1 where a stated tolerance is
+    broken.
     """
     if as_json and markdown:
         raise BadInputError("--json and --markdown exclude each other; give one of them")
@@ -161,6 +162,8 @@ def _print(report: "ComparisonReport", as_json: bool, markdown: bool) -> None:
             out.print(note, markup=False, style="dim")
     if report.speed_reason is not None:
         out.print(f"Inference speed not measured: {report.speed_reason}", markup=False, style="dim")
+    if report.decoding_reason is not None and report.decoding_reason != report.speed_reason:
+        out.print(f"Decoding not measured: {report.decoding_reason}", markup=False, style="dim")
     out.print("\nVerdict", style="bold")
     for line in report.verdict:
         out.print(line, markup=False)

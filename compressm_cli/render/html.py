@@ -73,6 +73,7 @@ def render_html(report: ComparisonReport, tell: Tell) -> str:
         figures=figures,
         arms=report.arms,
         speed_reason=report.speed_reason,
+        decoding_reason=report.decoding_reason,
         flop_convention=report.flop_convention,
         version=__version__,
     )

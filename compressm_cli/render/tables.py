@@ -3,6 +3,13 @@
 from compressm_cli.core.quantities import Unit, quantity
 from compressm_cli.measure.roof import DEFINITION
 from compressm_cli.render.spectrum_tables import RECURRENCE_ERROR, spectrum_tables
+from compressm_cli.render.speed_tables import (
+    bench_decoding_table,
+    columns_of,
+    decoding_table,
+    orders_text,
+    speed_table,
+)
 from compressm_cli.render.table import BUSY, Footnotes, Table, plain
 from compressm_cli.reports import formats
 from compressm_cli.reports.bench import BenchReport, BenchRow
@@ -13,6 +20,7 @@ __all__ = [
     "BUSY",
     "RECURRENCE_ERROR",
     "Table",
+    "bench_decoding_table",
     "bench_table",
     "comparison_markdown",
     "comparison_tables",
@@ -27,7 +35,9 @@ def comparison_tables(report: ComparisonReport) -> list[Table]:
     if any(budget is not None for arm in report.arms for budget in arm.budgets):
         tables.append(_budget_table(report))
     if report.speed is not None:
-        tables.append(_speed_table(report))
+        tables.append(speed_table(report))
+    if report.decoding is not None:
+        tables.append(decoding_table(report, report.decoding))
     return tables
 
 
@@ -80,7 +90,7 @@ def seeds_text(seeds: list[int | None]) -> str:
 def _bench_cells(row: BenchRow, notes: Footnotes) -> list[str]:
     memory = row.peak_bytes
     return [
-        ", ".join(map(str, row.orders.values())) if row.order is None else str(row.order),
+        orders_text(row),
         quantity(row.step_seconds, "seconds"),
         quantity(row.step_seconds_least, "seconds"),
         f"{row.tokens_per_second:,.0f}",
@@ -109,12 +119,7 @@ def _main_table(report: ComparisonReport) -> Table:
         )
     else:
         lines.append(f"One seed each: no interval, so a difference of {report.primary.title} may be chance.")
-    return Table("Comparison", _columns(headings), rows, lines)
-
-
-def _columns(headings: list[str]) -> list[str]:
-    """A column for the baseline, and two for each other arm: its value and how it compares."""
-    return ["", headings[0], *(text for h in headings[1:] for text in (h, "against\nthe baseline"))]
+    return Table("Comparison", columns_of(headings), rows, lines)
 
 
 def _cells(row: Row, notes: Footnotes) -> list[str]:
@@ -193,30 +198,3 @@ def _course(start: float | None, final: float | None, missing: str = "no such la
     if start is None or final is None:
         return missing
     return f"{quantity(start, 'order')} -> {quantity(final, 'order')}"
-
-
-def _speed_table(report: ComparisonReport) -> Table:
-    speed = report.speed
-    assert speed is not None
-    rows = []
-    show = formats.ratio if len(report.arms) == 2 else formats.times
-    for batch in speed.batches:
-        cells = [f"batch of {batch.batch}", quantity(batch.seconds[0], "seconds")]
-        for seconds, found in zip(batch.seconds[1:], batch.ratios[1:], strict=True):
-            spread = (
-                ""
-                if found.low is None or found.high is None
-                else f", {formats.interval(found.low, found.high)}"
-            )
-            cells += [quantity(seconds, "seconds"), show(found.value) + spread]
-        rows.append(cells)
-    note = (
-        f"Measured now on this machine ({speed.device}, threads: {speed.threads}, fp32), sequences of "
-        f"{speed.length:,} steps, in alternation: medians of {speed.rounds} rounds, ratios paired by round, "
-        "with the 95 % interval of their median."
-    )
-    seeds = {tuple(arm.seeds) for arm in report.arms}
-    if any(len(s) > 1 for s in seeds):
-        note += f" One run each: {', '.join(arm.checkpoint for arm in report.arms)}."
-    notes = [note, BUSY] if speed.busy else [note]
-    return Table("Inference, one forward pass", _columns([s.label for s in report.arms]), rows, notes)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -15,6 +16,7 @@ from compressm_cli.measure.roof import DEFINITION, Roof, measure_roof
 from compressm_cli.models import build_model
 from compressm_cli.ops.machine import is_busy
 from compressm_cli.recipe import Recipe
+from compressm_cli.reports.decoding import decoding_speed, obstacle
 from compressm_cli.reports.step_memory import StepMemory, step_memory
 from compressm_cli.reports.timing import StepTimes, time_steps
 from compressm_cli.structure import surgery
@@ -56,6 +58,17 @@ class BenchRow:
     peak_bytes_reason: str | None
     inference_seconds: float
     """A sequence, in a forward pass of the same batch in evaluation mode without gradient: the median."""
+    decoding_tokens_per_second: float | None
+    """Of ``decoding_batch`` sequences together, one time step after the other, in fp32; this and the next ones are None
+    where a model cannot be stepped, for the ``decoding_reason``."""
+    decoding_batch: int | None
+    decoding_times_faster: float | None
+    """Than the first row: the median over the rounds."""
+    state_bytes: int | None
+    """What is kept of a sequence between two steps."""
+    first_token_seconds: float | None
+    """From a prompt of ``length`` steps of one sequence to the scores after it: the median."""
+    decoding_reason: str | None
     rounds: int
     precision: str
     device: str
@@ -104,9 +117,11 @@ def _measured(
     memory = step_memory(setting, models)
     tell("timing training steps and inference, the orders in alternation")
     times = time_steps(setting, models, rounds)
+    tell("timing decoding, the orders in alternation")
+    decoded = _decoding(setting, models)
     rows = [
-        _row(setting, each, roof, found, times[0], peak)
-        for each, found, peak in zip(models, times, memory, strict=True)
+        _row(setting, each, roof, found, times[0], peak, decoding)
+        for each, found, peak, decoding in zip(models, times, memory, decoded, strict=True)
     ]
     return BenchReport(recipe.name, rows, roof)
 
@@ -119,6 +134,32 @@ def model_orders(setting: Setting, orders: Sequence[int] | None) -> list[dict[st
 
 
 @torch.random.fork_rng(devices=[])
+def _decoding(setting: Setting, orders: list[dict[str, int]]) -> list[dict[str, Any]]:
+    """The fields of each row that are of decoding."""
+    models = [setting.model(each) for each in orders]
+    reason = obstacle(models)
+    if reason is not None:
+        names = ("tokens_per_second", "batch", "times_faster")
+        nothing = dict.fromkeys(
+            [*(f"decoding_{name}" for name in names), "state_bytes", "first_token_seconds"]
+        )
+        return [{**nothing, "decoding_reason": reason} for _ in models]
+    found = decoding_speed(models, setting.data, setting.device)
+    steps = found.batches[-1]
+    return [
+        {
+            "decoding_tokens_per_second": steps.tokens_per_second[i],
+            "decoding_batch": steps.batch,
+            "decoding_times_faster": steps.ratios[i].value,
+            "state_bytes": found.state_bytes[i],
+            "first_token_seconds": found.first_token_seconds[i],
+            "decoding_reason": None,
+        }
+        for i in range(len(models))
+    ]
+
+
+@torch.random.fork_rng(devices=[])
 def _row(
     setting: Setting,
     orders: dict[str, int],
@@ -126,6 +167,7 @@ def _row(
     times: StepTimes,
     first: StepTimes,
     memory: StepMemory,
+    decoding: dict[str, Any],
 ) -> BenchRow:
     model, data, rows = setting.model(orders), setting.data, setting.rows
     flops, seconds = (
@@ -151,6 +193,7 @@ def _row(
         peak_bytes_kind=memory.kind,
         peak_bytes_reason=memory.reason,
         inference_seconds=times.inference_seconds,
+        **decoding,
         rounds=len(times.step),
         precision=roof.precision,
         device=roof.device,

@@ -12,6 +12,7 @@ from compressm_cli.reports import differences, verdict
 from compressm_cli.reports.agreement import Agreement, prediction_agreement
 from compressm_cli.reports.arms import Arm, read_arms
 from compressm_cli.reports.budgets import RunBudget
+from compressm_cli.reports.decoding import DecodingReport, decoding_speed, obstacle
 from compressm_cli.reports.inference import SpeedReport, inference_speed, resolve_device
 from compressm_cli.reports.metrics import axis_units, final_orders, metrics_of, start_orders
 from compressm_cli.reports.rows import Row, make_row
@@ -65,6 +66,10 @@ class ComparisonReport:
     speed: SpeedReport | None
     speed_reason: str | None
     """Why the inference speed was not measured."""
+    decoding: DecodingReport | None
+    """Of the same models, one time step at a time."""
+    decoding_reason: str | None
+    """Why it was not measured."""
     warnings: list[str]
     tolerances: list[ToleranceResult]
     verdict: list[str]
@@ -106,7 +111,8 @@ def compare(
     orders = _orders(arms)
     told = [row for row in rows if orders or row.key != "total_order"]
     timed = _timed(arms)
-    measured, reason = _speed(arms, timed, where) if speed else (None, "switched off with --no-speed")
+    off = None, "switched off with --no-speed"
+    measured, reason, decoded, no_decoding = _speed(arms, timed, where) if speed else (*off, *off)
     results = tolerances.results([arm.label for arm in arms], rows, measured)
     agreement = prediction_agreement(arms, where)
     return ComparisonReport(
@@ -118,6 +124,8 @@ def compare(
         agreement=agreement,
         speed=measured,
         speed_reason=reason,
+        decoding=decoded,
+        decoding_reason=no_decoding,
         warnings=differences.warnings(arms),
         tolerances=results,
         verdict=verdict.sentences(
@@ -175,14 +183,21 @@ def _timed(arms: list[Arm]) -> list[int]:
     return [next(i for i, m in enumerate(arm.members) if m.seed == min(seeds)) for arm in arms]
 
 
-def _speed(arms: list[Arm], timed: list[int], device: torch.device) -> tuple[SpeedReport | None, str | None]:
+def _speed(
+    arms: list[Arm], timed: list[int], device: torch.device
+) -> tuple[SpeedReport | None, str | None, DecodingReport | None, str | None]:
+    """Inference and decoding, each with the reason where it was not measured."""
     members = [arm.members[i] for arm, i in zip(arms, timed, strict=True)]
     try:
         checkpoints = [m.checkpoint for m in members]
     except BadInputError as error:
-        return None, str(error)
+        return (None, str(error)) * 2
     data = checkpoints[0].data
     inputs = {(c.data.length, c.data.features, c.data.vocabulary) for c in checkpoints}
     if len(inputs) > 1:
-        return None, "the models take inputs of different shapes"
-    return inference_speed([c.build_model() for c in checkpoints], data, device), None
+        return (None, "the models take inputs of different shapes") * 2
+    models = [c.build_model() for c in checkpoints]
+    speed, reason = inference_speed(models, data, device), obstacle(models)
+    if reason is not None:
+        return speed, None, None, reason
+    return speed, None, decoding_speed(models, data, device), None

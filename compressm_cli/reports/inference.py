@@ -79,15 +79,20 @@ def _affordable_batch(single: list[float]) -> int:
 
 def _measure(models: Sequence[nn.Module], data: DataSpec, device: torch.device, batch: int) -> BatchSpeed:
     inputs = random_batch(data, batch, device).inputs
-    calls = [_timed(model, inputs, device) for model in models]
+    by_model = in_alternation([_timed(model, inputs, device) for model in models], SECONDS / 2, ROUNDS)
+    ratios = [median([t / first for t, first in zip(times, by_model[0], strict=True)]) for times in by_model]
+    return BatchSpeed(batch, [statistics.median(times) for times in by_model], ratios)
+
+
+def in_alternation(
+    calls: Sequence[Callable[[int], float]], seconds: float, rounds: int
+) -> list[tuple[float, ...]]:
+    """What each of several calls gives for a number of repeats, by round: in all so many seconds, or one each."""
     for call in calls:
         call(2)  # compiles kernels, fills caches
     once = sum(call(2) for call in calls)
-    repeats = max(1, min(200, int(SECONDS / 2 / ROUNDS / once)))
-    rounds = [[call(repeats) for call in calls] for _ in range(ROUNDS)]
-    by_model = list(zip(*rounds, strict=True))
-    ratios = [median([t / first for t, first in zip(times, by_model[0], strict=True)]) for times in by_model]
-    return BatchSpeed(batch, [statistics.median(times) for times in by_model], ratios)
+    repeats = max(1, min(200, int(seconds / rounds / once)))
+    return list(zip(*([call(repeats) for call in calls] for _ in range(rounds)), strict=True))
 
 
 def _timed(model: nn.Module, inputs: Tensor, device: torch.device) -> Callable[[int], float]:

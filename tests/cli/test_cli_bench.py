@@ -16,6 +16,8 @@ from compressm_cli.cli.main import run
 from compressm_cli.engine import trainee
 from compressm_cli.engine.forms import choose_forms
 from compressm_cli.layers.config import StateDim
+from compressm_cli.layers.interface import StateSpaceLayer
+from compressm_cli.layers.lru import LRU
 from compressm_cli.measure.flops import training_step_flops
 from compressm_cli.measure.probe import example_batch
 from compressm_cli.measure.roof import Roof
@@ -23,7 +25,10 @@ from compressm_cli.models import build_model
 from compressm_cli.ops.forms import DEFAULT
 from compressm_cli.recipe import load_recipe
 from compressm_cli.reports import bench as bench_module
+from compressm_cli.reports import decoding
 from compressm_cli.reports.bench import BenchRow
+from compressm_cli.reports.decoding import DecodingReport, DecodingSpeed
+from compressm_cli.reports.estimates import Estimate
 from compressm_cli.reports.step_memory import StepMemory
 from compressm_cli.reports.timing import StepTimes
 
@@ -48,6 +53,14 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[dict[str, int]]]:
         seconds = [0.01 * each[LAYERS[0]] for each in orders]
         return [StepTimes([3 * s, s, s / 2], [s / 10] * (rounds or 3)) for s in seconds]
 
+    def decode(models: Sequence[Any], data: Any, device: Any) -> DecodingReport:
+        orders = [model.blocks[0].layer.state_dim for model in models]
+        ratios = [Estimate(orders[0] / order, None, None, 1) for order in orders]
+        steps = DecodingSpeed(64, [8000 / order for order in orders], ratios)
+        sizes, seconds = [8 * order for order in orders], [order / 1e3 for order in orders]
+        return DecodingReport("cpu", 1, 64, 3, sizes, seconds, ratios, [steps], False)
+
+    monkeypatch.setattr(bench_module, "decoding_speed", decode)
     monkeypatch.setattr(trainee, "costs_here", lambda *_: DEFAULT)
     monkeypatch.setattr(bench_module, "measure_roof", lambda device, precision: ROOF)
     monkeypatch.setattr(bench_module, "step_memory", memory)
@@ -82,6 +95,10 @@ def test_json_has_a_row_an_order(capsys: Capture, fakes: list[Any]) -> None:
         assert row["roof_fraction"] == pytest.approx(flops / 2e9 / seconds)
         assert row["inference_seconds"] == pytest.approx(seconds / 10)
         assert row["times_faster"] == pytest.approx(8 / order)
+        assert row["decoding_tokens_per_second"] == pytest.approx(8000 / order)
+        assert row["decoding_times_faster"] == pytest.approx(8 / order)
+        assert (row["decoding_batch"], row["state_bytes"], row["decoding_reason"]) == (64, 8 * order, None)
+        assert row["first_token_seconds"] == pytest.approx(order / 1e3)
         assert (row["precision"], row["device"], row["threads"]) == ("fp32", "cpu", 1)
     assert [row["peak_bytes"] for row in rows] == [8_000_000, 2_000_000, None]
     assert [row["peak_bytes_reason"] for row in rows] == [None, None, "the test says so"]
@@ -99,9 +116,11 @@ def test_the_recipes_own_order_unless_asked(capsys: Capture, fakes: list[Any]) -
 def test_table(capsys: Capture, fakes: list[Any]) -> None:
     assert run(["bench", "quickstart/baseline", *TINY, "--orders", "8,4"]) == 0
     captured = capsys.readouterr()
-    (line,) = [line for line in captured.out.splitlines() if line.strip().startswith("4 ")]
+    line, decoded = [line for line in captured.out.splitlines() if line.strip().startswith("4 ")]
     for text in ("40.0 ms", "20.0 ms", "6,400", "2.00x", "not measured [1]", "4.00 ms"):
         assert text in line
+    for text in ("2,000", "2.00x", "32.0 B", "4.00 ms"):
+        assert text in decoded
     shown = " ".join(captured.out.split())
     for text in (
         "batches of 4, sequences of 64 steps",
@@ -112,6 +131,19 @@ def test_table(capsys: Capture, fakes: list[Any]) -> None:
     ):
         assert text in shown
     assert "measuring the roof of cpu" in captured.err
+
+
+def test_a_model_that_cannot_be_stepped_has_no_decoding(
+    capsys: Capture, fakes: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LRU, "step", StateSpaceLayer.step)
+    (row,) = rows_of(capsys)
+    for name in ("tokens_per_second", "batch", "times_faster"):
+        assert row[f"decoding_{name}"] is None
+    assert (row["state_bytes"], row["first_token_seconds"]) == (None, None)
+    assert row["decoding_reason"] == "blocks.0.layer, of the kind LRU, has no step by step form"
+    assert run(["bench", "quickstart/baseline", *TINY]) == 0
+    assert f"Decoding not measured: {row['decoding_reason']}" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("orders", ["0", "8,-1", "8,2.5", "8,,4", "eight", "", "²", "65537"])
@@ -168,7 +200,8 @@ def test_options_are_parsed_without_torch() -> None:
 
 
 @pytest.mark.slow
-def test_a_real_machine(capsys: Capture) -> None:
+def test_a_real_machine(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "SECONDS", 0.1)
     large, small = rows_of(capsys, "train.batch_size=256", "--orders", "64,2", "--repeats", "2")
     for row in (large, small):
         assert row["rounds"] == 2
@@ -179,5 +212,8 @@ def test_a_real_machine(capsys: Capture) -> None:
         assert row["roof_bytes_per_second"] > 0
         assert row["inference_seconds"] > 0
         assert row["peak_bytes"] > 256 * 64 * 4
+        assert row["decoding_tokens_per_second"] > 0
+        assert row["first_token_seconds"] > 0
     assert large["flops_per_step"] > small["flops_per_step"]
     assert large["parameters"] > small["parameters"]
+    assert large["state_bytes"] > small["state_bytes"]

@@ -8,7 +8,7 @@ import torch
 from made_runs import MakeRun
 
 from compressm_cli.cli.main import run as command
-from compressm_cli.reports import inference, spectrum, timing
+from compressm_cli.reports import decoding, inference, spectrum, timing
 
 
 def test_analyze_shows_tables_and_draws(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,6 +123,7 @@ def test_compare_shows_tables_and_verdict(
     make_run: MakeRun, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inference, "SECONDS", 0.2)
+    monkeypatch.setattr(decoding, "SECONDS", 0.1)
     base, small = make_run(), make_run("small", orders=(3, 1), accuracy=0.91)
     assert command(["compare", str(base.folder), str(small.folder), "--tolerance-points", "1"]) == 0
     out = capsys.readouterr().out
@@ -131,6 +132,8 @@ def test_compare_shows_tables_and_verdict(
         "0.25x (4.0 times less)",
         "not known [1]",
         "batch of 1",
+        "first token",
+        "tokens/s, 64 at once",
         "Verdict",
         "Tolerance kept",
     ):
