@@ -125,8 +125,10 @@ def _require_whole(file: Path | bytes, place: str) -> None:
     with BytesIO(file) if isinstance(file, bytes) else file.open("rb") as opened:
         size = opened.seek(0, SEEK_END)
         opened.seek(0)
-        told = max(filter(None, (_told_size(opened.read(HEAD)), _end_of_data(opened))), default=None)
-    if told is not None and told > size + 1:  # a byte that fills up an odd number of them is left out by some
+        # A byte that fills up an odd number of them is left out by some; it is none of the samples.
+        whole = (_told_size(opened.read(HEAD)) or 1) - 1
+        told = max(whole, _end_of_data(opened) or 0)
+    if told > size:
         raise BadInputError(f"{place}: is cut short: {size:,} bytes of {told:,}; replace it")
 
 
