@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from compressm_cli.core.config import Config
 from compressm_cli.core.errors import BadInputError
+from compressm_cli.data.patterns import repeated
 from compressm_cli.data.rows import Kind, Rows
 from compressm_cli.data.sources.audio import AUDIO, read_audio_folder
 from compressm_cli.data.sources.folders import suffix_of
@@ -159,8 +160,8 @@ class Layout(Config):
 
     def _columns_differ(self) -> None:
         names = [*self.input_columns, *self.named_columns]
-        if repeated := [name for name in names if names.count(name) > 1]:
-            raise ValueError(f"column {repeated[0]!r} is used twice; name each input once, and not the label")
+        if (twice := repeated(names)) is not None:
+            raise ValueError(f"column {twice!r} is used twice; name each input once, and not the label")
 
     @property
     def inputs_in_words(self) -> str:

@@ -37,8 +37,8 @@ def files_of(place: str | Sequence[str], wanted: str) -> list[Path]:
                     f"{file}: a folder; give a {wanted} file, or a pattern for several such as {file / '*'}"
                 )
         files += found
-    if repeated := [file for file in files if files.count(file) > 1]:
-        raise BadInputError(f"{repeated[0]}: named twice; name each file once")
+    if (twice := repeated([str(file) for file in files])) is not None:
+        raise BadInputError(f"{twice}: named twice; name each file once")
     return files
 
 
@@ -82,22 +82,23 @@ def chosen_columns(
     there, or is chosen twice.
     """
     chosen: list[str] = []
+    known = set(present)
     for pattern in patterns:
-        chosen += _chosen(pattern, present, used, source)
-    if repeated := _repeated(chosen):
+        chosen += [pattern] if pattern in known else _chosen(pattern, present, used, source)
+    if (twice := repeated(chosen)) is not None:
         raise BadInputError(
-            f"{source}: column {repeated!r} is chosen twice by {list(patterns)}; choose each once"
+            f"{source}: column {twice!r} is chosen twice by {list(patterns)}; choose each once"
         )
     return chosen
 
 
 def _chosen(pattern: str, present: Sequence[str], used: Sequence[str], source: str) -> list[str]:
-    if pattern in present:
-        return [pattern]
+    """What a pattern chooses that is no name itself."""
     if ends := RANGE.fullmatch(pattern):
         names = _range(ends["first"], ends["last"], source)
+        known = set(present)
         for name in names:
-            if name not in present:
+            if name not in known:
                 raise missing_column(source, name, present)
         return names
     if "*" not in pattern and "?" not in pattern:
@@ -118,7 +119,8 @@ def _range(first: str, last: str, source: str) -> list[str]:
     return [f"{one['stem']}{n:0{width}d}" for n in range(int(one["number"]), int(two["number"]) + 1)]
 
 
-def _repeated(names: Sequence[str]) -> str | None:
+def repeated(names: Sequence[str]) -> str | None:
+    """The first name that is there twice; None where there is none."""
     seen: set[str] = set()
     for name in names:
         if name in seen:

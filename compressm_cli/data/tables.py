@@ -1,5 +1,6 @@
 """Tables of one or several files: the columns that are wanted of them, each as what it is wanted for."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,10 +56,11 @@ class Table:
 
 def _read(source: Source, wanted: Mapping[str, Column[Any]]) -> int:
     present, rows = source.columns, 0
+    known = Counter(present)
     for name in wanted:
-        if name not in present and present:
+        if name not in known and present:
             raise source.missing(name)
-        if present.count(name) > 1:
+        if known[name] > 1:
             raise BadInputError(f"{source.file}: column {name!r} occurs more than once; rename one")
     if not present:
         return 0

@@ -35,7 +35,7 @@ def test_at_each_step_the_values_of_the_next_steps_are_to_be_said():
     assert dataset.train.labels.shape == (11, 4, 2)
     assert dataset.spec.rows == (11, 1, 1)
     with pytest.raises(
-        BadInputError, match="validation part is 5 steps at most, .* with a horizon of 2 takes 6"
+        BadInputError, match=r"validation part is 5 steps at most, .* with a horizon of 2 takes 6"
     ):
         Files(train=table("rows.csv", 50), **KEYS).load()
 

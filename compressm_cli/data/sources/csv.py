@@ -32,7 +32,8 @@ class CsvSource(Source):
         return first
 
     def blocks(self, columns: Sequence[str]) -> Iterator[list[Cells]]:
-        places = [self.columns.index(name) for name in columns]
+        known = {name: place for place, name in enumerate(self.columns)}
+        places = [known[name] for name in columns]
         block: list[list[str]] = []
         records = self._records()
         if self.form.header:
