@@ -1,7 +1,7 @@
 """What a trained model says of rows of files."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -87,7 +87,8 @@ class Predictor:
     def _outputs(self, rows: Rows) -> Iterator[Tensor]:
         """(some rows, outputs), on the CPU."""
         for start in range(0, len(rows), self._rows):
-            inputs, lengths = self.encoding.inputs.encode(part_of(rows, start, start + self._rows))
+            part = rows.taken(range(start, min(start + self._rows, len(rows))))
+            inputs, lengths = self.encoding.inputs.encode(part)
             self.longest_seen = max(self.longest_seen, inputs.shape[1])
             given = None if lengths is None else lengths.to(self._device)
             tokens = inputs if inputs.is_floating_point() else inputs.to(torch.int64)
@@ -96,11 +97,3 @@ class Predictor:
                 last = torch.full((len(said),), said.shape[1]) if lengths is None else lengths
                 said = said[torch.arange(len(said)), last.to(said.device) - 1]
             yield said.float().cpu()
-
-
-def part_of(rows: Rows, start: int, end: int) -> Rows:
-    """Some consecutive rows, called as they are in the whole."""
-    names = [rows.name(row) for row in range(start, min(end, len(rows)))]
-    labels = None if rows.labels is None else rows.labels[start:end]
-    targets = None if rows.targets is None else rows.targets[start:end]
-    return replace(rows, content=rows.content[start:end], names=names, labels=labels, targets=targets)
