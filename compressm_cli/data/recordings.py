@@ -126,9 +126,12 @@ def _require_whole(file: Path | bytes, place: str) -> None:
         size = opened.seek(0, SEEK_END)
         opened.seek(0)
         # A byte that fills up an odd number of them is left out by some; it is none of the samples.
-        whole = (_told_size(opened.read(HEAD)) or 1) - 1
-        told = max(whole, _end_of_data(opened) or 0)
-    if told > size:
+        whole, end = _told_size(opened.read(HEAD)), _end_of_data(opened)
+    if whole is not None and end is not None and end > whole + 1:
+        raise BadInputError(
+            f"{place}: its head says that it ends at byte {whole:,}, and its samples at {end:,}; replace it"
+        )
+    if (told := max((whole or 1) - 1, end or 0)) > size:
         raise BadInputError(f"{place}: is cut short: {size:,} bytes of {told:,}; replace it")
 
 

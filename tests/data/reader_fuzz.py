@@ -372,7 +372,7 @@ def _sound_case() -> Case:
             with wave.open(io.BytesIO(content)) as file:
                 width, channels = file.getsampwidth(), file.getnchannels()
                 frames = file.readframes(file.getnframes())
-        except wave.Error:
+        except (wave.Error, RuntimeError):
             return None  # of many kinds of wav files it reads one
         if width != 2 or channels != 1:
             return None
