@@ -70,9 +70,21 @@ class Split:
     inputs: Tensor
     labels: Tensor
     lengths: Tensor | None = None
+    home: torch.device | None = field(default=None, kw_only=True)
+    """Where batches of these rows are; None where the rows are."""
 
     def __len__(self) -> int:
         return self.labels.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches are."""
+        return self.labels.device if self.home is None else self.home
+
+    @property
+    def per_step(self) -> bool:
+        """Whether each step has labels."""
+        return self.labels.ndim == (3 if self.labels.is_floating_point() else 2)
 
     @property
     def scored(self) -> Tensor:
@@ -86,22 +98,44 @@ class Split:
         lengths = None if self.lengths is None else self.lengths.to(device)
         return Split(_moved(self.inputs, device), _moved(self.labels, device), lengths)
 
+    def bytes_on(self, device: torch.device) -> int:
+        """What ``to`` takes there."""
+        tensors = [t for t in (self.inputs, self.labels, self.lengths) if t is not None]
+        return sum(t.numel() * _type_on(device, t.dtype).itemsize for t in tensors)
+
+    def kept_for(self, device: torch.device) -> "Split":
+        """The same rows, of which batches alone are moved; beside them only what is small: labels of rows, lengths."""
+        labels = self.labels if self.per_step else _moved(self.labels, device)
+        lengths = None if self.lengths is None else self.lengths.to(device)
+        return Split(self.inputs, labels, lengths, home=device)
+
     def rows(self, index: Tensor) -> "Split":
-        """Some rows, as a batch: tokens and classes in int64, cut after the longest row of the batch."""
-        lengths = None if self.lengths is None else self.lengths[index]
+        """Some rows, as a batch on ``device``: tokens and classes in int64, cut after the longest row of the batch."""
+        lengths = None if self.lengths is None else self._batch(self.lengths, index)
         longest = self.inputs.shape[1] if lengths is None else int(lengths.max())
-        inputs = self.inputs[index, :longest]
-        if not inputs.is_floating_point():
-            inputs = inputs.to(torch.int64)
-        real = self.labels.is_floating_point()
-        per_step = self.labels.ndim == (3 if real else 2)
-        labels = self.labels[index, :longest] if per_step else self.labels[index]
-        return Split(inputs, labels if real else labels.to(torch.int64), lengths)
+        inputs = self._batch(self.inputs[:, :longest], index)
+        labels = self._batch(self.labels[:, :longest] if self.per_step else self.labels, index)
+        return Split(
+            inputs if inputs.is_floating_point() else inputs.to(torch.int64),
+            labels if labels.is_floating_point() else labels.to(torch.int64),
+            lengths,
+        )
+
+    def _batch(self, values: Tensor, index: Tensor) -> Tensor:
+        """Some rows of what is in each of them, on ``device``."""
+        batch = values[index.to(values.device)]
+        if self.home is None or self.home.type == batch.device.type:
+            return batch
+        # From memory that stays where it is, a copy need not be waited for.
+        return _moved(batch.pin_memory() if self.home.type == "cuda" else batch, self.home)
 
 
 def _moved(values: Tensor, device: torch.device) -> Tensor:
-    here = device.type == "cpu" or values.dtype not in UNSIGNED
-    return values.to(device) if here else values.to(UNSIGNED[values.dtype]).to(device)
+    return values.to(_type_on(device, values.dtype)).to(device, non_blocking=values.is_pinned())
+
+
+def _type_on(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    return dtype if device.type == "cpu" else UNSIGNED.get(dtype, dtype)
 
 
 @dataclass(frozen=True)

@@ -77,4 +77,4 @@ class Batches:
 
     def _permutation(self, purpose: str, number: int) -> Tensor:
         generator = derived_generator(self._seed, purpose, number)
-        return torch.randperm(len(self._split), generator=generator).to(self._split.labels.device)
+        return torch.randperm(len(self._split), generator=generator).to(self._split.inputs.device)

@@ -54,10 +54,10 @@ def evaluate(
     BadInputError for a split of which no label is scored.
     """
     group = group or Group()
-    device = split.labels.device
+    device = split.device
     judge = (objective or Classification()).judge()
     scores = judge.scores(split)
-    own = torch.arange(len(split), device=device).tensor_split(group.size)[group.rank]
+    own = torch.arange(len(split), device=split.inputs.device).tensor_split(group.size)[group.rank]
     with in_evaluation_mode(model):
         for index in own.split(batch_size) if len(own) else ():
             batch = split.rows(index)

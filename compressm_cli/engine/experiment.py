@@ -120,6 +120,7 @@ def start(
     ):
         _train(
             lambda: Trainer(recipe, seed, dataset, run, view, initial=initial, stop=stop, group=group),
+            run,
             info,
             group,
         )
@@ -209,7 +210,7 @@ def _go_on(
         return trainer
 
     with _status(run, info, group, view), _threads(run, info, threads):
-        _train(take_over, info, group)
+        _train(take_over, run, info, group)
 
 
 def continue_or_start(
@@ -294,9 +295,14 @@ def _threads(run: Run, info: dict[str, Any], threads: Callable[[], int]) -> Iter
         yield
 
 
-def _train(make: Callable[[], Trainer], info: dict[str, Any], group: Group) -> None:
+def _train(make: Callable[[], Trainer], run: Run, info: dict[str, Any], group: Group) -> None:
     trainer = make()
     try:
+        # Also where it was otherwise before the run was gone on with.
+        told = {key: value for key, value in info["device"].items() if key != "data"}
+        info["device"] = told | ({} if trainer.data.why_host is None else {"data": "on host"})
+        with _writing(run):
+            run.write_info({**info, "status": "running"})
         trainer.train()
     except (DivergedError, StoppedError) as error:  # which all of them raise
         if group.is_main:

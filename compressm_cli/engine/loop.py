@@ -13,6 +13,7 @@ from compressm_cli.data.interface import Dataset
 from compressm_cli.engine.batches import Batches
 from compressm_cli.engine.budget import Budget
 from compressm_cli.engine.checks import Checks
+from compressm_cli.engine.data_placement import placed
 from compressm_cli.engine.distributed.agreement import Vote
 from compressm_cli.engine.distributed.group import Group, require_device
 from compressm_cli.engine.divergence import DivergedError, Rollbacks
@@ -88,7 +89,8 @@ class Trainer:
         self.budget = budget = Budget(recipe, ledger, self.group)
         if budget.is_set:
             listeners.progress = lambda: budget.progress
-        self.splits = [s.to(device) for s in (dataset.train, dataset.validation, dataset.test)]
+        self.data = placed((dataset.train, dataset.validation, dataset.test), device)
+        self.splits = self.data.splits
         self.batches = Batches(self.splits[0], self.config.batch_size, seed)
         self.objective = objective = objective_of(recipe, dataset.spec)
         self.work = work = Workload(self.config, dataset.spec, self.batches.batch_size, self.group, objective)
@@ -163,6 +165,8 @@ class Trainer:
         self.listeners.start(self.recipe, self.seed, expected, self.state.orders, self.device)
         if listed := ", ".join(f"{name} {form}" for name, form in self.ledger.now["forms"].items()):
             self.listeners.message(f"form of the recurrence: {listed}")
+        if self.data.why_host is not None:
+            self.listeners.message(f"data on host: {self.data.why_host}; each batch is moved there")
         if self.budget.is_set:
             self.listeners.expect(expected)
             self.listeners.message(self.budget.message())

@@ -57,6 +57,14 @@ class PeakMemory:
         return None
 
 
+def free_bytes(device: torch.device) -> int | None:
+    """What PyTorch can still allocate on a GPU; None on a CPU, where tensors that there are need no other place."""
+    if device.type != "cuda":
+        return None
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
+
+
 def largest(peaks: list[dict[str, Any]]) -> dict[str, Any]:
     """Of the results of several processes, that of the largest one, which says so."""
     peak = max(peaks, key=lambda p: int(p["bytes"]))

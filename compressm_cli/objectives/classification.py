@@ -69,7 +69,7 @@ class Classification(Objective):
 
     def scores(self, split: Split) -> "ClassScores":
         wanted = {self.config.primary, *self.config.metrics}
-        return ClassScores(self, split.labels.device, MACRO_F1.name in wanted, AUC.name in wanted)
+        return ClassScores(self, split.device, MACRO_F1.name in wanted, AUC.name in wanted)
 
 
 class ClassScores(Scores):

@@ -40,7 +40,7 @@ class Language(Classification):
         return super().problem(config, spec, task)
 
     def scores(self, split: Split) -> "LanguageScores":
-        return LanguageScores(self, split.labels.device)
+        return LanguageScores(self, split.device)
 
 
 class LanguageScores(ClassScores):

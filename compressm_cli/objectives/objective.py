@@ -187,4 +187,4 @@ class Objective(ABC):
 
     def scores(self, split: Split) -> Scores:
         """Nothing yet, to be updated with the rows of a split."""
-        return Scores(self, split.labels.device)
+        return Scores(self, split.device)

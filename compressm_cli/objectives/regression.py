@@ -76,11 +76,11 @@ class RealScores(Scores):
     """Loss, mean squared and absolute error over all numbers, and R2, the mean of those of the targets."""
 
     def __init__(self, objective: Objective, split: Split) -> None:
-        device, targets = split.labels.device, split.labels.shape[-1]
+        device, targets = split.device, split.labels.shape[-1]
         super().__init__(objective, device)
         # Spread is counted around about the middle of the labels, which all processes have: near it nothing cancels.
         flat = split.labels.reshape(-1, targets)
-        self._middle = flat.double().nanmean(dim=0).nan_to_num()
+        self._middle = flat.double().nanmean(dim=0).nan_to_num().to(device)
         self._counts, self._squares, self._absolutes, self._around, self._spread = (
             torch.zeros(targets, dtype=torch.float64, device=device) for _ in range(5)
         )

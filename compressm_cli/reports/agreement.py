@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.modes import in_evaluation_mode
 from compressm_cli.data.interface import Fingerprint, Split
+from compressm_cli.engine.data_placement import placed
 from compressm_cli.engine.oneshot import require_same_shape
 from compressm_cli.reports.arms import Arm, Member, common_seeds
 from compressm_cli.reports.differences import other_data
@@ -73,7 +74,7 @@ class _Predictor:
         key = task.model_dump_json()
         if key not in self._tests:
             dataset = task.dataset()
-            self._tests[key] = dataset.fingerprint, dataset.test.to(self._device)
+            self._tests[key] = dataset.fingerprint, placed([dataset.test], self._device).splits[0]
         now, rows = self._tests[key]
         if member.fingerprint is not None and (found := member.fingerprint.differences(now)):
             raise BadInputError(f"the data are no longer those of {member.path}: {'; '.join(found)}")
@@ -83,7 +84,7 @@ class _Predictor:
 
 @torch.inference_mode()
 def _predict(model: nn.Module, rows: Split) -> Tensor:
-    index = torch.arange(len(rows), device=rows.labels.device)
+    index = torch.arange(len(rows), device=rows.inputs.device)
     batches = (rows.rows(part) for part in index.split(BATCH))
     with in_evaluation_mode(model):
         return torch.cat(

@@ -12,6 +12,7 @@ from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.encodings import Classes, Numbers, Standardization
 from compressm_cli.data.interface import Split
+from compressm_cli.engine.data_placement import placed
 from compressm_cli.engine.evaluation import evaluate
 from compressm_cli.engine.oneshot import require_same_shape
 from compressm_cli.engine.precision import prepare, resolve_device
@@ -91,7 +92,7 @@ def judge(
     seen = _Seen()
     evaluated = evaluate(
         checkpoint.build_model().to(where),
-        rows.to(where),
+        placed([rows], where).splits[0],
         EVALUATION_BATCH * recipe.train.rows(recipe.train.batch_size, 1),
         recipe.train.precision,
         objective=objective,
