@@ -8,6 +8,11 @@ from torch.nn import functional
 
 from compressm_cli.core.axes import Axis, Kind, Slot
 from compressm_cli.layers.slots import columns, rows
+from compressm_cli.layers.state import State
+from compressm_cli.ops.decoding import ends_of
+
+ROOM = 16
+"""Of how many steps keys and values can be kept at first; where that is used up, of twice as many and so many more."""
 
 
 class Attention(nn.Module):
@@ -73,30 +78,85 @@ class Attention(nn.Module):
 
         No real step attends to padding. What comes out at padded steps means nothing.
         """
+        q, k, v = self._heads(x, torch.arange(x.shape[1], device=x.device))
+        mask = None
+        if lengths is not None and not self.causal:
+            # Causal attention looks back, and padding lies ahead of all real steps.
+            mask = (torch.arange(x.shape[1], device=x.device) < lengths[:, None])[:, None, None]
+        return self._attended(q, k, v, mask, self.causal)
+
+    def _heads(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (batch, heads, length, qk), keys (batch, groups, length, qk) and values (.., vo) of x.
+
+        positions (length,), or (batch, 1, length) where rows are at different ones.
+        """
         q, k, v = self.q(x), self.k(x), self.v(x)
         groups = len(self.groups)
         heads = groups * (q.shape[-1] // k.shape[-1])
         q, k, v = _by_head(q, heads), _by_head(k, groups), _by_head(v, groups)
         if self.rope is not None:
-            q, k = self._rotated(q), self._rotated(k)
-        mask = None
-        if lengths is not None and not self.causal:
-            # Causal attention looks back, and padding lies ahead of all real steps.
-            mask = (torch.arange(x.shape[1], device=x.device) < lengths[:, None])[:, None, None]
+            q, k = self._rotated(q, positions), self._rotated(k, positions)
+        return q, k, v
+
+    def _attended(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+        """What queries read, (batch, length, H); mask (batch, 1, 1, keys), true where there is something to read."""
         y = functional.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=self.causal, scale=self.scale, enable_gqa=heads > groups
+            q, k, v, attn_mask=mask, is_causal=causal, scale=self.scale, enable_gqa=q.shape[1] > k.shape[1]
         )
         out: Tensor = self.o(y.transpose(1, 2).flatten(2))
         return out
 
-    def _rotated(self, x: Tensor) -> Tensor:
+    @torch.no_grad()
+    def initial_state(self, batch: int) -> State:
+        """Keys and values of all steps so far, of which there are none; the one state that grows.
+
+        Raises ValueError where attention is not causal: a step would have to know those after it.
+        """
+        self._require_causal()
+        groups, like = len(self.groups), self.k.weight
+        k, v = (like.new_zeros(batch, groups, ROOM, p.weight.shape[0] // groups) for p in (self.k, self.v))
+        return State({"k": k, "v": v, "length": torch.zeros(batch, dtype=torch.int64, device=like.device)})
+
+    @torch.no_grad()
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """x (batch, H) at one time step, which may be another one in each row; ``state`` is used up."""
+        self._require_causal()
+        if x.ndim != 2:
+            raise ValueError(f"a step takes x (batch, {self.q.in_features}), not {tuple(x.shape)}")
+        batch, groups = len(x), len(self.groups)
+        qk, vo = self.k.weight.shape[0] // groups, self.v.weight.shape[0] // groups
+        sizes = {"k": (batch, groups, None, qk), "v": (batch, groups, None, vo), "length": (batch,)}
+        keys, values, length = state.take(**sizes)
+        q, k, v = self._heads(x[:, None], length[:, None, None])
+        steps = int(length.max()) + 1 if batch else 1
+        if steps > keys.shape[2]:
+            keys, values = (functional.pad(t, (0, 0, 0, t.shape[2] + ROOM)) for t in (keys, values))
+        rows = torch.arange(batch, device=x.device)
+        keys[rows, :, length], values[rows, :, length] = k[:, :, 0], v[:, :, 0]
+        mask = (torch.arange(steps, device=x.device) <= length[:, None])[:, None, None]
+        y = self._attended(q, keys[:, :, :steps], values[:, :, :steps], mask, False)
+        return y[:, 0], State({"k": keys, "v": values, "length": length + 1})
+
+    @torch.no_grad()
+    def prefill(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+        """``forward``, and the state after the last real step of each row."""
+        self._require_causal()
+        q, k, v = self._heads(x, torch.arange(x.shape[1], device=x.device))
+        y = self._attended(q, k, v, None, True)
+        return y, State({"k": k.contiguous(), "v": v.contiguous(), "length": ends_of(x, lengths)})
+
+    def _require_causal(self) -> None:
+        if not self.causal:
+            raise ValueError("attention that is not causal has no step by step form")
+
+    def _rotated(self, x: Tensor, positions: Tensor) -> Tensor:
         """x (batch, heads, length, qk), its pairs rotated by position * base^(-pair / all pairs); float32 at least."""
         assert self.rope is not None
         assert self.pairs is not None
         base, pairs = self.rope
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         frequencies = base ** (-self.pairs.to(wide.dtype) / pairs)
-        angles = torch.arange(x.shape[2], device=x.device)[:, None] * frequencies
+        angles = positions[..., None] * frequencies
         cos, sin = angles.cos(), angles.sin()
         a, b = wide.chunk(2, dim=-1)
         return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)

@@ -7,9 +7,10 @@ from torch.nn import functional
 
 from compressm_cli.core.axes import Axis
 from compressm_cli.layers.slots import columns, rows
+from compressm_cli.layers.state import Stateless
 
 
-class FeedForward(nn.Module):
+class FeedForward(Stateless, nn.Module):
     """``down(GELU(up(x)))`` (Vaswani et al. 2017, with the GELU of Hendrycks and Gimpel 2016), step by step.
 
     (batch, length, H) -> (batch, length, H), with ``up.weight`` (neurons, H) and ``down.weight`` (H, neurons).
@@ -30,7 +31,7 @@ class FeedForward(nn.Module):
         yield _neurons(up=self.up)
 
 
-class SwiGLU(nn.Module):
+class SwiGLU(Stateless, nn.Module):
     """``down(silu(gate(x)) * up(x))`` (Shazeer 2020, "GLU variants improve Transformer"), step by step.
 
     (batch, length, H) -> (batch, length, H), with ``gate.weight`` and ``up.weight`` (neurons, H) and ``down.weight``

@@ -1,10 +1,13 @@
 """Residual sub-layers, which may leave a network."""
 
 from collections.abc import Iterator
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from compressm_cli.core.axes import Axis
+from compressm_cli.layers.state import State
 
 
 def sublayer_axis(is_there: bool, *modules: str) -> Axis:
@@ -39,6 +42,34 @@ class Residual(nn.Module):
         y: Tensor = self.inner(self.norm(x), *arguments)
         return x + y
 
+    def initial_state(self, batch: int) -> State:
+        """That of ``inner``; empty once it is removed. ValueError where ``inner`` has no step by step form."""
+        return State({}) if self.inner is None else _steps_of(self.inner).initial_state(batch)
+
+    @torch.no_grad()
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """x (batch, H) at one time step; ``state`` is used up."""
+        if self.norm is None or self.inner is None:
+            state.take()
+            return x, State({})
+        y, after = _steps_of(self.inner).step(self.norm(x), state)
+        return x + y, after
+
+    @torch.no_grad()
+    def prefill(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+        """``forward``, and the state after the last real step of each row."""
+        if self.norm is None or self.inner is None:
+            return x, State({})
+        y, after = _steps_of(self.inner).prefill(self.norm(x), lengths)
+        return x + y, after
+
     def axes(self) -> Iterator[Axis]:
         """Itself: one unit, which leaves with its modules; its size is 0 then."""
         yield sublayer_axis(not self.is_removed, "norm", "inner")
+
+
+def _steps_of(module: nn.Module) -> Any:
+    """The module, which has ``initial_state``, ``step`` and ``prefill``; ValueError where it has not."""
+    if not all(callable(getattr(module, name, None)) for name in ("initial_state", "step", "prefill")):
+        raise ValueError(f"{type(module).__name__} has no step by step form")
+    return module

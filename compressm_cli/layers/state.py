@@ -105,3 +105,24 @@ def check_lengths(inputs: Tensor, lengths: Tensor | None) -> None:
         )
     if batch and not (int(lengths.min()) >= 1 and int(lengths.max()) <= length):
         raise ValueError(f"lengths are from 1 to {length}, not {int(lengths.min())} to {int(lengths.max())}")
+
+
+class Stateless:
+    """What a module that treats each time step by itself is one step at a time: the same, and nothing is kept."""
+
+    def initial_state(self, batch: int) -> State:
+        """Empty."""
+        return State({})
+
+    @torch.no_grad()
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """x (batch, H) -> (batch, H); ``state`` is used up."""
+        state.take()
+        y: Tensor = self(x)  # type: ignore[operator]
+        return y, State({})
+
+    @torch.no_grad()
+    def prefill(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+        """(batch, length, H) -> (batch, length, H)."""
+        y: Tensor = self(x)  # type: ignore[operator]
+        return y, State({})
