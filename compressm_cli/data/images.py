@@ -16,6 +16,7 @@ from compressm_cli.data.encodings.images import pixel_sequences
 from compressm_cli.data.file_cells import FileCells
 from compressm_cli.data.interface import Dataset, DataSpec, Split, TaskConfig
 from compressm_cli.data.labels import class_names
+from compressm_cli.data.report import Report, report_of
 from compressm_cli.data.rows import Rows
 from compressm_cli.data.sources.images import ImageRows, read_image_folder
 from compressm_cli.data.splits import Seed, hold_out
@@ -78,6 +79,12 @@ class ImageTask(TaskConfig):
         held = self.published.train_rows // hub.HELD_OUT
         return self._spec((self.published.train_rows - held, held, self.published.test_rows))
 
+    def described(self) -> tuple[DataSpec, Report | None]:
+        if self.path is None:
+            return self.spec(), None
+        dataset = self.dataset()
+        return dataset.spec, dataset.report
+
     def _inputs(self) -> Pixels:
         published = self.published
         return Pixels(
@@ -122,13 +129,16 @@ class ImageTask(TaskConfig):
         def split(pixels: np.ndarray, labels: Tensor) -> Split:
             return Split(pixel_sequences(pixels, inputs.mean, inputs.deviation), labels)
 
-        return Dataset(
-            spec,
-            train=split(pixels[kept.numpy()], labels[kept]),
-            validation=split(pixels[held.numpy()], labels[held]),
-            test=split(test_pixels, test_labels),
-            encoding=Encoding(inputs=inputs, outputs=outputs),
-        )
+        splits = {
+            "train": split(pixels[kept.numpy()], labels[kept]),
+            "validation": split(pixels[held.numpy()], labels[held]),
+            "test": split(test_pixels, test_labels),
+        }
+        encoding = Encoding(inputs=inputs, outputs=outputs)
+        report = None
+        if self.path is not None:
+            report = report_of({"train": train, "test": test}, splits, encoding, {}, hub.SPLITS)
+        return Dataset(spec, **splits, class_names=None, encoding=encoding, report=report)
 
     def _spec(self, rows: tuple[int, int, int]) -> DataSpec:
         published = self.published

@@ -12,6 +12,7 @@ from compressm_cli.data.encodings import Bytes, Classes, Encoding
 from compressm_cli.data.interface import Dataset, DataSpec, Split, TaskConfig
 from compressm_cli.data.labels import class_names
 from compressm_cli.data.layout import SUFFIXES, format_of
+from compressm_cli.data.report import Report, report_of
 from compressm_cli.data.rows import Rows
 from compressm_cli.data.sources import SOURCES
 from compressm_cli.data.sources.texts import read_text_folder
@@ -62,13 +63,16 @@ class Imdb(TaskConfig):
         if self.path is None:
             hub.check_rows(REPOSITORY, spec.rows, self.spec().rows)
         test_inputs, test_lengths = byte_tokens(list(map(bytes, test.content)), self.max_length)
-        return Dataset(
-            spec,
-            train=Split(inputs[kept], labels[kept], lengths[kept]),
-            validation=Split(inputs[held], labels[held], lengths[held]),
-            test=Split(test_inputs, outputs.encode(test), test_lengths),
-            encoding=Encoding(inputs=Bytes(max_length=self.max_length), outputs=outputs),
-        )
+        splits = {
+            "train": Split(inputs[kept], labels[kept], lengths[kept]),
+            "validation": Split(inputs[held], labels[held], lengths[held]),
+            "test": Split(test_inputs, outputs.encode(test), test_lengths),
+        }
+        encoding = Encoding(inputs=Bytes(max_length=self.max_length), outputs=outputs)
+        report = None
+        if self.path is not None:
+            report = report_of({"train": train, "test": test}, splits, encoding, {}, hub.SPLITS)
+        return Dataset(spec, **splits, class_names=None, encoding=encoding, report=report)
 
     def spec(self) -> DataSpec:
         """Known without the data, but for the number of rows of a folder of the user's own."""
@@ -76,6 +80,12 @@ class Imdb(TaskConfig):
             return super().spec()
         held = ROWS // hub.HELD_OUT
         return self._spec((ROWS - held, held, ROWS))
+
+    def described(self) -> tuple[DataSpec, Report | None]:
+        if self.path is None:
+            return self.spec(), None
+        dataset = self.dataset()
+        return dataset.spec, dataset.report
 
     def _spec(self, rows: tuple[int, int, int]) -> DataSpec:
         return DataSpec(classes=2, length=self.max_length, vocabulary=BYTE_VOCABULARY, rows=rows)

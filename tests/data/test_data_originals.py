@@ -17,6 +17,7 @@ from compressm_cli.data.imdb import Imdb
 from compressm_cli.data.scifar import SequentialCifar
 from compressm_cli.data.smnist import SequentialMnist
 from compressm_cli.data.sources.cifar import CLASSES, read_cifar
+from compressm_cli.data.sources.folders import BESIDE
 from compressm_cli.data.sources.idx import read_idx
 
 RANDOM = np.random.default_rng(0)
@@ -294,3 +295,21 @@ def test_what_are_no_reviews_is_told(tmp_path: Path) -> None:
     (tmp_path / "acl" / "test").mkdir()
     with pytest.raises(BadInputError, match=r"acl/train: has no folder 'pos' in it"):
         Imdb(path=str(tmp_path / "acl")).load()
+
+
+def test_what_was_read_of_a_folder_of_the_users_is_told(tmp_path: Path) -> None:
+    for split, rows in (("train", 10), ("test", 4)):
+        for row in range(rows):
+            file = tmp_path / split / ("neg", "pos")[row % 2] / f"{row}_7.txt"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(f"{split} {row}")
+        (tmp_path / split / "urls_neg.txt").write_text("beside")
+    report = Imdb(path=str(tmp_path)).described()[1]
+    assert report is not None
+    assert report.left_out == {split: {BESIDE: 1} for split in ("train", "test")}
+    assert report.splits["train"].classes == {"neg": 5, "pos": 4}
+    put_mnist(tmp_path / "mnist")
+    report = SequentialMnist(path=str(tmp_path / "mnist")).described()[1]
+    assert report is not None
+    assert report.splits["test"].classes == dict.fromkeys(map(str, LABELS), 1)
+    assert SequentialMnist().described() == (SequentialMnist().spec(), None)
