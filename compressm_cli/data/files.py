@@ -125,6 +125,9 @@ class Files(Layout, TaskConfig):
             given = [key for key in keys if getattr(self, key) is not None]
             if given and self.kind != kind:
                 raise ValueError(f"{given[0]} is for {what}; leave it out")
+        numbers = self.target_columns or self.feature_columns or self.sequence_column or self.format == "ts"
+        if self.standardize != "auto" and not numbers:
+            raise ValueError("standardize is for series of numbers and for target_columns; leave it out")
         if (self.image_size is None) != (self.resize is None):
             raise ValueError("image_size and resize go together, as in image_size: [32, 32], resize: fit")
         if self.chunk_seconds is not None and self.max_seconds is not None:

@@ -42,7 +42,7 @@ def windows_of(rows: Rows, split: str, window: int, horizon: int, stride: int) -
     assert rows.step_targets is not None, "of series to be said on"
     content, targets, names, left_out = [], [], [], Counter(rows.left_out)
     for row, (series, values) in enumerate(zip(rows.content, rows.step_targets, strict=True)):
-        count = window_count(len(series) - horizon + 1, window, stride)
+        count = window_count(len(values) - horizon + 1, window, stride)
         if count < 1:
             left_out[SHORT] += 1
         ahead = [values[step : len(values) - horizon + step] for step in range(1, horizon + 1)]
@@ -53,7 +53,7 @@ def windows_of(rows: Rows, split: str, window: int, horizon: int, stride: int) -
             names.append(f"{rows.name(row)}, steps {start + 1} to {start + window}")
     if not content:
         raise BadInputError(
-            f"{rows.source}: the {split} part is {max(map(len, rows.content)):,} steps at most, and a window of "
+            f"{rows.source}: the {split} part is {max(map(len, rows.step_targets)):,} steps at most, and a window of "
             f"{window:,} with a horizon of {horizon:,} takes {window + horizon:,}; write a smaller data.window, other "
             "shares, or give longer series"
         )

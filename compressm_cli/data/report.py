@@ -35,6 +35,8 @@ class Report:
     """What a step is."""
     numbers: Sequence[str]
     """Whether channels and targets are standardized, and why."""
+    files: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Of a split of several files: their names, in order."""
     left_out: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Of the files of a split: how many rows or files are not taken, by the reason."""
     warnings: Sequence[str] = ()
@@ -53,6 +55,7 @@ def report_of(
         splits={key: _split_report(splits[key], names) for key in ("train", "validation", "test")},
         inputs=_inputs(read["train"], encoding),
         numbers=[_told(what, found, encoding) for what, found in scalings.items()],
+        files={key: list(read[key].files) for key in from_files if len(read[key].files) > 1},
         left_out={key: dict(read[key].left_out) for key in from_files if read[key].left_out},
         warnings=suspicions(read, splits, names, scalings),
     )

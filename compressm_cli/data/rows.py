@@ -56,6 +56,8 @@ class Rows:
     """Of series whose steps are columns of a table: their names."""
     unused: Sequence[str] | None = None
     """The columns of a table that are not read."""
+    files: Sequence[str] = ()
+    """The files of a table."""
     target_names: Sequence[str] | None = None
     left_out: Mapping[str, int] = field(default_factory=dict)
     """How many files or rows are not taken, by the reason."""

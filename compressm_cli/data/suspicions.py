@@ -38,8 +38,18 @@ def suspicions(
     """Of the rows of each split, the tensors that they became, the classes' names, and what became of numbers."""
     found = list(_of_splits(splits))
     if classes is not None:
-        found = [*_of_classes(classes, len(splits["train"])), *_missing(splits, classes), *found]
+        named = list(_of_classes(classes, len(splits["train"])))
+        found = [
+            *named,
+            *([] if _are_too_many(classes, len(splits["train"])) else _missing(splits, classes)),
+            *found,
+        ]
     return [*found, *_of_numbers(read["train"], scalings)]
+
+
+def _are_too_many(names: Sequence[str], rows: int) -> bool:
+    """Whether nearly each row is a class of its own."""
+    return len(names) > max(FEW, rows / 2)
 
 
 def _of_classes(names: Sequence[str], rows: int) -> Iterator[str]:
@@ -47,7 +57,7 @@ def _of_classes(names: Sequence[str], rows: int) -> Iterator[str]:
     amounts = len(numbers) == len(names) and any(
         number != int(number) for number in numbers if abs(number) < 1e15
     )
-    many = len(names) > max(FEW, rows / 2)
+    many = _are_too_many(names, rows)
     if amounts or (many and len(numbers) == len(names)):
         yield (
             f"the labels are {len(names):,} different numbers in {rows:,} training rows, each a class of its own; "
@@ -132,8 +142,8 @@ def _of_columns(rows: Rows) -> Iterator[str]:
     unused = [name for name in rows.unused or [] if name.strip().casefold() in NAMES_OF_STEPS]
     if unused and len(columns) <= FEW_COLUMNS:
         yield (
-            f"the column {_listed(unused)} is not read, and each row is a series of its own, of {len(columns):,} "
-            "steps; where rows are the steps of series, name these as data.id_column and data.time_column"
+            f"{_listed(unused)} {'is' if len(unused) == 1 else 'are'} not read, and each row is a series of its own, "
+            f"of {len(columns):,} steps; where rows are the steps of series, name these as data.id_column and data.time_column"
         )
 
 

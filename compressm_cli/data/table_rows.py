@@ -123,6 +123,7 @@ class TableRows:
             targets=np.array(targets).T if targets else None,
             step_targets=None if follows is None else [follows[rows] for rows in series.rows],
             channels=names,
+            files=[source.file.name for source in self._table.sources],
             target_names=[*self._targets, *said] or None,
         )
 
@@ -168,5 +169,6 @@ class TableRows:
             channels=channels,
             columns=columns,
             unused=[name for name in self._table.sources[0].columns if name not in self._wanted],
+            files=[source.file.name for source in self._table.sources],
             target_names=list(self._targets) or None,
         )

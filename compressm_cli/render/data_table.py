@@ -13,6 +13,8 @@ def data_table(report: Report) -> Table:
     rows = [["rows", *(f"{split.rows:,}" for split in splits)], *_classes(splits)]
     rows.append(["steps, least / median / most", *(_lengths(split) for split in splits)])
     notes = [f"A step is {report.inputs}.", *(f"{_capital(told)}." for told in report.numbers)]
+    for key, files in report.files.items():
+        notes.append(f"{_capital(key)} is read of {len(files):,} files, {files[0]!r} to {files[-1]!r}.")
     for key, reasons in report.left_out.items():
         counts = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
         notes.append(f"Left out of {key}: {counts}.")

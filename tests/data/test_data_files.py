@@ -330,6 +330,7 @@ def test_images_must_be_readable_and_of_one_kind():
         ({"format": "csv", "test": "a", **COLUMNS}, "must be different"),
         ({"format": "csv", "test": 0.7, **COLUMNS}, "less than 0.5"),
         ({"format": "image_folder", "label_column": "l"}, "has no columns"),
+        ({"format": "image_folder", "standardize": False}, "standardize is for series of numbers"),
         ({"format": "image_folder", "max_length": 3}, "max_length is for texts"),
         ({"format": "xlsx", **COLUMNS}, "'csv', 'json', 'jsonl', 'parquet'"),
     ],

@@ -108,7 +108,7 @@ def test_why_numbers_are_standardized_and_what_a_target_is_measured_in():
         (
             [{**row, "Time": n} for n, row in enumerate(plain())],
             {},
-            "the column 'Time' is not read, and each row is a series of its own, of 2 steps",
+            "'Time' is not read, and each row is a series of its own, of 2 steps",
         ),
         (
             [{"s": [list(range(n, n + 9))] * 2, "label": n % 2} for n in range(40)],
@@ -147,6 +147,13 @@ def test_the_table_is_shown_before_training_and_in_a_dry_run_and_kept(capsys):
     assert len(kept["warnings"]) == 1
     assert run(["train", "recipe.yaml", "--quiet"]) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_several_files_are_counted():
+    report(plain(20), "part-9.jsonl")
+    found = report(plain(20), "part-10.jsonl", train="part-*.jsonl")
+    assert found.files == {"train": ["part-9.jsonl", "part-10.jsonl"]}
+    assert "Train is read of 2 files, 'part-9.jsonl' to 'part-10.jsonl'." in data_table(found).notes
 
 
 def test_many_classes_are_one_line_of_the_table():
