@@ -143,7 +143,8 @@ def _of_columns(rows: Rows) -> Iterator[str]:
     if unused and len(columns) <= FEW_COLUMNS:
         yield (
             f"{_listed(unused)} {'is' if len(unused) == 1 else 'are'} not read, and each row is a series of its own, "
-            f"of {len(columns):,} steps; where rows are the steps of series, name these as data.id_column and data.time_column"
+            f"of {len(columns):,} steps; where rows are the steps of series, name these as data.id_column and "
+            "data.time_column"
         )
 
 
