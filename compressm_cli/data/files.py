@@ -1,7 +1,7 @@
 """The user's own data: a csv, json or parquet file, or a folder of texts or images."""
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -34,6 +34,11 @@ KEYS = {
     "audio": ("recordings", ("sampling_rate", "features", "chunk_seconds", "max_seconds")),
 }
 """The keys that say how some kind of rows is encoded, and what it is called."""
+KEYS_BEFORE = {
+    *("task", "format", "train", "validation", "test", "text_column", "feature_columns", "label_column"),
+    *("max_length", "split_seed"),
+}
+"""All keys of the first version of the task, each of which its runs wrote into their recipes."""
 HALF = 0.5
 """Mean and deviation that bring pixels from 0..1 to -1..1."""
 
@@ -96,6 +101,14 @@ class Files(Layout, TaskConfig):
     split_seed: Seed = 0
     """Which rows are held out."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _as_it_was_before(cls, values: Any) -> Any:
+        """What a run of an earlier version wrote, with all keys that there were: numbers were as they stand."""
+        if isinstance(values, dict) and values.keys() >= KEYS_BEFORE and "standardize" not in values:
+            return {**values, "standardize": False}
+        return values
+
     @model_validator(mode="after")
     def _keys_fit_the_format(self) -> Self:
         has_labels = (
@@ -126,7 +139,7 @@ class Files(Layout, TaskConfig):
             if given and self.kind != kind:
                 raise ValueError(f"{given[0]} is for {what}; leave it out")
         numbers = self.target_columns or self.feature_columns or self.sequence_column or self.format == "ts"
-        if self.standardize != "auto" and not numbers:
+        if self.standardize is True and not numbers:
             raise ValueError("standardize is for series of numbers and for target_columns; leave it out")
         if (self.image_size is None) != (self.resize is None):
             raise ValueError("image_size and resize go together, as in image_size: [32, 32], resize: fit")

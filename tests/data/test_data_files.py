@@ -330,7 +330,7 @@ def test_images_must_be_readable_and_of_one_kind():
         ({"format": "csv", "test": "a", **COLUMNS}, "must be different"),
         ({"format": "csv", "test": 0.7, **COLUMNS}, "less than 0.5"),
         ({"format": "image_folder", "label_column": "l"}, "has no columns"),
-        ({"format": "image_folder", "standardize": False}, "standardize is for series of numbers"),
+        ({"format": "image_folder", "standardize": True}, "standardize is for series of numbers"),
         ({"format": "image_folder", "max_length": 3}, "max_length is for texts"),
         ({"format": "xlsx", **COLUMNS}, "'csv', 'json', 'jsonl', 'parquet'"),
     ],
@@ -338,6 +338,23 @@ def test_images_must_be_readable_and_of_one_kind():
 def test_impossible_combinations_are_refused(options, message):
     with pytest.raises(ValidationError, match=message):
         Files(train="a", **options)
+
+
+def test_a_recipe_that_a_run_of_an_earlier_version_wrote_takes_numbers_as_they_stand():
+    mine = {"format": "csv", "train": "a", "feature_columns": ["x"], "label_column": "y"}
+    assert Files(**mine).standardize == "auto"
+    written = {
+        "task": "files",
+        "text_column": None,
+        "max_length": None,
+        "split_seed": 0,
+        "validation": 0.1,
+        "test": 0.1,
+        **mine,
+    }
+    assert Files(**written).standardize is False
+    assert Files(**{**written, "standardize": "auto"}).standardize == "auto"
+    assert Files(**Files(**mine).model_dump()).standardize == "auto"
 
 
 def test_the_resolved_options_are_accepted_again():
