@@ -13,6 +13,15 @@ def is_control(sign: str) -> bool:
     return not sign.isprintable() and unicodedata.category(sign) in CONTROL
 
 
+def is_writable(text: str) -> bool:
+    """Whether a text can be written as UTF-8: halves of pairs of surrogates, which JSON may have, cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def printable(text: str) -> str:
     """The text with escapes, as Python writes them, for all that a terminal would obey; newlines stay."""
     if text.isprintable():

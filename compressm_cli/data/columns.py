@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from compressm_cli.core.errors import BadInputError
-from compressm_cli.core.text import described, shorten
+from compressm_cli.core.text import described, is_writable, shorten
 from compressm_cli.data.sources import Cells
 
 SAME = "write the same in all"
@@ -200,6 +200,8 @@ class Labels(Column[list[str]]):
             raise place.error(row, f"the {self._what} is missing", "write a text or a whole number there")
         if isinstance(value, bool):
             return str(value).lower()
+        if isinstance(value, str) and not is_writable(value):
+            raise place.error(row, f"the {self._what} {shorten(value)} is no text that UTF-8 can write")
         if isinstance(value, str | int):
             return str(value)
         if isinstance(value, float) and value.is_integer() and abs(value) < EXACT:

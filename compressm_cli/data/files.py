@@ -248,7 +248,12 @@ class Files(Layout, TaskConfig):
             return self._audio(rows)
         columns = None if rows.columns is None else list(rows.columns)
         found = scalings["channels"]
-        return Series(channels=list(found.names), columns=columns, standardization=found.standardization)
+        return Series(
+            channels=list(found.names),
+            named=rows.named,
+            columns=columns,
+            standardization=found.standardization,
+        )
 
     def _pixels(self, first: bytes | np.ndarray) -> Pixels:
         """Of the size and colours that are asked for, else of the first image."""

@@ -52,6 +52,8 @@ class Rows:
     """Of each series that is to be forecast: (steps, targets) float64, what is to be said before each step."""
     channels: Sequence[str] | None = None
     """The names of the channels of series."""
+    named: bool = False
+    """Whether channels are columns of a table, and their names those of these."""
     columns: Sequence[str] | None = None
     """Of series whose steps are columns of a table: their names."""
     unused: Sequence[str] | None = None

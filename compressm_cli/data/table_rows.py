@@ -9,7 +9,7 @@ import numpy as np
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.columns import Column, Labels, Numbers, Sequences, Texts, Times
 from compressm_cli.data.file_cells import FileCells
-from compressm_cli.data.long_tables import grouped
+from compressm_cli.data.long_tables import Grouping, grouped
 from compressm_cli.data.patterns import chosen_columns, files_of
 from compressm_cli.data.rows import Kind, Rows
 from compressm_cli.data.sources import Form
@@ -81,7 +81,8 @@ class TableRows:
         self._table.read(self._wanted)
         if len(columns) > 1:
             cells = zip(*(column.values for column in columns), strict=True)
-            return self._rows("series", [self._joined(*c, names) for c in enumerate(cells)], channels=names)
+            rows = self._rows("series", [self._joined(*c, names) for c in enumerate(cells)], channels=names)
+            return replace(rows, named=True)
         series = columns[0].values
         width = series[0].shape[1]
         channels = [CHANNEL] if width == 1 else [f"{names[0]}[{number}]" for number in range(1, width + 1)]
@@ -108,6 +109,8 @@ class TableRows:
         self._table.read(self._wanted)
         whose = ids.values if ids is not None else [""] * sum(self._table.rows)
         series = grouped(whose, None if times is None else times.values, layout.time_column, self._place)
+        if ids is not None and times is None:
+            self._require_of_one_file(series)
         numbers = np.stack([column.values for column in columns], axis=1)
         follows = np.stack([column.values for column in said.values()], axis=1) if said else None
         labels = None
@@ -123,9 +126,22 @@ class TableRows:
             targets=np.array(targets).T if targets else None,
             step_targets=None if follows is None else [follows[rows] for rows in series.rows],
             channels=names,
+            named=True,
             files=[source.file.name for source in self._table.sources],
             target_names=[*self._targets, *said] or None,
         )
+
+    def _require_of_one_file(self, series: Grouping) -> None:
+        """BadInputError where steps of several files have one id, and nothing says which come first."""
+        starts = np.cumsum(self._table.rows)
+        for name, rows in zip(series.names, series.rows, strict=True):
+            first, last = np.searchsorted(starts, [rows[0], rows[-1]], side="right").tolist()
+            if first != last:
+                one, other = (self._table.sources[place].file for place in (first, last))
+                raise BadInputError(
+                    f"{other}: series {name!r} is in {one} too; name data.time_column if these are the steps of one "
+                    "series, else give each an id of its own"
+                )
 
     def _want(self, name: str, column: C) -> C:
         # A column may be wanted twice as the same, such as an input that is forecast.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.text import is_writable
 from compressm_cli.data.columns import Column, Place
 from compressm_cli.data.sources import SOURCES, Form, Source
 
@@ -62,6 +63,8 @@ def _read(source: Source, wanted: Mapping[str, Column[Any]]) -> int:
             raise source.missing(name)
         if known[name] > 1:
             raise BadInputError(f"{source.file}: column {name!r} occurs more than once; rename one")
+        if not is_writable(name):
+            raise BadInputError(f"{source.file}: column {name!r} is no text that UTF-8 can write; rename it")
     if not present:
         return 0
     for block in source.blocks(list(wanted)):

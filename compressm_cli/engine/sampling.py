@@ -32,7 +32,9 @@ class Sampling:
         if self.temperature == 0:
             best = wide.argmax(dim=-1, keepdim=True)
             return torch.zeros_like(wide).scatter_(-1, best, 1.0)
-        ordered, places = (wide / self.temperature).sort(dim=-1, descending=True, stable=True)
+        # Below the largest, so that no temperature is too small to divide by.
+        below = (wide - wide.amax(dim=-1, keepdim=True)) / self.temperature
+        ordered, places = below.sort(dim=-1, descending=True, stable=True)
         if self.top_k is not None:
             ordered[:, self.top_k :] = -torch.inf
         shares = ordered.softmax(dim=-1)

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +25,9 @@ def columns_of(predictions: Predictions, top: int | None = None) -> Columns:
     """
     columns: Columns = {"row": list(predictions.names)}
     if predictions.targets is not None:
-        for place, name in enumerate(predictions.target_names or []):
-            columns[_free(name, columns)] = predictions.targets[:, place].tolist()
+        wanted = predictions.target_names or []
+        for place, name in enumerate(wanted):
+            columns[_free(name, columns, wanted)] = predictions.targets[:, place].tolist()
         return columns
     shares, names = predictions.probabilities, predictions.class_names
     assert shares is not None, "there are targets or classes"
@@ -43,23 +44,39 @@ def columns_of(predictions: Predictions, top: int | None = None) -> Columns:
     return columns
 
 
-def _free(name: str, columns: Columns) -> str:
-    """A target's own name, unless a column has it already."""
-    return name if name not in columns else f"prediction:{name}"
+def _free(name: str, columns: Columns, wanted: Sequence[str]) -> str:
+    """A target's own name, unless a column has it already; then one that no other target has."""
+    while name in columns:
+        name = f"prediction:{name}"
+        while name in wanted:
+            name = f"prediction:{name}"
+    return name
 
 
 def _csv(columns: Columns) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    lines = _Lines()
+    writer = csv.writer(lines, lineterminator=_Lines.end)
     writer.writerow(columns)
     writer.writerows(zip(*columns.values(), strict=True))
-    return text.getvalue().encode("utf-8", "surrogateescape")
+    return "".join(lines.written).encode()
+
+
+class _Lines:
+    """What is written line by line; a cell with any of the signs of ``end`` in it is quoted."""
+
+    end = "\r\n"
+
+    def __init__(self) -> None:
+        self.written: list[str] = []
+
+    def write(self, line: str) -> None:
+        self.written.append(line.removesuffix(self.end) + "\n")
 
 
 def _jsonl(columns: Columns) -> bytes:
     rows = zip(*columns.values(), strict=True)
     lines = (json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False) for row in rows)
-    return "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape")
+    return "".join(f"{line}\n" for line in lines).encode()
 
 
 def _parquet(columns: Columns) -> bytes:
@@ -87,7 +104,7 @@ def require_writable(path: Path) -> None:
 
 def as_csv(columns: Columns) -> str:
     """The file as text."""
-    return _csv(columns).decode("utf-8", "replace")
+    return _csv(columns).decode()
 
 
 def write(columns: Columns, path: Path) -> None:

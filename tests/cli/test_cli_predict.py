@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -15,8 +16,10 @@ from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.cli.main import run as command
 from compressm_cli.data.encodings import Classes, Encoding, Numbers, Series, Standardization
 from compressm_cli.data.interface import DataSpec
+from compressm_cli.engine.prediction import Predictions
 from compressm_cli.models import build_model
 from compressm_cli.recipe import Recipe, recipe_from_mapping
+from compressm_cli.reports import predictions
 
 TEXTS = ["fine", "a dull and rather long film", "so-so", "ünïcode"]
 LABELS = ["good", "bad", "bad", "good"]
@@ -150,10 +153,20 @@ def test_the_most_probable_of_many_classes(capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().out.splitlines()[0] == "row,prediction,probability"
 
 
-def test_numbers_are_told_in_their_unit(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["price", "row"], ["price", "prediction:row"]),
+        (["prediction:row", "row"], ["prediction:row", "prediction:prediction:row"]),
+        (["row", "prediction:row"], ["prediction:prediction:row", "prediction:row"]),
+    ],
+)
+def test_numbers_are_told_in_their_unit(
+    names: list[str], told: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     spec = DataSpec(0, 2, features=1, targets=2, rows=(1, 1, 1))
     scale = Standardization(mean=[100.0, -5.0], deviation=[10.0, 0.5])
-    outputs = Numbers(names=["price", "row"], standardization=scale)
+    outputs = Numbers(names=names, standardization=scale)
     inputs = Series(channels=["x"], standardization=Standardization(mean=[2.0], deviation=[4.0]))
     data = {"task": "files", "format": "csv", "train": "t.csv", "feature_columns": ["a", "b"]}
     wanted = recipe({**data, "label_column": "y"})
@@ -162,9 +175,20 @@ def test_numbers_are_told_in_their_unit(capsys: pytest.CaptureFixture[str]) -> N
     assert command(["predict", "model.pt", "n.csv"]) == 0
     (line,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
     said = model(torch.tensor([[-0.25], [0.0]]).double()[None])[0].tolist()
-    assert list(line) == ["row", "price", "prediction:row"]
-    assert float(line["price"]) == pytest.approx(100 + 10 * said[0], abs=1e-4)
-    assert float(line["prediction:row"]) == pytest.approx(-5 + 0.5 * said[1], abs=1e-5)
+    assert list(line) == ["row", *told]
+    assert float(line[told[0]]) == pytest.approx(100 + 10 * said[0], abs=1e-4)
+    assert float(line[told[1]]) == pytest.approx(-5 + 0.5 * said[1], abs=1e-5)
+
+
+def test_names_stand_in_a_csv_as_they_are() -> None:
+    names = ["a\rb", "c\nd", 'e"f,', "g\r\nh", "probability"]
+    shares = np.full((2, len(names)), 1 / len(names))
+    columns = predictions.columns_of(Predictions(["x\ry", "2"], names, shares))
+    text = predictions.as_csv(columns)
+    header, *lines = csv.reader(io.StringIO(text, newline=""))
+    assert header == ["row", "prediction", "probability", *(f"probability:{name}" for name in names)]
+    assert [line[0] for line in lines] == ["x\ry", "2"]
+    assert pandas.read_csv(io.StringIO(text, newline=""))["prediction"].tolist() == ["a\rb"] * 2
 
 
 @pytest.mark.parametrize(

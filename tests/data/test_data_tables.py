@@ -258,6 +258,56 @@ def test_a_table_of_steps_becomes_one_series_an_id_in_order_of_time():
     assert read("rows.csv", "csv", labelled=False, **LONG).labels is None
 
 
+def test_a_model_takes_the_channels_that_it_was_trained_on():
+    write("long.jsonl", [{"id": n, "u": n, "v": -n, "label": "ab"[n % 2]} for n in range(10)])
+    write("lists.jsonl", [{"u": [n, 0], "v": [-n, 0], "label": "ab"[n % 2]} for n in range(10)])
+    write("other.jsonl", [{"id": 0, "u": 1, "w": 2}, {"id": 0, "u": 3, "w": 4}])
+    write("whole.jsonl", [{"s": [[1, 2], [3, 4]], "label": "a"}])
+    long = {"format": "jsonl", "id_column": "id", "feature_columns": ["?"], "label_column": "label"}
+    lists = {"format": "jsonl", "sequence_column": ["u", "v"], "label_column": "label"}
+    for place, keys in (("long.jsonl", long), ("lists.jsonl", lists)):
+        inputs = Files(train=place, **keys).load().encoding.inputs
+        for other, changes, odd in (
+            ("other.jsonl", {**long, "feature_columns": ["?"]}, "'u' to 'w' .*differ in 'w'"),
+            ("lists.jsonl", {**lists, "sequence_column": ["v", "u"]}, "'v' to 'u' .*differ in 'v'"),
+        ):
+            rows = Layout(**changes).read(other, labelled=False)
+            with pytest.raises(BadInputError, match=f"its channels are the columns {odd}"):
+                inputs.encode(rows)
+        of_one_list = Layout(format="jsonl", sequence_column="s", label_column="label").read("whole.jsonl")
+        assert inputs.model_copy(update={"standardization": None}).encode(of_one_list)[0].tolist() == [
+            [[1.0, 2.0], [3.0, 4.0]]
+        ]
+
+
+def test_an_id_in_two_files_is_one_series_only_where_times_tell_their_order():
+    for name, times in (("a", (1, 4)), ("b", (2, 3))):
+        write(
+            f"{name}.jsonl",
+            [{"id": i, "t": t, "u": t, "v": 0, "label": "x"} for i in ("one", name) for t in times],
+        )
+    found = read(["a.jsonl", "b.jsonl"], "jsonl", **LONG)
+    assert found.names == ["one", "a", "b"]
+    assert [series[:, 0].tolist() for series in found.content] == [[1, 2, 3, 4], [1, 4], [2, 3]]
+    keys = {key: value for key, value in LONG.items() if key != "time_column"}
+    refused(
+        ["a.jsonl", "b.jsonl"],
+        "jsonl",
+        "b.jsonl: series 'one' is in a.jsonl too; name data.time_column",
+        **keys,
+    )
+
+
+def test_names_that_nothing_can_write_are_refused():
+    write("rows.jsonl", '{"text": "a", "label": "x"}\n{"text": "b", "label": "\\ud800"}\n')
+    refused(
+        "rows.jsonl", "jsonl", r"row 2, column 'label': the label '\\ud800' is no text that UTF-8", **TEXT
+    )
+    write("rows.jsonl", '{"text": "a", "\\ud800": 1}\n')
+    keys = {"text_column": "text", "target_columns": ["\ud800"]}
+    refused("rows.jsonl", "jsonl", r"column '\\ud800' is no text that UTF-8 can write; rename it", **keys)
+
+
 def test_times_are_numbers_or_dates_and_are_compared_exactly():
     nanoseconds = 1_700_000_000_000_000_000  # beyond what a float tells apart
     for times in (

@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.digits import Digits
 from compressm_cli.data.encodings import Bytes, Classes, Encoding, Numbers, Pixels, Series, Standardization
 from compressm_cli.data.files import Files
-from compressm_cli.data.interface import Split
+from compressm_cli.data.interface import DataSpec, Split
 from compressm_cli.data.mnist1d import Mnist1D
 from compressm_cli.data.rows import Rows
 from compressm_cli.data.tokens import of_one_length
@@ -93,6 +94,22 @@ def test_an_encoding_is_written_and_read(tmp_path: Path) -> None:
     encoding = task.load().encoding
     assert encoding == Encoding(inputs=Bytes(max_length=2), outputs=Classes(names=["x", "y"]))
     assert Encoding.model_validate(encoding.model_dump(mode="json")) == encoding
+
+
+@pytest.mark.parametrize("names", [["a", "b", "a"], ["a", "\ud800"]])
+def test_names_of_outputs_are_distinct_and_can_be_written(names: list[str]) -> None:
+    for outputs in (Classes, Numbers):
+        with pytest.raises(ValidationError, match=r"there twice|UTF-8"):
+            outputs(names=names)
+
+
+def test_pixels_are_as_many_as_the_steps_of_the_data() -> None:
+    outputs = Classes(names=["a", "b"])
+    inputs = Pixels(height=4, width=5, mean=[0.5], deviation=[0.5])
+    spec = DataSpec(2, 20, features=1, rows=(1, 1, 1))
+    assert Encoding(inputs=inputs, outputs=outputs).misfit(spec) is None
+    larger = Encoding(inputs=inputs.model_copy(update={"height": 100_000}), outputs=outputs)
+    assert larger.misfit(spec) == "100000 x 5 pixels, and the data have 20"
 
 
 def test_bytes_come_back_as_text_a_character_at_a_time() -> None:

@@ -38,6 +38,14 @@ def test_no_temperature_takes_the_most_probable() -> None:
     assert draws == [[0, 4]] * 20
 
 
+@pytest.mark.parametrize("temperature", [5e-324, 1e-308, 1e-300])
+def test_the_lowest_temperatures_take_the_most_probable(temperature: float) -> None:
+    logits = torch.tensor([[-80.0, -30.0, -30.0, -torch.inf], [0.0, 7.0, 700.0, 1.0]])
+    wanted = [[0.0, 0.5, 0.5, 0.0], [0.0, 0.0, 1.0, 0.0]]
+    assert Sampling(temperature).probabilities(logits).tolist() == wanted
+    assert Sampling(temperature, top_k=1, top_p=0.5).probabilities(logits).argmax(-1).tolist() == [1, 2]
+
+
 def test_draws_have_the_shares_that_they_are_drawn_from() -> None:
     sampling, generator = Sampling(1.5, top_k=4, top_p=0.9), torch.Generator().manual_seed(0)
     shares = sampling.probabilities(LOGITS[:1])[0]

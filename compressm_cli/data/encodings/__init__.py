@@ -71,6 +71,8 @@ class Encoding(Config):
         for name in ("features", "vocabulary", "classes", "targets", "per_step"):
             if getattr(now, name) != getattr(spec, name):
                 return f"{name} {getattr(now, name)}, and the data have {getattr(spec, name)}"
+        if isinstance(self.inputs, Pixels) and self.inputs.height * self.inputs.width != spec.length:
+            return f"{self.inputs.height} x {self.inputs.width} pixels, and the data have {spec.length:,}"
         return None
 
 

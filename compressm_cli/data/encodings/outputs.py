@@ -4,21 +4,37 @@ from typing import Annotated, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
 from compressm_cli.core.config import Config
 from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.text import is_writable, shorten
 from compressm_cli.data.encodings.standardization import Standardization
 from compressm_cli.data.labels import class_numbers
 from compressm_cli.data.rows import Rows
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """Names that can be told apart, and written; ValueError for others."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"{shorten(name)} is there twice")
+        if not is_writable(name):
+            raise ValueError(f"{shorten(name)} is no text that UTF-8 can write")
+        seen.add(name)
+    return names
+
+
+Names = Annotated[list[str], Field(min_length=1), AfterValidator(_distinct)]
 
 
 class Classes(Config):
     """One of some classes for each row."""
 
     kind: Literal["classes"] = "classes"
-    names: Annotated[list[str], Field(min_length=1)]
+    names: Names
     """What the labels 0, 1, ... are called in the data."""
 
     def encode(self, rows: Rows) -> Tensor:
@@ -34,7 +50,7 @@ class Numbers(Config):
     """Some real numbers for each row, or for each of its steps."""
 
     kind: Literal["numbers"] = "numbers"
-    names: Annotated[list[str], Field(min_length=1)]
+    names: Names
     """Those of the columns that they stand in."""
     standardization: Standardization | None = None
     """Of each; a model says them standardized, and they are told in their own unit."""

@@ -21,6 +21,8 @@ class Series(Inputs):
     kind: Literal["series"] = "series"
     channels: Annotated[list[str], Field(min_length=1)]
     """Their names, in the order of the features."""
+    named: bool = False
+    """Whether channels are columns of a table, which all tables must have; else they are taken by their places."""
     columns: list[str] | None = None
     """Where the steps are columns of a table: their names, which all tables must have; None takes any steps."""
     standardization: Standardization | None = None
@@ -49,15 +51,18 @@ class Series(Inputs):
         return torch.from_numpy(values), torch.from_numpy(lengths) if uneven else None
 
     def _require_columns(self, rows: Rows) -> None:
-        """BadInputError for a table whose columns are other steps."""
-        given = None if rows.columns is None else list(rows.columns)
-        if self.columns is None or given is None or given == self.columns:
-            return
-        odd = next(iter(set(given) ^ set(self.columns)), given[0])
-        raise BadInputError(
-            f"{rows.source}: its steps are the columns {_ends(given)}, and the model takes {_ends(self.columns)}; "
-            f"they differ in {odd!r}: give the same columns in the same order"
-        )
+        """BadInputError for a table whose columns are other steps, or other channels."""
+        channels = (rows.channels, self.channels) if rows.named and self.named else (None, None)
+        for what, columns, own in (("steps", rows.columns, self.columns), ("channels", *channels)):
+            given = list(columns or [])
+            if own is None or columns is None or given == own:
+                continue
+            apart = set(given) ^ set(own)
+            odd = next((name for name in [*given, *own] if name in apart), given[0])
+            raise BadInputError(
+                f"{rows.source}: its {what} are the columns {_ends(given)}, and the model takes {_ends(own)}; "
+                f"they differ in {odd!r}: give the same columns in the same order"
+            )
 
     def _singles(self, series: np.ndarray, rows: Rows, row: int) -> np.ndarray:
         """(steps, channels) float32; BadInputError where there are other channels, or a number is too large."""
@@ -81,4 +86,6 @@ class Series(Inputs):
 
 def _ends(columns: list[str]) -> str:
     """The first and the last of some columns, and how many they are."""
+    if len(columns) == 1:
+        return repr(columns[0])
     return f"{columns[0]!r} to {columns[-1]!r} ({len(columns)})"
