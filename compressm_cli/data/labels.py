@@ -18,17 +18,21 @@ def class_names(labels: Sequence[str]) -> list[str]:
     return sorted(names)
 
 
-def class_numbers(labels: Sequence[str], names: list[str], source: str) -> Tensor:
+def class_numbers(
+    labels: Sequence[str], names: list[str], source: str, rows: Sequence[str] | None = None
+) -> Tensor:
     """(rows,) int64: the place of each label in ``names``.
 
-    Raises BadInputError for a label that is not among them; ``source`` is the file it stands in.
+    Raises BadInputError for a label that is not among them; ``source`` is the file it stands in, and ``rows`` is what
+    its rows are called, None where they have their numbers alone.
     """
     places = {name: place for place, name in enumerate(names)}
-    for row, label in enumerate(labels, start=1):
+    for row, label in enumerate(labels):
         if label not in places:
+            called = row + 1 if rows is None else rows[row]
             shown = ", ".join(repr(n) for n in names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
             raise BadInputError(
-                f"{source}, row {row}: label {label!r} does not occur in the training data, which has {shown}"
+                f"{source}, row {called}: label {label!r} does not occur in the training data, which has {shown}"
                 "; correct it, or add rows of this class to the training data"
             )
     return torch.tensor([places[label] for label in labels], dtype=torch.int64)

@@ -56,9 +56,15 @@ def report_of(
         inputs=_inputs(read["train"], encoding),
         numbers=[_told(what, found, encoding) for what, found in scalings.items()],
         files={key: list(read[key].files) for key in from_files if len(read[key].files) > 1},
-        left_out={key: dict(read[key].left_out) for key in from_files if read[key].left_out},
+        left_out={key: dict(rows.left_out) for key, rows in read.items() if _is_told(key, read, from_files)},
         warnings=suspicions(read, splits, names, scalings),
     )
+
+
+def _is_told(key: str, read: Mapping[str, Rows], from_files: Sequence[str]) -> bool:
+    """Whether something is left out of a split, and not told already of the rows that it is held out of."""
+    left_out = read[key].left_out
+    return bool(left_out) and (key in from_files or left_out != read["train"].left_out)
 
 
 def _split_report(split: Split, names: Sequence[str] | None) -> SplitReport:

@@ -71,6 +71,10 @@ def test_several_series_and_files_of_their_own():
     keys = {**KEYS, "id_column": "id"}
     dataset = Files(train=train, validation=other, test=table("test.csv", 7, ("d",)), **keys).load()
     assert dataset.spec.rows == (4, 1, 1)
+    lines = Path(table("test.csv", 7, ("d",))).read_text() + "e,1,0,0\n"
+    Path("test.csv").write_text(lines)
+    told = Files(train=train, validation=other, test="test.csv", **keys).load().report.left_out
+    assert told == {"test": {"series (or parts of them) that are shorter than a window and its horizon": 1}}
     table("other.csv", 5, ("c",))
     with pytest.raises(
         BadInputError, match=r"other.csv: the validation part is 5 steps at most, and a window of 4"

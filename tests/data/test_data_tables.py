@@ -418,6 +418,14 @@ def test_several_files_are_one_table():
     assert lists.located(Path("/d")).train == ["/d/a.csv", "/d/b.csv"]
 
 
+def test_a_strange_label_is_told_with_the_name_of_its_row():
+    write("all.csv", "x,y,label\n" + "1,2,a\n3,4,b\n" * 5)
+    write("t1.csv", "x,y,label\n1,2,a\n")
+    write("t2.csv", "x,y,label\n1,3,b\n1,2,c\n")
+    with pytest.raises(BadInputError, match=r"t\*\.csv, row 2 of t2\.csv: label 'c' does not occur"):
+        Files(format="csv", train="all.csv", test="t*.csv", **XY).load()
+
+
 def test_files_that_are_no_table_together_are_refused():
     write("a.csv", "x,y,label\n1,2,a\n")
     write("b.csv", "x,y,label\n1,no,a\n")

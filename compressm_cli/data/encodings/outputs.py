@@ -43,7 +43,7 @@ class Classes(Config):
             raise BadInputError(
                 f"{rows.source}: has no labels; name their column with data.label_column=NAME"
             )
-        return class_numbers(rows.labels, self.names, rows.source)
+        return class_numbers(rows.labels, self.names, rows.source, rows.names)
 
 
 class Numbers(Config):
