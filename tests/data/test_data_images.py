@@ -60,6 +60,20 @@ def test_what_is_transparent_is_laid_on_white_or_as_told(mode: str) -> None:
     assert (decoded(Image.fromarray(opaque)) == opaque[:, :, :channels]).all()
 
 
+@pytest.mark.parametrize("ink", [255, 0])
+def test_a_drawing_in_the_colour_of_its_background_is_refused(ink: int) -> None:
+    drawn = np.dstack([np.full_like(INK, ink), INK])
+    pixels = Pixels(height=2, width=3, mean=[0.0], deviation=[1 / 255], background=ink)
+    with pytest.raises(
+        BadInputError, match=rf"x, image 1: is drawn in the colour .*data\.background={255 - ink}"
+    ):
+        pixels.encode(Rows("x", "images", [drawn]))
+    inputs, _ = pixels.model_copy(update={"background": 255 - ink}).encode(Rows("x", "images", [drawn]))
+    assert len(inputs.unique()) == 3
+    clear = np.dstack([np.full_like(INK, ink), np.zeros_like(INK)])  # an empty sheet, which is no drawing
+    assert pixels.encode(Rows("x", "images", [clear]))[0].unique().round().tolist() == [ink]
+
+
 def test_palettes_and_single_colours_are_transparent_too() -> None:
     seen = decoded(drawing("P"), {"transparency": bytes([0, 128, 255])})
     assert (seen == PAPER[:, :, None]).all()

@@ -60,6 +60,11 @@ class Pixels(Inputs):
     def _fitted(self, image: np.ndarray, place: str) -> np.ndarray:
         """(height, width, features) of any image; BadInputError where it is of another size, or colours."""
         opaque = on_background(image, self.background)
+        if image.shape[2] % 2 == 0 and _is_constant(opaque) and not _is_constant(image[:, :, -1:]):
+            raise BadInputError(
+                f"{place}: is drawn in the colour of the background that shows through, {self.background}, so that "
+                f"nothing is seen; lay it on another one, or train with data.background={WHITE - self.background}"
+            )
         if self.any_colours and opaque.shape[2] != self.features:
             opaque = _converted(opaque, self.features)
         wanted = (self.height, self.width, self.features)
@@ -86,6 +91,10 @@ def on_background(image: np.ndarray, background: int = WHITE) -> np.ndarray:
         return image
     alpha = image[:, :, -1:].astype(np.uint32)
     return ((image[:, :, :-1] * alpha + background * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def _is_constant(image: np.ndarray) -> bool:
+    return bool((image == image[:1, :1]).all())
 
 
 def _converted(image: np.ndarray, channels: int) -> np.ndarray:
