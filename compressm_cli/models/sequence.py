@@ -293,6 +293,10 @@ class SequenceModel(Model):
         for name, layer in state_space_layers(self).items():
             if not layer.is_steppable:
                 return f"{name}, of the kind {type(layer).__name__}, has no step by step form"
+        for name, module in self.named_modules():
+            hooked = module._forward_hooks or module._forward_pre_hooks
+            if hooked and isinstance(module, Block | StateSpaceLayer):
+                return f"{name} has forward hooks, which a step would pass by; remove them first"
         return None
 
     def initial_state(self, batch: int) -> State:

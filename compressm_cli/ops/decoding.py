@@ -216,9 +216,13 @@ def ssd_step(
     B and C (batch, groups, N). Returns (batch, heads, P).
     """
     x, dt, B, C = (value.to(h.dtype) for value in (x, dt, B, C))
+    u, decay = dt[..., None] * x, torch.exp(log_decay)
+    if runs_eagerly_on_cpu(h) and decay.dtype == h.dtype:
+        y = decoding_cpu.ssd_step(u, decay, B, C, h)
+        return y if D is None else y + D[:, None] * x
     by_group = h.unflatten(1, (B.shape[1], -1))
-    h.mul_(torch.exp(log_decay)[..., None, None])
-    by_group.addcmul_((dt[..., None] * x).view(by_group.shape[:-1])[..., None], B[:, :, None, None])
+    h.mul_(decay[..., None, None])
+    by_group.addcmul_(u.reshape(by_group.shape[:-1])[..., None], B[:, :, None, None])
     y = (by_group.flatten(2, 3) @ C[..., None]).view(x.shape)
     return y if D is None else y + D[:, None] * x
 
@@ -237,7 +241,10 @@ def ssd_states(
 
 def gated_linear_step(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, h: Tensor) -> Tensor:
     """One step of ``gated_linear_attention``: q, k, log_decay (batch, heads, N), v (.., P), h (batch, heads, N, P)."""
-    h.mul_(torch.exp(log_decay)[..., None]).addcmul_(k[..., None], v[..., None, :])
+    decay = torch.exp(log_decay)
+    if runs_eagerly_on_cpu(h) and {t.dtype for t in (q, k, v, decay)} == {h.dtype}:
+        return decoding_cpu.gated_linear_step(q, k, v, decay, h)
+    h.mul_(decay[..., None]).addcmul_(k[..., None], v[..., None, :])
     return (q[..., None, :] @ h).squeeze(-2)
 
 

@@ -1,7 +1,7 @@
-"""Steps of a Mamba block as CPU kernels: compiled by numba, parallel over the batch, or over the channels of few rows.
+"""Steps of recurrences as CPU kernels: compiled by numba, parallel over the batch, or over the channels of few rows.
 
-States lie by blocks of ``LANES`` channels, (batch, blocks, N, LANES), so that a step reads and writes them once and in
-order; what it costs grows with N alone.
+States of a selective scan lie by blocks of ``LANES`` channels, (batch, blocks, N, LANES), so that a step reads and
+writes them once and in order; what it costs grows with N alone.
 """
 
 import math
@@ -210,4 +210,67 @@ def conv_step(x: Tensor, past: Tensor, width: int, weights: tuple[NDArray[Any], 
         _conv_step(*arguments, 0, batch)
     else:
         over_parts(_conv_step, batch, *arguments)
+    return y
+
+
+# A state of (P, N) a head: all of it decays alike, u and B enter, C reads it along N.
+@compiled(fastmath={"contract", "reassoc", "nsz"})
+def _rows_step(sizes, u, decay, B, C, h, y, first, last):  # type: ignore[no-untyped-def]
+    heads, groups = sizes
+    for part in range(first, last):
+        row, head = part // heads, part % heads
+        group = head // (heads // groups)
+        d = decay[row, head]
+        for p in range(h.shape[2]):
+            entering, total = u[row, head, p], h.dtype.type(0)
+            for n in range(h.shape[3]):
+                state = d * h[row, head, p, n] + entering * B[row, group, n]
+                h[row, head, p, n] = state
+                total += state * C[row, group, n]
+            y[row, head, p] = total
+
+
+# A state of (N, P) a head: each of its N rows decays by itself, k and v enter, q reads it along N.
+@compiled(fastmath={"contract", "reassoc", "nsz"})
+def _columns_step(q, k, v, decay, h, y, first, last):  # type: ignore[no-untyped-def]
+    heads = h.shape[1]
+    for part in range(first, last):
+        row, head = part // heads, part % heads
+        y[row, head] = 0
+        for n in range(h.shape[2]):
+            d, entering, read = decay[row, head, n], k[row, head, n], q[row, head, n]
+            for p in range(h.shape[3]):
+                state = d * h[row, head, n, p] + entering * v[row, head, p]
+                h[row, head, n, p] = state
+                y[row, head, p] += read * state
+
+
+def _over_heads(kernel: Any, h: Tensor, *arguments: Any) -> None:
+    parts = h.shape[0] * h.shape[1]
+    if h.numel() < 2 * ENTRIES_A_THREAD:
+        kernel(*arguments, 0, parts)
+    else:
+        over_parts(kernel, parts, *arguments)
+
+
+def ssd_step(u: Tensor, decay: Tensor, B: Tensor, C: Tensor, h: Tensor) -> Tensor:
+    """One step of ``ssd`` without D for CPU tensors of one floating type, which is that of the result.
+
+    u = dt x (batch, heads, P), decay (batch, heads), B and C (batch, groups, N), h (batch, heads, P, N). Returns
+    (batch, heads, P).
+    """
+    y = torch.empty_like(u, memory_format=torch.contiguous_format)
+    given = (t.contiguous().numpy() for t in (u, decay, B, C))
+    _over_heads(_rows_step, h, (h.shape[1], B.shape[1]), *given, h.numpy(), y.numpy())
+    return y
+
+
+def gated_linear_step(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, h: Tensor) -> Tensor:
+    """One step of ``gated_linear_attention`` for CPU tensors of one floating type, which is that of the result.
+
+    q, k and decay (batch, heads, N), v (batch, heads, P), h (batch, heads, N, P). Returns (batch, heads, P).
+    """
+    y = torch.empty_like(v, memory_format=torch.contiguous_format)
+    given = (t.contiguous().numpy() for t in (q, k, v, decay))
+    _over_heads(_columns_step, h, *given, h.numpy(), y.numpy())
     return y

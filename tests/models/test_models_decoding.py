@@ -135,6 +135,16 @@ def test_inputs_of_a_step_have_no_axis_of_time() -> None:
         model.step(inputs, model.initial_state(3))
 
 
+@pytest.mark.parametrize("name", ["blocks.1", "blocks.0.layer"])
+def test_what_hooks_would_change_is_refused(name: str) -> None:
+    model, inputs = evaluated("features", kind="lru")
+    handle = model.get_submodule(name).register_forward_hook(lambda _module, _inputs, y: 2 * y)
+    with pytest.raises(ValueError, match=rf"{name} has forward hooks, which a step would pass by"):
+        model.prefill(inputs)
+    handle.remove()
+    close(model.prefill(inputs)[0], expected(model, inputs)[:, -1])
+
+
 def test_a_layer_that_cannot_be_stepped_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     model, inputs = evaluated("features", kind="lru")
     layer = type(model.blocks[0].layer)
