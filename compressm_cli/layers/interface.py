@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from compressm_cli.core.axes import Axis, Slot
+from compressm_cli.layers.remembered import Remembered
 from compressm_cli.layers.state import State
 
 if TYPE_CHECKING:  # surgery on any network needs neither recipes nor kernels
@@ -69,6 +70,8 @@ class StateSpaceLayer(nn.Module, ABC):
         """
         super().__init__()
         self.model_dim = model_dim
+        self.remembered = Remembered()
+        """What steps make of the parameters; forgotten where a new sequence begins."""
 
     @classmethod
     def of_order(cls, config: Any, model_dim: int, start: int, order: int) -> "StateSpaceLayer":

@@ -13,7 +13,6 @@ from torch.nn import functional
 
 from compressm_cli.core.axes import Axis, Slot
 from compressm_cli.layers.config import StateDim
-from compressm_cli.layers.remembered import Remembered
 from compressm_cli.layers.selective import (
     ChannelProjection,
     ChannelTrace,
@@ -92,7 +91,6 @@ class Mamba(SelectiveLayer):
         self.register_parameter("C_map", None)
         self.kept: Tensor | None
         self.register_buffer("kept", None)
-        self._remembered = Remembered()
 
     @property
     def state_dim(self) -> int:
@@ -139,7 +137,7 @@ class Mamba(SelectiveLayer):
 
     @torch.no_grad()
     def initial_state(self, batch: int) -> State:
-        self._remembered.forget()
+        self.remembered.forget()
         A, sizes = wide(self.A_log), self._state_sizes(batch)
         return State({"h": A.new_zeros(sizes["h"]), "past": self.conv1d.weight.new_zeros(sizes["past"])})
 
@@ -173,11 +171,11 @@ class Mamba(SelectiveLayer):
             scan = selective_weights(A, wide(dt.bias), self.D, self.kept)
             return convolution_weights(*self._convolution()), scan
 
-        return self._remembered.of((t for t in found if t is not None), make)
+        return self.remembered.of((t for t in found if t is not None), make)
 
     @torch.no_grad()
     def prefill(self, u: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, State]:
-        self._remembered.forget()
+        self.remembered.forget()
         ends = ends_of(u, lengths)
         entering, z = self.in_proj(u).chunk(2, dim=-1)
         x = causal_conv1d(entering, *self._convolution(), activation="silu")

@@ -14,7 +14,6 @@ from torch.nn import functional
 
 from compressm_cli.core.axes import Axis, Role, Slot
 from compressm_cli.layers.config import StateDim
-from compressm_cli.layers.remembered import Remembered
 from compressm_cli.layers.selective import (
     GroupProjection,
     HeadTrace,
@@ -130,7 +129,6 @@ class Mamba2(SelectiveLayer):
         self.C_proj: nn.Parameter | None
         self.register_parameter("B_proj", None)
         self.register_parameter("C_proj", None)
-        self._remembered = Remembered()
 
     @classmethod
     def of_order(cls, config: Any, model_dim: int, start: int, order: int) -> "Mamba2":
@@ -222,7 +220,7 @@ class Mamba2(SelectiveLayer):
 
     @torch.no_grad()
     def initial_state(self, batch: int) -> State:
-        self._remembered.forget()
+        self.remembered.forget()
         sizes = self._state_sizes(batch)
         h = wide(self.A_log).new_zeros(sizes["h"])
         return State({"h": h, "past": self.conv1d.weight.new_zeros(sizes["past"])})
@@ -246,7 +244,7 @@ class Mamba2(SelectiveLayer):
 
     @torch.no_grad()
     def prefill(self, u: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, State]:
-        self._remembered.forget()
+        self.remembered.forget()
         ends = ends_of(u, lengths)
         z, entering, low = self._parts(self.in_proj(u))
         mixed = causal_conv1d(entering, *self._convolution(), activation="silu")
@@ -258,7 +256,7 @@ class Mamba2(SelectiveLayer):
     def _step_weights(self) -> ConvolutionWeights:
         """Those of the convolution, as steps read them."""
         given = [t for t in (self.conv1d.weight, self.conv1d.bias) if t is not None]
-        return self._remembered.of(given, lambda: convolution_weights(*self._convolution()))
+        return self.remembered.of(given, lambda: convolution_weights(*self._convolution()))
 
     def _convolution(self) -> tuple[Tensor, Tensor | None]:
         """Its weights (channels, width) and bias (channels,)."""

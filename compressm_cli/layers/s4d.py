@@ -69,6 +69,7 @@ class S4D(TimeInvariantLayer):
 
     @torch.no_grad()
     def initial_state(self, batch: int) -> State:
+        self.remembered.forget()
         h = self.C_re.new_zeros(batch, *self.C_re.shape)
         return State({"h": torch.complex(h, h)})
 
@@ -76,12 +77,17 @@ class S4D(TimeInvariantLayer):
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         self.check_step(x)
         (h,) = state.take(h=(len(x), *self.C_re.shape))
+        poles, C = self.remembered.of(self.parameters(), self._poles_and_read_out)
+        return torch.addcmul(channelwise_step(x, h, poles, C), x, self.D), State({"h": h})
+
+    def _poles_and_read_out(self) -> tuple[Tensor, Tensor]:
+        """Of the discrete systems, (H, N) complex each."""
         log_abs, angle, C_re, C_im = self._discrete()
-        y = channelwise_step(x, h, log_abs, angle, torch.complex(C_re, C_im))
-        return torch.addcmul(y, x, self.D), State({"h": h})
+        return torch.polar(torch.exp(log_abs), angle), torch.complex(C_re, C_im)
 
     @torch.no_grad()
     def prefill(self, u: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+        self.remembered.forget()
         log_abs, angle, _, _ = self._discrete()
         return self(u), State({"h": channelwise_states(u, ends_of(u, lengths), log_abs, angle)})
 

@@ -150,6 +150,7 @@ class DiagonalLayer(TimeInvariantLayer):
 
     @torch.no_grad()
     def initial_state(self, batch: int) -> State:
+        self.remembered.forget()
         like = self.discrete_system().log_abs
         return State({"h": like.new_zeros(batch, 2 * self.state_dim)})
 
@@ -157,11 +158,13 @@ class DiagonalLayer(TimeInvariantLayer):
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         self.check_step(x)
         (h,) = state.take(h=(len(x), 2 * self.state_dim))
-        return diagonal_step(x, h, self.discrete_system()), State({"h": h})
+        weights = self.remembered.of(self.parameters(), lambda: self.discrete_system().stacked())
+        return diagonal_step(x, h, weights), State({"h": h})
 
     @torch.no_grad()
     def prefill(self, u: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, State]:
-        y, h = diagonal_states(u, ends_of(u, lengths), self.discrete_system())
+        self.remembered.forget()
+        y, h = diagonal_states(u, ends_of(u, lengths), self.discrete_system().stacked())
         return y, State({"h": h})
 
 

@@ -21,7 +21,7 @@ from compressm_cli.ops.scan import diagonal_scan
 from compressm_cli.ops.selective import selective_scan
 from compressm_cli.ops.simd import LANES
 from compressm_cli.ops.ssd import ssd
-from compressm_cli.ops.ssm import DiagonalSystem
+from compressm_cli.ops.ssm import StackedSystem
 
 STEPS_AT_ONCE = 64
 """Of which ``channelwise_states`` has the powers of all poles at once."""
@@ -84,31 +84,34 @@ def causal_conv1d_step(x: Tensor, past: Tensor, weights: ConvolutionWeights) -> 
     return functional.silu((window * weights.weight[:, :channels]).sum(1) + weights.bias[:channels])
 
 
-def diagonal_step(u: Tensor, h: Tensor, system: DiagonalSystem) -> Tensor:
+def diagonal_step(u: Tensor, h: Tensor, system: StackedSystem) -> Tensor:
     """One step of ``diagonal_ssm``: u (batch, p), h (batch, 2 N) real and imaginary parts. Returns (batch, q)."""
+    re, im, B, C, D = system
     with full_precision(u.device):
-        u, (re, im), (B, C) = u.to(h.dtype), system.poles(), system.stacked()
+        u = u.to(h.dtype)
         h_re, h_im = h.chunk(2, dim=-1)
         turned = torch.cat([re * h_re - im * h_im, re * h_im + im * h_re], dim=-1)
         torch.addmm(turned, u, B.mT, out=h)
         y = h @ C.mT
-        return y if system.D is None else torch.addcmul(y, u, system.D)
+        return y if D is None else torch.addcmul(y, u, D)
 
 
-def diagonal_states(u: Tensor, ends: Tensor, system: DiagonalSystem) -> tuple[Tensor, Tensor]:
+def diagonal_states(u: Tensor, ends: Tensor, system: StackedSystem) -> tuple[Tensor, Tensor]:
     """``diagonal_ssm`` of u (batch, length, p), and the states (batch, 2 N) after the last real step of each row."""
+    re, im, B, C, D = system
     with full_precision(u.device):
-        (re, im), (B, C) = system.poles(), system.stacked()
         u = u.to(re.dtype)
         h = diagonal_scan(functional.linear(u, B), re, im)
         y = functional.linear(h, C)
-        return y if system.D is None else torch.addcmul(y, u, system.D), last_real(h, ends)
+        return y if D is None else torch.addcmul(y, u, D), last_real(h, ends)
 
 
-def channelwise_step(u: Tensor, h: Tensor, log_abs: Tensor, angle: Tensor, C: Tensor) -> Tensor:
-    """One step of ``channelwise_ssm``: u (batch, H), h (batch, H, N) complex, C (H, N) complex. Returns (batch, H)."""
+def channelwise_step(u: Tensor, h: Tensor, poles: Tensor, C: Tensor) -> Tensor:
+    """One step of ``channelwise_ssm``: u (batch, H), h (batch, H, N), poles, C (H, N) complex. Returns (batch, H)."""
     with full_precision(u.device):
-        h.mul_(torch.polar(torch.exp(log_abs), angle)).add_(u[..., None])
+        if runs_eagerly_on_cpu(h) and u.dtype == h.real.dtype and poles.dtype == C.dtype == h.dtype:
+            return decoding_cpu.channelwise_step(u, poles, C, h)
+        h.mul_(poles).add_(u[..., None])
         return (h * C).sum(-1).real
 
 

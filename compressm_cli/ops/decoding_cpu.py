@@ -274,3 +274,33 @@ def gated_linear_step(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, h: Tensor)
     given = (t.contiguous().numpy() for t in (q, k, v, decay))
     _over_heads(_columns_step, h, *given, h.numpy(), y.numpy())
     return y
+
+
+# Complex states of each channel, whose inputs enter with weights of one.
+@compiled(fastmath={"contract", "reassoc", "nsz"})
+def _channels_step(u, poles, C, h, y, first, last):  # type: ignore[no-untyped-def]
+    for row in range(first, last):
+        for c in range(h.shape[1]):
+            entering, total = u[row, c], y.dtype.type(0)
+            for n in range(h.shape[2]):
+                re, im = h[row, c, n, 0], h[row, c, n, 1]
+                next_re = poles[c, n, 0] * re - poles[c, n, 1] * im + entering
+                next_im = poles[c, n, 0] * im + poles[c, n, 1] * re
+                h[row, c, n, 0], h[row, c, n, 1] = next_re, next_im
+                total += C[c, n, 0] * next_re - C[c, n, 1] * next_im
+            y[row, c] = total
+
+
+def channelwise_step(u: Tensor, poles: Tensor, C: Tensor, h: Tensor) -> Tensor:
+    """One step of ``channelwise_ssm`` for CPU tensors of one precision.
+
+    u (batch, H); poles and C (H, N) and h (batch, H, N) complex. Returns (batch, H).
+    """
+    y = torch.empty_like(u, memory_format=torch.contiguous_format)
+    parts = (torch.view_as_real(t).numpy() for t in (poles, C, h))
+    arguments = (u.contiguous().numpy(), *parts, y.numpy())
+    if h.numel() < ENTRIES_A_THREAD:
+        _channels_step(*arguments, 0, len(u))
+    else:
+        over_parts(_channels_step, len(u), *arguments)
+    return y

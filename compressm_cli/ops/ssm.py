@@ -25,14 +25,25 @@ class DiagonalSystem(NamedTuple):
     C_im: Tensor
     D: Tensor | None = None
 
-    def poles(self) -> tuple[Tensor, Tensor]:
-        """Real and imaginary parts, (N,) each."""
+    def stacked(self) -> "StackedSystem":
+        """In the layout of ``diagonal_scan``, so that the read-out is a real product."""
         size = torch.exp(self.log_abs)
-        return size * torch.cos(self.angle), size * torch.sin(self.angle)
+        poles = size * torch.cos(self.angle), size * torch.sin(self.angle)
+        B = torch.cat([self.B_re, self.B_im], dim=0)
+        return StackedSystem(*poles, B, torch.cat([self.C_re, -self.C_im], dim=1), self.D)
 
-    def stacked(self) -> tuple[Tensor, Tensor]:
-        """B (2 N, p) and C (q, 2 N) in the layout of ``diagonal_scan``, so that the read-out is a real product."""
-        return torch.cat([self.B_re, self.B_im], dim=0), torch.cat([self.C_re, -self.C_im], dim=1)
+
+class StackedSystem(NamedTuple):
+    """h_t = diag(poles) h_{t-1} + B u_t and y_t = C h_t + D u_t, real parts of states first, then imaginary ones."""
+
+    poles_re: Tensor
+    """(N,)"""
+    poles_im: Tensor
+    B: Tensor
+    """(2 N, p)"""
+    C: Tensor
+    """(q, 2 N)"""
+    D: Tensor | None
 
 
 def _parameter_precision(device: torch.device) -> AbstractContextManager[object]:
@@ -65,11 +76,10 @@ def diagonal_ssm(
         with _parameter_precision(u.device):
             y = mimo_convolution(u, log_abs, angle, B_re, B_im, C_re, C_im)
         return y if D is None else torch.addcmul(y, u, D)
-    system = DiagonalSystem(log_abs, angle, B_re, B_im, C_re, C_im, D)
-    poles, (B, C) = system.poles(), system.stacked()
+    re, im, B, C, _ = DiagonalSystem(log_abs, angle, B_re, B_im, C_re, C_im, D).stacked()
     if runs_eagerly_on_cpu(u):
-        return recurrent_ssm(u, *poles, B, C, D)
-    y = functional.linear(diagonal_scan(functional.linear(u, B), *poles), C)
+        return recurrent_ssm(u, re, im, B, C, D)
+    y = functional.linear(diagonal_scan(functional.linear(u, B), re, im), C)
     return y if D is None else torch.addcmul(y, u, D)
 
 
