@@ -8,6 +8,7 @@ import torch
 from pydantic import Field, model_validator
 
 from compressm_cli.core.errors import BadInputError
+from compressm_cli.data.encoded import encoded
 from compressm_cli.data.encodings import AnyInputs, Audio, Bytes, Classes, Encoding, Numbers, Pixels, Series
 from compressm_cli.data.encodings.audio import Features, Rate, Seconds
 from compressm_cli.data.encodings.images import WHITE, Grey, Resize, Side, on_background
@@ -22,7 +23,6 @@ from compressm_cli.data.report import Report, report_of
 from compressm_cli.data.rows import Rows
 from compressm_cli.data.scaling import Scaling, Standardize, scaling
 from compressm_cli.data.splits import Seed, hold_out
-from compressm_cli.data.tokens import of_one_length
 
 Place = Annotated[str, Field(min_length=1)]
 Places = Annotated[list[Place], Field(min_length=1)]
@@ -170,7 +170,7 @@ class Files(Layout, TaskConfig):
         outputs = classes or self._numbers(scalings["targets"])
         encoding = Encoding(inputs=self._inputs(whole, read["train"], scalings), outputs=outputs)
         read = {key: self._windows(key, rows) for key, rows in read.items()}
-        splits = of_one_length({key: encoding.split(rows) for key, rows in read.items()})
+        splits = encoded(read, encoding)
         counts = (len(splits["train"]), len(splits["validation"]), len(splits["test"]))
         spec = encoding.spec(splits["train"].inputs.shape[1], counts)
         report = report_of(read, splits, encoding, scalings, files)
@@ -183,7 +183,9 @@ class Files(Layout, TaskConfig):
     def encoded_split(self, name: str, encoding: Encoding) -> Split | None:
         """Of a split with a file of its own; BadInputError for a label that is none of the model's."""
         place = getattr(self, name)
-        return None if isinstance(place, float) else encoding.split(self._windows(name, self.read(place)))
+        if isinstance(place, float):
+            return None
+        return encoded({name: self._windows(name, self.read(place))}, encoding)[name]
 
     def _require_disjoint(self) -> None:
         """BadInputError where patterns find a file for two splits."""

@@ -11,6 +11,7 @@ from compressm_cli.core.contents import found_instead
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.text import shorten
 from compressm_cli.data.encodings import Ids, Tokenizer
+from compressm_cli.data.mapped import of_file, room_for
 from compressm_cli.data.reading import reading
 from compressm_cli.data.sources.packed import PACKED, opened, require_file, suffix_of
 from compressm_cli.data.tokens import id_type
@@ -32,13 +33,13 @@ def tells_itself(place: str) -> bool:
 def tokens_of(files: Sequence[Path], inputs: Ids | Tokenizer, dtype: Dtype | None) -> np.ndarray:
     """(tokens,) of some files, one after the other, all within the vocabulary.
 
-    One array in a file stays there, and is read as it is used; several are copied into one in memory. Raises
-    BadInputError, with the file and the position in it, for what cannot be used.
+    One array in a file stays there, and is read as it is used; several are copied into one, in memory or, where they
+    are large, in a temporary file. Raises BadInputError, with the file and the position in it, for what cannot be used.
     """
     read = [_tokens(file, inputs, dtype) for file in files]
     if len(read) == 1:
         return read[0]
-    whole = np.empty(sum(map(len, read)), dtype=id_type(inputs.vocabulary))
+    whole = room_for([sum(map(len, read))], id_type(inputs.vocabulary))
     return np.concatenate(read, out=whole, casting="unsafe")  # they fit: all are within the vocabulary
 
 
@@ -74,15 +75,15 @@ def require_vocabulary(tokens: np.ndarray, vocabulary: int, place: str) -> None:
 def _array(path: Path) -> np.ndarray:
     _require_unpacked(path)
     with reading(path, "not a readable .npy file of integers", found_instead(path) or "correct data.path"):
-        # Written to nowhere: what is changed in memory stays there.
-        tokens = np.load(path, mmap_mode="c", allow_pickle=False)
+        tokens = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(tokens, np.ndarray):
         raise BadInputError(f"{path}: several arrays; write one, of integers in one dimension")
     if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
         raise BadInputError(
             f"{path}: an array of {tokens.dtype} and shape {tokens.shape}; write integers in one dimension"
         )
-    return np.asarray(tokens, dtype=tokens.dtype.newbyteorder("="))
+    mapped = of_file(path, tokens.dtype, getattr(tokens, "offset", 0), len(tokens)) if len(tokens) else tokens
+    return np.asarray(mapped, dtype=tokens.dtype.newbyteorder("="))
 
 
 def _raw(path: Path, dtype: Dtype) -> np.ndarray:
@@ -98,7 +99,7 @@ def _raw(path: Path, dtype: Dtype) -> np.ndarray:
             )
         if size == 0:
             raise BadInputError(f"{path}: it is empty; correct data.path")
-        tokens = np.memmap(path, dtype=kind, mode="c")
+        tokens = of_file(path, kind)
     if _are_halves(tokens):
         wider = f"of {2 * kind.itemsize} bytes"
         raise BadInputError(

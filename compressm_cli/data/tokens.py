@@ -44,6 +44,8 @@ def of_one_length(splits: Mapping[str, Split]) -> dict[str, Split]:
 
 
 def _widened(inputs: Tensor, length: int) -> Tensor:
+    if inputs.shape[1] == length:
+        return inputs
     wide = inputs.new_zeros((inputs.shape[0], length, *inputs.shape[2:]))
     wide[:, : inputs.shape[1]] = inputs
     return wide

@@ -14,7 +14,7 @@ from compressm_cli.engine.distributed.agreement import gathered, is_part, state_
 from compressm_cli.recipe.schema import RollBackConfig, StopConfig
 
 ADVICE = "try a lower train.learning_rate or set train.clip_norm (1.0 is usual)"
-ROWS_AT_ONCE = 4096
+VALUES_AT_ONCE = 2**20
 
 
 class DivergedError(RunFailedError):
@@ -100,5 +100,5 @@ def rows_not_finite(split: Split) -> int:
     """How many rows have an input that is infinite or not a number; tokens are none."""
     if not split.inputs.is_floating_point():
         return 0
-    parts = split.inputs.split(ROWS_AT_ONCE)
+    parts = split.inputs.split(max(1, VALUES_AT_ONCE // max(1, split.inputs[:1].numel())))
     return sum(int((~part.isfinite()).flatten(1).any(1).sum()) for part in parts)

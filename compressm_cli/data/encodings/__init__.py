@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from pydantic import Field
+from torch import Tensor
 
 from compressm_cli.core.config import Config
 from compressm_cli.data.encodings.audio import Audio
@@ -33,11 +34,15 @@ class Encoding(Config):
 
     def split(self, rows: Rows) -> Split:
         """Rows with their labels or targets as tensors; BadInputError for one that cannot be encoded."""
-        if isinstance(self.outputs, Tokens):
-            raise ValueError("tokens that follow are labels of windows, not of rows")
         pieces = self.inputs.pieces(rows)
         inputs, lengths = self.inputs.encode(pieces)
-        return Split(inputs, self.outputs.encode(pieces), lengths)
+        return Split(inputs, self.labels(pieces), lengths)
+
+    def labels(self, pieces: Rows) -> Tensor:
+        """Those of a split."""
+        if isinstance(self.outputs, Tokens):
+            raise ValueError("tokens that follow are labels of windows, not of rows")
+        return self.outputs.encode(pieces)
 
     def spec(self, length: int, rows: tuple[int, int, int]) -> DataSpec:
         """The description of a data set that is encoded so."""

@@ -11,10 +11,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from compressm_cli.core.errors import BadInputError
-from compressm_cli.data.encodings.cepstrum import COEFFICIENTS, cepstrum
+from compressm_cli.data.encodings.cepstrum import COEFFICIENTS, cepstrum, stretch_count
 from compressm_cli.data.encodings.interface import Inputs
 from compressm_cli.data.encodings.standardization import Standardization
-from compressm_cli.data.recordings import Recordings
+from compressm_cli.data.recordings import Clip, Recordings
 from compressm_cli.data.rows import Kind, Rows
 
 Rate = Annotated[int, Field(ge=100, le=1_000_000)]
@@ -77,13 +77,23 @@ class Audio(Inputs):
     def exact(self, rows: Rows) -> Iterator[np.ndarray]:
         """Of each row (steps, features) float64, standardized where that is known."""
         self.require_kind(rows)
-        content = _recordings(rows)
-        for clip, place in zip(content.clips, content.places, strict=True):
-            if self.max_seconds is not None:
-                clip = clip.part(0, max(1, round(self.max_seconds * clip.rate)))
+        for clip, place in zip(self._read(rows), _recordings(rows).places, strict=True):
             samples = resampled(clip.samples(place), clip.rate, self.sampling_rate)
             values = samples[:, None] if self.represented == "raw" else cepstrum(samples, self.sampling_rate)
             yield values if self.standardization is None else self.standardization.apply(values)
+
+    def steps(self, rows: Rows) -> np.ndarray:
+        samples = [resampled_count(clip.frames, clip.rate, self.sampling_rate) for clip in self._read(rows)]
+        raw = self.represented == "raw"
+        return np.array(samples if raw else [stretch_count(count, self.sampling_rate) for count in samples])
+
+    def _read(self, rows: Rows) -> Iterator[Clip]:
+        """What is read of each recording."""
+        for clip in _recordings(rows).clips:
+            if self.max_seconds is None:
+                yield clip
+            else:
+                yield clip.part(0, max(1, round(self.max_seconds * clip.rate)))
 
     def encode(self, rows: Rows) -> tuple[Tensor, Tensor | None]:
         singles = [values.astype(np.float32) for values in self.exact(rows)]
@@ -108,6 +118,12 @@ def resampled(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
 
     shared = gcd(rate, wanted)
     return resample_poly(samples, wanted // shared, rate // shared)
+
+
+def resampled_count(samples: int, rate: int, wanted: int) -> int:
+    """How many ``resampled`` makes of so many."""
+    shared = gcd(rate, wanted)
+    return -(-samples * (wanted // shared) // (rate // shared))
 
 
 def _recordings(rows: Rows) -> Recordings:

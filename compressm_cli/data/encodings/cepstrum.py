@@ -24,15 +24,27 @@ def cepstrum(samples: np.ndarray, rate: int) -> np.ndarray:
     from scipy.fft import dct, rfft
 
     window, filters = _tables(rate)
-    stretches = _stretches(samples, len(window), max(1, round(HOP * rate)))
+    stretches = _stretches(samples, len(window), _hop(rate), stretch_count(len(samples), rate))
     power = np.abs(rfft(stretches * window, n=2 * (filters.shape[1] - 1), axis=1)) ** 2
     energies = np.log(np.maximum(power @ filters.T, FLOOR))
     return dct(energies, type=2, norm="ortho", axis=1)[:, :COEFFICIENTS]
 
 
-def _stretches(samples: np.ndarray, size: int, hop: int) -> np.ndarray:
-    """(stretches, size), as many as it takes to reach the last sample."""
-    count = 1 + max(0, -(-(len(samples) - size) // hop))
+def stretch_count(samples: int, rate: int) -> int:
+    """As many as it takes to reach the last of so many samples."""
+    return 1 + max(0, -(-(samples - _size(rate)) // _hop(rate)))
+
+
+def _size(rate: int) -> int:
+    return max(2, round(WINDOW * rate))
+
+
+def _hop(rate: int) -> int:
+    return max(1, round(HOP * rate))
+
+
+def _stretches(samples: np.ndarray, size: int, hop: int, count: int) -> np.ndarray:
+    """(count, size)."""
     filled = np.zeros((count - 1) * hop + size)
     filled[: len(samples)] = samples
     return np.lib.stride_tricks.sliding_window_view(filled, size)[::hop]
@@ -43,7 +55,7 @@ def _tables(rate: int) -> tuple[np.ndarray, np.ndarray]:
     """The window (size,), and the filters (filters, bins), of which each is 1 at its own frequency."""
     from scipy.signal import get_window
 
-    window = get_window("hann", max(2, round(WINDOW * rate)))
+    window = get_window("hann", _size(rate))
     length = max(FEWEST_BINS, 1 << (len(window) - 1).bit_length())
     edges = _hertz(np.linspace(0.0, _mel(rate / 2), FILTERS + 2))
     bins = np.fft.rfftfreq(length, 1 / rate)

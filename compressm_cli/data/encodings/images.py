@@ -48,6 +48,9 @@ class Pixels(Inputs):
     def encode(self, rows: Rows) -> tuple[Tensor, Tensor | None]:
         return pixel_sequences(self.pixels(rows), self.mean, self.deviation), None
 
+    def steps(self, rows: Rows) -> np.ndarray:
+        return np.full(len(rows), self.height * self.width)
+
     def pixels(self, rows: Rows) -> np.ndarray:
         """(rows, height, width, features) uint8, before they are scaled; BadInputError as of ``encode``."""
         self.require_kind(rows)

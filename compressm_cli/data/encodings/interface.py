@@ -63,6 +63,10 @@ class Inputs(Config):
         Raises BadInputError for a row that cannot be encoded so, naming it.
         """
 
+    def steps(self, rows: Rows) -> np.ndarray | None:
+        """(rows,) int64, how many each will have; None where only encoding tells it."""
+        return None
+
     def require_kind(self, rows: Rows) -> None:
         """BadInputError for rows of another kind."""
         if rows.kind != self.takes:

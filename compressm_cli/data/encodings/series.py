@@ -50,6 +50,9 @@ class Series(Inputs):
         uneven = bool((lengths != lengths[0]).any())
         return torch.from_numpy(values), torch.from_numpy(lengths) if uneven else None
 
+    def steps(self, rows: Rows) -> np.ndarray:
+        return np.array([len(series) for series in rows.content])
+
     def _require_columns(self, rows: Rows) -> None:
         """BadInputError for a table whose columns are other steps, or other channels."""
         channels = (rows.channels, self.channels) if rows.named and self.named else (None, None)

@@ -4,6 +4,7 @@ from codecs import getincrementaldecoder
 from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 from torch import Tensor
 
@@ -40,6 +41,9 @@ class Bytes(TokenInputs):
         self.require_kind(rows)
         texts = [bytes(text[: self.max_length]) for text in rows.content]
         return byte_tokens(texts, max(map(len, texts)))
+
+    def steps(self, rows: Rows) -> np.ndarray:
+        return np.array([len(text[: self.max_length]) for text in rows.content])
 
     def decode(self, tokens: Sequence[int]) -> str:
         """U+FFFD stands for bytes that are no character; padding for nothing."""

@@ -1,0 +1,232 @@
+"""Data that memory has no room for: encoded in parts into a temporary file, or mapped; the same values, bit for bit."""
+
+import errno
+import os
+import resource
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from compressm_cli.core.errors import BadInputError
+from compressm_cli.data import encoded, mapped
+from compressm_cli.data.files import Files
+from compressm_cli.data.interface import Dataset, Split, TaskConfig
+from compressm_cli.data.token_files import TokenFiles
+from compressm_cli.data.token_sources import _raw
+from compressm_cli.engine.batches import Batches
+from compressm_cli.engine.divergence import rows_not_finite
+
+SPLITS = ("train", "validation", "test")
+MAPS = Path("/proc/self/maps")
+
+
+@pytest.fixture(autouse=True)
+def _in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+
+
+def put_images(side: int = 6, count: int = 12) -> Files:
+    chance = np.random.RandomState(0)
+    for number in range(count):
+        path = Path("pictures", "ab"[number % 2], f"{number}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(chance.randint(0, 256, size=(side, side, 3)).astype(np.uint8)).save(
+            path, compress_level=1
+        )
+    return Files(format="image_folder", train="pictures", validation=0.2, test=0.2)
+
+
+def put_recordings(**settings: Any) -> Files:
+    soundfile = pytest.importorskip("soundfile")
+    chance = np.random.RandomState(0)
+    for number in range(12):
+        path = Path("sounds", "ab"[number % 2], f"{number}.wav")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, chance.uniform(-0.5, 0.5, size=400 + 37 * number), (4000, 6000)[number % 2])
+    return Files(
+        format="audio_folder", train="sounds", sampling_rate=3000, validation=0.2, test=0.2, **settings
+    )
+
+
+def put_texts() -> Files:
+    rows = [f"{'word ' * (1 + number % 5)},{'ab'[number % 2]}" for number in range(20)]
+    Path("texts.csv").write_text("\n".join(["text,label", *rows]))
+    return Files(format="csv", train="texts.csv", text_column="text", label_column="label", max_length=17)
+
+
+def put_series(lengths: bool = True) -> Files:
+    chance = np.random.RandomState(0)
+    arrays = {"x": chance.normal(3.0, 50.0, size=(20, 9, 2)), "y": np.arange(20) % 2}
+    np.savez("series.npz", **arrays, n=1 + np.arange(20) % 9)
+    columns = {"sequence_column": "x", "label_column": "y", **({"lengths_column": "n"} if lengths else {})}
+    return Files(format="npz", train="series.npz", validation=0.2, test=0.2, **columns)
+
+
+MADE: dict[str, Callable[[], TaskConfig]] = {
+    "images": put_images,
+    "samples": put_recordings,
+    "coefficients": lambda: put_recordings(features="mfcc"),
+    "pieces": lambda: put_recordings(chunk_seconds=0.05),
+    "beginnings": lambda: put_recordings(max_seconds=0.101),
+    "texts": put_texts,
+    "series": put_series,
+    "series of one length": lambda: put_series(lengths=False),
+}
+
+
+def in_parts(monkeypatch: pytest.MonkeyPatch, free: int = 100, part: int = 2000) -> None:
+    monkeypatch.setattr(mapped, "free_memory", lambda: free)
+    monkeypatch.setattr(encoded, "PART", part)
+
+
+def files_in_use() -> int:
+    """Mapped files that have no name any more, in the folder of the test."""
+    folder = tempfile.gettempdir()
+    return sum(folder in line and "(deleted)" in line for line in MAPS.read_text().splitlines())
+
+
+def same(one: Split, other: Split) -> None:
+    for name in ("inputs", "labels", "lengths"):
+        mine, others = getattr(one, name), getattr(other, name)
+        assert (mine is None) == (others is None), name
+        if mine is not None:
+            assert mine.dtype == others.dtype
+            assert torch.equal(mine, others), name
+
+
+@pytest.mark.skipif(not MAPS.exists(), reason="nothing tells what is mapped")
+@pytest.mark.parametrize("kind", MADE)
+def test_what_is_encoded_in_parts_is_what_it_would_be_at_once(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = MADE[kind]()
+    whole: Dataset = task.dataset()
+    assert files_in_use() == 0
+    in_parts(monkeypatch)
+    made = task.dataset()
+    assert files_in_use() == 3, "one file a split"
+    assert os.listdir(tempfile.gettempdir()) == [], "without a name, so that none is left"
+    assert made.spec == whole.spec
+    assert made.fingerprint == whole.fingerprint
+    for name in SPLITS:
+        one, other = getattr(made, name), getattr(whole, name)
+        same(one, other)
+        same(one.rows(torch.tensor([1, 0])), other.rows(torch.tensor([1, 0])))
+    del made, one, other
+    assert files_in_use() == 0
+
+
+def test_one_split_alone_is_encoded_in_parts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = put_images().model_copy(update={"test": "pictures"})
+    encoding = task.load().encoding
+    assert encoding is not None
+    whole = task.encoded_split("test", encoding)
+    in_parts(monkeypatch)
+    made = task.encoded_split("test", encoding)
+    assert whole is not None
+    assert made is not None
+    same(made, whole)
+
+
+@contextmanager
+def at_most(more: int) -> Iterator[None]:
+    """Within, no more memory can be had than so much beside what is taken; mapped files are none."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    taken = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmData:"))
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (taken + more, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+@pytest.mark.skipif(not MAPS.exists(), reason="nothing tells what is taken")
+def test_memory_is_taken_for_a_part_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, size = put_images(side=200, count=120), 120 * 200 * 200 * 3 * 4
+    with at_most(size // 3), pytest.raises((MemoryError, RuntimeError)):
+        task.load()
+    in_parts(monkeypatch, free=size, part=size // 40)
+    with at_most(size // 3):
+        made = task.dataset()
+        batches = Batches(made.train, 4, seed=0)
+        shapes = {tuple(batches(step).inputs.shape) for step in range(1, 2 * batches.per_epoch + 1)}
+        assert made.fingerprint.spec == made.spec
+        assert rows_not_finite(made.train) == 0
+    assert shapes == {(4, 40_000, 3)}
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG, errno.EDQUOT])
+def test_a_disk_without_room_is_told_before_anything_is_encoded(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = put_images()
+    in_parts(monkeypatch)
+
+    def refuse(*_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse, raising=False)
+    with pytest.raises(BadInputError) as told:
+        task.load()
+    assert str(told.value) == (
+        f"{tempfile.gettempdir()}: the data take 3.46 kB, more than half of the memory that is free, and no temporary "
+        f"file of that size can be written: {os.strerror(number)}; free some space, or name a folder on a larger disk "
+        "with the environment variable TMPDIR"
+    )
+
+
+@pytest.mark.parametrize("reason", ["not there", "not offered"])
+def test_where_room_cannot_be_reserved_zeros_are_written(
+    reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if reason == "not there":
+        monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    else:
+
+        def refuse(*_: int) -> None:
+            raise OSError(errno.EOPNOTSUPP, "")
+
+        monkeypatch.setattr(os, "posix_fallocate", refuse, raising=False)
+    monkeypatch.setattr(mapped, "BLOCK", 7)
+    made = mapped.in_temporary_file([3, 5], np.float32)
+    assert made.shape == (3, 5)
+    assert not made.any()
+    made[:] = 2.0
+    assert made.sum() == 30
+
+
+@pytest.mark.skipif(not mapped.WITHOUT_RESERVE, reason="what is mapped is reserved here")
+def test_one_file_of_tokens_may_be_larger_than_memory() -> None:
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    swap = sum(int(line.split()[2]) for line in Path("/proc/swaps").read_text().splitlines()[1:]) * 1024
+    with Path("large.bin").open("wb") as file:
+        file.truncate(2 * (memory + swap))
+    tokens = _raw(Path("large.bin"), "uint16")
+    assert len(tokens) == memory + swap
+    tokens[5] = 7  # in memory alone
+    assert tokens[3:7].tolist() == [0, 0, 7, 0]
+    with Path("large.bin").open("rb") as file:
+        assert not any(file.read(100))
+
+
+def test_several_files_of_tokens_are_joined_in_a_temporary_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for part in range(3):
+        np.save(f"part-{part}.npy", (np.arange(300 * part, 300 * (part + 1)) % 50).astype(np.uint16))
+    task = TokenFiles(vocabulary=50, path="part-*.npy", length=8, validation_share=0.2, test_share=0.2)
+    whole = task.dataset()
+    in_parts(monkeypatch)
+    made = task.dataset()
+    assert files_in_use() == 1
+    assert made.fingerprint == whole.fingerprint
+    for name in SPLITS:
+        same(getattr(made, name), getattr(whole, name))
