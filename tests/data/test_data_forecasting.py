@@ -25,6 +25,13 @@ def table(name, steps, series=("",), shift=0.0):
     return name
 
 
+def predicted(name):
+    """What a trained model says of a file: the values of u that follow each series."""
+    assert run(["predict", "outputs/own", name, "--output", f"of-{name}"]) == 0
+    with Path(f"of-{name}").open() as file:
+        return {row["row"]: [float(row[f"u+{ahead}"]) for ahead in (1, 2, 3)] for row in csv.DictReader(file)}
+
+
 def test_at_each_step_the_values_of_the_next_steps_are_to_be_said():
     dataset = Files(train=table("rows.csv", 60), target_columns=["u"], **KEYS).load()
     spec = dataset.spec
@@ -116,13 +123,14 @@ def test_a_forecast_is_what_is_said_at_the_last_step():
     )
     assert run(["train", "recipe.yaml", "--quiet"]) == 0
     Path("new.csv").write_text("id,t,u,v\n" + "".join(f"x,{t},{1e6 + t / 10},0\n" for t in range(8)))
-    assert run(["predict", "outputs/own", "new.csv", "--output", "said.csv"]) == 0
-    with Path("said.csv").open() as file:
-        said = list(csv.DictReader(file))
-    (forecast,) = ([float(value) for key, value in row.items() if "u+" in key] for row in said)
+    forecast = predicted("new.csv")["x"]
     assert len(forecast) == 3
     assert all(abs(value - 1e6) < 100 for value in forecast)
-    # Of one step the same model says something else: it is the last step that is told.
-    Path("new.csv").write_text("id,t,u,v\nx,7,1000000.7,0\n")
-    assert run(["predict", "outputs/own", "new.csv", "--output", "one.csv"]) == 0
-    assert Path("one.csv").read_text() != Path("said.csv").read_text()
+    # Of series of unequal lengths each has its own last step.
+    lines = [f"y,{t},{1e6 + 9 - t},1\n" for t in range(5)]
+    Path("both.csv").write_text(Path("new.csv").read_text() + "".join(lines))
+    Path("other.csv").write_text("id,t,u,v\n" + "".join(lines))
+    both, alone = predicted("both.csv"), predicted("other.csv")
+    assert both.keys() == {"x", "y"}
+    np.testing.assert_allclose([both["x"], both["y"]], [forecast, alone["y"]], rtol=1e-9)
+    assert not np.allclose(both["x"], both["y"], rtol=1e-8)
