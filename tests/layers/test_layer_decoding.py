@@ -182,3 +182,25 @@ def test_weights_may_change_between_sequences_and_but_for_their_data_between_ste
         fresh = copy.deepcopy(layer)
         close(layer.step(u[:, 1], state.clone())[0], fresh.step(u[:, 1], state)[0])
     assert_steps_are_forward(layer, u, (1, 3))
+
+
+@pytest.mark.parametrize("case", [*TIME_INVARIANT, *CASES, "channels", "orders"])
+def test_all_that_steps_make_is_on_the_device_of_the_layer(case: str) -> None:
+    if case in TIME_INVARIANT:
+        layer: Any = invariant.build(case, model_dim=WIDTH)
+    elif case in CASES:
+        layer = selective_cases.build(case)
+    else:
+        layer = selective_cases.build("mamba")
+        layer = after(layer, Cut(case, ("mamba",)).projection(layer, 4))
+    layer, u = layer.to("meta"), noise(5, 11, WIDTH).to("meta")
+    y, state = layer.step(u[:, 0], layer.initial_state(5))
+    assert (y.shape, y.device.type) == ((5, WIDTH), "meta")
+    for lengths in (None, torch.ones(5, dtype=torch.int64, device="meta")):
+        y, after_prompt = layer.prefill(u, lengths)
+        assert (y.shape, y.device.type) == ((5, 11, WIDTH), "meta")
+        for name, tensor in state.values.items():
+            found = after_prompt.values[name]
+            assert isinstance(tensor, Tensor)
+            assert isinstance(found, Tensor)
+            assert (found.shape, found.dtype, found.device) == (tensor.shape, tensor.dtype, tensor.device)
