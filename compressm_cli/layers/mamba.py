@@ -182,10 +182,9 @@ class Mamba(SelectiveLayer):
         raw, B, C = self._vectors(x)
         if self.B_map is not None:
             B, C = self._mapped(B, C)
-        dt = functional.softplus(wide(raw) + wide(self.dt_proj.bias))
-        y, h = selective_states(x, ends, dt, -torch.exp(wide(self.A_log)), B, C, self.D, self.kept)
+        y, h = selective_states(x, ends, raw, z, B, C, self._step_weights()[1])
         past = recent_steps(entering, ends, self.conv1d.weight.shape[2] - 1)
-        return self.out_proj(y * functional.silu(z)), State({"h": h, "past": past})
+        return self.out_proj(y), State({"h": h, "past": past})
 
     def _convolution(self) -> tuple[Tensor, Tensor | None]:
         """Its weights (D, width) and bias (D,)."""

@@ -146,6 +146,10 @@ class SelectiveWeights:
     D: Tensor
     """(blocks * LANES,)"""
 
+    def by_channel(self, channels: int) -> tuple[Tensor, Tensor, Tensor]:
+        """A (channels, N), bias and D (channels,)."""
+        return self.A.mT.flatten(0, 1)[:channels], self.bias[:channels], self.D[:channels]
+
     @cached_property
     def arrays(self) -> tuple[NDArray[Any], ...]:
         """As the kernel on a CPU takes them."""
@@ -191,24 +195,31 @@ def selective_step(
 
 
 def selective_states(
-    x: Tensor, ends: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, kept: Tensor | None
+    x: Tensor, ends: Tensor, dt_raw: Tensor, z: Tensor, B: Tensor, C: Tensor, weights: SelectiveWeights
 ) -> tuple[Tensor, Tensor]:
-    """``selective_scan``, and the states by blocks of channels after the last real step of each row.
+    """``selective_scan_gated``, and the states (batch, blocks, N, LANES) after the last real step of each row.
 
-    B and C may be those of each channel, (batch, length, channels, N). N more steps, in which nothing decays or comes
-    in, read one state each: so every kernel of the scan does it.
+    B and C may be those of each channel, (batch, length, channels, N). On a CPU the kernel of a step goes through all;
+    elsewhere N more steps, in which nothing decays and nothing comes in, read one state each: every kernel of the scan
+    can do that.
     """
-    length, states = x.shape[1], A.shape[1]
-    dt = _without_padding(dt, ends)
-    x, dt, B, C = (pad_length(value.to(A.dtype), length + states) for value in (x, dt, B, C))
+    x, dt_raw, z, B, C = (value.to(weights.A.dtype) for value in (x, dt_raw, z, B, C))
+    if runs_eagerly_on_cpu(x) and B.ndim == 3:
+        h = x.new_zeros(len(x), *weights.A.shape)
+        return decoding_cpu.selective_steps(x, ends, dt_raw, z, B, C, weights.arrays, h), h
+    length, channels, states = x.shape[1], x.shape[2], weights.A.shape[1]
+    A, bias, D = weights.by_channel(channels)
+    dt = _without_padding(functional.softplus(dt_raw + bias), ends)
     eye = torch.eye(states, dtype=A.dtype, device=A.device)
+    reading = eye[:, None].expand(-1, channels, -1) if C.ndim == 4 else eye
+    C = torch.cat([C, reading.expand(len(x), *reading.shape)], dim=1)
+    x, dt, B = (pad_length(value, length + states) for value in (x, dt, B))
     if C.ndim == 4:
-        C[:, length:] = eye[:, None]
         y = channelwise_selective_scan(x, dt, A, B, C, D)
     else:
-        C[:, length:] = eye
+        kept = None if weights.exists is None else weights.exists.sum(1).flatten()[:channels].long()
         y = selective_scan(x, dt, A, B, C, D, kept=kept)
-    return y[:, :length], by_blocks(y[:, length:].mT)
+    return y[:, :length] * functional.silu(z), by_blocks(y[:, length:].mT)
 
 
 def ssd_step(

@@ -59,69 +59,70 @@ def _advance(  # type: ignore[no-untyped-def]
     store(y, at_y, out * gate * sigmoid(gate))
 
 
-# Of single precision. dt is what softplus makes of dt_raw and the bias; y is the output behind the gate.
+# Of single precision. dt is what softplus makes of dt_raw and the bias; y is the output behind the gate. Strides are
+# those of rows, then those of steps, of x, dt_raw, z, B and C. A block of channels goes through all steps of its row.
 @compiled()
-def _selective_step(sizes, strides, x, dt_raw, z, B, C, bias, A, exists, D, h, y, first, last):  # type: ignore[no-untyped-def]
-    channels, states, groups = sizes
+def _selective_steps(  # type: ignore[no-untyped-def]
+    sizes, strides, ends, x, dt_raw, z, B, C, bias, A, exists, D, h, y, first, last
+):
+    channels, states, length, groups = sizes
     blocks, whole = (channels + LANES - 1) // LANES, channels // LANES
-    part_x, part_raw, part_z = (
-        np.zeros(LANES, np.float32),
-        np.zeros(LANES, np.float32),
-        np.zeros(LANES, np.float32),
-    )
+    part_x, part_raw = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
+    part_z = np.zeros(LANES, np.float32)
     for part in range(first, last):
         row, group = part // groups, part % groups
-        end = blocks * (group + 1) // groups
-        at_x, at_raw, at_z, at_B, at_C = (
-            row * strides[0],
-            row * strides[1],
-            row * strides[2],
-            row * strides[3],
-            row * strides[4],
-        )
-        at_y, at_h = row * channels, row * blocks * LANES * states
-        for block in range(blocks * group // groups, min(end, whole)):
+        for block in range(blocks * group // groups, blocks * (group + 1) // groups):
             c = block * LANES
-            _advance(
-                x, at_x + c, dt_raw, at_raw + c, z, at_z + c, y, at_y + c, sizes,
-                B, at_B, C, at_C, c, bias, A, exists, D, h, at_h + c * states,
-            )  # fmt: skip
-        if end > whole:
-            c, count = whole * LANES, channels - whole * LANES
-            _padded(x, at_x + c, count, part_x)
-            _padded(dt_raw, at_raw + c, count, part_raw)
-            _padded(z, at_z + c, count, part_z)
-            _advance(
-                part_x, 0, part_raw, 0, part_z, 0, part_x, 0, sizes,
-                B, at_B, C, at_C, c, bias, A, exists, D, h, at_h + c * states,
-            )  # fmt: skip
-            for i in range(count):
-                y[at_y + c + i] = part_x[i]
+            at_h = (row * blocks + block) * LANES * states
+            for t in range(ends[row]):
+                at_x, at_raw = row * strides[0] + t * strides[5] + c, row * strides[1] + t * strides[6] + c
+                at_z, at_y = row * strides[2] + t * strides[7] + c, (row * length + t) * channels + c
+                at_B, at_C = row * strides[3] + t * strides[8], row * strides[4] + t * strides[9]
+                if block < whole:
+                    _advance(
+                        x, at_x, dt_raw, at_raw, z, at_z, y, at_y, sizes,
+                        B, at_B, C, at_C, c, bias, A, exists, D, h, at_h,
+                    )  # fmt: skip
+                    continue
+                count = channels - c
+                _padded(x, at_x, count, part_x)
+                _padded(dt_raw, at_raw, count, part_raw)
+                _padded(z, at_z, count, part_z)
+                _advance(
+                    part_x, 0, part_raw, 0, part_z, 0, part_x, 0, sizes,
+                    B, at_B, C, at_C, c, bias, A, exists, D, h, at_h,
+                )  # fmt: skip
+                for i in range(count):
+                    y[at_y + i] = part_x[i]
 
 
 @compiled()
-def _selective_step_double(sizes, strides, x, dt_raw, z, B, C, bias, rates, exists, D, h, y, first, last):  # type: ignore[no-untyped-def]
-    channels, states, groups = sizes
+def _selective_steps_double(  # type: ignore[no-untyped-def]
+    sizes, strides, ends, x, dt_raw, z, B, C, bias, A, exists, D, h, y, first, last
+):
+    channels, states, length, groups = sizes
     blocks = (channels + LANES - 1) // LANES
     for part in range(first, last):
         row, group = part // groups, part % groups
         start, end = blocks * group // groups * LANES, blocks * (group + 1) // groups * LANES
         for c in range(start, min(end, channels)):
-            raw = dt_raw[row * strides[1] + c] + bias[c]
-            dt = max(raw, 0.0) + math.log1p(math.exp(-abs(raw)))
-            now = x[row * strides[0] + c]
-            out = D[c] * now
             own = c // LANES * states * LANES + c % LANES
             at = own + row * blocks * states * LANES
-            for n in range(states):
-                i = n * LANES
-                entering = dt * now * B[row * strides[3] + n]
-                if len(exists):
-                    entering *= exists[own + i]
-                h[at + i] = math.exp(dt * rates[own + i]) * h[at + i] + entering
-                out += h[at + i] * C[row * strides[4] + n]
-            gate = z[row * strides[2] + c]
-            y[row * channels + c] = out * gate / (1.0 + math.exp(-gate))
+            for t in range(ends[row]):
+                raw = dt_raw[row * strides[1] + t * strides[6] + c] + bias[c]
+                dt = max(raw, 0.0) + math.log1p(math.exp(-abs(raw)))
+                now = x[row * strides[0] + t * strides[5] + c]
+                out = D[c] * now
+                at_B, at_C = row * strides[3] + t * strides[8], row * strides[4] + t * strides[9]
+                for n in range(states):
+                    i = n * LANES
+                    entering = dt * now * B[at_B + n]
+                    if len(exists):
+                        entering *= exists[own + i]
+                    h[at + i] = math.exp(dt * A[own + i]) * h[at + i] + entering
+                    out += h[at + i] * C[at_C + n]
+                gate = z[row * strides[2] + t * strides[7] + c]
+                y[(row * length + t) * channels + c] = out * gate / (1.0 + math.exp(-gate))
 
 
 def _over_rows(
@@ -144,13 +145,32 @@ def selective_step(
     step sizes (blocks * LANES,), A and where states exist (blocks, N, LANES), empty where all do, and D (blocks *
     LANES,). Returns (batch, channels).
     """
-    (batch, channels), states = x.shape, h.shape[2]
-    y = x.new_empty(batch, channels)
     given = [t if t.stride(1) == 1 else t.contiguous() for t in (x, dt_raw, z, B, C)]
-    kernel = _selective_step if x.dtype == torch.float32 else _selective_step_double
-    strides = tuple(t.stride(0) for t in given)
+    strides = (*(t.stride(0) for t in given), 0, 0, 0, 0, 0)
+    return _selective(given, strides, np.ones(len(x), np.int64), 1, weights, h, x.new_empty(x.shape))
+
+
+def selective_steps(
+    x: Tensor, ends: Tensor, dt_raw: Tensor, z: Tensor, B: Tensor, C: Tensor, weights: tuple[NDArray[Any], ...],
+    h: Tensor,
+) -> Tensor:  # fmt: skip
+    """``selective_step`` for each real step of x (batch, length, channels), of which row b has ends[b].
+
+    The outputs at padded steps are zero.
+    """
+    given = [t if t.stride(2) == 1 else t.contiguous() for t in (x, dt_raw, z, B, C)]
+    strides = (*(t.stride(0) for t in given), *(t.stride(1) for t in given))
+    return _selective(given, strides, ends.numpy(), x.shape[1], weights, h, x.new_zeros(x.shape))
+
+
+def _selective(
+    given: list[Tensor], strides: tuple[int, ...], ends: NDArray[Any], length: int,
+    weights: tuple[NDArray[Any], ...], h: Tensor, y: Tensor,
+) -> Tensor:  # fmt: skip
+    kernel = _selective_steps if h.dtype == torch.float32 else _selective_steps_double
     arrays = (*(flat(t) for t in given), *weights, h.view(-1).numpy(), y.view(-1).numpy())
-    _over_rows(kernel, (channels, states), batch, h.shape[1], h.numel(), strides, *arrays)
+    sizes, entries = (y.shape[-1], h.shape[2], length), h.numel() * length
+    _over_rows(kernel, sizes, len(h), h.shape[1], entries, strides, ends, *arrays)
     return y
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from compressm_cli.layers.interface import StateSpaceLayer
 from compressm_cli.layers.time_invariant import StateProjection
-from compressm_cli.ops import decoding_cpu
+from compressm_cli.ops import decoding, decoding_cpu
 
 BOUNDS = {torch.float64: 1e-12, torch.float32: 1e-5}
 LENGTHS = (11, 1, 2, 3, 7)
@@ -204,3 +204,16 @@ def test_all_that_steps_make_is_on_the_device_of_the_layer(case: str) -> None:
             assert isinstance(tensor, Tensor)
             assert isinstance(found, Tensor)
             assert (found.shape, found.dtype, found.device) == (tensor.shape, tensor.dtype, tensor.device)
+
+
+@pytest.mark.parametrize("case", ["s4d", *CASES, "orders", "channels"])
+def test_what_devices_without_these_kernels_do(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "runs_eagerly_on_cpu", lambda _: False)
+    for dtype in BOUNDS:
+        if case == "s4d":
+            layer: Any = invariant.build(case, model_dim=WIDTH, dtype=dtype)
+        else:
+            layer = selective_cases.build(case if case in CASES else "mamba", dtype)
+        if case in ("orders", "channels"):
+            layer = after(layer, Cut(case, ("mamba",)).projection(layer, 4))
+        assert_steps_are_forward(layer, noise(5, 11, WIDTH, dtype=dtype))
