@@ -79,7 +79,7 @@ def compressor_of(model: nn.Module, *edits: Edit, **how: Any) -> tuple[compressm
 
 
 def one_step(compressor: compressm.Compressor, optimizer: Optimizer) -> compressm.Change:
-    x = torch.randn(5, 4, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(5, 2, 4, generator=torch.Generator().manual_seed(1))
     (compressor.model(x) - x).square().mean().backward()
     compressor.after_backward()
     optimizer.step()
@@ -285,6 +285,63 @@ def test_a_plan_of_something_else_is_the_methods_fault(plan: Plan, step: int) ->
     ):
         one_step(compressor, optimizer)
     assert model.blocks[0].inner.up.weight.shape == (6, 4)  # type: ignore[union-attr]
+
+
+def shared_readout() -> nn.Sequential:
+    torch.manual_seed(0)
+    model = nn.Sequential(*(LRU(LRUConfig(), 4, 8) for _ in range(2)))
+    model[1].C_re = model[0].C_re
+    return model
+
+
+def test_a_plan_that_cannot_be_carried_out_ends_no_loop() -> None:
+    """It is recorded as refused, and the loop goes on with the model as it was."""
+    model = shared_readout()
+    optimizer = AdamW(model.parameters())
+    settings = {"method": "hankel", "keep_fraction": 0.5, "schedule": {"kind": "listed", "at_steps": [1]}}
+    compressor = compressm.Compressor(
+        model, optimizer, settings, total_steps=2, calibration=[torch.randn(2, 6, 4)]
+    )
+    with pytest.warns(UserWarning, match="what Hankel wanted after step 1 cannot be done") as told:
+        change = one_step(compressor, optimizer)
+    assert told[0].filename == __file__
+    assert not change
+    assert "would both change" in (change.refused or "")
+    assert [(r.before, r.after) for r in change.records] == [(8, 8)] * 2
+    assert all(r.reason.startswith("nothing cut: refused: ") for r in change.records)
+    assert not one_step(compressor, optimizer)
+    with pytest.warns(UserWarning, match="cannot be done"):
+        records = compressm.compress(shared_readout(), settings, calibration=[torch.randn(2, 6, 4)])
+    assert all("refused" in r.reason for r in records)
+
+
+class Wanting(Planned):
+    """Asks for the cut right after each step, and remembers what came of it."""
+
+    def __init__(self, *edits: Edit) -> None:
+        super().__init__(*edits)
+        self.told: list[str] = []
+
+    def after_step(self, step: StepContext) -> Plan | None:
+        return Plan(self.edits)
+
+    def plan(self, model: nn.Module, context: CheckContext) -> Plan:
+        return Plan(self.edits)
+
+    def accepted(self, records: list[UnitRecord]) -> None:
+        self.told.append("accepted")
+
+    def refused(self, records: list[UnitRecord], why: str) -> None:
+        self.told.append(why)
+
+
+def test_a_refused_plan_is_told_to_its_method_alone() -> None:
+    model, method = net(), Wanting(Keep(NEURONS, [9]))
+    optimizer = AdamW(model.parameters())
+    compressor = compressm.Compressor(model, optimizer, method, total_steps=5)
+    with pytest.warns(UserWarning, match="what Wanting wanted after step 1 cannot be done"):
+        assert not one_step(compressor, optimizer)
+    assert [why.startswith(NEURONS) for why in method.told] == [True, True]
 
 
 def test_the_exchange_of_gradients_stays_that_of_the_wrapper(tmp_path: Path) -> None:

@@ -54,6 +54,8 @@ class Change:
     """Whether parameters are other ones now: what was compiled or wrapped around the model before is out of date."""
     records: list[UnitRecord] = field(default_factory=list)
     """What the method found at each layer, where it looked, and why it did what it did."""
+    refused: str | None = None
+    """Why a plan could not be carried out, which changed nothing then; its records and a warning say so, too."""
 
     def __bool__(self) -> bool:
         return self.shapes_changed
@@ -155,7 +157,10 @@ class Compressor:
         ask(self.method, Method.after_backward, self._context(self.step + 1))
 
     def after_step(self) -> Change:
-        """Call it after the optimizer's step: carries out what the method wants. Gradients of what is cut are gone."""
+        """Call it after the optimizer's step: carries out what the method wants. Gradients of what is cut are gone.
+
+        A plan that cannot be carried out changes nothing, and ends nothing: a warning tells why (``Change.refused``).
+        """
         if not self._averaged and self._own:
             raise RuntimeError(
                 "the method has parameters of its own: call after_backward() before the optimizer's step"
@@ -170,9 +175,13 @@ class Compressor:
         checked = self._apply(plan)
         if not (plan.edits or plan.records):
             warnings.warn(_nothing_found(self.method, self.plain), stacklevel=2)
-        if plan:
+        if plan and checked.refused is None:
             ask(self.method, Method.accepted, plan.records)
-        return Change(change.shapes_changed or checked.shapes_changed, [*change.records, *checked.records])
+        return Change(
+            change.shapes_changed or checked.shapes_changed,
+            [*change.records, *checked.records],
+            checked.refused or change.refused,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """What the compressor remembers, beside the model and its optimizer: plain data and tensors."""
@@ -244,12 +253,24 @@ class Compressor:
         if not plan.edits:
             return Change(records=plan.records)
         before = [id(p) for p in self.plain.parameters()]
-        apply_edits(self.plain, self._optimizer, plan.edits, self._copies)
+        try:
+            apply_edits(self.plain, self._optimizer, plan.edits, self._copies)
+        except ValueError as error:
+            return self._refused(plan, str(error))
         self._hooks.follow(self.plain)
         changed = [id(p) for p in self.plain.parameters()] != before
         if isinstance(self._wrapped, DistributedDataParallel) and (changed or _trains(plan)):
             self._wrapped = wrapped_anew(self._wrapped)
         return Change(changed, plan.records)
+
+    def _refused(self, plan: Plan, why: str) -> Change:
+        """Tell of a plan that could not be carried out, which left the model as it was."""
+        name = type(self.method).__name__
+        warnings.warn(
+            f"what {name} wanted after step {self.step} cannot be done, and was left: {why}", stacklevel=4
+        )
+        ask(self.method, Method.refused, plan.records, why)
+        return Change(records=plan.records, refused=why)
 
     @torch.no_grad()
     def _calibrate(self, statistics: Mapping[str, Statistic], batches: int) -> None:
