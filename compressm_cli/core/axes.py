@@ -8,6 +8,8 @@ from typing import Literal, SupportsIndex, cast
 import torch
 from torch import Tensor
 
+from compressm_cli.core.text import shorten
+
 Kind = Literal[
     "state", "head", "kv_group", "query", "neuron", "channel", "expert", "rank", "width", "sublayer"
 ]
@@ -165,8 +167,20 @@ def units_by_kind(sizes: Mapping[str, int]) -> dict[str, int]:
 
 
 def declared(module: torch.nn.Module) -> Iterator[Axis]:
-    """The axes that the parts of a model declare with a method ``axes()``, by their place in the model."""
+    """The axes that the parts of a model declare with a method ``axes()``, by their place in the model.
+
+    TypeError where one gives back something else; a part of a model that is called ``axes`` declares nothing.
+    """
     for name, part in module.named_modules():
         own = getattr(part, "axes", None)
-        if callable(own):
-            yield from (axis.within(name) for axis in own())
+        if callable(own) and not isinstance(own, torch.nn.Module):
+            place = f"{name or 'the model'}: axes() of {type(part).__name__} gave"
+            yield from (axis.within(name) for axis in axes_of(own(), place))
+
+
+def axes_of(given: object, place: str) -> list[Axis]:
+    """TypeError, which begins with the ``place``, for what are no axes."""
+    found = list(given) if isinstance(given, Iterable) else [given]
+    if not isinstance(given, Iterable) or not all(isinstance(axis, Axis) for axis in found):
+        raise TypeError(f"{place} {shorten(given)}, which is no list of Axis")
+    return cast(list[Axis], found)

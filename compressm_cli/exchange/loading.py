@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.text import described
 from compressm_cli.exchange.names import CONFIG, SAFETENSORS
 
 if TYPE_CHECKING:  # what reads a model is imported when there is one to be read
@@ -17,11 +18,17 @@ def load(place: "str | Path | Run") -> "Checkpoint":
     Of a run, or of the newest in a folder of runs, it is the final checkpoint, else the newest one. A foreign model
     is a folder, or one file of weights with ``config.json`` beside it; it becomes a checkpoint with a recipe of its
     own: task ``tokens``, one training step, no compression. Weights are float32, whatever they were. Nothing in the
-    files is executed. Raises BadInputError, in one line, for what cannot be read or represented.
+    files is executed. Raises BadInputError, in one line, for what cannot be read or represented, and TypeError for what
+    is no place.
     """
     from compressm_cli.exchange.places import is_model_folder
+    from compressm_cli.runs.folder import Run
 
-    path = Path(place) if isinstance(place, str | Path) else place.folder
+    if not isinstance(place, str | Path | Run):
+        raise TypeError(
+            f"load: a model's place is a path, as text or a pathlib.Path, or a Run, not {described(place)}"
+        )
+    path = place.folder if isinstance(place, Run) else Path(place)
     if is_model_folder(path):
         return _load_folder(path)
     if path.is_dir():

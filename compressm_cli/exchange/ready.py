@@ -13,6 +13,7 @@ def load(place: str | Path | Run) -> nn.Module:
 
     ``place`` is a file (.pt, .safetensors), a run (``outputs/NAME/v0001``, a ``Run``), the newest of a folder of runs
     (``outputs/NAME``), or a model's folder of transformers or mamba-ssm. For the recipe, the data and the sizes beside
-    the weights there is ``compressm_cli.exchange.load``. Raises BadInputError, in one line, for what is no model.
+    the weights there is ``compressm_cli.exchange.load``. Raises BadInputError, in one line, for what is no model, and
+    TypeError for what is no place.
     """
     return loading.load(place).build_model().eval()

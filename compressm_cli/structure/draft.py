@@ -68,7 +68,7 @@ class Draft:
     def prepare(self, edits: Iterable["Edit"]) -> None:
         """Work out what edits make of the model; ValueError where one cannot be made, or two meet in an entry."""
         for self._turn, edit in enumerate(edits):
-            if not callable(getattr(edit, "prepare", None)):
+            if isinstance(edit, type) or not callable(getattr(edit, "prepare", None)):
                 raise ValueError(f"a plan is of edits such as Keep(axis, units), and {edit!r} is none")
             edit.prepare(self)
 
@@ -93,7 +93,7 @@ class Draft:
 
     def parameter(self, name: str) -> nn.Parameter:
         """The parameter of a name as it is now; ValueError where there is none."""
-        tensor = self.tensors.get(name)
+        tensor = self.tensors.get(name) if isinstance(name, str) else None
         if not isinstance(tensor, nn.Parameter):
             raise ValueError(f"the model has no parameter {name!r}")
         return tensor

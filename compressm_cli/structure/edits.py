@@ -217,6 +217,8 @@ class Train(Edit):
     active: bool
 
     def prepare(self, draft: "Draft") -> None:
+        if not isinstance(self.active, bool):
+            raise ValueError(f"Train: active is True or False, not {self.active!r}")
         for name in self._names(draft):
             if draft.training.setdefault(name, self.active) != self.active:
                 raise ValueError(f"{name}: one edit would train it, and another one would not")

@@ -6,7 +6,9 @@ from difflib import get_close_matches
 import torch
 from torch import Tensor, nn
 
-from compressm_cli.core.axes import Axis, Slot, declared
+from compressm_cli.core.axes import Axis, Slot, axes_of, declared
+from compressm_cli.structure.arguments import require_module
+from compressm_cli.structure.computed import computed_axes
 
 
 class NoAxisError(ValueError, KeyError):
@@ -18,8 +20,12 @@ class NoAxisError(ValueError, KeyError):
 class StructureMap(Mapping[str, Axis]):
     """The axes of a model by name, in the order of its modules. Derived anew after each change of shapes."""
 
-    def __init__(self, axes: Iterable[Axis], tensors: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, axes: Iterable[Axis], tensors: Mapping[str, Tensor], left_out: Mapping[str, str] | None = None
+    ) -> None:
         """Raises ValueError where an axis does not fit the ``tensors`` (parameters and buffers by name)."""
+        self.left_out = dict(left_out or {})
+        """Axes that the model declares and that cannot be cut as it is, with the reason and what to do."""
         self._axes: dict[str, Axis] = {}
         for axis in axes:
             if axis.name in self._axes:
@@ -33,11 +39,21 @@ class StructureMap(Mapping[str, Axis]):
 
     @classmethod
     def of(cls, model: nn.Module, extra: Iterable[Axis] = ()) -> "StructureMap":
-        """What the parts of a model declare (``axes()``), and ``extra`` axes of an adapter."""
-        return cls([*declared(model), *extra], tensors_of(model))
+        """What the parts of a model declare (``axes()``), and ``extra`` axes of an adapter.
+
+        Axes of tensors that are computed of others, as ``weight_norm`` does, are ``left_out``. Raises TypeError for
+        what is no model, or no axes.
+        """
+        require_module("StructureMap.of", model)
+        axes = [*declared(model), *axes_of(extra, "StructureMap.of: extra is")]
+        tensors = tensors_of(model)
+        left_out = computed_axes(model, axes, tensors)
+        return cls([axis for axis in axes if axis.name not in left_out], tensors, left_out)
 
     def __getitem__(self, name: str) -> Axis:
         """Raises NoAxisError, a ValueError, for a name that there is not, with those that come near."""
+        if isinstance(name, str) and name in self.left_out:
+            raise NoAxisError(f"{name}: cannot be cut: {self.left_out[name]}")
         if not isinstance(name, str) or name not in self._axes:
             near = get_close_matches(str(name), self._axes, n=3) or list(self._axes)[:3]
             raise NoAxisError(f"the model has no axis {name!r}; it has {', '.join(near) or 'none'}")
@@ -50,11 +66,15 @@ class StructureMap(Mapping[str, Axis]):
         return len(self._axes)
 
     def __str__(self) -> str:
-        """A table: each axis, of what kind its units are, how many there are, and which axes keep the same ones."""
+        """A table: each axis, of what kind its units are, how many there are, and which axes keep the same ones.
+
+        Below it, those that are left out, and why.
+        """
         rows = [("axis", "kind", "size", "tied to")]
         rows += [(a.name, a.kind, str(a.size), ", ".join(a.tied_to)) for a in self._axes.values()]
         wide, kinds, sizes = (max(len(row[column]) for row in rows) for column in range(3))
-        return "\n".join(f"{n:{wide}}  {k:{kinds}}  {s:>{sizes}}  {t}".rstrip() for n, k, s, t in rows)
+        lines = [f"{n:{wide}}  {k:{kinds}}  {s:>{sizes}}  {t}".rstrip() for n, k, s, t in rows]
+        return "\n".join([*lines, *(f"left out: {name}: {why}" for name, why in self.left_out.items())])
 
     def sizes(self) -> dict[str, int]:
         """How many units each axis has: what a checkpoint stores of the shapes."""

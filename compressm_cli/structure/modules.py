@@ -121,11 +121,17 @@ class Insert(Edit):
     def _made(self, model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
         """The new module, and its tensors that are to be zero."""
         if self.build is not None:
-            return at_home(_built(self, self.build), model), self.silent
+            if not isinstance(self.silent, (list, tuple)):
+                raise ValueError(
+                    f"{self}: silent are names of parameters, such as ('out.weight',), not {self.silent!r}"
+                )
+            return at_home(_built(self, self.build), model), tuple(self.silent)
         if not isinstance(model, Growing) or self.parent != BLOCKS:
             raise ValueError(
                 f"{self}: only the {BLOCKS} of a model that builds its own grow without build=..."
             )
+        if whole_number(self.seed) is None:
+            raise ValueError(f"{self}: the seed is a whole number, not {self.seed!r}")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             block = at_home(model.build_block(), model)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -66,6 +66,10 @@ class Project(Edit):
         if not whole_number(self.order) is not None or not 1 <= self.order <= axis.size:
             raise ValueError(
                 f"{self.axis}: the order is a whole number from 1 to {axis.size}, not {self.order!r}"
+            )
+        if self.moments not in get_args(Moments):
+            raise ValueError(
+                f"{self.axis}: the moments are one of {', '.join(get_args(Moments))}, not {self.moments!r}"
             )
         if self.projections is None and (self.values is None or self.moments == "transport"):
             raise ValueError(

@@ -13,6 +13,13 @@ from compressm_cli.core.axes import declared
 from compressm_cli.core.text import shorten
 from compressm_cli.core.validation import require
 from compressm_cli.layers.interface import state_space_layers
+from compressm_cli.structure.arguments import (
+    listed_copies,
+    require_module,
+    require_optimizer,
+    require_sizes,
+    tensors_by_name,
+)
 from compressm_cli.structure.draft import Draft, commit
 from compressm_cli.structure.edits import Edit
 from compressm_cli.structure.map import StructureMap, tensors_of
@@ -56,8 +63,12 @@ def apply_edits(
 ) -> None:
     """As ``apply_plan``, without records; to ``copies`` of the model, such as averages of its weights, too, or to none.
 
-    Modules that edits build come with the same random numbers in each.
+    Modules that edits build come with the same random numbers in each. Raises TypeError for what is no model, optimizer
+    or list of copies.
     """
+    require_module("apply_edits", model)
+    require_optimizer("apply_edits", optimizer)
+    copies = listed_copies("apply_edits", copies)
     if isinstance(edits, (Edit, Plan)) or not isinstance(edits, Iterable):
         raise ValueError(
             f"edits are a list, such as [Keep(axis, units)] or the edits of a plan, not {shorten(edits)}"
@@ -101,8 +112,13 @@ def resize(
 
     Only shapes and types of ``weights`` count. Sub-layers and blocks leave the model, or come back to it, as the
     ``sizes`` of its axes say, by default where there are weights of them. Raises ValueError, with nothing changed,
-    where there is no weight of a parameter that cannot leave.
+    where there is no weight of a parameter that cannot leave, and TypeError for what is no model, optimizer, weights or
+    sizes.
     """
+    require_module("resize", model)
+    require_optimizer("resize", optimizer)
+    weights = tensors_by_name("resize", weights)
+    require_sizes("resize", sizes)
     blocks = _blocks(model, weights, sizes)
     _require_whole(model, weights, blocks)
     _resize_blocks(model, optimizer, blocks)
