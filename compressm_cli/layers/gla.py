@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from compressm_cli.core.axes import Axis, Slot
 from compressm_cli.layers.config import LayerConfig, StateDim
+from compressm_cli.layers.precision import wide
 from compressm_cli.layers.selective import (
     GroupProjection,
     HeadProjection,
@@ -23,7 +24,6 @@ from compressm_cli.layers.selective import (
     VectorTrace,
     balancing_rows,
     mean_square,
-    wide,
 )
 from compressm_cli.layers.slots import rows
 from compressm_cli.layers.state import State
@@ -158,7 +158,9 @@ class GLA(SelectiveLayer):
 
     def _read_out(self, y: Tensor, u: Tensor) -> Tensor:
         """The layer's output (..., H) from that of the recurrence (..., heads, P), for its input u (..., H)."""
-        return self.o_proj((self.g_norm(y).flatten(-2) * functional.silu(wide(self.g_proj(u)))).to(u.dtype))
+        norm = self.g_norm
+        y = functional.rms_norm(y, norm.normalized_shape, wide(norm.weight), norm.eps)
+        return self.o_proj((y.flatten(-2) * functional.silu(wide(self.g_proj(u)))).to(u.dtype))
 
     def _selected(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """q, k (batch, length, heads, N), v (.., heads, P), log decays (.., heads) or (.., heads, N)."""

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from compressm_cli.layers.config import LayerConfig
+from compressm_cli.layers.precision import wide
 from compressm_cli.layers.time_invariant import (
     DiagonalLayer,
     StateProjection,
@@ -78,15 +79,15 @@ class LRU(DiagonalLayer):
         return self.nu_log.shape[0]
 
     def discrete_system(self) -> DiagonalSystem:
-        gamma = torch.exp(self.gamma_log)[:, None]
+        gamma = torch.exp(wide(self.gamma_log))[:, None]
         return DiagonalSystem(
-            -torch.exp(self.nu_log),
-            self.theta,
+            -torch.exp(wide(self.nu_log)),
+            wide(self.theta),
             gamma * self.B_re,
             gamma * self.B_im,
-            self.C_re,
-            self.C_im,
-            self.D,
+            wide(self.C_re),
+            wide(self.C_im),
+            wide(self.D),
         )
 
     def systems(self) -> list[Realization]:

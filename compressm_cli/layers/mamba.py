@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from compressm_cli.core.axes import Axis, Slot
 from compressm_cli.layers.config import StateDim
+from compressm_cli.layers.precision import narrow_as, wide
 from compressm_cli.layers.selective import (
     ChannelProjection,
     ChannelTrace,
@@ -20,7 +21,6 @@ from compressm_cli.layers.selective import (
     SelectiveLayer,
     balancing_rows,
     inverse_softplus,
-    wide,
 )
 from compressm_cli.layers.state import State
 from compressm_cli.ops import causal_conv1d, mamba_ssm_kernels, selective_scan_gated
@@ -133,7 +133,7 @@ class Mamba(SelectiveLayer):
             y = mamba_ssm_kernels.selective_scan_gated(x, raw, bias, A, B, C, self.D, z)
         else:
             y = selective_scan_gated(x, raw, bias, A, B, C, self.D, z, kept=self.kept)
-        return self.out_proj(y)
+        return self._read_out(y)
 
     @torch.no_grad()
     def initial_state(self, batch: int) -> State:
@@ -159,7 +159,7 @@ class Mamba(SelectiveLayer):
         if self.B_map is not None:
             B, C = self._mapped(B, C)
         y = selective_step(x, raw, z, B, C, scan, h)
-        return self.out_proj(y), State({"h": h, "past": past})
+        return self._read_out(y), State({"h": h, "past": past})
 
     def _step_weights(self) -> tuple[ConvolutionWeights, SelectiveWeights]:
         """Those of the convolution and of the scan, as steps read them."""
@@ -184,7 +184,10 @@ class Mamba(SelectiveLayer):
             B, C = self._mapped(B, C)
         y, h = selective_states(x, ends, raw, z, B, C, self._step_weights()[1])
         past = recent_steps(entering, ends, self.conv1d.weight.shape[2] - 1)
-        return self.out_proj(y), State({"h": h, "past": past})
+        return self._read_out(y), State({"h": h, "past": past})
+
+    def _read_out(self, y: Tensor) -> Tensor:
+        return self.out_proj(narrow_as(self.out_proj.weight, y))
 
     def _convolution(self) -> tuple[Tensor, Tensor | None]:
         """Its weights (D, width) and bias (D,)."""

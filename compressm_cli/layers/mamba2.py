@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from compressm_cli.core.axes import Axis, Role, Slot
 from compressm_cli.layers.config import StateDim
+from compressm_cli.layers.precision import wide
 from compressm_cli.layers.selective import (
     GroupProjection,
     HeadTrace,
@@ -21,7 +22,6 @@ from compressm_cli.layers.selective import (
     SelectiveLayer,
     inverse_softplus,
     mean_square,
-    wide,
 )
 from compressm_cli.layers.state import State
 from compressm_cli.ops import causal_conv1d, mamba_ssm_kernels, ssd

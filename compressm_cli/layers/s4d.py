@@ -12,6 +12,7 @@ from compressm_cli.layers.discretization import (
     discrete_system,
     zero_order_hold,
 )
+from compressm_cli.layers.precision import narrow_as, wide, wide_beside
 from compressm_cli.layers.state import State
 from compressm_cli.layers.time_invariant import (
     StateProjection,
@@ -59,18 +60,21 @@ class S4D(TimeInvariantLayer):
         return self.log_A_re.shape[1]
 
     def forward(self, u: Tensor) -> Tensor:
-        return torch.addcmul(channelwise_ssm(u, *self._discrete()), u, self.D)
+        wide_u = wide_beside(self.D, u)
+        return narrow_as(
+            self.D, torch.addcmul(channelwise_ssm(wide_u, *self._discrete()), wide_u, wide(self.D))
+        )
 
     def _discrete(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Logarithm of the size and angle of the poles, read-out as real and imaginary parts: (H, N) each."""
-        log_abs, angle, re, im = zero_order_hold(self.log_A_re, self.A_im, self.log_dt[:, None])
+        log_abs, angle, re, im = zero_order_hold(*map(wide, (self.log_A_re, self.A_im, self.log_dt[:, None])))
         C_re, C_im = 2 * (re * self.C_re - im * self.C_im), 2 * (re * self.C_im + im * self.C_re)
         return log_abs, angle, C_re, C_im
 
     @torch.no_grad()
     def initial_state(self, batch: int) -> State:
         self.remembered.forget()
-        h = self.C_re.new_zeros(batch, *self.C_re.shape)
+        h = wide(self.C_re).new_zeros(batch, *self.C_re.shape)
         return State({"h": torch.complex(h, h)})
 
     @torch.no_grad()
@@ -78,7 +82,8 @@ class S4D(TimeInvariantLayer):
         self.check_step(x)
         (h,) = state.take(h=(len(x), *self.C_re.shape))
         poles, C = self.remembered.of(self.parameters(), self._poles_and_read_out)
-        return torch.addcmul(channelwise_step(x, h, poles, C), x, self.D), State({"h": h})
+        y = torch.addcmul(channelwise_step(x, h, poles, C), x, wide(self.D))
+        return narrow_as(self.D, y), State({"h": h})
 
     def _poles_and_read_out(self) -> tuple[Tensor, Tensor]:
         """Of the discrete systems, (H, N) complex each."""

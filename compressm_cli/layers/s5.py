@@ -14,6 +14,7 @@ from compressm_cli.layers.discretization import (
     zero_order_hold,
 )
 from compressm_cli.layers.hippo import hippo_normal
+from compressm_cli.layers.precision import wide
 from compressm_cli.layers.time_invariant import (
     DiagonalLayer,
     StateProjection,
@@ -74,10 +75,10 @@ class S5(DiagonalLayer):
         return self.log_A_re.shape[0]
 
     def discrete_system(self) -> DiagonalSystem:
-        log_abs, angle, re, im = zero_order_hold(self.log_A_re, self.A_im, self.log_dt)
+        log_abs, angle, re, im = zero_order_hold(*map(wide, (self.log_A_re, self.A_im, self.log_dt)))
         re, im = 2 * re[:, None], 2 * im[:, None]
         B_re, B_im = re * self.B_re - im * self.B_im, re * self.B_im + im * self.B_re
-        return DiagonalSystem(log_abs, angle, B_re, B_im, self.C_re, self.C_im, self.D)
+        return DiagonalSystem(log_abs, angle, B_re, B_im, *map(wide, (self.C_re, self.C_im, self.D)))
 
     def systems(self) -> list[Realization]:
         poles, factor = discrete_system(self.log_A_re, self.A_im, self.log_dt)

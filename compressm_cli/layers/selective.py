@@ -224,8 +224,3 @@ def inverse_softplus(value: Tensor) -> Tensor:
 def mean_square(x: Tensor) -> Tensor:
     """Over the last axis, which stays as one entry."""
     return x.pow(2).mean(-1, keepdim=True)
-
-
-def wide(x: Tensor) -> Tensor:
-    """In float32 at least, whatever autocast made of it."""
-    return x if x.dtype == torch.float64 else x.float()

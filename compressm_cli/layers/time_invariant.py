@@ -9,6 +9,7 @@ from torch import Tensor
 
 from compressm_cli.core.axes import Slot
 from compressm_cli.layers.interface import StateSpaceLayer
+from compressm_cli.layers.precision import narrow_as, wide_beside
 from compressm_cli.layers.state import State
 from compressm_cli.lti import Realization
 from compressm_cli.ops.decoding import diagonal_states, diagonal_step, ends_of
@@ -143,10 +144,16 @@ class DiagonalLayer(TimeInvariantLayer):
 
     @abstractmethod
     def discrete_system(self) -> DiagonalSystem:
-        """What it computes, differentiable."""
+        """What it computes, differentiable; in float32 at least, also where the parameters are narrower."""
 
     def forward(self, u: Tensor) -> Tensor:
-        return diagonal_ssm(u, *self.discrete_system(), self.form)
+        like = self._like
+        return narrow_as(like, diagonal_ssm(wide_beside(like, u), *self.discrete_system(), self.form))
+
+    @property
+    def _like(self) -> Tensor:
+        """A parameter of the type that the layer is in."""
+        return next(self.parameters())
 
     @torch.no_grad()
     def initial_state(self, batch: int) -> State:
@@ -159,13 +166,13 @@ class DiagonalLayer(TimeInvariantLayer):
         self.check_step(x)
         (h,) = state.take(h=(len(x), 2 * self.state_dim))
         weights = self.remembered.of(self.parameters(), lambda: self.discrete_system().stacked())
-        return diagonal_step(x, h, weights), State({"h": h})
+        return narrow_as(self._like, diagonal_step(x, h, weights)), State({"h": h})
 
     @torch.no_grad()
     def prefill(self, u: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, State]:
         self.remembered.forget()
         y, h = diagonal_states(u, ends_of(u, lengths), self.discrete_system().stacked())
-        return y, State({"h": h})
+        return narrow_as(self._like, y), State({"h": h})
 
 
 def check_orders(projections: list[StateProjection], systems: int) -> int:

@@ -35,10 +35,14 @@ def listed_copies(place: str, copies: Any) -> list[nn.Module]:
     return found
 
 
-def tensors_by_name(place: str, weights: object) -> dict[str, Tensor]:
-    """The tensors of a state of a model; TypeError for what is none."""
+def require_weights(place: str, weights: object) -> None:
+    """TypeError unless they are something by name."""
     if not isinstance(weights, Mapping) or not all(isinstance(name, str) for name in weights):
         raise TypeError(f"{place}: weights are what state_dict() of the model gave, not {_told(weights)}")
+
+
+def tensors_by_name(place: str, weights: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of a state of a model; TypeError where something else has the name of one."""
     # What modules keep beside their tensors is of any kind, and has no shape.
     found = {name: value for name, value in weights.items() if not name.endswith(_EXTRA_STATE_KEY_SUFFIX)}
     for name, value in found.items():

@@ -18,6 +18,7 @@ from compressm_cli.structure.arguments import (
     require_module,
     require_optimizer,
     require_sizes,
+    require_weights,
     tensors_by_name,
 )
 from compressm_cli.structure.draft import Draft, commit
@@ -117,10 +118,11 @@ def resize(
     """
     require_module("resize", model)
     require_optimizer("resize", optimizer)
-    weights = tensors_by_name("resize", weights)
+    require_weights("resize", weights)
     require_sizes("resize", sizes)
     blocks = _blocks(model, weights, sizes)
     _require_whole(model, weights, blocks)
+    weights = tensors_by_name("resize", weights)
     _resize_blocks(model, optimizer, blocks)
     _resize_sublayers(model, optimizer, weights, sizes)
     draft = Draft(model, optimizer)

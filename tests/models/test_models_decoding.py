@@ -1,5 +1,6 @@
 """Models one time step at a time give what they give for whole sequences."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -55,6 +56,38 @@ def test_steps_and_steps_after_unequal_prompts(kind: str, data: str, dtype: torc
     for t in range(17):
         found, state = model.step(inputs[rows, LENGTHS[rows] + t], state)
         close(found, wanted[rows, LENGTHS[rows] + t])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("data", ["features", "tokens"])
+@pytest.mark.parametrize("kind", BUILT_IN)
+def test_a_model_all_in_half_precision(kind: str, data: str, dtype: torch.dtype) -> None:
+    """Its recurrences are computed in float32: scores, gradients and steps are those of its weights, but rounded."""
+    model, inputs = evaluated(data, dtype, kind=kind, norm="batch")
+    exact = copy.deepcopy(model).float()
+    given = inputs.float() if data == "features" else inputs
+    scale = float(expected(exact, given).abs().max())
+
+    def rounded(found: Tensor, wanted: Tensor) -> None:
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.float(), wanted, rtol=0.03, atol=0.03 * scale)
+
+    scores, wanted = model(inputs), exact(given)
+    rounded(scores, wanted)
+    (100 * scores.float().square().mean()).backward()  # in float16 small gradients are lost
+    (100 * wanted.square().mean()).backward()
+    for found, right in zip(model.parameters(), exact.parameters(), strict=True):
+        assert found.grad is not None
+        assert right.grad is not None
+        error = (found.grad.float() - right.grad).norm() / right.grad.norm()
+        assert float(error) < 0.15
+    found, state = model.prefill(inputs[:, :9])
+    right, exact_state = exact.prefill(given[:, :9])
+    rounded(found, right)
+    for t in range(9, 20):
+        found, state = model.step(inputs[:, t], state)
+        right, exact_state = exact.step(given[:, t], exact_state)
+        rounded(found, right)
 
 
 @pytest.mark.parametrize("data", DATA)
