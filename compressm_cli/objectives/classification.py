@@ -17,12 +17,20 @@ from compressm_cli.objectives.objective import (
     Scores,
 )
 
-ACCURACY = Metric("accuracy", "accuracy", higher_is_better=True, unit="share", plural="accuracies")
-MACRO_F1 = Metric("macro_f1", "macro-F1", higher_is_better=True, unit="share")
-AUC = Metric(
-    "auc", "AUC", higher_is_better=True, unit="share", unknown="a class never occurs in the split, or always"
+ACCURACY = Metric(
+    "accuracy", "accuracy", higher_is_better=True, unit="share", plural="accuracies", least=0.0, most=1.0
 )
-CROSS_ENTROPY = Metric("loss", "cross-entropy", unit="nats")
+MACRO_F1 = Metric("macro_f1", "macro-F1", higher_is_better=True, unit="share", least=0.0, most=1.0)
+AUC = Metric(
+    "auc",
+    "AUC",
+    higher_is_better=True,
+    unit="share",
+    unknown="a class never occurs in the split, or always",
+    least=0.0,
+    most=1.0,
+)
+CROSS_ENTROPY = Metric("loss", "cross-entropy", unit="nats", least=0.0)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, reduction: Reduction = "mean") -> Tensor:

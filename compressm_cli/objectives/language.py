@@ -7,9 +7,9 @@ from compressm_cli.data.interface import DataSpec, Split, TaskConfig
 from compressm_cli.objectives.classification import ACCURACY, Classification, ClassScores
 from compressm_cli.objectives.objective import Metric, ObjectiveConfig
 
-PERPLEXITY = Metric("perplexity", "perplexity", unknown="it is beyond the floating-point numbers")
+PERPLEXITY = Metric("perplexity", "perplexity", unknown="it is beyond the floating-point numbers", least=1.0)
 BITS_PER_BYTE = Metric(
-    "bits_per_byte", "bits a byte", unknown="the task does not know how many bytes a token is"
+    "bits_per_byte", "bits a byte", unknown="the task does not know how many bytes a token is", least=0.0
 )
 
 

@@ -29,6 +29,27 @@ class Metric:
     plural: str = ""
     unknown: str = ""
     """Where there is no value."""
+    least: float | None = None
+    """The smallest value that there can be, and the largest; None where there is no such bound."""
+    most: float | None = None
+
+    def is_possible(self, value: float) -> bool:
+        """Whether a value is within the bounds, but for rounding."""
+        low, high = (
+            0.0 if bound is None else 1e-6 * max(1.0, abs(bound)) for bound in (self.least, self.most)
+        )
+        return (self.least is None or value >= self.least - low) and (
+            self.most is None or value <= self.most + high
+        )
+
+    @property
+    def range(self) -> str:
+        """The bounds, as an error tells them: ``from 0 to 1``; empty where there are none."""
+        if self.least is not None and self.most is not None:
+            return f"from {self.least:g} to {self.most:g}"
+        if self.least is not None:
+            return f"of at least {self.least:g}"
+        return "" if self.most is None else f"of at most {self.most:g}"
 
     def record(self) -> dict[str, Any]:
         """As files tell it."""

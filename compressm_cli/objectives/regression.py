@@ -8,10 +8,15 @@ from torch import Tensor
 from compressm_cli.data.interface import DataSpec, Split, TaskConfig
 from compressm_cli.objectives.objective import Metric, Objective, ObjectiveConfig, Reduction, Scores
 
-MSE = Metric("mse", "mean squared error")
-MAE = Metric("mae", "mean absolute error")
+MSE = Metric("mse", "mean squared error", least=0.0)
+MAE = Metric("mae", "mean absolute error", least=0.0)
 R2 = Metric(
-    "r2", "R2", higher_is_better=True, unit="share", unknown="the labels of a target are all the same"
+    "r2",
+    "R2",
+    higher_is_better=True,
+    unit="share",
+    unknown="the labels of a target are all the same",
+    most=1.0,
 )
 
 
@@ -36,7 +41,7 @@ class Regression(Objective):
 
     Config: ClassVar[type[ObjectiveConfig]] = RegressionConfig
     METRICS = (MSE, MAE, R2)
-    LOSS = Metric("loss", "squared error")
+    LOSS = Metric("loss", "squared error", least=0.0)
     PER_STEP = False
 
     @classmethod

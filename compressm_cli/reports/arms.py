@@ -8,17 +8,27 @@ from typing import Any
 
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.errors import BadInputError, command
-from compressm_cli.core.validation import described, is_count, is_number
+from compressm_cli.core.validation import LATEST, described, is_count, is_number
 from compressm_cli.data.interface import Fingerprint
 from compressm_cli.engine.origins import recipe_of
 from compressm_cli.engine.same_data import recorded
 from compressm_cli.measure.clock import STARVED
-from compressm_cli.objectives import primary_of
+from compressm_cli.objectives import objective_type, primary_of
 from compressm_cli.recipe import Recipe
 from compressm_cli.runs.folder import Run
 
 SUMMARY_FORMATS = (1, 2)
 """1 knew the accuracy alone; 2 says what its metric is."""
+WHOLE = (
+    "steps", "processes", "rollbacks", "checks.made", "checks.cut", "checks.rejected", "parameters.start",
+    "validation.best_step",
+)  # fmt: skip
+"""Entries of a record that are whole numbers, where they are there; nothing is shown of most of them."""
+AMOUNTS = (
+    "flops.training_start_per_step", "flops.training_final_per_step", "flops.inference_start_per_sequence",
+    "step_seconds.start", "step_seconds.final", "joules.value", "peak_memory.bytes",
+)  # fmt: skip
+"""Those that are null or numbers of at least 0."""
 LARGEST = 1e100
 """Of any number in the record of a run; its square is one, too."""
 
@@ -202,6 +212,31 @@ def _require_right(member: Member, summary: dict[str, Any]) -> None:
             value = member.recorded(f"primary.{key}")
             wanted = f"{known[key]!r}, as its recipe says"
             member.require(value == known[key], f"primary.{key}", wanted, value)
+    for key in WHOLE:
+        if _has(summary, key):
+            value = member.recorded(key)
+            member.require(is_count(value, 0, LATEST), key, "a whole number", value)
+    for key in (*AMOUNTS, *(f"seconds.{name}" for name in summary.get("seconds") or {})):
+        if _has(summary, key):
+            member.amount(key)
+    for split in ("test", "validation"):
+        _require_possible(member, split, summary.get(split) or {})
+
+
+def _has(summary: dict[str, Any], key: str) -> bool:
+    """Whether a record has an entry; earlier versions wrote fewer of them."""
+    first, _, rest = key.partition(".")
+    held = summary.get(first)
+    return first in summary if not rest else held is not None and (not isinstance(held, dict) or rest in held)
+
+
+def _require_possible(member: Member, split: str, told: dict[str, Any]) -> None:
+    """BadInputError for a value on a split that its metric cannot have."""
+    kind, primary = objective_type(member.recipe), primary_of(member.recipe)
+    metrics = [*((m.name, m) for m in (*kind.METRICS, kind.LOSS)), (f"best_{primary.name}", primary)]
+    for name, metric in metrics:
+        if name in told and (value := member.number(key := f"{split}.{name}")) is not None:
+            member.require(metric.is_possible(value), key, f"null or a number {metric.range}", value)
 
 
 def _read_checkpoint(path: Path) -> Member:

@@ -198,9 +198,21 @@ def start_orders(member: Member) -> dict[str, int]:
 
 def final_orders(member: Member) -> dict[str, int]:
     """The order of each layer of the finished model."""
-    if member.summary is not None:
-        return member.counts("orders.final")
-    return member.checkpoint.orders
+    if member.summary is None:
+        return member.checkpoint.orders
+    told = member.counts("orders.final")
+    try:
+        own = member.checkpoint.orders
+    except BadInputError:  # told where the model itself is asked for
+        return told
+    for name in {**own, **told}:
+        wanted = (
+            f"{own[name]}, as in {member.checkpoint_path.name}"
+            if name in own
+            else "that of a layer of the model"
+        )
+        member.require(told.get(name) == own.get(name), f"orders.final.{name}", wanted, told.get(name))
+    return told
 
 
 def axis_units(member: Member) -> tuple[dict[str, int], dict[str, int]]:

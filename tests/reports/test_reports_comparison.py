@@ -78,7 +78,35 @@ DAMAGED = [
     ("primary", "accuracy", "primary must be a mapping"),
     ("primary.name", "loss", "primary.name must be 'accuracy', as its recipe says, found the text 'loss'"),
     ("primary.higher_is_better", False, "primary.higher_is_better must be True"),
+    ("test.accuracy", 1.5, "test.accuracy must be null or a number from 0 to 1, found the number 1.5"),
+    ("validation.accuracy", -0.1, "validation.accuracy must be null or a number from 0 to 1"),
+    ("validation.best_accuracy", 2, "validation.best_accuracy must be null or a number from 0 to 1"),
+    ("validation.best_step", -1, "validation.best_step must be a whole number, found the number -1"),
+    ("test.loss", -2.0, "test.loss must be null or a number of at least 0"),
+    ("steps", 1.5, "steps must be a whole number, found the number 1.5"),
+    ("checks.cut", None, "checks.cut must be a whole number, found nothing (null)"),
+    (
+        "flops.training_start_per_step",
+        -1,
+        "flops.training_start_per_step must be null or a number of at least 0",
+    ),
+    ("seconds.evaluation", "x", "seconds.evaluation must be null or a finite number"),
     ("orders.final", {"blocks.0.layer": "8"}, "orders.final.blocks.0.layer must be a whole number"),
+    (
+        "orders.final",
+        {"blocks.0.layer": 3},
+        "orders.final.blocks.1.layer must be 1, as in final.pt, found nothing",
+    ),
+    (
+        "orders.final",
+        {"blocks.0.layer": 3, "blocks.1.layer": 1, "blocks.2.layer": 4},
+        "orders.final.blocks.2.layer must be that of a layer of the model, found",
+    ),
+    (
+        "orders.final",
+        {"blocks.0.layer": 4, "blocks.1.layer": 1},
+        "orders.final.blocks.0.layer must be 3, as in",
+    ),
     ("parameters.final", None, "parameters.final must be a number, found nothing"),
     ("parameters.final", -3, "parameters.final must be null or a number of at least 0, found the number -3"),
     ("flops.training", -1e9, "flops.training must be null or a number of at least 0"),
@@ -399,7 +427,10 @@ def test_units_of_other_axes_are_told_where_some_were_cut(make_run: MakeRun) -> 
 
 def test_a_model_without_states_has_no_row_of_them(make_run: MakeRun) -> None:
     none = {"orders": {"start": {}, "final": {}}}
-    report = quick(make_run(summary=none).folder, make_run("cut", summary=none).folder)
+    runs = make_run(summary=none), make_run("cut", summary=none)
+    for run in runs:  # whose models have states
+        run.final_checkpoint.unlink()
+    report = quick(*(run.folder for run in runs))
     assert "total_order" not in [row.key for row in report.rows]
     assert not any("states" in line for line in report.verdict)
     limit = Tolerances(at_most={"total_order": 0.5})
