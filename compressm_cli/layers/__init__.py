@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from compressm_cli.layers.residual import Residual
     from compressm_cli.layers.s4d import S4D, S4DConfig
     from compressm_cli.layers.s5 import S5, S5Config
+    from compressm_cli.layers.state import State
 
 __getattr__ = exporter(
     __name__,
@@ -31,6 +32,7 @@ __getattr__ = exporter(
         "residual": ("Residual",),
         "s4d": ("S4D", "S4DConfig"),
         "s5": ("S5", "S5Config"),
+        "state": ("State",),
     },
 )
 
@@ -54,5 +56,6 @@ __all__ = [
     "ResidualStage",
     "S4DConfig",
     "S5Config",
+    "State",
     "SwiGLU",
 ]
