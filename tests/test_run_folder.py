@@ -14,6 +14,7 @@ import pytest
 
 from compressm_cli.core.errors import BadInputError, RunFailedError
 from compressm_cli.core.files import write_atomically
+from compressm_cli.render.plots import run_plots
 from compressm_cli.runs.folder import Run
 
 
@@ -322,3 +323,51 @@ def test_checkpoints_to_resume_from_are_in_order(tmp_path: Path) -> None:
         run.last_checkpoint(step).write_bytes(b"")
     run.best_checkpoint.write_bytes(b"")
     assert run.last_checkpoints() == [run.last_checkpoint(step) for step in (5, 200, 1000)]
+
+
+LINE: dict[str, Any] = {
+    "step": 1,
+    "unit": "a:states",
+    "kind": "state",
+    "before": 3,
+    "after": 2,
+    "accepted": True,
+}
+EARLIER: dict[str, Any] = {
+    "step": 1,
+    "layer": "a",
+    "order_before": 3,
+    "order_after": 2,
+    "accepted": None,
+    "hsv": [1.0, 0.5],
+}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"step": 1}, "layer is missing"),
+        ({**LINE, "unit": 3}, "unit must be text, found the number 3"),
+        ({**LINE, "after": "x"}, "after must be a whole number, found the text 'x'"),
+        ({**LINE, "before": -1}, "before must be a whole number, found the number -1"),
+        ({key: LINE[key] for key in LINE if key != "accepted"}, "accepted is missing"),
+        ({**LINE, "accepted": [1]}, "accepted must be true, false or null, found a list"),
+        ({**EARLIER, "order_after": None}, "order_after must be a whole number, found nothing"),
+        ({**EARLIER, "hsv": [1.0, "x"]}, "hsv must be a list of numbers, found a list"),
+    ],
+)
+def test_a_line_about_a_check_says_what_was_looked_at(
+    tmp_path: Path, line: dict[str, Any], message: str
+) -> None:
+    run = Run.create(tmp_path, "run")
+    for good in (LINE, EARLIER, line):
+        run.append_compression(good)
+    with pytest.raises(BadInputError) as caught:
+        run.read_compression()
+    place = run.folder / "compression.jsonl"
+    assert str(caught.value).startswith(f"{place}:3: {message}")
+    assert "the run's record is damaged: mend the line, or delete it" in str(caught.value)
+    told: list[str] = []
+    run_plots(run, told.append)
+    assert len(told) == 1
+    assert f"({place}:3: {message}" in told[0]

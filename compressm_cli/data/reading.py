@@ -1,6 +1,7 @@
 """Reading files of others: whatever a library makes of their content, the message names the file."""
 
 import errno
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -29,3 +30,11 @@ def reading(place: object, problem: str, advice: str) -> Iterator[None]:
         if len(line) > LONGEST:  # some say all that they found
             line = f"{line[:LONGEST]}..."
         raise BadInputError(f"{place}: {problem}: {line}; {advice}") from error
+
+
+@contextmanager
+def arrays_of_any_age() -> Iterator[None]:
+    """Within, NumPy does not warn of arrays that Python 2 wrote: it reads them as any others, but slower."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Reading `.npy`")
+        yield

@@ -12,7 +12,7 @@ from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.text import shorten
 from compressm_cli.data.encodings import Ids, Tokenizer
 from compressm_cli.data.mapped import of_file, room_for
-from compressm_cli.data.reading import reading
+from compressm_cli.data.reading import arrays_of_any_age, reading
 from compressm_cli.data.sources.packed import PACKED, opened, require_file, suffix_of
 from compressm_cli.data.tokens import id_type
 
@@ -74,7 +74,8 @@ def require_vocabulary(tokens: np.ndarray, vocabulary: int, place: str) -> None:
 
 def _array(path: Path) -> np.ndarray:
     _require_unpacked(path)
-    with reading(path, "not a readable .npy file of integers", found_instead(path) or "correct data.path"):
+    advice = found_instead(path) or "correct data.path"
+    with reading(path, "not a readable .npy file of integers", advice), arrays_of_any_age():
         tokens = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(tokens, np.ndarray):
         raise BadInputError(f"{path}: several arrays; write one, of integers in one dimension")

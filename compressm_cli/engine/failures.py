@@ -3,7 +3,7 @@
 import errno
 import traceback
 
-from compressm_cli.core.errors import RunFailedError, command
+from compressm_cli.core.errors import CompressmError, RunFailedError, command
 from compressm_cli.core.files import ADVICE
 from compressm_cli.core.memory import is_out_of_memory
 from compressm_cli.runs.folder import Run
@@ -19,6 +19,8 @@ def reason(error: BaseException) -> str:
     if isinstance(error, OSError):
         told = error.strerror or str(error) or type(error).__name__
         return f"{error.filename}: {told}" if error.filename else told
+    if isinstance(error, CompressmError):
+        return str(error)
     if isinstance(error, MemoryError) and not str(error):
         return "out of memory"
     return f"{type(error).__name__}: {' '.join(str(error).split())}"

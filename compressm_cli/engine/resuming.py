@@ -16,6 +16,7 @@ from compressm_cli.engine.view import View
 from compressm_cli.objectives import primary_of
 from compressm_cli.recipe import Recipe, load_recipe, recipe_to_yaml
 from compressm_cli.runs.folder import Run
+from compressm_cli.structure.plan import line_of_today
 
 
 @dataclass
@@ -166,11 +167,12 @@ def departure(run: Run, recipe: Recipe, view: View) -> Departure | None:
 def _keep_best(run: Run, checkpoint: Checkpoint) -> None:
     """The best model stays the best one, also where it is of steps that are to be trained again, otherwise."""
     try:
-        step = Checkpoint.load(run.best_checkpoint).step
+        kept = Checkpoint.load(run.best_checkpoint)
     except BadInputError:  # none yet
         return
-    # A cut that is on trial is not kept as the best model, whatever its evaluation.
-    tried = checkpoint.recipe.compression.safety is not None
+    step = kept.step
+    # A cut that is on trial is not kept as the best model, whatever its evaluation; one that was judged at once may be.
+    tried = checkpoint.recipe.compression.safety is not None and not _has_cut(run, kept)
     lines = (
         line for line in run.read_metrics() if line["step"] == step and not (tried and line.get("after_cut"))
     )
@@ -185,6 +187,13 @@ def _keep_best(run: Run, checkpoint: Checkpoint) -> None:
     if step > checkpoint.step and best is not None:
         assert checkpoint.training is not None
         checkpoint.training["best"] = {"value": best, "step": step}
+
+
+def _has_cut(run: Run, kept: Checkpoint) -> bool:
+    """Whether a model is what an accepted cut made of that of its step."""
+    lines = [line_of_today(line) for line in run.read_compression() if line["step"] == kept.step]
+    cut = {line["unit"]: line["after"] for line in lines if line["accepted"]}
+    return bool(cut) and all(kept.sizes.get(unit) == after for unit, after in cut.items())
 
 
 def _raise_without_end(run: Run, recipe: Recipe, checkpoint: Checkpoint | None) -> NoReturn:

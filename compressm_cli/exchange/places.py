@@ -27,13 +27,21 @@ def find_checkpoint(path: Path) -> tuple[Path, str, Run | None]:
     if run.final_checkpoint.is_file():
         return run.final_checkpoint, f"the final checkpoint{which}", run
     status = run.read_info().get("status", "unknown")
+    is_done = status == "done" or run.is_done
+    why = (
+        f"is done, but its {run.final_checkpoint.name} is gone"
+        if is_done
+        else f"has not finished (status: {status})"
+    )
+    told = f"{which or ' of the run'}, which {why}"
     if found := run.last_checkpoints():
-        return found[-1], f"the newest checkpoint{which}, which has not finished (status: {status})", run
+        return found[-1], f"the newest checkpoint{told}", run
     if run.best_checkpoint.is_file():
-        return (
-            run.best_checkpoint,
-            f"the best checkpoint{which}, which has not finished (status: {status})",
-            run,
+        return run.best_checkpoint, f"the best checkpoint{told}", run
+    if is_done:
+        raise BadInputError(
+            f"{run.folder}: the run is done, and all its checkpoints are gone; put "
+            f"{run.final_checkpoint.relative_to(run.folder)} back, or train it again"
         )
     raise BadInputError(
         f"{run.folder}: the run has no checkpoint yet (status: {status}); wait for its first one"

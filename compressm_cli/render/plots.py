@@ -5,6 +5,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.text import described
+from compressm_cli.core.validation import is_number
 from compressm_cli.objectives import Metric, objective_type, primary_of
 from compressm_cli.objectives.classification import ACCURACY, CROSS_ENTROPY
 from compressm_cli.recipe import load_recipe
@@ -234,6 +237,12 @@ def drawable(values: list[float]) -> list[float]:
 def curve(lines: list[Line], key: str) -> tuple[list[int], list[float]]:
     """Steps and values of the lines that have one."""
     known = [m for m in lines if m.get(key) is not None]
+    for line in known:
+        if not is_number(line[key]):
+            raise BadInputError(
+                f"metrics.jsonl: {key} of step {line['step']} must be a number or null, found {described(line[key])}; "
+                "the run's record is damaged"
+            )
     return [m["step"] for m in known], [m[key] for m in known]
 
 

@@ -268,8 +268,15 @@ class Run:
         return [line for _, line in self._lines("metrics.jsonl")]
 
     def read_compression(self) -> list[dict[str, Any]]:
-        """As ``read_metrics``."""
-        return [line for _, line in self._lines("compression.jsonl")]
+        """As ``read_metrics``; also where a line does not tell what was looked at, and how much of it there was."""
+        found = [line for _, line in self._lines("compression.jsonl")]
+        for number, line in enumerate(found, 1):
+            if wrong := _wrong_entry(line):
+                raise BadInputError(
+                    f"{self.folder / 'compression.jsonl'}:{number}: {wrong}; the run's record is damaged: mend the "
+                    "line, or delete it, with what it told"
+                )
+        return found
 
     def forget_after(self, step: int, undecided: int | None = None) -> None:
         """Drop logged lines of later steps, before a resumed run writes them again.
@@ -333,6 +340,24 @@ class Run:
         if not isinstance(value, dict):
             raise BadInputError(f"{path}: expected a mapping, found {type(value).__name__}")
         return value
+
+
+def _wrong_entry(line: dict[str, Any]) -> str | None:
+    """What is wrong with a line about a check; earlier versions knew layers and their orders alone."""
+    of_today = "unit" in line
+    names = ("unit", "kind") if of_today else ("layer",)
+    counts = ("before", "after") if of_today else ("order_before", "order_after")
+    wanted: list[tuple[str, str, bool]] = [(name, "text", type(line.get(name)) is str) for name in names]
+    wanted += [(name, "a whole number", type(line.get(name)) is int and line[name] >= 0) for name in counts]
+    wanted.append(("accepted", "true, false or null", type(line.get("accepted", 0)) in (bool, type(None))))
+    if spectrum := line.get("hsv"):
+        numbers = type(spectrum) is list and all(type(value) in (int, float) for value in spectrum)
+        wanted.append(("hsv", "a list of numbers", numbers))
+    for name, what, is_right in wanted:
+        if not is_right:
+            found = f"must be {what}, found {described(line[name])}" if name in line else "is missing"
+            return f"{name} {found}"
+    return None
 
 
 def _runs_within(path: Path) -> str:

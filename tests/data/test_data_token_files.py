@@ -1,3 +1,4 @@
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,9 @@ import torch
 from pydantic import ValidationError
 
 from compressm_cli.core.errors import BadInputError
+from compressm_cli.data import token_sources
+from compressm_cli.data.sources.interface import Form
+from compressm_cli.data.sources.npz import NpzSource
 from compressm_cli.data.token_files import TokenFiles
 
 
@@ -194,3 +198,22 @@ def test_without_the_package_the_error_says_what_to_install(tmp_path: Path, monk
 def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         TokenFiles(**options)
+
+
+def test_arrays_that_python_2_wrote_are_read_without_a_word(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    header = b"{'descr': '<i4', 'fortran_order': False, 'shape': (3L,), }".ljust(117) + b"\n"
+    old = (
+        b"\x93NUMPY\x01\x00"
+        + len(header).to_bytes(2, "little")
+        + header
+        + np.arange(3, dtype="<i4").tobytes()
+    )
+    (tmp_path / "old.npy").write_bytes(old)
+    assert token_sources._array(tmp_path / "old.npy").tolist() == [0, 1, 2]
+    with zipfile.ZipFile(tmp_path / "old.npz", "w") as archive:
+        archive.writestr("x.npy", old)
+    source = NpzSource(tmp_path / "old.npz", Form())
+    assert [cells.tolist() for cells in next(iter(source.blocks(["x"])))] == [[0, 1, 2]]  # type: ignore[union-attr]
+    assert [str(warning.message) for warning in recwarn] == []

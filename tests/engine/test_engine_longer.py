@@ -185,6 +185,39 @@ def test_a_cut_on_trial_is_not_taken_for_the_best_model(
     assert Checkpoint.load(run.best_checkpoint).step > 15
 
 
+def test_a_cut_that_was_judged_at_once_is_the_best_model(
+    tiny: Maker, train: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the last step, before the last checkpoint of which the run is killed."""
+    original, keep = validation.evaluate, validation.Validation.keep_if_best
+
+    def evaluate(model: Any, *args: Any) -> Any:
+        return replace(original(model, *args), metrics={"accuracy": next(frames)})
+
+    def killed(self: Any, result: Any) -> None:
+        keep(self, result)
+        if result.metrics["accuracy"] == 0.9:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(validation, "evaluate", evaluate)
+    monkeypatch.setattr(validation.Validation, "keep_if_best", killed)
+    schedule = {"kind": "listed", "at_steps": [20]}
+    cut = cuts({"trial_steps": 10, "tolerance": 1.0}, schedule=schedule)
+    frames = iter([0.1, 0.2, 0.3, 0.5, 0.9])
+    recipe = tiny(steps=20, compression=cut, train={**EVERY, "checkpoint_every": 10})
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe)
+    run = Run.find(Path(recipe.output.root) / recipe.name)[-1]
+    assert [p.name for p in run.last_checkpoints()] == ["last-000000010.pt"]
+    best = Checkpoint.load(run.best_checkpoint)
+    assert (best.step, best.orders == surgery.orders(best.build_model())) == (20, True)
+    frames = iter([0.4] * 12)
+    longer(run, "train.steps=40")
+    found = run.read_summary()["validation"]
+    assert (found["best_accuracy"], found["best_step"]) == (0.9, 20)
+    assert Checkpoint.load(run.best_checkpoint).orders == best.orders
+
+
 # ---- what is refused ---------------------------------------------------------------------------------------
 
 

@@ -138,7 +138,25 @@ def test_which_checkpoint_is_meant(make_run: MakeRun) -> None:
     unfinished = make_run(seed=2, status="running")
     path, why, _ = find_checkpoint(unfinished.folder)
     assert path == unfinished.last_checkpoint(50)
-    assert "has not finished (status: running)" in why
+    assert why == "the newest checkpoint of the run, which has not finished (status: running)"
+
+
+def test_a_run_that_is_done_is_not_told_as_unfinished(make_run: MakeRun) -> None:
+    run = make_run()
+    run.final_checkpoint.rename(run.last_checkpoint(100))
+    path, why, _ = find_checkpoint(run.folder)
+    assert path == run.last_checkpoint(100)
+    assert why == "the newest checkpoint of the run, which is done, but its final.pt is gone"
+    path.rename(run.best_checkpoint)
+    assert (
+        find_checkpoint(run.folder)[1]
+        == "the best checkpoint of the run, which is done, but its final.pt is gone"
+    )
+    run.best_checkpoint.unlink()
+    with pytest.raises(
+        BadInputError, match=r"is done, and all its checkpoints are gone; put checkpoints/final\.pt back"
+    ):
+        find_checkpoint(run.folder)
 
 
 def test_bad_input(make_run: MakeRun, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from compressm_cli.core.errors import BadInputError
-from compressm_cli.data.reading import reading
+from compressm_cli.data.reading import arrays_of_any_age, reading
 from compressm_cli.data.sources.interface import Cells, Source
 
 ADVICE = "write arrays of numbers or texts with numpy.savez (series of unequal length: one after another, and lengths)"
@@ -37,7 +37,7 @@ class NpzSource(Source):
 
     @cached_property
     def _arrays(self) -> dict[str, np.ndarray]:
-        with reading(self.file, f"cannot be read as {self.kind}", ADVICE):
+        with reading(self.file, f"cannot be read as {self.kind}", ADVICE), arrays_of_any_age():
             content: Any = np.load(self.file, allow_pickle=False)
             if isinstance(content, np.ndarray):
                 raise ValueError("one array, without a name")
