@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from compressm_cli.checkpoint import Checkpoint
-from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.errors import BadInputError, RunFailedError
 from compressm_cli.data.encodings import Classes, Encoding, Numbers, Tokens
 from compressm_cli.data.rows import Rows
 from compressm_cli.engine.precision import resolve_device
@@ -72,7 +72,11 @@ class Predictor:
         """Of those that it has been asked for."""
 
     def __call__(self, rows: Rows) -> Predictions:
-        """What the model says of all the rows; BadInputError for one that cannot be encoded, naming it."""
+        """What the model says of all the rows.
+
+        Raises BadInputError for one that cannot be encoded, and RunFailedError for one of which the model says no
+        numbers, naming it.
+        """
         rows = self.encoding.inputs.pieces(rows)
         said = torch.cat(list(self._outputs(rows)))
         names = [rows.name(row) for row in range(len(rows))]
@@ -96,4 +100,15 @@ class Predictor:
             if said.ndim == 3:  # a forecast at each step, of which the last is asked for
                 last = torch.full((len(said),), said.shape[1]) if lengths is None else lengths
                 said = said[torch.arange(len(said)), last.to(said.device) - 1]
-            yield said.float().cpu()
+            yield _finite(said.float().cpu(), part)
+
+
+def _finite(said: Tensor, rows: Rows) -> Tensor:
+    """(rows, outputs) as they are; RunFailedError naming the first row of which they are no numbers."""
+    odd = (~said.isfinite().all(dim=-1)).nonzero()
+    if len(odd):
+        raise RunFailedError(
+            f"{rows.source}, row {rows.name(int(odd[0]))}: the model says numbers that are not finite; what is in "
+            "the row is too large for it, or its weights are of no use"
+        )
+    return said

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from compressm_cli.checkpoint import Checkpoint
-from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.errors import BadInputError, RunFailedError
 from compressm_cli.data.encodings import Classes, Numbers, Standardization
 from compressm_cli.data.interface import Split
 from compressm_cli.engine.data_placement import placed
@@ -79,7 +79,7 @@ def judge(
     """Judge the model of a checkpoint, run or folder; also the metrics of its objective, to show the values with.
 
     ``overrides`` may name other data and metrics. Raises BadInputError where the model cannot read them, or where they
-    would be encoded otherwise than those that it was trained on.
+    would be encoded otherwise than those that it was trained on, and RunFailedError where it says no numbers.
     """
     checkpoint, chosen = open_model(path)
     recipe = _asked(checkpoint.recipe, overrides, path)
@@ -163,6 +163,11 @@ class _Seen:
         self._labels: list[Tensor] = []
 
     def __call__(self, outputs: Tensor, batch: Split) -> None:
+        if not bool(outputs.isfinite().all()):
+            raise RunFailedError(
+                "the model says numbers that are not finite: its weights are of no use, or what is in a row is too "
+                "large for it, which compressm predict names"
+            )
         if outputs.ndim > 2:  # each step has a label
             return
         real = batch.labels.is_floating_point()

@@ -180,6 +180,22 @@ def test_numbers_are_told_in_their_unit(
     assert float(line[told[1]]) == pytest.approx(-5 + 0.5 * said[1], abs=1e-5)
 
 
+def test_what_is_no_number_is_no_prediction_and_no_accuracy(capsys: pytest.CaptureFixture[str]) -> None:
+    spec = DataSpec(2, 2, features=1, rows=(1, 1, 1))
+    encoding = Encoding(inputs=Series(channels=["x"]), outputs=Classes(names=["a", "b"]))
+    data = {"task": "files", "format": "csv", "train": "t.csv", "feature_columns": ["u", "v"]}
+    saved(recipe({**data, "label_column": "y"}), encoding, spec)
+    Path("n.csv").write_text("u,v,y\n1,2,a\n3e38,3e38,a\n")
+    assert command(["predict", "model.pt", "n.csv", "--output", "said.csv"]) == 1
+    assert "n.csv, row 2: the model says numbers that are not finite" in capsys.readouterr().err
+    assert not Path("said.csv").exists()
+    for options in ([], ["--json"]):
+        assert command(["evaluate", "model.pt", "data.test=n.csv", *options]) == 1
+        told = capsys.readouterr()
+        assert told.out == ""
+        assert "the model says numbers that are not finite" in told.err
+
+
 def test_names_stand_in_a_csv_as_they_are() -> None:
     names = ["a\rb", "c\nd", 'e"f,', "g\r\nh", "probability"]
     shares = np.full((2, len(names)), 1 / len(names))

@@ -23,7 +23,7 @@ class Series(Inputs):
     """Their names, in the order of the features."""
     named: bool = False
     """Whether channels are columns of a table, which all tables must have; else they are taken by their places."""
-    columns: list[str] | None = None
+    columns: Annotated[list[str], Field(min_length=1)] | None = None
     """Where the steps are columns of a table: their names, which all tables must have; None takes any steps."""
     standardization: Standardization | None = None
     """Of each channel, over all steps; None takes the numbers as they stand."""
