@@ -1,7 +1,7 @@
 """Names by pattern: files of a folder, columns of a table; in natural order, in which 9 comes before 10."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import translate
 from pathlib import Path
 
@@ -9,14 +9,18 @@ from compressm_cli.core.errors import BadInputError
 
 RANGE = re.compile(r"\[(?P<first>.*?\d+)\.\.(?P<last>.*?\d+)\]")
 NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>\d+)")
+DIGITS = 1000
+"""Of a number at most; Python reads none that are much longer."""
 SHOWN = 8
 """Columns that a message names at most, of each end."""
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:
-    """A key to sort by: whole numbers within a name count as numbers."""
+    """A key to sort by: whole numbers within a name count as numbers, unless they are no sensible ones."""
     parts = re.split(r"(\d+)", name)
-    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts]
+    return [
+        (0, int(part), part) if part.isdecimal() and len(part) <= DIGITS else (1, 0, part) for part in parts
+    ]
 
 
 def files_of(place: str | Sequence[str], wanted: str) -> list[Path]:
@@ -95,11 +99,13 @@ def chosen_columns(
 def _chosen(pattern: str, present: Sequence[str], used: Sequence[str], source: str) -> list[str]:
     """What a pattern chooses that is no name itself."""
     if ends := RANGE.fullmatch(pattern):
-        names = _range(ends["first"], ends["last"], source)
-        known = set(present)
-        for name in names:
+        names, known = [], set(present)
+        for name in _range(
+            ends["first"], ends["last"], source
+        ):  # which may be far longer than there are columns
             if name not in known:
                 raise missing_column(source, name, present)
+            names.append(name)
         return names
     if "*" not in pattern and "?" not in pattern:
         raise missing_column(source, pattern, present)
@@ -110,13 +116,18 @@ def _chosen(pattern: str, present: Sequence[str], used: Sequence[str], source: s
     return found
 
 
-def _range(first: str, last: str, source: str) -> list[str]:
+def _range(first: str, last: str, source: str) -> Iterator[str]:
     """``t08`` to ``t11``: t08, t09, t10, t11."""
     one, two = NUMBERED.fullmatch(first), NUMBERED.fullmatch(last)
-    if one is None or two is None or one["stem"] != two["stem"] or int(one["number"]) > int(two["number"]):
+    too_long = max(len(first), len(last)) > DIGITS
+    if (
+        (one is None or two is None or too_long)
+        or one["stem"] != two["stem"]
+        or int(one["number"]) > int(two["number"])
+    ):
         raise BadInputError(f"{source}: no range of columns: [{first}..{last}]; write one such as [t0..t49]")
     width = len(one["number"]) if one["number"].startswith("0") else 0
-    return [f"{one['stem']}{n:0{width}d}" for n in range(int(one["number"]), int(two["number"]) + 1)]
+    return (f"{one['stem']}{n:0{width}d}" for n in range(int(one["number"]), int(two["number"]) + 1))
 
 
 def repeated(names: Sequence[str]) -> str | None:

@@ -206,10 +206,22 @@ def test_columns_by_pattern_are_in_natural_order():
     for patterns, told in (
         (["u*"], "no column is called 'u.'; its columns are 'id', 't10'"),
         (["[t1..t3]"], "has no column 't3'"),
+        (["[t1..t99999999999]"], "has no column 't3'"),
+        ([f"[t1..t{'9' * 5000}]"], "no range of columns"),
         (["[t3..t1]"], r"no range of columns: \[t3..t1\]"),
         (["t*", "t1"], "column 't1' is chosen twice"),
     ):
         refused("rows.csv", "csv", told, feature_columns=patterns, label_column="label")
+
+
+def test_numbers_that_are_too_long_for_one_are_names():
+    name = "t" + "9" * 5000
+    write("rows.csv", f"t10,{name},t9,label\n1,2,3,a\n")
+    assert read("rows.csv", "csv", feature_columns=["t*"], label_column="label").columns == [
+        "t9",
+        "t10",
+        name,
+    ]
 
 
 def test_a_model_takes_the_columns_that_it_was_trained_on():
