@@ -13,6 +13,7 @@ import numpy as np
 
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.text import described, is_writable, shorten
+from compressm_cli.data.rows import AsTheyLie
 from compressm_cli.data.sources import Cells
 
 SAME = "write the same in all"
@@ -216,7 +217,7 @@ class Labels(Column[list[str]]):
         )
 
 
-class Sequences(Column[list[np.ndarray]]):
+class Sequences(Column[AsTheyLie]):
     """Of each row a series (steps, channels) float64: a list of numbers, one a step, or of lists of them."""
 
     def __init__(self) -> None:
@@ -228,14 +229,15 @@ class Sequences(Column[list[np.ndarray]]):
             if not isinstance(cell, list | np.ndarray):
                 raise place.error(row, _not_a_list(cell))
             series = _series(cell, row, place)
+            _require_usable(series.astype(np.float64, copy=False), row, place)
             wanted = (self._series or [series])[0].shape[1]
             if series.shape[1] != wanted:
                 raise place.error(row, f"{series.shape[1]} channels, and the first row has {wanted}")
             self._series.append(series)
 
     @property
-    def values(self) -> list[np.ndarray]:
-        return self._series
+    def values(self) -> AsTheyLie:
+        return AsTheyLie(self._series)
 
 
 def _not_a_list(cell: Any) -> str:
@@ -246,19 +248,22 @@ def _not_a_list(cell: Any) -> str:
 
 
 def _series(cell: list[Any] | np.ndarray, row: int, place: Place) -> np.ndarray:
-    """(steps, channels) float64, of a list of numbers or of lists of one length, or an array like that."""
+    """(steps, channels), of a list of numbers or of lists of one length float64, of an array like that as it is."""
     if len(cell) == 0:
         raise place.error(row, "the list is empty; a series has a step at least")
-    values = _array(cell, row, place) if isinstance(cell, list) else cell.astype(np.float64)
+    values = _array(cell, row, place) if isinstance(cell, list) else cell
     series = values[:, None] if values.ndim == 1 else values
     if series.shape[1] == 0:
         raise place.error(row, "its steps are empty lists; a step has a number at least")
+    return series
+
+
+def _require_usable(series: np.ndarray, row: int, place: Place) -> None:
     unusable = np.argwhere(~(np.abs(series) <= LARGEST))
     if len(unusable):
         step, channel = unusable[0]
         told = "missing or NaN" if np.isnan(series[step, channel]) else "too large for single precision"
         raise place.error(row, f"step {step + 1}: the number is {told}")
-    return series
 
 
 def _array(cell: list[Any], row: int, place: Place) -> np.ndarray:

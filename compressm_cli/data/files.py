@@ -17,6 +17,7 @@ from compressm_cli.data.forecasting import ahead_names, stretches, windows_of
 from compressm_cli.data.interface import Dataset, DataSpec, Split, TaskConfig
 from compressm_cli.data.labels import class_names
 from compressm_cli.data.layout import WITHOUT_COLUMNS, Layout
+from compressm_cli.data.mapped import joined
 from compressm_cli.data.patterns import files_of
 from compressm_cli.data.recordings import Recordings
 from compressm_cli.data.report import Report, report_of
@@ -213,8 +214,7 @@ class Files(Layout, TaskConfig):
         """What becomes of the numbers of the training rows: of the channels of series, and of targets."""
         found = {}
         if rows.kind == "series":
-            steps = np.concatenate([np.asarray(row) for row in rows.content])
-            found["channels"] = scaling(steps, list(rows.channels or []), self.standardize)
+            found["channels"] = scaling(joined(rows.content), list(rows.channels or []), self.standardize)
         if rows.targets is not None:
             found["targets"] = scaling(rows.targets, list(rows.target_names or []), self.standardize)
         if rows.step_targets is not None:

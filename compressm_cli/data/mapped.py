@@ -50,6 +50,17 @@ def room_for(shape: Sequence[int], dtype: Any) -> np.ndarray:
     return in_temporary_file(shape, dtype) if is_large(size) else np.empty(shape, dtype)
 
 
+def joined(parts: Sequence[Any]) -> np.ndarray:
+    """Arrays (steps, channels) -> (steps of all, channels) float64, as ``room_for`` says."""
+    channels = parts[0].shape[1]
+    whole, start = room_for((sum(map(len, parts)), channels), np.float64), 0
+    for part in parts:
+        assert part.shape[1] == channels, "series have the same channels"
+        whole[start : start + len(part)] = part
+        start += len(part)
+    return whole
+
+
 def in_temporary_file(shape: Sequence[int], dtype: Any) -> np.ndarray:
     """Zeros in a temporary file, which is gone with the array, or with the process however that ends.
 

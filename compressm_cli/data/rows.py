@@ -31,6 +31,22 @@ class OnDemand(Sequence[np.ndarray]):
         return self.decoded(index)
 
 
+class AsTheyLie(OnDemand):
+    """Series (steps, channels), of whatever type a file has them in; float64 when they are asked for."""
+
+    def __init__(self, arrays: Sequence[np.ndarray]) -> None:
+        self.arrays = arrays
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    def decoded(self, row: int) -> np.ndarray:
+        return self.arrays[row].astype(np.float64, copy=False)
+
+    def taken(self, rows: Sequence[int]) -> "AsTheyLie":
+        return AsTheyLie([self.arrays[row] for row in rows])
+
+
 @dataclass(frozen=True)
 class Rows:
     """What a file or folder holds, row by row."""

@@ -14,7 +14,7 @@ from compressm_cli.engine.distributed.agreement import gathered, is_part, state_
 from compressm_cli.recipe.schema import RollBackConfig, StopConfig
 
 ADVICE = "try a lower train.learning_rate or set train.clip_norm (1.0 is usual)"
-VALUES_AT_ONCE = 2**20
+VALUES_AT_ONCE = 2**18
 
 
 class DivergedError(RunFailedError):

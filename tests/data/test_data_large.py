@@ -16,8 +16,11 @@ from PIL import Image
 
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data import encoded, mapped
+from compressm_cli.data.encodings import Standardization
 from compressm_cli.data.files import Files
 from compressm_cli.data.interface import Dataset, Split, TaskConfig
+from compressm_cli.data.sources import Form
+from compressm_cli.data.sources.npz import NpzSource
 from compressm_cli.data.token_files import TokenFiles
 from compressm_cli.data.token_sources import _raw
 
@@ -148,33 +151,46 @@ from compressm_cli.data.files import Files
 from compressm_cli.engine.batches import Batches
 from compressm_cli.engine.divergence import rows_not_finite
 
-task, size = Files.model_validate_json(sys.argv[1]), int(sys.argv[2])
-few = task.model_copy(update={"train": sys.argv[3], "validation": 0.2, "test": 0.2})
-few.dataset().fingerprint  # what is loaded for it
+tasks, size = [Files.model_validate_json(text) for text in sys.argv[2:]], int(sys.argv[1])
+for task in tasks[::2]:
+    task.dataset().fingerprint  # what is loaded for it
 status = Path("/proc/self/status").read_text().splitlines()
 taken = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmData:"))
-resource.setrlimit(resource.RLIMIT_DATA, (taken + size // 3,) * 2)  # mapped files are no part of it
-try:
-    task.dataset()
-    sys.exit("all fit in memory, and nothing was shown")
-except (MemoryError, RuntimeError):
-    pass
-mapped.free_memory, encoded.PART = lambda: size, size // 40
-made = task.dataset()
-batches = Batches(made.train, 4, seed=0)
-shapes = {tuple(batches(step).inputs.shape) for step in range(1, 2 * batches.per_epoch + 1)}
-print(shapes, rows_not_finite(made.train), made.fingerprint.spec == made.spec)
+resource.setrlimit(resource.RLIMIT_DATA, (taken + size // 2,) * 2)  # mapped files are no part of it
+free, part = mapped.free_memory, encoded.PART
+for task in tasks[1::2]:
+    mapped.free_memory, encoded.PART = free, part
+    try:
+        task.dataset()
+        sys.exit("all fit in memory, and nothing was shown")
+    except (MemoryError, RuntimeError):
+        pass
+    mapped.free_memory, encoded.PART = lambda: size, size // 40
+    made = task.dataset()
+    batches = Batches(made.train, 4, seed=0)
+    shapes = {tuple(batches(step).inputs.shape) for step in range(1, batches.per_epoch + 1)}
+    print(shapes, rows_not_finite(made.train), made.fingerprint.spec == made.spec)
 """
+
+
+def put_array(rows: int, name: str) -> Files:
+    series = np.random.RandomState(0).randint(-9, 9, size=(rows, 20_000, 3)).astype(np.float32)
+    np.savez(f"{name}.npz", x=series, y=np.arange(rows) % 2)
+    columns = {"sequence_column": "x", "label_column": "y"}
+    return Files(format="npz", train=f"{name}.npz", validation=0.2, test=0.2, **columns)
 
 
 @pytest.mark.skipif(not MAPS.exists(), reason="nothing tells what is taken")
 def test_memory_is_taken_for_a_part_alone() -> None:
-    task, size = put_images(side=200, count=120), 120 * 200 * 200 * 3 * 4
-    put_images(side=2, folder="few")
-    words = [sys.executable, "-c", LIMITED, task.model_dump_json(), str(size), "few"]
+    size = 120 * 20_000 * 3 * 4
+    tasks = [
+        *(put_images(side=2, folder="few"), put_images(side=200, count=60)),
+        *(put_array(10, "few"), put_array(120, "many")),
+    ]
+    words = [sys.executable, "-c", LIMITED, str(size), *(task.model_dump_json() for task in tasks)]
     done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "{(4, 40000, 3)} 0 True\n"
+    assert done.stdout == "{(4, 40000, 3)} 0 True\n{(4, 20000, 3)} 0 True\n"
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG, errno.EDQUOT])
@@ -215,6 +231,48 @@ def test_where_room_cannot_be_reserved_zeros_are_written(
     assert not made.any()
     made[:] = 2.0
     assert made.sum() == 30
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["savez", "savez_compressed"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_large_arrays_of_an_archive_are_unpacked_into_temporary_files(
+    order: Any, packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array = np.random.RandomState(0).normal(size=(5, 4, 3)).astype(np.float32).copy(order=order)
+    (np.savez_compressed if packed else np.savez)("a.npz", x=array, y=np.arange(5), one=np.array(3))
+    in_parts(monkeypatch)
+    made = NpzSource(Path("a.npz"), Form())._arrays
+    assert files_in_use() > 0
+    np.testing.assert_array_equal(made["x"], array)
+    assert (made["x"].dtype, made["one"].shape, made["y"].tolist()) == (array.dtype, (), [0, 1, 2, 3, 4])
+
+
+@pytest.mark.parametrize("damage", ["a bit", "the head"])
+def test_a_large_array_that_is_damaged_is_refused(damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez("a.npz", x=np.arange(100.0))
+    content = bytearray(Path("a.npz").read_bytes())
+    if damage == "a bit":
+        content[content.index(np.float64(77).tobytes())] ^= 1
+    else:
+        place = content.index(b"(100,)")
+        content[place : place + 6] = b"(99,) "
+    Path("a.npz").write_bytes(content)
+    in_parts(monkeypatch)
+    with pytest.raises(BadInputError, match=r"a\.npz: cannot be read as npz: .*(CRC|as large as its head)"):
+        assert NpzSource(Path("a.npz"), Form()).columns
+
+
+def test_numbers_are_standardized_the_same_wherever_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = np.random.RandomState(0)
+    for channels in (1, 2, 7):
+        values = chance.normal(5.0, 3.0, size=(1001, channels))
+        values[:, -1] = values[0, -1] if channels == 2 else values[:, -1]
+        for free in (None, 100):
+            monkeypatch.setattr(mapped, "free_memory", lambda free=free: free)
+            found = Standardization.fitted(mapped.joined(np.split(values, [3, 500])))
+            constant = values.std(axis=0) < 1e-9
+            assert found.mean == values.mean(axis=0).tolist()
+            assert found.deviation == np.where(constant, 1.0, values.std(axis=0)).tolist()
 
 
 @pytest.mark.skipif(not IS_FREE, reason="what is mapped is reserved here")

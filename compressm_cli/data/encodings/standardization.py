@@ -7,6 +7,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from compressm_cli.core.config import Config
+from compressm_cli.data.mapped import room_for
 
 Scale = Annotated[float, Field(gt=0.0)]
 
@@ -29,7 +30,7 @@ class Standardization(Config):
     @classmethod
     def fitted(cls, values: np.ndarray) -> "Standardization":
         """To (rows, columns) float64; of a column with one value alone the deviation counts as 1."""
-        deviation = np.where(constant_columns(values), 1.0, values.std(axis=0))
+        deviation = np.where(constant_columns(values), 1.0, _deviation(values))
         return cls(mean=values.mean(axis=0).tolist(), deviation=deviation.tolist())
 
     @property
@@ -65,5 +66,12 @@ class Standardization(Config):
 
 def constant_columns(values: np.ndarray) -> np.ndarray:
     """(columns,): which of (rows, columns) have one value alone, but for rounding."""
-    constant: np.ndarray = ~(values.std(axis=0) > np.abs(values).max(axis=0) * 1e-12)
+    largest = np.maximum(values.max(axis=0), -values.min(axis=0))
+    constant: np.ndarray = ~(_deviation(values) > largest * 1e-12)
     return constant
+
+
+def _deviation(values: np.ndarray) -> np.ndarray:
+    """``values.std(axis=0)``, bit for bit; what is as large as the values is where there is room for it."""
+    apart = np.subtract(values, values.mean(axis=0), out=room_for(values.shape, np.float64))
+    return np.sqrt(np.multiply(apart, apart, out=apart).sum(axis=0) / len(values))

@@ -1,16 +1,21 @@
 """Archives of NumPy arrays, whose arrays are the columns; that of the series in rows, padded, or one after another."""
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
+from zipfile import ZipInfo
 
 import numpy as np
 
 from compressm_cli.core.errors import BadInputError
+from compressm_cli.data.mapped import in_temporary_file, is_large
 from compressm_cli.data.reading import arrays_of_any_age, reading
 from compressm_cli.data.sources.interface import Cells, Source
 
 ADVICE = "write arrays of numbers or texts with numpy.savez (series of unequal length: one after another, and lengths)"
+BLOCK = 2**20
+"""Bytes that are unpacked at once."""
 
 
 class NpzSource(Source):
@@ -42,7 +47,7 @@ class NpzSource(Source):
             if isinstance(content, np.ndarray):
                 raise ValueError("one array, without a name")
             with content:
-                return {name: content[name] for name in content.files}
+                return {name: _array(content, name) for name in content.files}
 
     def _flat(self, name: str) -> np.ndarray:
         """An array with an entry a row."""
@@ -97,3 +102,29 @@ class NpzSource(Source):
         return BadInputError(
             f"{self.file}: array {name!r} has the shape {self._arrays[name].shape}; wanted is {wanted}"
         )
+
+
+def _array(content: Any, name: str) -> np.ndarray:
+    """An array of an opened archive; a large one is unpacked into a temporary file."""
+    info: ZipInfo | None = next((i for i in content.zip.infolist() if i.filename == f"{name}.npy"), None)
+    if info is None or not is_large(info.file_size):
+        array: np.ndarray = content[name]
+        return array
+    with content.zip.open(info) as member:
+        version = np.lib.format.read_magic(member)
+        if version == (1, 0):
+            shape, by_columns, dtype = np.lib.format.read_array_header_1_0(member)
+        else:
+            shape, by_columns, dtype = np.lib.format.read_array_header_2_0(member)
+        count = math.prod(shape)
+        if dtype.hasobject or min(shape, default=1) < 0:
+            raise ValueError(f"array {name!r} is of {dtype} and the shape {shape}")
+        if count * dtype.itemsize != info.file_size - member.tell():
+            raise ValueError(f"array {name!r} is not as large as its head says")
+        flat = in_temporary_file((count,), dtype)
+        left = flat.view(np.uint8).data
+        while len(left) and (read := member.readinto(left[:BLOCK])):
+            left = left[read:]
+        if len(left) or member.read(1):  # at its end the checksum is compared
+            raise ValueError(f"array {name!r} is cut short")
+    return flat.reshape(shape[::-1]).T if by_columns else flat.reshape(shape)
