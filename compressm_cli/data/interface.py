@@ -126,12 +126,13 @@ class Split:
         batch = values[index.to(values.device)]
         if self.home is None or self.home.type == batch.device.type:
             return batch
+        ready = batch.to(_type_on(self.home, batch.dtype))
         # From memory that stays where it is, a copy need not be waited for.
-        return _moved(batch.pin_memory() if self.home.type == "cuda" else batch, self.home)
+        return (ready.pin_memory() if self.home.type == "cuda" else ready).to(self.home, non_blocking=True)
 
 
 def _moved(values: Tensor, device: torch.device) -> Tensor:
-    return values.to(_type_on(device, values.dtype)).to(device, non_blocking=values.is_pinned())
+    return values.to(_type_on(device, values.dtype)).to(device)
 
 
 def _type_on(device: torch.device, dtype: torch.dtype) -> torch.dtype:

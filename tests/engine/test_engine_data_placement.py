@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from compressm_cli.data import mapped
 from compressm_cli.data.interface import Split
-from compressm_cli.engine import data_placement
+from compressm_cli.engine import data_placement, experiment
 from compressm_cli.engine.batches import Batches, share_of
 from compressm_cli.engine.data_placement import placed
 from compressm_cli.engine.divergence import rows_not_finite
@@ -99,6 +102,27 @@ def test_a_run_is_the_same_bit_by_bit(
         {key: value for key, value in line.items() if key not in times} for line in plain.read_metrics()
     ] == [{key: value for key, value in line.items() if key not in times} for line in other.read_metrics()]
     assert json.dumps(plain.read_summary()["test"]) == json.dumps(other.read_summary()["test"])
+
+
+def test_a_run_on_data_in_files_is_the_same_and_goes_on_as_the_same(
+    tiny: Any, train: Any, same_weights: Callable[..., bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    series = np.random.RandomState(0).normal(size=(60, 9, 2))
+    np.savez(tmp_path / "rows.npz", x=series, n=1 + np.arange(60) % 9, y=np.arange(60) % 2)
+    columns = {"sequence_column": "x", "lengths_column": "n", "label_column": "y"}
+    data = {"task": "files", "format": "npz", "train": str(tmp_path / "rows.npz"), **columns}
+    recipe = tiny(steps=12, data=data, train={"checkpoint_every": 6}, output={"keep_last": 3})
+    plain = train(recipe)
+    monkeypatch.setattr(mapped, "free_memory", lambda: 1000)
+    fake_limit(monkeypatch, 1000)
+    other = train(recipe)
+    assert other.read_info()["fingerprint"] == plain.read_info()["fingerprint"]
+    assert same_weights(plain, other)
+    for path in (other.folder / "summary.json", other.final_checkpoint, other.last_checkpoint(12)):
+        path.unlink()
+    experiment.resume(other, recipe, SilentView(), "test")
+    assert other.read_info()["resumed"][0]["step"] == 6
+    assert same_weights(plain, other)
 
 
 @pytest.mark.cuda
