@@ -70,7 +70,7 @@ def predict(
     Rows are encoded as those that the model was trained on: with its class names, standardization, sizes. A column
     of labels is not needed, and not read. Numbers are told in the unit of the training data.
     """
-    from compressm_cli.engine.inputs import read_input
+    from compressm_cli.engine.inputs import opened_input
     from compressm_cli.engine.prediction import Predictor
     from compressm_cli.reports import open_model, predictions
 
@@ -79,8 +79,7 @@ def predict(
     checkpoint, chosen = open_model(model)
     console.tell(f"{model}: {chosen}")
     predictor = Predictor(checkpoint, device)
-    with console.stderr().status("predicting"):
-        rows = read_input(checkpoint, place, settings or [])
+    with console.stderr().status("predicting"), opened_input(checkpoint, place, settings or []) as rows:
         columns = predictions.columns_of(predictor(rows), top)
     _tell(rows, predictor)
     if output is None:

@@ -3,7 +3,9 @@
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,9 @@ class InputSettings(Config):
     data: Layout
 
 
-def read_input(checkpoint: Checkpoint, place: str, settings: Sequence[str] = ()) -> Rows:
-    """The rows of a file, a folder, or standard input (``-``), without labels.
+@contextmanager
+def opened_input(checkpoint: Checkpoint, place: str, settings: Sequence[str] = ()) -> Iterator[Rows]:
+    """Within, the rows of a file, a folder, or standard input (``-``), without labels; some are read when asked for.
 
     ``settings`` are changes such as ``data.text_column=review`` of the layout that the model's own data have. Raises
     BadInputError where nothing is there, or it cannot be read so.
@@ -35,8 +38,19 @@ def read_input(checkpoint: Checkpoint, place: str, settings: Sequence[str] = ())
     told = next(
         (text.partition("=")[2].strip() for text in settings if text.startswith("data.format=")), None
     )
-    if place == STDIN:
-        return _of_stdin(checkpoint, takes, told, settings)
+    if place != STDIN:
+        yield _of_place(checkpoint, takes, told, place, settings)
+    elif told is None:
+        yield _of_lines(takes)
+    else:
+        with _copied_stdin() as file:
+            rows = _layout(checkpoint, told, STDIN, settings).read(str(file), labelled=False)
+            yield replace(rows, source=file.name)
+
+
+def _of_place(
+    checkpoint: Checkpoint, takes: Kind, told: str | None, place: str, settings: Sequence[str]
+) -> Rows:
     path = Path(place)
     if not path.exists():
         raise BadInputError(f"{place}: no such file or folder (paths start at {Path.cwd()})")
@@ -64,19 +78,26 @@ def _layout(checkpoint: Checkpoint, found: str | None, place: str, settings: Seq
     return config_from_mapping(InputSettings, {"data": own}, f"{place}: how it is read", settings).data
 
 
-def _of_stdin(checkpoint: Checkpoint, takes: Kind, told: str | None, settings: Sequence[str]) -> Rows:
-    if told is None and takes == "texts":
-        lines = sys.stdin.buffer.read().splitlines()
-        return _texts("standard input", lines)
-    if told is None:
+def _of_lines(takes: Kind) -> Rows:
+    """A text a line of standard input."""
+    if takes != "texts":
         raise BadInputError(
             "-: standard input has no name to tell its format; write data.format=csv, or another"
         )
+    return _texts("standard input", sys.stdin.buffer.read().splitlines())
+
+
+@contextmanager
+def _copied_stdin() -> Iterator[Path]:
+    """A file with what came by standard input, as long as it is read; messages name no other."""
     with tempfile.TemporaryDirectory(prefix="compressm-") as folder:
         file = Path(folder) / "standard input"
         with file.open("wb") as copy:
             shutil.copyfileobj(sys.stdin.buffer, copy)
-        return _layout(checkpoint, told, STDIN, settings).read(str(file), labelled=False)
+        try:
+            yield file
+        except BadInputError as error:
+            raise BadInputError(str(error).replace(f"{folder}/", "")) from error
 
 
 def _texts(source: str, texts: list[bytes], names: list[str] | None = None) -> Rows:

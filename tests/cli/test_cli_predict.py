@@ -11,10 +11,11 @@ import pandas
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.cli.main import run as command
-from compressm_cli.data.encodings import Classes, Encoding, Numbers, Series, Standardization
+from compressm_cli.data.encodings import Classes, Encoding, Numbers, Pixels, Series, Standardization
 from compressm_cli.data.interface import DataSpec
 from compressm_cli.engine.prediction import Predictions
 from compressm_cli.models import build_model
@@ -131,6 +132,30 @@ def test_other_layouts_than_that_of_training(
     assert said("-") == wanted
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(Path("new.csv").read_bytes())))
     assert said("-", "data.format=csv") == wanted
+
+
+def test_an_image_by_standard_input(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+    Path("in").mkdir()
+    Image.fromarray(pixels).save("in/1.png")
+    encoding = Encoding(
+        inputs=Pixels(height=3, width=4, mean=[0.5], deviation=[0.5]), outputs=Classes(names=["a", "b"])
+    )
+    data = {"task": "files", "format": "image_folder", "train": "none"}
+    saved(recipe(data), encoding, DataSpec(2, 12, features=1, rows=(1, 1, 1)))
+
+    def said(content: bytes) -> int:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+        return command(["predict", "model.pt", "-", "data.format=image_folder"])
+
+    assert command(["predict", "model.pt", "in"]) == 0
+    wanted = capsys.readouterr().out
+    assert said(Path("in/1.png").read_bytes()) == 0
+    assert capsys.readouterr().out == wanted.replace("1.png", "standard input")
+    assert said(b"no image") == 2
+    assert "error: standard input, image 1 (standard input): not a readable image" in capsys.readouterr().err
 
 
 def test_the_most_probable_of_many_classes(capsys: pytest.CaptureFixture[str]) -> None:
