@@ -160,6 +160,19 @@ def require(origins: Iterable[Origin], where: object) -> None:
             )
 
 
+def changed(origins: Iterable[Origin]) -> list[Origin]:
+    """Of the plug-ins of a checkpoint those that are others here: of another version, source, or not loaded."""
+    known = _known()
+    here = {name: source for origin in known.values() for name, source in origin.sources.items()}
+    return [
+        origin
+        for origin in origins
+        if origin.module not in known
+        or known[origin.module].version != origin.version
+        or any(here.get(name, source) != source for name, source in origin.sources.items())
+    ]
+
+
 def needed(recipe: Config) -> list[Origin]:
     """The plug-ins whose classes a recipe names, each once."""
     used = {type(config) for config in _configs(recipe)}

@@ -26,6 +26,7 @@ from compressm_cli.cli import main, train
 from compressm_cli.core.errors import BadInputError, command
 from compressm_cli.data import DataSpec, Split
 from compressm_cli.engine import experiment
+from compressm_cli.engine.resuming import newest_checkpoint
 from compressm_cli.engine.view import SilentView
 from compressm_cli.layers import LAYERS
 from compressm_cli.methods import METHODS
@@ -703,6 +704,35 @@ def test_another_source_without_a_version_is_a_warning(
     with on_path(tmp_path, "mine"):
         assert main.run([*line, str(tmp_path / "old")]) == 0
     assert "warning" not in capsys.readouterr().err
+
+
+def test_a_model_that_another_source_cannot_hold_is_not_told_as_damaged(tmp_path: Path) -> None:
+    """Nor is anybody told to delete it."""
+    source = tmp_path / "mine.py"
+    source.write_text(MINE, encoding="utf-8")
+    mapping = recipe_to_mapping(tiny_recipe("baseline", 0))
+    mapping["model"]["layer"] = {"kind": "mine", "state_dim": 3}
+    run = Run.create(tmp_path / "outputs", "mine")
+    file = run.last_checkpoint(100)
+    with on_path(tmp_path, "mine"):
+        plugins.load("mine")
+        tiny_checkpoint(recipe_from_mapping(mapping, "test")).save(file)
+    wider = """class Mine(LRU):
+    def __init__(self, *a):
+        super().__init__(*a)
+        self.more = type(self.D)(self.D * 1)
+"""
+    source.write_text(MINE.replace("class Mine(LRU):\n", wider), encoding="utf-8")
+    message = (
+        "cannot be used with the plug-in mine as it is here, which is another one .*more is missing; put that"
+    )
+    with on_path(tmp_path, "mine"):
+        plugins.load("mine")
+        with pytest.raises(BadInputError, match=message):
+            Checkpoint.load(file)
+        with pytest.raises(BadInputError, match=message) as caught:
+            newest_checkpoint(run, SilentView())
+        assert "delete" not in str(caught.value)
 
 
 def test_texts_of_a_checkpoint_are_shown_on_a_line(

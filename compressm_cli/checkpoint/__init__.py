@@ -40,6 +40,10 @@ from compressm_cli.structure.masks import masks_of
 from compressm_cli.structure.store import ParkedUnits, parked_units, set_parked_units
 
 
+class OtherPluginError(BadInputError):
+    """A checkpoint is whole, as far as is known, and a plug-in is another one than it was made with."""
+
+
 @dataclass
 class Checkpoint:
     """A model, how to build it, and optionally how to go on training it."""
@@ -177,6 +181,11 @@ class Checkpoint:
         except UnknownFormatError as error:
             raise BadInputError(f"{path}: {error}") from error
         except DamagedError as error:
+            if others := _other_plugins(content):
+                raise OtherPluginError(
+                    f"{path}: cannot be used with the plug-in {others[0]} as it is here, which is another one than it "
+                    f"was made with: {error}; put that one back"
+                ) from error
             raise BadInputError(f"{path}: damaged checkpoint: {error}") from error
 
     @classmethod
@@ -222,6 +231,14 @@ class Checkpoint:
     def _constrain(self, model: nn.Module) -> None:
         surgery.restore_constraints(model, self.masks, self.frozen)
         set_parked_units(model, self.parked.copy())
+
+
+def _other_plugins(content: Mapping[str, Any]) -> list[plugins.Origin]:
+    """The plug-ins of a checkpoint that are others here."""
+    try:
+        return plugins.changed(read_plugins(content))
+    except DamagedError:
+        return []
 
 
 def _outlined(saved: dict[str, Any]) -> dict[str, Any]:

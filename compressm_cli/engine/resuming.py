@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
-from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.checkpoint import Checkpoint, OtherPluginError
 from compressm_cli.core.errors import BadInputError, command
 from compressm_cli.core.text import shorten
 from compressm_cli.core.validation import is_number
@@ -53,7 +53,7 @@ def newest_checkpoint(run: Run, view: View) -> Checkpoint | None:
     again would replace what is left of it.
     """
     saved = run.last_checkpoints()
-    reasons = []
+    reasons, is_lost = [], True
     for path in reversed(saved):
         try:
             checkpoint = Checkpoint.load(path)
@@ -61,10 +61,13 @@ def newest_checkpoint(run: Run, view: View) -> Checkpoint | None:
                 raise BadInputError(f"{path}: this checkpoint has no state of training")
         except BadInputError as error:
             reasons.append(str(error))
+            is_lost = is_lost and not isinstance(error, OtherPluginError)
             continue
         for reason in reasons:
             view.message(f"warning: {reason}; going on from {path.name}")
         return checkpoint
+    if not is_lost:
+        raise BadInputError("; ".join(reasons))
     if reasons:
         raise BadInputError(
             f"{'; '.join(reasons)}. The run cannot go on from any checkpoint; delete {run.checkpoints}/last-*.pt "
