@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from compressm_cli.methods.method import CheckContext, Method, StepContext
     from compressm_cli.models.config import ModelConfig
     from compressm_cli.models.interface import Model
+    from compressm_cli.reports.predictor import Predictor
     from compressm_cli.structure.edits import Keep, MaskEntries, Park, Train, Wake
     from compressm_cli.structure.map import StructureMap
     from compressm_cli.structure.modules import Insert, Replace
@@ -34,6 +35,7 @@ __getattr__ = exporter(
         "methods.method": ("CheckContext", "Method", "StepContext"),
         "models.config": ("ModelConfig",),
         "models.interface": ("Model",),
+        "reports.predictor": ("Predictor",),
         "structure.edits": ("Keep", "MaskEntries", "Park", "Train", "Wake"),
         "structure.map": ("StructureMap",),
         "structure.modules": ("Insert", "Replace"),
@@ -57,6 +59,7 @@ __all__ = [
     "ModelConfig",
     "Park",
     "Plan",
+    "Predictor",
     "Project",
     "Replace",
     "Slot",

@@ -1,17 +1,13 @@
 """``compressm predict``: what a trained model says of a file, a folder, or standard input."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from compressm_cli.cli import candidates, console
 from compressm_cli.cli.commands import Command, examples
 from compressm_cli.cli.parameters import Device, Model, Plugins
-
-if TYPE_CHECKING:
-    from compressm_cli.data.rows import Rows
-    from compressm_cli.engine.prediction import Predictor
 
 app = typer.Typer(add_completion=False)
 
@@ -81,19 +77,10 @@ def predict(
     predictor = Predictor(checkpoint, device)
     with console.stderr().status("predicting"), opened_input(checkpoint, place, settings or []) as rows:
         columns = predictions.columns_of(predictor(rows), top)
-    _tell(rows, predictor)
+    for remark in predictor.remarks(rows):
+        console.warn(remark)
     if output is None:
         typer.echo(predictions.as_csv(columns), nl=False)
         return
     predictions.write(columns, output)
     console.tell(f"{output}: {len(rows):,} rows")
-
-
-def _tell(rows: "Rows", predictor: "Predictor") -> None:
-    """What a user should know of the rows that were read."""
-    for reason, count in rows.left_out.items():
-        console.warn(f"{rows.source}: {count:,} left out: {reason}")
-    if (longest := predictor.longest_seen) > predictor.longest:
-        console.warn(
-            f"{rows.source}: rows of up to {longest:,} steps; the model was trained on {predictor.longest:,} at most"
-        )

@@ -87,6 +87,16 @@ class Predictor:
         shares = said.double().softmax(dim=-1).numpy()
         return Predictions(names, class_names=list(outputs.names), probabilities=shares)
 
+    def remarks(self, rows: Rows) -> list[str]:
+        """What a user should know of rows that it was asked for."""
+        found = [f"{rows.source}: {count:,} left out: {reason}" for reason, count in rows.left_out.items()]
+        if self.longest_seen > self.longest:
+            found.append(
+                f"{rows.source}: rows of up to {self.longest_seen:,} steps; the model was trained on "
+                f"{self.longest:,} at most"
+            )
+        return found
+
     @torch.inference_mode()
     def _outputs(self, rows: Rows) -> Iterator[Tensor]:
         """(some rows, outputs), on the CPU."""
