@@ -49,9 +49,10 @@ class Predictor:
 
         These are as of ``compressm predict``: ``data.text_column=body``. Raises BadInputError for what cannot be read.
         """
-        from compressm_cli.engine.inputs import read_input
+        from compressm_cli.engine.inputs import opened_input
 
-        return self._said(read_input(self._checkpoint, str(place), settings))
+        with opened_input(self._checkpoint, str(place), settings) as rows:
+            return self._said(rows)
 
     def _said(self, rows: Any) -> "Predictions":
         said = self._model(rows)
