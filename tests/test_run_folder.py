@@ -287,7 +287,7 @@ def test_later_lines_are_forgotten(tmp_path: Path) -> None:
     run = started(tmp_path)
     for step in (1, 5, 9):
         run.append_metrics({"step": step})
-        run.append_compression({"step": step, "layer": "a"})
+        run.append_compression({**EARLIER, "step": step})
     with (run.folder / "metrics.jsonl").open("a") as file:
         file.write('{"st')
     run.forget_after(5)
@@ -305,7 +305,7 @@ def test_the_lines_of_an_undecided_check_are_forgotten_too(tmp_path: Path) -> No
     run = started(tmp_path)
     for step in (1, 5, 9):
         run.append_metrics({"step": step})
-        run.append_compression({"step": step, "layer": "a"})
+        run.append_compression({**EARLIER, "step": step})
     run.forget_after(9, undecided=5)
     assert [line["step"] for line in run.read_metrics()] == [1, 5, 9]
     assert [line["step"] for line in run.read_compression()] == [1, 9]

@@ -234,7 +234,9 @@ def continue_or_start(
 
     def earlier() -> list[Run]:
         return [
-            r for r in _earlier_runs(own) if not own_launcher or r.read_info().get("launcher") == launcher()
+            r
+            for r in _earlier_runs(own, tell)
+            if not own_launcher or r.read_info().get("launcher") == launcher()
         ]
 
     for run in [_followed(found, group) for found in group.from_main(earlier)]:
@@ -268,8 +270,11 @@ def _departure(run: Run, recipe: Recipe, view: View, group: Group) -> Departure 
     return group.from_main(lambda: departure(run, recipe, view), sent)
 
 
-def _earlier_runs(recipe: Recipe) -> Iterator[Run]:
-    """Runs of this recipe with its one seed, newest first, also on other devices and with other ``output:``."""
+def _earlier_runs(recipe: Recipe, tell: Callable[[str], None]) -> Iterator[Run]:
+    """Runs of this recipe with its one seed, newest first, also on other devices and with other ``output:``.
+
+    ``tell`` is told of those that do not say any more whose they are.
+    """
     folder = Path(recipe.output.root) / recipe.name
     try:
         runs = Run.find(folder)
@@ -279,7 +284,8 @@ def _earlier_runs(recipe: Recipe) -> Iterator[Run]:
         try:
             known = load_recipe(run.recipe_path)
             same = identity(known) == identity(recipe) and not run.read_info().get("from_checkpoint")
-        except CompressmError:  # of another version of this tool
+        except CompressmError as error:  # damaged, or of another version of this tool
+            tell(f"seed {recipe.seeds[0]}: passed over: {run.folder}: {error}")
             continue
         if same:
             yield run

@@ -30,6 +30,7 @@ from compressm_cli.runs.lock import held
 VERSION = re.compile(r"^v(\d{4,})$")
 MOST_NAMED = 10
 """Runs that a message lists."""
+MEND = "the run's record is damaged: mend the line, or delete it, with what it told"
 LOGS = ("metrics.jsonl", "compression.jsonl")
 KINDS = {"git": dict, "device": dict, "machine": dict, "versions": dict, "resumed": list}
 """Of entries of run.json, where they are there and not null."""
@@ -203,7 +204,12 @@ class Run:
                 )
 
     def remove_leftovers(self) -> None:
-        """Delete what writes that a dying process did not finish have left; only who holds the lock may."""
+        """Delete what writes that a dying process did not finish have left; only who holds the lock may.
+
+        Folders of the run that are missing are made.
+        """
+        for folder in (self.checkpoints, self.plots):
+            folder.mkdir(exist_ok=True)
         for folder in (self.folder, self.checkpoints):
             remove_temporaries(folder)
 
@@ -272,10 +278,7 @@ class Run:
         found = [line for _, line in self._lines("compression.jsonl")]
         for number, line in enumerate(found, 1):
             if wrong := _wrong_entry(line):
-                raise BadInputError(
-                    f"{self.folder / 'compression.jsonl'}:{number}: {wrong}; the run's record is damaged: mend the "
-                    "line, or delete it, with what it told"
-                )
+                raise BadInputError(f"{self.folder / 'compression.jsonl'}:{number}: {wrong}; {MEND}")
         return found
 
     def forget_after(self, step: int, undecided: int | None = None) -> None:
@@ -323,12 +326,9 @@ class Run:
             except ValueError as error:
                 if number == len(texts):  # torn, where a run was killed
                     return
-                raise BadInputError(
-                    f"{path}:{number}: cannot be read: {error}; the run's record is damaged: mend the line, or delete "
-                    "it, with what it told"
-                ) from error
+                raise BadInputError(f"{path}:{number}: cannot be read: {error}; {MEND}") from error
             if not isinstance(line, dict) or type(line.get("step")) is not int:
-                raise BadInputError(f"{path}:{number}: has no step; the run's record is damaged")
+                raise BadInputError(f"{path}:{number}: has no step; {MEND}")
             yield text, line
 
     def _read(self, name: str) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """``compressm train RECIPE --auto-resume``: what a job that is started again does."""
 
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -112,6 +114,31 @@ def test_a_run_without_a_readable_checkpoint_is_passed_over(auto: Auto, tmp_path
     code, printed, told = auto()
     assert (code, printed) == (0, ["v0002"])
     assert "not a readable checkpoint" in told
+
+
+@pytest.mark.parametrize("file", ["run.json", "recipe.yaml"])
+def test_a_run_that_does_not_say_whose_it_is_is_told(auto: Auto, tmp_path: Path, file: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.Trainer, "_update", dying(3))
+        auto()
+    path = tmp_path / "outputs" / "tiny" / "v0001" / file
+    path.write_bytes(path.read_bytes()[:30])
+    code, printed, told = auto()
+    assert (code, printed) == (0, ["v0002"])
+    assert re.search(rf"seed 0: passed over: \S+v0001: \S+{file}", told)
+
+
+def test_folders_of_a_run_that_are_gone_are_made_again(auto: Auto, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.Trainer, "_update", dying(3))
+        auto()
+    run = Run.open(tmp_path / "outputs" / "tiny" / "v0001")
+    shutil.rmtree(run.checkpoints)
+    shutil.rmtree(run.plots)
+    code, printed, _ = auto()
+    assert (code, printed) == (0, ["v0001"])
+    assert run.final_checkpoint.is_file()
+    assert list(run.plots.iterdir())
 
 
 def test_it_goes_with_a_recipe(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
