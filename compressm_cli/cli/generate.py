@@ -29,6 +29,18 @@ def _share(value: float | None) -> float | None:
     return value
 
 
+def _finite(value: float) -> float:
+    if value == float("inf"):
+        raise typer.BadParameter(f"{value} is no number to divide by")
+    return value
+
+
+def _texts(values: list[str] | None) -> list[str] | None:
+    if values is not None and not all(values):
+        raise typer.BadParameter("an empty text is found everywhere; give one character at least")
+    return values
+
+
 @app.command(
     cls=Command,
     epilog=examples(
@@ -56,13 +68,16 @@ def generate(
     tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens to write, at most.")] = 200,
     stop: Annotated[
         list[str] | None,
-        typer.Option(metavar="TEXT", help="End before this text. May be given several times."),
+        typer.Option(
+            metavar="TEXT", callback=_texts, help="End before this text. May be given several times."
+        ),
     ] = None,
     temperature: Annotated[
         float,
         typer.Option(
             metavar="T",
             min=0.0,
+            callback=_finite,
             help="What logits are divided by; 0 takes the most probable token.",
             rich_help_panel=SAMPLING,
         ),

@@ -189,11 +189,11 @@ class Files(Layout, TaskConfig):
         return encoded({name: self._windows(name, self.read(place))}, encoding)[name]
 
     def _require_disjoint(self) -> None:
-        """BadInputError where patterns find a file for two splits."""
+        """BadInputError where patterns find a file for two splits, or links lead to one."""
         whose: dict[Path, str] = {}
         for key, place in self._places().items() if not self.format.endswith("_folder") else ():
             for file in files_of(place, self.format):
-                other = whose.setdefault(file.absolute(), key)
+                other = whose.setdefault(file.resolve(), key)
                 if other != key:
                     raise BadInputError(
                         f"{file}: belongs to data.{other} and to data.{key}; give each its own files"

@@ -111,6 +111,8 @@ def test_texts_come_as_they_are_written(model: torch.nn.Module) -> None:
         (["--prompt-file", "none.txt"], "--prompt-file none.txt: cannot be read"),
         (["--prompt", "a", "--top-p", "0"], "0.0 is not in the range 0<x<=1"),
         (["--prompt", "a", "--temperature", "-1"], "-1 is not in the range 0.0<=x"),
+        (["--prompt", "a", "--temperature", "inf"], "inf is no number to divide by"),
+        (["--prompt", "a", "--stop", "b", "--stop", ""], "an empty text is found everywhere"),
     ],
 )
 def test_wrong_words_are_told(

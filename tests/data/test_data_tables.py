@@ -461,6 +461,9 @@ def test_files_that_are_no_table_together_are_refused():
     )
     with pytest.raises(BadInputError, match=r"a.csv: belongs to data.train and to data.test"):
         Files(format="csv", train="*.csv", test="a.csv", **XY).load()
+    Path("other.csv").symlink_to("a.csv")
+    with pytest.raises(BadInputError, match=r"other.csv: belongs to data.train and to data.test"):
+        Files(format="csv", train="a.csv", test="other.csv", **XY).load()
     with pytest.raises(ValidationError, match="must be different"):
         Files(format="csv", train=["a.csv", "b.csv"], test="./a.csv", **XY)
 
