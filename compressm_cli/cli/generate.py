@@ -12,6 +12,7 @@ from compressm_cli.cli import candidates, console
 from compressm_cli.cli.commands import Command, examples
 from compressm_cli.cli.parameters import Device, Model, Plugins
 from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.text import is_writable, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,10 +59,10 @@ def generate(
         ),
     ] = None,
     prompt_file: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
             metavar="FILE",
-            help="A file with the prompt, or - for standard input.",
+            help="A file with the prompt, UTF-8, or - for standard input. May be given several times.",
             autocompletion=candidates.files,
         ),
     ] = None,
@@ -115,7 +116,7 @@ def generate(
     Each token takes the same time and memory, however long the text is. One prompt and what follows it are written to
     standard output as text; of several each is a line {"prompt", "text", "end"} when all are done.
     """
-    prompts = _prompts(prompt or [], prompt_file)
+    prompts = _prompts(prompt or [], prompt_file or [])
     from compressm_cli.engine.generation import Writer
     from compressm_cli.engine.sampling import Sampling
     from compressm_cli.reports import open_model
@@ -130,16 +131,26 @@ def generate(
     console.tell(f"{writer.written:,} tokens in {seconds:.1f} s, {writer.written / seconds:,.0f} a second")
 
 
-def _prompts(given: list[str], file: Path | None) -> list[str]:
-    if bool(given) == (file is not None):
+def _prompts(given: list[str], files: list[Path]) -> list[str]:
+    if bool(given) == bool(files):
         raise BadInputError("give --prompt TEXT or --prompt-file FILE, one of them")
-    if file is None:
-        return given
+    if files.count(Path("-")) > 1:
+        raise BadInputError("--prompt-file - is given twice; standard input is read once")
+    for prompt in given:
+        if not is_writable(prompt):
+            raise BadInputError(f"--prompt {shorten(prompt)}: not UTF-8 text; write it as UTF-8")
+    return given or [_prompt(file) for file in files]
+
+
+def _prompt(file: Path) -> str:
+    """The text of a file."""
+    from compressm_cli.data.sources.text import plain_text
+
     try:
         content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     except OSError as error:
         raise BadInputError(f"--prompt-file {file}: cannot be read: {error.strerror}") from error
-    return [content.decode("utf-8", "surrogateescape")]
+    return plain_text(content, f"--prompt-file {file}").decode("utf-8")
 
 
 def _stream(prompt: str, pieces: "Iterator[Piece]") -> None:

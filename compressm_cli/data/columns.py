@@ -1,6 +1,7 @@
 """What the cells of a column are taken for: numbers, texts, labels, times. None is ever guessed or converted."""
 
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ CORRECT = "correct it, or leave out the row"
 LARGEST = float(np.finfo(np.float32).max)
 EXACT = 2**53
 """Up to which every whole number is a float of its own."""
+PADDED = re.compile(r"[+-]?0\d+\.\d*")
+"""Decimals such as 02.01, which nobody writes: as numbers, such dates would have another order."""
 T = TypeVar("T")
 
 
@@ -307,6 +310,12 @@ class Times(Column[list[Any]]):
 
     def _time(self, row: int, value: Any, place: Place) -> Any:
         if isinstance(value, str):
+            if PADDED.fullmatch(value.strip()):
+                raise place.error(
+                    row,
+                    f"{shorten(value)} is a day and a month rather than a number",
+                    "write dates as 2024-05-01, and numbers without a zero before them",
+                )
             value = _read_time(value)
         missing = value is None or (isinstance(value, float) and not math.isfinite(value))
         if missing or isinstance(value, bool) or not isinstance(value, int | float | Decimal | date):

@@ -11,10 +11,12 @@ from pydantic import Field, model_validator
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.corpus import generated_text
 from compressm_cli.data.encodings import Bytes, Encoding, Tokens
-from compressm_cli.data.interface import Dataset, DataSpec, Split, TaskConfig
+from compressm_cli.data.interface import SPLITS, Dataset, DataSpec, Split, TaskConfig
 from compressm_cli.data.patterns import files_of, is_pattern, require_apart
+from compressm_cli.data.report import Report, SplitReport
 from compressm_cli.data.sources.folders import is_hidden
 from compressm_cli.data.sources.packed import opened, suffix_of
+from compressm_cli.data.sources.text import not_utf8
 from compressm_cli.data.tokens import BYTE_VOCABULARY
 from compressm_cli.data.windows import NAMES, Stretch, cut, shortest, stretch_sizes, window_count, windows
 
@@ -34,7 +36,8 @@ class TextLm(TaskConfig):
 
     Tokens are bytes plus one, since 0 is the padding, and so are the labels: 257 classes. The text is cut
     into three stretches, train, validation, test, where the last two have no texts of their own, and each of them into
-    windows; what is left at the end of a stretch, less than a window, is not used. For the tokens of a tokenizer there
+    windows; what is left at the end of a stretch, less than a window, is not used. Bytes that are not UTF-8 are learned
+    as they stand, and told of. For the tokens of a tokenizer there
     is the task ``tokens``.
     """
 
@@ -80,7 +83,7 @@ class TextLm(TaskConfig):
 
         Raises BadInputError where nothing is at ``path``, nothing is in it, or it is too short.
         """
-        parts = self._stretches()
+        parts, warnings = self._stretches()
         short = shortest(parts)
         sizes = (len(parts[0].tokens), len(parts[1].tokens), len(parts[2].tokens))
         if problem := self._problem(sizes, short.total):
@@ -88,15 +91,19 @@ class TextLm(TaskConfig):
         splits = (
             self._windows(part.tokens, stride) for part, stride in zip(parts, self._strides, strict=True)
         )
-        encoding = Encoding(inputs=Bytes(), outputs=Tokens())
-        return Dataset(self._spec(sizes), *splits, encoding=encoding)
+        encoding, spec = Encoding(inputs=Bytes(), outputs=Tokens()), self._spec(sizes)
+        return Dataset(spec, *splits, encoding=encoding, report=_report(spec, warnings) if warnings else None)
+
+    def described(self) -> tuple[DataSpec, Report | None]:
+        """Of a text of the user's, which is read, also what is odd in it."""
+        return (self.spec(), None) if self.path is None else (self.dataset().spec, self.dataset().report)
 
     def encoded_split(self, name: str, encoding: Encoding) -> Split | None:
         """Of a split with a text of its own."""
         place = {"validation": self.validation, "test": self.test}.get(name)
         if place is None or not isinstance(encoding.inputs, Bytes):
             return None
-        text = _numbers(_read(_files(place, name), place, name, None))
+        text = _numbers(_read(_files(place, name), place, name, None, []))
         if problem := self._problem((len(text),) * 3, len(text), name):
             raise BadInputError(f"{place}: {problem}")
         return self._windows(text, self.length)
@@ -115,7 +122,9 @@ class TextLm(TaskConfig):
     def _strides(self) -> tuple[int, int, int]:
         return self.stride or self.length, self.length, self.length
 
-    def _stretches(self) -> tuple[Stretch, Stretch, Stretch]:
+    def _stretches(self) -> tuple[tuple[Stretch, Stretch, Stretch], list[str]]:
+        """The stretches, and what is odd in the texts that they are of."""
+        odd: list[str] = []
         if self.path is None:
             read = {"path": ("the embedded corpus", _numbers(generated_text(self._corpus_size())))}
         else:
@@ -123,14 +132,15 @@ class TextLm(TaskConfig):
             require_apart(files)
             most = {"path": self.max_bytes}
             read = {
-                key: (places[key], _numbers(_read(found, places[key], key, most.get(key))))
+                key: (places[key], _numbers(_read(found, places[key], key, most.get(key), odd)))
                 for key, found in files.items()
             }
-        return cut(
+        parts = cut(
             read["path"],
             (read.get("validation"), self.validation_share),
             (read.get("test"), self.test_share),
         )
+        return parts, odd
 
     def _corpus_size(self) -> int:
         return self.max_bytes or CORPUS_BYTES
@@ -168,8 +178,15 @@ def _numbers(text: bytes) -> np.ndarray:
     return np.frombuffer(text, dtype=np.uint8)
 
 
-def _read(files: list[Path], place: str, key: str, most: int | None) -> bytes:
-    """The texts of some files, at most so many bytes."""
+def _report(spec: DataSpec, warnings: list[str]) -> Report:
+    splits = {
+        key: SplitReport(rows, None, (spec.length,) * 3) for key, rows in zip(SPLITS, spec.rows, strict=True)
+    }
+    return Report(splits, f"one of {BYTE_VOCABULARY} tokens", [], warnings=warnings)
+
+
+def _read(files: list[Path], place: str, key: str, most: int | None, odd: list[str]) -> bytes:
+    """The texts of some files, at most so many bytes; of the first that is not UTF-8 a line is added to ``odd``."""
     texts, missing = [], most
     for file in files:
         try:
@@ -178,6 +195,11 @@ def _read(files: list[Path], place: str, key: str, most: int | None) -> bytes:
         except (OSError, EOFError, zlib.error) as error:
             told = getattr(error, "strerror", None) or error
             raise BadInputError(f"{file}: cannot be read ({told}); correct data.{key}") from error
+        if (position := not_utf8(texts[-1])) is not None and not odd:
+            odd.append(
+                f"{file}: the byte {texts[-1][position]:#04x} at position {position + 1:,} is not UTF-8; bytes are "
+                "learned as they stand, and written as U+FFFD where they are no text: save it as UTF-8 if it is one"
+            )
         if missing is not None:
             missing = max(0, missing - len(texts[-1]) - len(SEPARATOR))
     if not any(texts):

@@ -14,6 +14,7 @@ from compressm_cli.data.encodings import Ids, Tokenizer
 from compressm_cli.data.mapped import of_file, room_for
 from compressm_cli.data.reading import arrays_of_any_age, reading
 from compressm_cli.data.sources.packed import PACKED, opened, require_file, suffix_of
+from compressm_cli.data.sources.text import plain_text
 from compressm_cli.data.tokens import id_type
 
 Dtype = Literal["uint8", "uint16", "int16", "uint32", "int32", "int64"]
@@ -156,11 +157,7 @@ def _numbers(document: list[object], vocabulary: int, place: str) -> np.ndarray:
 def _encoded(path: Path, tokenizer: Tokenizer) -> np.ndarray:
     """The tokens of a text."""
     with reading(path, "cannot be read", "correct the path"), opened(path) as file:
-        content = file.read()
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise BadInputError(f"{path}: not a UTF-8 text ({error})") from error
+        text = plain_text(file.read(), path).decode("utf-8")
     with reading(path, "data.tokenizer cannot make tokens of it", "correct data.path or data.tokenizer"):
         return tokenizer.ids(text)
 

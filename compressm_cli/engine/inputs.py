@@ -15,6 +15,7 @@ from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.layout import SUFFIXES, Layout, format_of, in_format
 from compressm_cli.data.reading import reading
 from compressm_cli.data.rows import Kind, Rows
+from compressm_cli.data.sources.text import plain_text
 from compressm_cli.engine.prediction import encoding_of
 from compressm_cli.recipe.loading import config_from_mapping
 
@@ -57,7 +58,7 @@ def _of_place(
     found = told or format_of(path, takes)
     if found is None and takes == "texts" and path.is_file():
         with reading(place, "cannot be read", "make it readable"):
-            return _texts(place, [path.read_bytes()], [path.name])
+            return _texts(place, [plain_text(path.read_bytes(), place)], [path.name])
     return _layout(checkpoint, found, place, settings).read(place, labelled=False)
 
 
@@ -84,7 +85,7 @@ def _of_lines(takes: Kind) -> Rows:
         raise BadInputError(
             "-: standard input has no name to tell its format; write data.format=csv, or another"
         )
-    return _texts("standard input", sys.stdin.buffer.read().splitlines())
+    return _texts("standard input", plain_text(sys.stdin.buffer.read(), "standard input").splitlines())
 
 
 @contextmanager

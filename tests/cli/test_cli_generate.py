@@ -75,6 +75,15 @@ def test_several_prompts_at_once(model: torch.nn.Module, capsys: pytest.CaptureF
         assert line == {"prompt": prompt, "text": text, "end": "length"}
 
 
+def test_several_files_of_prompts(model: torch.nn.Module, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, encoding in (("a.txt", "utf-8"), ("b.txt", "utf-8-sig")):
+        Path(name).write_text(f"ü{name}", encoding=encoding)
+    given = ["generate", "model.pt", "--prompt-file", "a.txt", "--prompt-file", "b.txt", "--tokens", "2"]
+    assert command(given) == 0
+    found = [json.loads(line)["prompt"] for line in capsys.readouterr().out.splitlines()]
+    assert found == ["üa.txt", "üb.txt"]
+
+
 def test_a_text_ends_before_a_stop(model: torch.nn.Module, capsys: pytest.CaptureFixture[str]) -> None:
     whole = by_hand(model, "Once", 40, Sampling(), 1).removeprefix("Once")
     stop = whole[11:14]
@@ -109,6 +118,12 @@ def test_texts_come_as_they_are_written(model: torch.nn.Module) -> None:
         ([], "give --prompt TEXT or --prompt-file FILE"),
         (["--prompt", ""], "a prompt is empty"),
         (["--prompt-file", "none.txt"], "--prompt-file none.txt: cannot be read"),
+        (["--prompt", "caf\udce9"], "--prompt 'caf\\udce9': not UTF-8 text"),
+        (
+            ["--prompt-file", "latin.txt"],
+            "--prompt-file latin.txt: not a UTF-8 text: the byte 0xe9 at position 4;",
+        ),
+        (["--prompt-file", "-", "--prompt-file", "-"], "standard input is read once"),
         (["--prompt", "a", "--top-p", "0"], "0.0 is not in the range 0<x<=1"),
         (["--prompt", "a", "--temperature", "-1"], "-1 is not in the range 0.0<=x"),
         (["--prompt", "a", "--temperature", "inf"], "inf is no number to divide by"),
@@ -118,6 +133,7 @@ def test_texts_come_as_they_are_written(model: torch.nn.Module) -> None:
 def test_wrong_words_are_told(
     model: torch.nn.Module, arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    Path("latin.txt").write_bytes(b"caf\xe9")
     assert command(["generate", "model.pt", *arguments]) == 2
     assert told in capsys.readouterr().err
 

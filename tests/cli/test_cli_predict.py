@@ -158,6 +158,25 @@ def test_an_image_by_standard_input(
     assert "error: standard input, image 1 (standard input): not a readable image" in capsys.readouterr().err
 
 
+def test_texts_to_be_classified_are_utf8(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text_model()
+
+    def said(content: bytes, place: str) -> tuple[int, str]:
+        Path("one.txt").write_bytes(content)
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+        code = command(["predict", "model.pt", place])
+        told = capsys.readouterr()
+        return code, told.err if code else told.out
+
+    for place, name in (("one.txt", "one.txt"), ("-", "standard input")):
+        assert said("fine ü".encode(), place) == said("fine ü".encode("utf-8-sig"), place)
+        assert said(b"fine\n\xfc", place)[0] == 2
+        told = f"{name}: not a UTF-8 text: the byte 0xfc at position 6; save it as UTF-8"
+        assert told in said(b"fine\n\xfc", place)[1]
+
+
 def test_the_most_probable_of_many_classes(capsys: pytest.CaptureFixture[str]) -> None:
     names = [f"c{i}" for i in range(25)]
     spec = DataSpec(25, 3, features=1, rows=(1, 1, 1))

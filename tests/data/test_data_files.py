@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.files import Files
+from compressm_cli.data.layout import Layout
 
 COLUMNS = {"feature_columns": ["x", "y"], "label_column": "label"}
 TABLE = [{"x": i, "y": i / 2, "label": "ab"[i % 2], "text": "é" * (i + 1)} for i in range(20)]
@@ -255,15 +256,32 @@ def test_text_folders():
     for split, count in (("train", 6), ("test", 2)):
         for name in ("neg", "pos"):
             for number in range(count):
-                write(f"{split}/{name}/{number}.txt", b"\xff\x00" + name.encode() * (number + 1))
+                write(f"{split}/{name}/{number}.txt", "ü".encode() + name.encode() * (number + 1))
     dataset = Files(format="text_folder", train="train", validation=0.25, test="test").load()
     assert dataset.spec.rows == (9, 3, 4)
     assert dataset.test.labels.tolist() == [0, 0, 1, 1]
     assert dataset.spec.length == 20
-    assert dataset.test.inputs[0, :6].tolist() == [256, 1, *(byte + 1 for byte in b"neg"), 0]
+    assert dataset.test.inputs[0, :6].tolist() == [0xC4, 0xBD, *(byte + 1 for byte in b"neg"), 0]
     write("train/neg/empty.txt", "")
     with pytest.raises(BadInputError, match=r"empty\.txt: the file is empty"):
         Files(format="text_folder", train="train", test="test").load()
+
+
+def test_texts_of_a_folder_are_utf8_with_or_without_a_mark():
+    for name in ("neg", "pos"):
+        for number in range(10):
+            write(
+                f"train/{name}/{number}.txt",
+                f"{name} ü{number}".encode("utf-8-sig" if number % 2 else "utf-8"),
+            )
+    assert set(Layout(format="text_folder").read("train").content) == {
+        f"{name} ü{number}".encode() for name in ("neg", "pos") for number in range(10)
+    }
+    for encoding, sign, position in (("latin-1", "0xfc", 2), ("utf-16", "0xff", 1)):
+        write("train/neg/odd.txt", "aü".encode(encoding))
+        told = rf"neg/odd\.txt: not a UTF-8 text: the byte {sign} at position {position}; save it as UTF-8"
+        with pytest.raises(BadInputError, match=told):
+            Layout(format="text_folder").read("train")
 
 
 def test_folders_without_texts_or_images_are_refused():

@@ -270,6 +270,18 @@ def test_a_table_of_steps_becomes_one_series_an_id_in_order_of_time():
     assert read("rows.csv", "csv", labelled=False, **LONG).labels is None
 
 
+def test_days_and_months_are_no_times():
+    for time, fits in (("02.01", False), ("007.5", False), ("30.01", True), ("0.5", True), ("007", True)):
+        write("rows.csv", f"id,t,u,v,label\na,{time},1,2,x\n")
+        if fits:
+            assert len(read("rows.csv", "csv", **LONG)) == 1
+            continue
+        with pytest.raises(
+            BadInputError, match=rf"row 1, column 't': '{time}' .*; write dates as 2024-05-01"
+        ):
+            read("rows.csv", "csv", **LONG)
+
+
 def test_a_model_takes_the_channels_that_it_was_trained_on():
     write("long.jsonl", [{"id": n, "u": n, "v": -n, "label": "ab"[n % 2]} for n in range(10)])
     write("lists.jsonl", [{"u": [n, 0], "v": [-n, 0], "label": "ab"[n % 2]} for n in range(10)])

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.corpus import generated_text
 from compressm_cli.data.corpus_words import PREPOSITIONS
+from compressm_cli.data.sources.text import not_utf8
 from compressm_cli.data.text_lm import TextLm
 
 
@@ -306,3 +307,33 @@ def test_words_follow_a_heavy_tail(prose):
     ranks = np.arange(10, 1000)
     slope = np.polyfit(np.log(ranks), np.log(counts[ranks]), 1)[0]
     assert -1.6 < slope < -0.6
+
+
+def test_bytes_that_are_no_text_are_learned_and_told(tmp_path):
+    path = written(tmp_path / "latin.txt", "caf\u00e9 ".encode("latin-1") * 100)
+    task = TextLm(path=path, length=5)
+    assert task.load().train.inputs[0].tolist() == [byte + 1 for byte in b"caf\xe9 "]
+    spec, report = task.described()
+    assert spec.rows == tuple(split.rows for split in report.splits.values())
+    assert [line.partition(";")[0] for line in report.warnings] == [
+        f"{path}: the byte 0xe9 at position 4 is not UTF-8"
+    ]
+    text = written(tmp_path / "text.txt", "café ".encode() * 100)
+    assert TextLm(path=text, length=5, max_bytes=304).described()[1] is None  # ends within a sign
+
+
+def test_where_a_text_stops_being_one(monkeypatch):
+    monkeypatch.setattr("compressm_cli.data.sources.text.CHUNK", 4)
+    for text in (
+        b"abc\xffdefgh",
+        "abcüdef".encode() + b"\xe9 ",
+        "aaa\U0001f642".encode()[:5] + b"x",
+        b"\xe9",
+        b"\xe9x",
+    ):
+        try:
+            text.decode()
+            expected = None
+        except UnicodeDecodeError as error:
+            expected = None if "unexpected end" in error.reason else error.start
+        assert not_utf8(text) == expected

@@ -125,3 +125,22 @@ def test_bytes_come_back_as_text_a_character_at_a_time() -> None:
     ]
     with pytest.raises(BadInputError, match="whose inputs are series writes no text"):
         Series(channels=["x"]).stream()
+
+
+def test_targets_are_taken_by_name() -> None:
+    outputs, targets = Numbers(names=["p", "q"]), np.array([[1.0, 2.0]])
+
+    def encoded(outputs: Numbers, names: list[str]) -> list[list[float]]:
+        rows = Rows(
+            "x.csv", "series", [np.ones((1, 1))], targets=targets[:, : len(names)], target_names=names
+        )
+        return outputs.encode(rows).tolist()
+
+    assert encoded(outputs, ["p", "q"]) == [[1.0, 2.0]]
+    assert encoded(outputs, ["q", "p"]) == [[2.0, 1.0]]
+    assert encoded(Numbers(names=["p"]), ["renamed"]) == [[1.0]]
+    for names in (["p", "r"], ["p"]):
+        with pytest.raises(
+            BadInputError, match=r"x\.csv: its targets are .*, and the model says \['p', 'q'\]"
+        ):
+            encoded(outputs, names)

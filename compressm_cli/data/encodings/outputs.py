@@ -65,11 +65,24 @@ class Numbers(Config):
         return self
 
     def encode(self, rows: Rows) -> Tensor:
-        """(rows, targets) float32, or (rows, steps, targets)."""
+        """(rows, targets) float32, or (rows, steps, targets); BadInputError for targets of other names."""
         if rows.targets is None:
             raise BadInputError(f"{rows.source}: has no targets; name their columns with data.target_columns")
-        exact = rows.targets if self.standardization is None else self.standardization.apply(rows.targets)
+        targets = self._in_order(rows, rows.targets)
+        exact = targets if self.standardization is None else self.standardization.apply(targets)
         return torch.from_numpy(np.ascontiguousarray(exact, dtype=np.float32))
+
+    def _in_order(self, rows: Rows, targets: np.ndarray) -> np.ndarray:
+        """Those of the same names, in the order of these; one alone may be called otherwise."""
+        given = list(rows.target_names or self.names)
+        if given == self.names or len(given) == len(self.names) == 1:
+            return targets
+        if sorted(given) != sorted(self.names):
+            raise BadInputError(
+                f"{rows.source}: its targets are {shorten(given)}, and the model says {shorten(self.names)}; name the "
+                "same columns with data.target_columns"
+            )
+        return targets[..., [given.index(name) for name in self.names]]
 
     def decode(self, said: Tensor) -> np.ndarray:
         """(rows, targets) of a model, in their own unit, float64."""

@@ -7,14 +7,15 @@ from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.reading import reading
 from compressm_cli.data.rows import Rows
 from compressm_cli.data.sources.folders import Content, FolderFiles, class_files, found_files
+from compressm_cli.data.sources.text import plain_text
 
 TEXTS = Content("texts", (".txt", ""))
 
 
 def read_text_folder(folder: Path, labelled: bool = True, classes: Sequence[str] | None = None) -> Rows:
-    """The bytes of each text, called by its file, in order of the names.
+    """The UTF-8 of each text, called by its file, in order of the names.
 
-    ``classes`` restricts it to some folders. Raises BadInputError where nothing, or an empty file, is there.
+    ``classes`` restricts it to some folders. Raises BadInputError where nothing, an empty file, or no UTF-8 is there.
     """
     if classes is not None:
         return _rows(folder, class_files(folder, TEXTS, classes))
@@ -28,7 +29,7 @@ def _rows(folder: Path, found: FolderFiles) -> Rows:
 
 def _text(file: Path) -> bytes:
     with reading(file, "cannot be read", "make it readable, or remove it"):
-        text = file.read_bytes()
+        text = plain_text(file.read_bytes(), file)
     if not text:
         raise BadInputError(f"{file}: the file is empty; write a text into it, or remove it")
     return text
