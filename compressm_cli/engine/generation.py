@@ -121,6 +121,8 @@ class Writer:
 def _numbers(prompt: str) -> np.ndarray:
     """(tokens,) of whole numbers with blanks between them."""
     try:
+        if "_" in prompt:  # which Python takes within a number
+            raise ValueError
         return np.array([int(word) for word in prompt.split()], dtype=np.int64)
     except (ValueError, OverflowError):
         raise BadInputError(

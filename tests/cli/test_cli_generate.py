@@ -177,6 +177,7 @@ def test_numbers_of_tokens_go_on_as_numbers(
     assert capsys.readouterr().out == f"3 8 {best}\n"
     for wrong, told in (
         ("3 x", "write numbers with blanks"),
+        ("0_3", "write numbers with blanks"),
         ("3 9", "token 9 at position 1 is not of"),
     ):
         assert command(["generate", "t.pt", "--prompt", wrong]) == 2
