@@ -234,6 +234,14 @@ def test_a_folder(tmp_path: Path) -> None:
     assert "not a readable checkpoint" in refused(tmp_path)
 
 
+def test_a_table_and_half_an_archive(tmp_path: Path) -> None:
+    table = tmp_path / "plain.csv"
+    table.write_text("a,b\n1,2\n")
+    assert "plain.csv: not a readable checkpoint: torch.save wrote no such file; give a" in refused(table)
+    table.write_bytes(b"PK\x03\x04")
+    assert "plain.csv: not a readable checkpoint: it is cut short" in refused(table)
+
+
 @pytest.mark.parametrize("content", [b"", b"\x00", b"not a checkpoint", b"\x80\x02.", b"PK\x03\x04"])
 def test_a_foreign_file(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.pt"

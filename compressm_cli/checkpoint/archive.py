@@ -46,6 +46,10 @@ PLAIN_ENTRIES = {
 }  # fmt: skip
 
 
+MARK = b"PK"
+"""How an archive begins."""
+
+
 class ArchiveError(ValueError):
     """What is wrong with an archive, as one clause."""
 
@@ -85,7 +89,16 @@ def check_archive(path: Path) -> None:
     except (ArchiveError, FileNotFoundError):
         raise
     except _DAMAGE as error:
-        raise ArchiveError(found_instead(path) or shorten_line(error)) from error
+        raise ArchiveError(found_instead(path) or _told(path, error)) from error
+
+
+def _told(path: Path, error: BaseException) -> str:
+    """What is wrong; of what has no directory, whether it began as an archive."""
+    if not isinstance(error, zipfile.BadZipFile) or zipfile.is_zipfile(path):
+        return shorten_line(error)
+    with path.open("rb") as file:
+        began = file.read(len(MARK)) == MARK
+    return "it is cut short" if began else "torch.save wrote no such file; give a checkpoint (.pt), or a run"
 
 
 def shorten_line(error: BaseException) -> str:

@@ -308,19 +308,18 @@ class Times(Column[list[Any]]):
     def values(self) -> list[Any]:
         return self._times
 
-    def _time(self, row: int, value: Any, place: Place) -> Any:
-        if isinstance(value, str):
-            if PADDED.fullmatch(value.strip()):
-                raise place.error(
-                    row,
-                    f"{shorten(value)} is a day and a month rather than a number",
-                    "write dates as 2024-05-01, and numbers without a zero before them",
-                )
-            value = _read_time(value)
+    def _time(self, row: int, given: Any, place: Place) -> Any:
+        if isinstance(given, str) and PADDED.fullmatch(given.strip()):
+            raise place.error(
+                row,
+                f"{shorten(given)} is a day and a month rather than a number",
+                "write dates as 2024-05-01, and numbers without a zero before them",
+            )
+        value = _read_time(given) if isinstance(given, str) else given
         missing = value is None or (isinstance(value, float) and not math.isfinite(value))
         if missing or isinstance(value, bool) or not isinstance(value, int | float | Decimal | date):
             raise place.error(
-                row, "no time", "write a number, or a date and time such as 2024-05-01T12:00:00"
+                row, _no_time(given), "write a number, or a date and time such as 2024-05-01T12:00:00"
             )
         return value
 
@@ -329,6 +328,10 @@ class Times(Column[list[Any]]):
         for row, time in enumerate(times):
             if (time.tzinfo is not None) != aware:
                 raise place.error(row, "a time with a zone among some without", SAME)
+
+
+def _no_time(value: Any) -> str:
+    return "the time is missing" if value is None or value == "" else f"{shorten(value)} is no time"
 
 
 def _read_time(text: str) -> Any:

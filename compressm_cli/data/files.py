@@ -1,5 +1,6 @@
 """The user's own data: a csv, json or parquet file, or a folder of texts or images."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -40,6 +41,8 @@ KEYS_BEFORE = {
     *("max_length", "split_seed"),
 }
 """All keys of the first version of the task, each of which its runs wrote into their recipes."""
+PERCENT = re.compile(r"\d+(\.\d+)?\s*%")
+"""What is meant for a share, and would be the name of a file."""
 HALF = 0.5
 """Mean and deviation that bring pixels from 0..1 to -1..1."""
 
@@ -55,7 +58,8 @@ class Files(Layout, TaskConfig):
     training rows; that takes ``pip install 'compressm[audio]'``. Paths start at the current folder.
 
     Of a folder, the outermost folders are the classes, and all files below them with a fitting suffix, in upper or
-    lower case, are rows; texts need none. Links are followed. What is hidden, left there by a system, of another
+    lower case, are rows; those of texts are .txt, .text,
+    .md, .rst, .tex, .org and .html, or none. Links are followed. What is hidden, left there by a system, of another
     kind, or beside the folders of the classes is left out and counted. Images have 8 bits a channel and one frame;
     they are turned as their EXIF data say.
     """
@@ -124,6 +128,9 @@ class Files(Layout, TaskConfig):
             self.stride is not None and self.window is None
         ):
             raise ValueError("horizon, window and stride go together, as in horizon: 24, window: 168")
+        shares = (value for value in (self.validation, self.test) if isinstance(value, str))
+        if (percent := next((one for one in shares if PERCENT.fullmatch(one)), None)) is not None:
+            raise ValueError(f"{percent!r} is no share; write a number below 0.5, such as 0.1")
         named = (
             one for value in self._places().values() for one in ([value] if isinstance(value, str) else value)
         )

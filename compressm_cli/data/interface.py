@@ -1,14 +1,16 @@
 """What a task gives to the training loop: tensors, decoded once, and a description of them."""
 
 import errno
+import os
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
+from pydantic import model_validator
 from torch import Tensor
 
 from compressm_cli.core.config import Config
@@ -215,6 +217,12 @@ class Dataset:
         return Fingerprint(self.spec, sums, list(names) if told else None)
 
 
+def _expanded(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_expanded(one) for one in value]
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
+
+
 class TaskConfig(Config):
     """A task of a recipe (``data:``); each task is one subclass in one file, named in ``data.TASKS``."""
 
@@ -226,6 +234,14 @@ class TaskConfig(Config):
     """Of the text that the labels are tokens of; None where it is not known, or there is none."""
 
     task: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_the_home_folder(cls, values: Any) -> Any:
+        """``~/`` is the user's own folder, also where no shell makes it that."""
+        if not isinstance(values, dict):
+            return values
+        return {key: _expanded(value) if key in cls.paths else value for key, value in values.items()}
 
     def default_objective(self) -> str:
         """The kind of objective for a recipe that names none, where it depends on the settings."""

@@ -112,7 +112,7 @@ def _chosen(pattern: str, present: Sequence[str], used: Sequence[str], source: s
     match = re.compile(translate(pattern.replace("[", "[[]"))).match
     found = sorted((name for name in present if name not in used and match(name)), key=natural)
     if not found:
-        raise BadInputError(f"{source}: no column is called {pattern!r}; its columns are {_listed(present)}")
+        raise BadInputError(f"{source}: no column is called {pattern!r}; its columns are {_present(present)}")
     return found
 
 
@@ -142,10 +142,15 @@ def repeated(names: Sequence[str]) -> str | None:
 
 def missing_column(source: object, name: str, present: Sequence[str]) -> BadInputError:
     """What is told of a column that is not there."""
+    return BadInputError(f"{source}: has no column {name!r}; its columns are {_present(present)}")
+
+
+def _present(columns: Sequence[str]) -> str:
+    """The columns that there are; where it is one alone, also what may separate more."""
     hint = ""
-    if len(present) == 1 and (signs := [sign for sign in "\t;|," if sign in present[0]]):
+    if len(columns) == 1 and (signs := [sign for sign in "\t;|," if sign in columns[0]]):
         hint = f"; perhaps they are separated by {signs[0]!r}: write it as data.delimiter"
-    return BadInputError(f"{source}: has no column {name!r}; its columns are {_listed(present)}{hint}")
+    return f"{_listed(columns)}{hint}"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,12 +1,15 @@
 """Reading files of others: whatever a library makes of their content, the message names the file."""
 
 import errno
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from compressm_cli.core.errors import BadInputError, CompressmError
 
+ADDRESS = re.compile(r"\s*'?<[^<>]* object at 0x[0-9a-fA-F]+>'?")
+"""Where something is in memory, which tells a user nothing."""
 LONGEST = 300
 """Characters of what a library says that are told."""
 
@@ -26,7 +29,7 @@ def reading(place: object, problem: str, advice: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno == errno.ENOMEM:
             raise
         told = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-        line = told.splitlines()[0]
+        line = ADDRESS.sub("", told.splitlines()[0])
         if len(line) > LONGEST:  # some say all that they found
             line = f"{line[:LONGEST]}..."
         raise BadInputError(f"{place}: {problem}: {line}; {advice}") from error

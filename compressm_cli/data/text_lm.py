@@ -17,6 +17,7 @@ from compressm_cli.data.report import Report, SplitReport
 from compressm_cli.data.sources.folders import is_hidden
 from compressm_cli.data.sources.packed import opened, suffix_of
 from compressm_cli.data.sources.text import not_utf8
+from compressm_cli.data.sources.texts import TEXT_SUFFIXES
 from compressm_cli.data.tokens import BYTE_VOCABULARY
 from compressm_cli.data.windows import NAMES, Stretch, cut, shortest, stretch_sizes, window_count, windows
 
@@ -25,8 +26,6 @@ Share = Annotated[float, Field(gt=0.0, lt=0.5)]
 
 CORPUS_BYTES = 1_000_000
 """Of the embedded corpus, unless the recipe says otherwise."""
-SUFFIXES = (".txt", ".text", ".md", ".rst", ".tex", ".org", ".html")
-"""Of the files of a folder that are read."""
 SEPARATOR = b"\n"
 """Between the files of a folder."""
 
@@ -220,11 +219,11 @@ def _files(place: str, key: str) -> list[Path]:
     files = [
         file
         for file, name in inside
-        if suffix_of(file) in SUFFIXES and file.is_file() and not any(map(is_hidden, name.parts))
+        if suffix_of(file) in TEXT_SUFFIXES and file.is_file() and not any(map(is_hidden, name.parts))
     ]
     if not files:
         raise BadInputError(
-            f"{path}: no text in this folder; put files {', '.join('*' + s for s in SUFFIXES)} into it, "
+            f"{path}: no text in this folder; put files {', '.join('*' + s for s in TEXT_SUFFIXES)} into it, "
             "or name one file, of any kind"
         )
     return files

@@ -12,6 +12,7 @@ from compressm_cli.data.encodings import Inputs
 from compressm_cli.data.rows import Kind, Rows
 from compressm_cli.data.sources.audio import recordings_of
 from compressm_cli.data.sources.images import ImageRows
+from compressm_cli.data.sources.text import plain_text
 
 SOURCE = "the rows that were given"
 WANTED: dict[Kind, str] = {
@@ -65,7 +66,7 @@ def _told(row: Any) -> str:
 def _text(row: Any) -> bytes | None:
     if isinstance(row, str):
         return row.encode("utf-8", "surrogatepass")
-    return row if isinstance(row, bytes) else None
+    return plain_text(row, SOURCE) if isinstance(row, bytes) else None
 
 
 def _series(row: Any) -> np.ndarray | None:

@@ -80,12 +80,15 @@ def _layout(checkpoint: Checkpoint, found: str | None, place: str, settings: Seq
 
 
 def _of_lines(takes: Kind) -> Rows:
-    """A text a line of standard input."""
+    """A text a line of standard input; empty lines at its end are none."""
     if takes != "texts":
         raise BadInputError(
             "-: standard input has no name to tell its format; write data.format=csv, or another"
         )
-    return _texts("standard input", plain_text(sys.stdin.buffer.read(), "standard input").splitlines())
+    lines = plain_text(sys.stdin.buffer.read(), "standard input").splitlines()
+    while lines and not lines[-1]:
+        lines.pop()
+    return _texts("standard input", lines)
 
 
 @contextmanager

@@ -130,6 +130,11 @@ def test_other_layouts_than_that_of_training(
     assert said("one.txt") == wanted[:1]
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("\n".join(TEXTS).encode())))
     assert said("-") == wanted
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(("\n".join(TEXTS) + "\n\r\n\n").encode())))
+    assert said("-") == wanted
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a\n\nb\n")))
+    assert command(["predict", "model.pt", "-"]) == 2
+    assert "standard input, row 2: the text is empty" in capsys.readouterr().err
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(Path("new.csv").read_bytes())))
     assert said("-", "data.format=csv") == wanted
 

@@ -12,6 +12,7 @@ from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.files import Files
 from compressm_cli.data.layout import Layout
 from compressm_cli.data.sources.folders import BESIDE, HIDDEN, NOWHERE, STRANGE, TWICE, suffix_of
+from compressm_cli.data.text_lm import TextLm
 
 SUFFIX = {"text_folder": ".txt", "image_folder": ".png"}
 FORMATS = list(SUFFIX)
@@ -116,6 +117,37 @@ def test_names_without_a_suffix_are_texts_and_no_images() -> None:
     assert (images.names, images.left_out) == (["cat/1.png"], {"of another kind (no suffix)": 1})
     names = {"a.TXT": ".txt", "a.b.c": ".c", "a.": "", "a": "", "a.t x": ".t x"}
     assert {name: suffix_of(name) for name in names} == names
+
+
+def test_texts_of_a_folder_are_those_that_a_language_is_learned_from() -> None:
+    suffixes = (".txt", ".text", ".md", ".rst", ".tex", ".org", ".html")
+    for suffix in (*suffixes, ".docx"):
+        put(f"rows/cat/1{suffix}")
+    found = Layout(format="text_folder").read("rows")
+    assert found.names == sorted(f"cat/1{suffix}" for suffix in suffixes)
+    assert found.left_out == {"of another kind (.docx)": 1}
+    assert [len(TextLm(path="rows").sources()["path"])] == [len(suffixes)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("text_folder", "texts (*.txt, *.md)"),
+        ("image_folder", "images (*.png, *.jpg)"),
+        ("audio_folder", "recordings (*.wav, *.flac)"),
+    ],
+)
+def test_what_is_missing_is_called_by_its_common_names(kind: str, told: str) -> None:
+    put("rows/cat/notes.pdf")
+    with pytest.raises(BadInputError, match=re.escape(f"put {told} into it")):
+        Layout(format=kind).read("rows")  # type: ignore[arg-type]
+
+
+def test_what_is_no_image_is_told_without_addresses() -> None:
+    put("rows/cat/1.png")
+    Path("rows/cat/1.png").write_text("no image")
+    with pytest.raises(BadInputError, match="not a readable image: cannot identify image file; remove"):
+        list(Layout(format="image_folder").read("rows").content)
 
 
 def test_the_order_is_that_of_former_versions() -> None:

@@ -358,7 +358,7 @@ def test_times_are_numbers_or_dates_and_are_compared_exactly():
         ),
         (
             [*STEPS, ("a", "later", 0.0, "yes")],
-            "row 6, column 't': no time; write a number, or a date and time",
+            "row 6, column 't': 'later' is no time; write a number, or a date and time",
         ),
         (
             [*STEPS, ("a", "2024-01-01", 0.0, "yes")],
@@ -709,3 +709,28 @@ def test_files_of_the_time_series_archives():
 def test_a_damaged_file_of_the_archives_is_refused(change, told):
     write("rows.ts", TS.replace(*change))
     refused("rows.ts", "ts", told)
+
+
+def test_separators_are_suggested_for_patterns_too():
+    write("rows.csv", "t1;t2;label\n1;2;a\n")
+    refused(
+        "rows.csv",
+        "csv",
+        r"perhaps they are separated by ';': write it as data\.delimiter",
+        feature_columns=["t*"],
+        label_column="label",
+    )
+
+
+def test_paths_may_start_at_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/somewhere")
+    task = Files(format="csv", train="~/a.csv", test=["~/b.csv", "c~/d.csv"], **TEXT)
+    assert (task.train, task.test) == ("/somewhere/a.csv", ["/somewhere/b.csv", "c~/d.csv"])
+
+
+@pytest.mark.parametrize("share", ["60%", "12.5 %"])
+def test_a_share_is_no_percentage(share):
+    with pytest.raises(
+        ValidationError, match=f"'{share}' is no share; write a number below 0.5, such as 0.1"
+    ):
+        Files(format="csv", train="a.csv", test=share, **TEXT)

@@ -7,7 +7,7 @@ from compressm_cli.data.recordings import Clip, Recordings
 from compressm_cli.data.rows import Rows
 from compressm_cli.data.sources.folders import Content, found_files
 
-AUDIO = Content("recordings", (".wav", ".flac", ".aif", ".aiff", ".au"))
+AUDIO = Content("recordings", (".wav", ".flac", ".aif", ".aiff", ".au"), (".wav", ".flac"))
 """Formats that lose nothing, so that a stretch of a file is what it is in the whole."""
 
 

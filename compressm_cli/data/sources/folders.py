@@ -48,13 +48,13 @@ class Content:
     """In the plural, for messages."""
     suffixes: Collection[str]
     """With their dot, in lower case; the empty one takes names without a dot."""
+    common: Sequence[str]
+    """Those of them that messages name."""
 
     @property
     def example(self) -> str:
         """A name, for messages."""
-        return (
-            f"{self.what} ({', '.join(f'*{suffix}' for suffix in sorted(self.suffixes)[:SHOWN] if suffix)})"
-        )
+        return f"{self.what} ({', '.join(f'*{suffix}' for suffix in self.common)})"
 
 
 @dataclass(frozen=True)

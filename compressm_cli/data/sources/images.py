@@ -79,7 +79,7 @@ SUFFIXES = (
     *(".webp", ".xbm", ".xpm"),
 )
 """What Pillow decodes by itself."""
-IMAGES = Content("images", SUFFIXES)
+IMAGES = Content("images", SUFFIXES, (".png", ".jpg"))
 
 GREY, COLOUR = {"1", "L"}, {"RGB", "P"}
 WITH_ALPHA = {"LA": "LA", "La": "LA", "RGBA": "RGBA", "RGBa": "RGBA", "PA": "RGBA"}

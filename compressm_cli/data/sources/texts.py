@@ -9,7 +9,9 @@ from compressm_cli.data.rows import Rows
 from compressm_cli.data.sources.folders import Content, FolderFiles, class_files, found_files
 from compressm_cli.data.sources.text import plain_text
 
-TEXTS = Content("texts", (".txt", ""))
+TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst", ".tex", ".org", ".html")
+"""Of the files of a folder that are texts, whatever is learned of them."""
+TEXTS = Content("texts", (*TEXT_SUFFIXES, ""), (".txt", ".md"))
 
 
 def read_text_folder(folder: Path, labelled: bool = True, classes: Sequence[str] | None = None) -> Rows:
