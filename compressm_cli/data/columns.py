@@ -87,12 +87,16 @@ def kind_of(value: Any) -> str:
 class Numbers(Column[np.ndarray]):
     """(rows,) float64, of numbers, of texts of numbers, or of true and false, which count 1 and 0."""
 
-    def __init__(self) -> None:
+    def __init__(self, comma: bool = False) -> None:
+        """``comma`` says that texts have one before their decimals, instead of a point."""
         super().__init__()
+        self._comma = comma
         self._parts: list[np.ndarray] = []
 
     def add(self, cells: Cells, place: Place) -> None:
         if not isinstance(cells, np.ndarray):
+            if self._comma:
+                cells = self._with_points(cells, place)
             self._require_numbers(cells, place)
         try:
             numbers = np.array(cells, dtype=np.float64)
@@ -109,6 +113,17 @@ class Numbers(Column[np.ndarray]):
     @property
     def values(self) -> np.ndarray:
         return np.concatenate(self._parts)
+
+    def _with_points(self, cells: Sequence[Any], place: Place) -> list[Any]:
+        """The same with points before the decimals; BadInputError for what has anything between thousands."""
+        for row, cell in enumerate(cells):
+            if isinstance(cell, str) and ("." in cell or cell.count(",") > 1):
+                raise place.error(
+                    row,
+                    f"{shorten(cell)} is not a number with a comma before its decimals",
+                    "write it without a sign between thousands",
+                )
+        return [cell.replace(",", ".") if isinstance(cell, str) else cell for cell in cells]
 
     def _require_numbers(self, cells: Sequence[Any], place: Place) -> None:
         kinds = set(map(type, cells))
@@ -150,7 +165,7 @@ def not_a_number(value: Any) -> str:
     if isinstance(value, str) and value.lstrip().startswith(("[", "tensor(", "array(")):
         return f"{told} but a list printed as text (write lists of numbers as json, jsonl or parquet)"
     if isinstance(value, str) and value.count(",") == 1 and value.replace(",", "").strip("+- ").isdecimal():
-        return f"{told} (write a point before decimals)"
+        return f"{told} (write a point before decimals, or say data.decimal=comma)"
     return told
 
 

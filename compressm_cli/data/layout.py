@@ -65,7 +65,7 @@ def in_format(format_: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a layout for a file of perhaps another format: without those that are for the old one alone."""
     if format_ in WITHOUT_COLUMNS:
         return {"format": format_}
-    others = {"header", "delimiter"} if format_ not in BY_TEXT else set()
+    others = {"header", "delimiter", "decimal", "encoding"} if format_ not in BY_TEXT else set()
     others |= {"lengths_column"} if format_ != "npz" else set()
     return {key: value for key, value in settings.items() if key not in others} | {"format": format_}
 
@@ -110,7 +110,11 @@ class Layout(Config):
     header: bool = True
     """Of csv and tsv: whether the first line has the names of the columns; else they are called 1, 2, 3, ..."""
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
-    """Of csv and tsv: what separates cells; null is a comma, and in tsv a tab."""
+    """Of csv and tsv: what separates cells; null is a comma, and in tsv a tab. A blank stands for any run of them."""
+    decimal: Literal["comma"] | None = None
+    """Of csv and tsv: what is before the decimals of numbers; null is a point."""
+    encoding: Literal["utf-16", "latin-1", "cp1252"] | None = None
+    """Of csv and tsv: that of their text; null is UTF-8."""
 
     @model_validator(mode="after")
     def _columns_fit_the_format(self) -> Self:
@@ -143,8 +147,9 @@ class Layout(Config):
         return self
 
     def _text_keys_fit(self) -> None:
-        if self.format not in BY_TEXT and (not self.header or self.delimiter is not None):
-            raise ValueError("header and delimiter are for csv and tsv; leave them out")
+        given = (None if self.header else False, self.delimiter, self.decimal, self.encoding)
+        if self.format not in BY_TEXT and any(value is not None for value in given):
+            raise ValueError("header, delimiter, decimal and encoding are for csv and tsv; leave them out")
         if self.delimiter in ('"', "\n", "\r"):
             raise ValueError(f"delimiter: {self.delimiter!r} cannot separate cells; write one such as ';'")
 

@@ -33,7 +33,7 @@ class TableRows:
         self._layout = layout
         self._place = place if isinstance(place, str) else ", ".join(place)
         series = layout.input_columns if layout.sequence_column is not None else []
-        form = Form(layout.header, layout.delimiter, layout.lengths_column, series)
+        form = Form(layout.header, layout.delimiter, layout.encoding, layout.lengths_column, series)
         files = files_of(place, layout.format)
         self._table = Table.opened(self._place, layout.format, files, form)
         self._wanted: dict[str, Column[Any]] = {}
@@ -45,7 +45,7 @@ class TableRows:
             self._labels = self._want(label, Labels())
         names = places if labelled and layout.horizon is None else {}
         self._labelled = labelled
-        self._targets = {name: self._want(place, Numbers()) for name, place in names.items()}
+        self._targets = {name: self._want(place, self._numbers()) for name, place in names.items()}
 
     def read(self) -> Rows:
         """All of them, in the order of the files and of the rows in each."""
@@ -59,7 +59,7 @@ class TableRows:
         if layout.sequence_column is not None or layout.format == "ts":
             return self._of_lists(layout.input_columns or [SERIES])
         names = self._chosen(layout.input_columns)
-        columns = [self._want(name, Numbers()) for name in names]
+        columns = [self._want(name, self._numbers()) for name in names]
         if layout.id_column is not None or layout.horizon is not None:
             return self._of_steps(names, columns)
         self._table.read(self._wanted)
@@ -105,7 +105,9 @@ class TableRows:
         ids = None if layout.id_column is None else self._want(layout.id_column, Labels("id"))
         times = None if layout.time_column is None else self._want(layout.time_column, Times())
         forecast = layout.horizon is not None and self._labelled
-        said = {name: self._want(name, Numbers()) for name in (layout.target_columns or names) if forecast}
+        said = {
+            name: self._want(name, self._numbers()) for name in (layout.target_columns or names) if forecast
+        }
         self._table.read(self._wanted)
         whose = ids.values if ids is not None else [""] * sum(self._table.rows)
         series = grouped(whose, None if times is None else times.values, layout.time_column, self._place)
@@ -130,6 +132,9 @@ class TableRows:
             files=[source.file.name for source in self._table.sources],
             target_names=[*self._targets, *said] or None,
         )
+
+    def _numbers(self) -> Numbers:
+        return Numbers(comma=self._layout.decimal is not None)
 
     def _require_of_one_file(self, series: Grouping) -> None:
         """BadInputError where steps of several files have one id, and nothing says which come first."""

@@ -151,7 +151,7 @@ def test_numbers_are_read_in_double_precision():
         ),
         (
             'x,y,label\n"1,5",2,a\n',
-            r"row 1, column 'x': '1,5' is not a number \(write a point before decimals\)",
+            r"row 1, column 'x': '1,5' is not a number \(write a point before decimals, or say data\.decimal=comma\)",
         ),
         ('x,y,label\n"1"0,2,a\n', "line 2: cannot be read as csv: .*write a quote within it twice"),
         (
@@ -487,7 +487,10 @@ def test_files_that_are_no_table_together_are_refused():
             {"format": "csv", "sequence_column": "s"},
             "the cells of csv are texts; write lists as json, jsonl or parquet",
         ),
-        ({"format": "json", "header": False, **XY}, "header and delimiter are for csv and tsv"),
+        (
+            {"format": "json", "header": False, **XY},
+            "header, delimiter, decimal and encoding are for csv and tsv",
+        ),
         ({"format": "csv", "delimiter": '"', **XY}, "cannot separate cells"),
         ({"format": "csv", "time_column": "t", **XY}, "time_column goes with id_column"),
         ({"format": "csv", "id_column": "i", **TEXT}, "id_column goes with feature_columns"),
@@ -734,3 +737,32 @@ def test_a_share_is_no_percentage(share):
         ValidationError, match=f"'{share}' is no share; write a number below 0.5, such as 0.1"
     ):
         Files(format="csv", train="a.csv", test=share, **TEXT)
+
+
+@pytest.mark.parametrize("encoding", [None, "utf-16", "latin-1", "cp1252"])
+def test_tables_of_other_programs_are_read_as_they_say(encoding):
+    table = "größe;höhe;art\n1,5;-2,25e3;süß\n 3 ;0,125;herb\n"
+    write("rows.csv", table.encode(encoding or "utf-8-sig"))
+    form = {"delimiter": ";", "decimal": "comma", "encoding": encoding}
+    found = read("rows.csv", "csv", feature_columns=["größe", "höhe"], label_column="art", **form)
+    assert [row[:, 0].tolist() for row in found.content] == [[1.5, -2250.0], [3.0, 0.125]]
+    assert found.labels == ["süß", "herb"]
+    for cell in ("1.234,5", "1.5", "1,234,567"):
+        write("rows.csv", f"x;y;label\n1;2;a\n{cell};2;a\n")
+        told = f"row 2, column 'x': '{cell}' is not a number with a comma before its decimals; write it without a sign"
+        refused("rows.csv", "csv", told, delimiter=";", decimal="comma", **XY)
+
+
+def test_what_is_no_utf8_may_be_named():
+    write("rows.csv", "x,y,label\n1,2,süß\n".encode("latin-1"))
+    refused("rows.csv", "csv", "save it as UTF-8 text, or name its encoding as data.encoding", **XY)
+
+
+def test_a_blank_stands_for_any_run_of_them():
+    write("rows.csv", "  1.0  2.0 a\n 3   -4.5e1  b  \n\n5 6 c\r\n")
+    found = read("rows.csv", "csv", header=False, delimiter=" ", feature_columns=["*"], label_column=3)
+    assert [row[:, 0].tolist() for row in found.content] == [[1.0, 2.0], [3.0, -45.0], [5.0, 6.0]]
+    assert found.labels == ["a", "b", "c"]
+    write("rows.csv", "1 2 a\n3  b\n")
+    told = "line 2: 2 cells, but the first line has 3"
+    refused("rows.csv", "csv", told, header=False, delimiter=" ", feature_columns=["*"], label_column=3)

@@ -12,6 +12,10 @@ from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.sources.interface import BATCH, Cells, Source
 from compressm_cli.data.sources.text import opened
 
+ADVICE = "save it as UTF-8 text, or name its encoding as data.encoding"
+BLANK = " "
+"""A run of which separates cells as one does, where one does."""
+
 
 class CsvSource(Source):
     """Cells separated by commas; in quotes where one has a comma, a quote (written twice) or a line break in it."""
@@ -53,10 +57,14 @@ class CsvSource(Source):
         limit = csv.field_size_limit(sys.maxsize)
         sign = self.form.delimiter or self.delimiter
         try:
-            with opened(self.file, self.kind) as lines:
-                reader = csv.reader(lines, delimiter=sign, strict=True)
+            with opened(self.file, self.kind, self.form.encoding, ADVICE) as lines:
+                reader = csv.reader(lines, delimiter=sign, strict=True, skipinitialspace=sign == BLANK)
                 try:
-                    yield from ((reader.line_num, row) for row in reader if row)
+                    for row in reader:
+                        if sign == BLANK and row and not row[-1]:
+                            row.pop()  # what follows the last of the blanks that separate cells
+                        if row:
+                            yield reader.line_num, row
                 except csv.Error as error:
                     raise BadInputError(
                         f"{self.file}, line {reader.line_num}: cannot be read as {self.kind}: {error}; put quotes "

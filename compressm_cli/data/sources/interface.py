@@ -26,6 +26,8 @@ class Form:
     """Of csv and tsv: whether the first row has the names; else columns are called 1, 2, 3, ..."""
     delimiter: str | None = None
     """Of csv and tsv: what separates cells; None is the format's own."""
+    encoding: str | None = None
+    """Of csv and tsv: that of their text; None is UTF-8."""
     lengths: str | None = None
     """Of npz: the array of the lengths of the series."""
     series: Sequence[str] = ()

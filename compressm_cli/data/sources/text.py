@@ -12,17 +12,22 @@ from compressm_cli.data.reading import reading
 
 CHUNK = 2**20
 """Bytes that are looked at at once."""
+ADVICE = "save it as UTF-8 text"
 
 
 @contextmanager
-def opened(file: Path, kind: str) -> Iterator[TextIO]:
-    """A file of UTF-8, with or without a mark at its beginning; what fails within is told as a fault of the file."""
-    with reading(file, f"cannot be read as {kind}", "save it as UTF-8 text"):
+def opened(file: Path, kind: str, encoding: str | None = None, advice: str = ADVICE) -> Iterator[TextIO]:
+    """A file of some encoding, or of UTF-8, with or without a mark at its beginning.
+
+    What fails within is told as a fault of the file.
+    """
+    codec = encoding or "utf-8-sig"
+    with reading(file, f"cannot be read as {kind}", advice):
         packed = file.suffix.lower() == ".gz"
         with (
-            gzip.open(file, "rt", encoding="utf-8-sig", newline="")
+            gzip.open(file, "rt", encoding=codec, newline="")
             if packed
-            else file.open(encoding="utf-8-sig", newline="") as lines
+            else file.open(encoding=codec, newline="") as lines
         ):
             assert not isinstance(lines, gzip.GzipFile), "text is asked for"
             yield lines
