@@ -19,7 +19,7 @@ from compressm_cli.data.interface import Dataset, DataSpec, Split, TaskConfig
 from compressm_cli.data.labels import class_names
 from compressm_cli.data.layout import WITHOUT_COLUMNS, Layout
 from compressm_cli.data.mapped import joined
-from compressm_cli.data.patterns import files_of
+from compressm_cli.data.patterns import files_of, require_there
 from compressm_cli.data.recordings import Recordings
 from compressm_cli.data.report import Report, report_of
 from compressm_cli.data.rows import Rows
@@ -168,6 +168,7 @@ class Files(Layout, TaskConfig):
         Raises BadInputError for what is missing in them or cannot be used, with file, row and column.
         """
         places = {"train": self.train, "validation": self.validation, "test": self.test}
+        require_there(self._places(), "folder" if self.format.endswith("_folder") else "file")
         self._require_disjoint()
         read = {key: self.read(place) for key, place in places.items() if not isinstance(place, float)}
         whole, files = read["train"], list(read)

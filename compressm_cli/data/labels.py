@@ -33,9 +33,25 @@ def class_numbers(
             shown = ", ".join(repr(n) for n in names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
             raise BadInputError(
                 f"{source}, row {called}: label {label!r} does not occur in the training data, which has {shown}"
-                "; correct it, or add rows of this class to the training data"
+                f"; {_advice(label, names)}"
             )
     return torch.tensor([places[label] for label in labels], dtype=torch.int64)
+
+
+def _advice(label: str, names: list[str]) -> str:
+    """What to write instead of a label that is no class."""
+    alike = next((name for name in names if _plain(name) == _plain(label)), None)
+    if alike is not None:
+        return f"write {alike!r}, if it is this class"
+    return "correct it, or add rows of this class to the training data"
+
+
+def _plain(label: str) -> str | float:
+    """A label without what writers of tables change: ``10.0`` is as ``10``, ``True`` as ``true``."""
+    try:
+        return float(label)
+    except ValueError:
+        return " ".join(label.split()).casefold()
 
 
 def _is_whole_number(text: str) -> bool:

@@ -65,7 +65,8 @@ def in_format(format_: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a layout for a file of perhaps another format: without those that are for the old one alone."""
     if format_ in WITHOUT_COLUMNS:
         return {"format": format_}
-    others = {"header", "delimiter", "decimal", "encoding"} if format_ not in BY_TEXT else set()
+    others = {"delimiter"} if format_ != settings.get("format") else set()
+    others |= {"header", "decimal", "encoding"} if format_ not in BY_TEXT else set()
     others |= {"lengths_column"} if format_ != "npz" else set()
     return {key: value for key, value in settings.items() if key not in others} | {"format": format_}
 

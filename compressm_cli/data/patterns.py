@@ -56,6 +56,16 @@ def require_apart(read: Mapping[str, Sequence[Path]]) -> None:
                 raise BadInputError(f"{file}: is of data.{other} and of data.{key}; leave it in one of them")
 
 
+def require_there(places: Mapping[str, str | Sequence[str]], what: str) -> None:
+    """BadInputError where a file or folder (``what``) of a key of the recipe is gone; patterns are left to be tried."""
+    for key, place in places.items():
+        for one in [place] if isinstance(place, str) else place:
+            if not Path(one).exists() and not is_pattern(one):
+                raise BadInputError(
+                    f"{one}: no such {what}; where it has moved, write data.{key}=NEWPATH (paths start at {Path.cwd()})"
+                )
+
+
 def _matches(path: Path) -> list[Path]:
     """Part by part, each either a name that exists or a pattern."""
     found = [Path(path.anchor)]

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.encodings import Encoding, Ids, Tokenizer, Tokens
 from compressm_cli.data.interface import Dataset, DataSpec, Split, TaskConfig
-from compressm_cli.data.patterns import files_of, require_apart
+from compressm_cli.data.patterns import files_of, require_apart, require_there
 from compressm_cli.data.splits import Rows
 from compressm_cli.data.text_lm import Share
 from compressm_cli.data.token_sources import Dtype, tells_itself, tokens_of
@@ -133,6 +133,7 @@ class TokenFiles(TaskConfig):
             )
 
     def sources(self) -> dict[str, list[Path]]:
+        require_there(self._sources(), "file")
         return {key: files_of(place, "token") for key, place in self._sources().items()}
 
     def _sources(self) -> dict[str, str]:

@@ -12,14 +12,24 @@ from typing import Any
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.config import Config
 from compressm_cli.core.errors import BadInputError
-from compressm_cli.data.layout import SUFFIXES, Layout, format_of, in_format
-from compressm_cli.data.reading import reading
+from compressm_cli.core.text import shorten
+from compressm_cli.data.files import Files
+from compressm_cli.data.layout import FOLDERS, INPUTS, SUFFIXES, WITHOUT_COLUMNS, Layout, format_of, in_format
+from compressm_cli.data.reading import LONGEST, reading
 from compressm_cli.data.rows import Kind, Rows
+from compressm_cli.data.sources import SOURCES, Form
 from compressm_cli.data.sources.text import plain_text
 from compressm_cli.engine.prediction import encoding_of
 from compressm_cli.recipe.loading import config_from_mapping
 
 STDIN = "-"
+COLUMNS: dict[Kind, str] = {
+    "texts": "data.text_column=NAME",
+    "images": "data.image_column=NAME",
+    "audio": "data.audio_column=NAME",
+    "series": "data.feature_columns=[NAME, ...] (of lists data.sequence_column=NAME)",
+}
+"""What names the columns of a table that a model takes."""
 
 
 class InputSettings(Config):
@@ -76,7 +86,59 @@ def _layout(checkpoint: Checkpoint, found: str | None, place: str, settings: Seq
         )
     if found is not None:
         own = in_format(found, own)
+    _require_columns(checkpoint, own, place, settings)
     return config_from_mapping(InputSettings, {"data": own}, f"{place}: how it is read", settings).data
+
+
+def named_alone(
+    checkpoint: Checkpoint, split: str, changes: Sequence[str]
+) -> tuple[dict[str, Any], list[str]] | None:
+    """What a task is whose ``train`` is the file or folder that ``changes`` name for a split, and the changes of it.
+
+    Rows that are judged alone may be any, also those of the training file, in any format, which the name tells. None
+    where no place is named, or the data are none of the user's files.
+    """
+    task = checkpoint.recipe.data
+    place = _named_place(changes, split)
+    if place is None or checkpoint.encoding is None or not isinstance(task, Files):
+        return None
+    keys = {key: value for key, value in task.model_dump(mode="json").items() if key not in Files.paths}
+    is_told = any(text.startswith("data.format=") for text in changes)
+    found = None if is_told else format_of(Path(place), checkpoint.encoding.inputs.takes)
+    if found not in (None, task.format) and (Path(place).is_dir() or found not in FOLDERS.values()):
+        layout = {key: keys.pop(key) for key in Layout.model_fields}
+        keys |= in_format(str(found), layout)
+    others = tuple(f"data.{key}=" for key in Files.paths if key != split)
+    of_these = [text for text in changes if not text.startswith(others)]
+    return keys, [text.replace(f"data.{split}=", "data.train=", 1) for text in of_these]
+
+
+def _named_place(changes: Sequence[str], split: str) -> str | None:
+    """The file or folder, of several the last, that is named for a split; None where there is none, or a share."""
+    named = [text.partition("=")[2] for text in changes if text.startswith(f"data.{split}=")]
+    place = named[-1].strip("[]'\" ") if named else ""
+    try:
+        float(place)
+    except ValueError:
+        return place if place not in ("", "null") else None
+    return None
+
+
+def _require_columns(
+    checkpoint: Checkpoint, own: dict[str, Any], place: str, settings: Sequence[str]
+) -> None:
+    """BadInputError where nothing says which column of a table the model is to take."""
+    takes, format_ = encoding_of(checkpoint).inputs.takes, own.get("format")
+    told = [
+        key for key in INPUTS if own.get(key) or any(text.startswith(f"data.{key}=") for text in settings)
+    ]
+    if told or format_ not in SOURCES or format_ in WITHOUT_COLUMNS or takes not in COLUMNS:
+        return
+    known = ""
+    if Path(place).is_file():
+        names = SOURCES[format_](Path(place), Form()).columns
+        known = f"; its columns are {shorten(names, LONGEST)}"
+    raise BadInputError(f"{place}: the model takes {takes}; write {COLUMNS[takes]}{known}")
 
 
 def _of_lines(takes: Kind) -> Rows:

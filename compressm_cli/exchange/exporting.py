@@ -9,6 +9,8 @@ import torch
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.errors import BadInputError, RunFailedError
 from compressm_cli.core.files import unwritable, write_atomically
+from compressm_cli.data.encodings import Tokenizer
+from compressm_cli.data.tokenizer import TOKENIZER
 from compressm_cli.exchange import huggingface, mamba_ssm, own, ragged
 from compressm_cli.exchange.names import PICKLED, SAFETENSORS
 from compressm_cli.exchange.stock import stock_model
@@ -37,9 +39,18 @@ def export(
         raise BadInputError(f"{folder}: exists and is not an empty folder; choose another --output")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return writer(folder)
+        return [*writer(folder), *_write_tokenizer(checkpoint, target, folder)]
     except OSError as error:
         raise RunFailedError(unwritable(folder, error, "choose another --output")) from error
+
+
+def _write_tokenizer(checkpoint: Checkpoint, target: Target, folder: Path) -> list[Path]:
+    """The tokenizer of a model that has one, for others; our own file has it within."""
+    inputs = None if checkpoint.encoding is None else checkpoint.encoding.inputs
+    if target == "safetensors" or not isinstance(inputs, Tokenizer):
+        return []
+    write_atomically(folder / TOKENIZER, inputs.json_text.encode())
+    return [folder / TOKENIZER]
 
 
 def _hf(checkpoint: Checkpoint, dtype: torch.dtype) -> Writer:

@@ -14,6 +14,7 @@ from compressm_cli.data.encodings import Classes, Numbers, Standardization
 from compressm_cli.data.interface import Split
 from compressm_cli.engine.data_placement import placed
 from compressm_cli.engine.evaluation import evaluate
+from compressm_cli.engine.inputs import named_alone
 from compressm_cli.engine.oneshot import require_same_shape
 from compressm_cli.engine.precision import prepare, resolve_device
 from compressm_cli.engine.same_data import names_data, relation
@@ -82,7 +83,7 @@ def judge(
     would be encoded otherwise than those that it was trained on, and RunFailedError where it says no numbers.
     """
     checkpoint, chosen = open_model(path)
-    recipe = _asked(checkpoint.recipe, overrides, path)
+    recipe = _asked(checkpoint, overrides, path, split)
     if unjudged := recipe.data.unjudged():
         raise BadInputError(f"{path}: cannot be judged: {unjudged}")
     rows, data = _split(checkpoint, recipe, split, names_data(overrides))
@@ -115,16 +116,21 @@ def judge(
     return report, objective.METRICS
 
 
-def _asked(recipe: Recipe, overrides: Sequence[str], path: Path) -> Recipe:
+def _asked(checkpoint: Checkpoint, overrides: Sequence[str], path: Path, split: SplitName) -> Recipe:
+    recipe = checkpoint.recipe
     for text in overrides:
         if text.partition("=")[0].partition(".")[0] not in SETTINGS:
             raise BadInputError(
                 f"{text}: evaluate changes only what a model is judged on and by: data.KEY=VALUE, objective.KEY=VALUE"
             )
     objective = objective_config(recipe).model_dump(mode="json")  # so that a change of it needs no kind
-    return recipe_from_mapping(
-        {**recipe_to_mapping(recipe), "objective": objective}, f"{path}: recipe", overrides
-    )
+    mapping, where = {**recipe_to_mapping(recipe), "objective": objective}, f"{path}: recipe"
+    alone = named_alone(checkpoint, split, overrides)
+    if alone is None:
+        return recipe_from_mapping(mapping, where, overrides)
+    asked = recipe_from_mapping({**mapping, "data": alone[0]}, where, alone[1])
+    rows = {split: asked.data.train}
+    return asked.model_copy(update={"data": asked.data.model_copy(update=rows)})
 
 
 def _split(checkpoint: Checkpoint, recipe: Recipe, name: SplitName, others: bool) -> tuple[Split, str]:

@@ -16,6 +16,7 @@ from compressm_cli.engine.precision import require_compiler, resolve_device
 from compressm_cli.engine.same_data import names_data, relation
 from compressm_cli.engine.threads import choose_threads, using
 from compressm_cli.engine.trainee import Setting
+from compressm_cli.exchange.names import CONFIG
 from compressm_cli.exchange.places import find_checkpoint
 from compressm_cli.layers import LAYERS
 from compressm_cli.layers.interface import STATES
@@ -231,7 +232,8 @@ def open_model(path: Path) -> tuple[Checkpoint, str]:
 
 def _opened(path: Path) -> tuple[Checkpoint, Path, str, Run | None]:
     if exchange.is_model_folder(path):
-        return exchange.load(path), path, "the model of another library", None
+        chosen = "the model of another library" if (path / CONFIG).is_file() else "the exported model"
+        return exchange.load(path), path, chosen, None
     file, chosen, run = find_checkpoint(path)
     return exchange.load(file), file, chosen, run
 

@@ -306,9 +306,57 @@ def test_a_model_is_judged_on_a_file(capsys: pytest.CaptureFixture[str]) -> None
     for place, one in enumerate(told["classes"]):
         assert (one["rows"], one["said"]) == (2, int((said == place).sum()))
         assert one["recall"] == ((said == place) & (right == place)).sum() / 2
+    for label in ("Good", " good "):
+        rows("judged.csv", labels=[label, *LABELS[1:]])
+        assert command(["evaluate", "model.pt", "data.test=judged.csv"]) == 2
+        assert f"label {label!r} does not occur" in (err := capsys.readouterr().err)
+        assert err.endswith("which has 'bad', 'good'; write 'good', if it is this class\n")
     rows("judged.csv", labels=["fair", *LABELS[1:]])
     assert command(["evaluate", "model.pt", "data.test=judged.csv"]) == 2
     assert "judged.csv, row 1: label 'fair' does not occur in the training data" in capsys.readouterr().err
+
+
+def test_a_model_is_judged_on_files_of_other_formats_and_on_its_training_file(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text_model()
+    table = pandas.read_csv("train.csv")
+
+    def loss(*arguments: str) -> float:
+        assert command(["evaluate", "model.pt", *arguments, "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert told["rows"] == len(table)
+        return float(told["loss"])
+
+    wanted = loss("data.test=train.csv")
+    table.to_parquet("other.parquet")
+    table.to_csv("other.tsv", index=False, sep="\t")
+    table.to_csv("other.dat", index=False, sep=";")
+    for label, part in table.groupby("label"):
+        Path("folder", label).mkdir(parents=True)
+        for row, text in enumerate(part.text):
+            Path("folder", label, f"{row}.txt").write_text(text, encoding="utf-8")
+    assert loss("data.test=other.parquet") == wanted
+    assert loss("data.test=other.tsv") == wanted
+    assert loss("data.test=[other.tsv]") == wanted
+    assert loss("data.test=other.dat", "data.delimiter=;") == wanted
+    assert loss("data.test=other.tsv", "data.train=new.csv") == wanted  # which is not read
+    assert loss("data.validation=other.parquet", "--split", "validation") == wanted
+    assert loss("data.test=folder") == pytest.approx(wanted)
+
+
+def test_a_table_for_a_model_of_folders_needs_the_column_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    encoding = Encoding(
+        inputs=Pixels(height=3, width=4, mean=[0.5], deviation=[0.5]), outputs=Classes(names=["a", "b"])
+    )
+    data = {"task": "files", "format": "image_folder", "train": "none"}
+    saved(recipe(data), encoding, DataSpec(2, 12, features=1, rows=(1, 1, 1)))
+    Image.fromarray(np.zeros((3, 4), np.uint8)).save("1.png")
+    Path("n.csv").write_text("file,note\n1.png,x\n")
+    assert command(["predict", "model.pt", "n.csv"]) == 2
+    told = "n.csv: the model takes images; write data.image_column=NAME; its columns are ['file', 'note']"
+    assert told in capsys.readouterr().err
+    assert command(["predict", "model.pt", "n.csv", "data.image_column=file"]) == 0
 
 
 def test_its_own_splits_are_judged_as_in_training(capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,6 +29,7 @@ from compressm_cli import exchange
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.encodings import Ids, Tokenizer
 from compressm_cli.data.rows import Rows
+from compressm_cli.reports import open_model
 from compressm_cli.runs.folder import Run
 
 transformers = pytest.importorskip("transformers")
@@ -328,6 +329,13 @@ def test_the_tokenizer_beside_the_weights_goes_with_the_model(tmp_path: Path) ->
     kept = exchange.load(tmp_path / "ours.pt").encoding
     assert kept is not None
     assert isinstance(kept.inputs, Tokenizer)
+    for target in ("hf", "hf-ragged"):
+        files = exchange.export(loaded, target, tmp_path / target)
+        assert files[-1] == tmp_path / target / "tokenizer.json"
+        assert exchange.load(tmp_path / target).encoding == kept
+    exchange.export(loaded, "safetensors", tmp_path / "own")
+    assert open_model(tmp_path / "own")[1] == "the exported model"
+    assert open_model(tmp_path / "hf")[1] == "the model of another library"
     tokens, _ = kept.inputs.encode(Rows("x", "texts", [b"the cat the"]))
     assert tokens.tolist() == [[1, 2, 1]]
     # A model may be read whose tokenizer is none: it is told where it is needed.

@@ -136,7 +136,8 @@ def test_the_same_data_may_have_moved(
     monkeypatch.chdir(tmp_path / "moved")
     given = ["train", "--resume", str(begun.folder), "--quiet"]
     assert main.run(given) == 2
-    assert f"{tmp_path / 'rows.csv'}: no such file" in capsys.readouterr().err
+    told = f"{tmp_path / 'rows.csv'}: no such file; where it has moved, write data.train=NEWPATH"
+    assert told in capsys.readouterr().err
     assert main.run([*given, "data.train=rows.csv", "data.validation=rows.csv"]) == 2
     assert "must be different" in capsys.readouterr().err
     assert main.run([*given, "data.train=rows.csv", "data.validation=held.csv", "data.split_seed=1"]) == 2
