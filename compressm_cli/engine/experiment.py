@@ -105,9 +105,8 @@ def start(
         **beginnings(recipe, seed, command, group.size, launcher()),
         "from_checkpoint": initial is not None,
         "fingerprint": asdict(dataset.fingerprint),
+        "data": None if dataset.report is None else asdict(dataset.report),
     }
-    if dataset.report is not None:
-        info["data"] = asdict(dataset.report)
 
     def threads() -> int:
         return threads_to_begin(recipe, dataset.spec, group.size, initial)
