@@ -53,6 +53,8 @@ def evaluate(
 
 
 def _show(report: "EvaluationReport", metrics: "tuple[Metric, ...]") -> None:
+    from compressm_cli.objectives.regression import R2
+
     out = console.stdout()
     out.print(f"{report.model}: {report.chosen}", markup=False, soft_wrap=True)
     out.print(f"data: {report.data}", markup=False, soft_wrap=True)
@@ -72,7 +74,7 @@ def _show(report: "EvaluationReport", metrics: "tuple[Metric, ...]") -> None:
     if report.targets is not None:
         table = console.table("in its own unit", "mse", "mae", "R2")
         for number in report.targets:
-            r2 = "-" if number.r2 is None else f"{number.r2:.4f}"
+            r2 = "-" if number.r2 is None else R2.precisely(number.r2)
             table.add_row(console.escape(number.name), f"{number.mse:.6g}", f"{number.mae:.6g}", r2)
         out.print(table)
 

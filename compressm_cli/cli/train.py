@@ -18,6 +18,7 @@ from compressm_cli.cli.commands import Command, examples
 from compressm_cli.cli.parameters import Overrides, Plugins
 from compressm_cli.core.errors import BadInputError, CompressmError
 from compressm_cli.core.invocation import INVOCATION
+from compressm_cli.core.text import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -252,7 +253,8 @@ def _forecast_table(recipe: "Recipe", known: "Forecast") -> object:
     rows, data = known.data.rows, known.data
     features = "one feature" if data.features == 1 else f"{data.features} features"
     steps = features if data.vocabulary is None else f"one of {data.vocabulary} tokens"
-    labels = f"{data.classes} classes" if data.targets is None else f"{data.targets} real numbers to say"
+    targets = None if data.targets is None else counted(data.targets, "real number")
+    labels = f"{data.classes} classes" if targets is None else f"{targets} to say"
     table = console.table("what", "value", title="What this recipe will do")
     table.add_row(
         "data",

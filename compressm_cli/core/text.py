@@ -42,6 +42,11 @@ def shorten(value: object, limit: int = 60) -> str:
     )
 
 
+def counted(number: int, what: str) -> str:
+    """``1 channel``, ``2 channels``."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
 def described(value: object) -> str:
     """A value as an error names it: ``the text 'x'``, ``the number 3``, ``a list``."""
     if value is None:

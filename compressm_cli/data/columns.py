@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from compressm_cli.core.errors import BadInputError
-from compressm_cli.core.text import described, is_writable, shorten
+from compressm_cli.core.text import counted, described, is_writable, shorten
 from compressm_cli.data.rows import AsTheyLie
 from compressm_cli.data.sources import Cells
 
@@ -250,7 +250,9 @@ class Sequences(Column[AsTheyLie]):
             _require_usable(series.astype(np.float64, copy=False), row, place)
             wanted = (self._series or [series])[0].shape[1]
             if series.shape[1] != wanted:
-                raise place.error(row, f"{series.shape[1]} channels, and the first row has {wanted}")
+                raise place.error(
+                    row, f"{counted(series.shape[1], 'channel')}, and the first row has {wanted}"
+                )
             self._series.append(series)
 
     @property

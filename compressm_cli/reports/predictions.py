@@ -15,6 +15,9 @@ from compressm_cli.engine.prediction import Predictions
 MOST_CLASSES = 20
 """Of which the probabilities are told, unless it is said how many are wanted."""
 
+DIGITS = 7
+"""Of a probability that are told."""
+
 Columns = dict[str, list[str] | list[float]]
 
 
@@ -32,16 +35,21 @@ def columns_of(predictions: Predictions, top: int | None = None) -> Columns:
     shares, names = predictions.probabilities, predictions.class_names
     assert shares is not None, "there are targets or classes"
     assert names is not None, "beside the probabilities"
-    columns["prediction"], columns["probability"] = predictions.classes, shares.max(axis=1).tolist()
+    columns["prediction"], columns["probability"] = predictions.classes, _told(shares.max(axis=1))
     if top is None and len(names) <= MOST_CLASSES:
-        return columns | {f"probability:{name}": shares[:, i].tolist() for i, name in enumerate(names)}
+        return columns | {f"probability:{name}": _told(shares[:, i]) for i, name in enumerate(names)}
     # Stable, so that equal ones come in the order of the classes, as the first does.
     order = np.argsort(-shares, axis=1, kind="stable")[:, : top or 1]
     for rank in range(1, order.shape[1]):
         places = order[:, rank]
         columns[f"prediction:{rank + 1}"] = [names[place] for place in places]
-        columns[f"probability:{rank + 1}"] = shares[np.arange(len(shares)), places].tolist()
+        columns[f"probability:{rank + 1}"] = _told(shares[np.arange(len(shares)), places])
     return columns
+
+
+def _told(shares: np.ndarray) -> list[float]:
+    """With as many digits as a model in single precision has."""
+    return [float(f"{share:.{DIGITS}g}") for share in shares.tolist()]
 
 
 def _free(name: str, columns: Columns, wanted: Sequence[str]) -> str:

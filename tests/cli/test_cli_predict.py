@@ -106,6 +106,8 @@ def test_all_kinds_of_files_say_the_same(capsys: pytest.CaptureFixture[str]) -> 
     assert pq.read_table("deep/said.parquet").to_pylist() == from_json
     with Path("deep/said.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
+    shares = [row[key] for row in from_json for key in row if key.startswith("probability")]
+    assert shares == [float(f"{share:.7g}") for share in shares]  # as many digits as the model has
     assert [{k: str(v) for k, v in row.items()} for row in from_json] == lines
     assert command(["predict", "model.pt", "new.csv", "--output", "deep/said.csv"]) == 2
     assert "deep/said.csv: exists already" in capsys.readouterr().err
@@ -376,3 +378,17 @@ def test_data_that_would_mean_something_else_are_refused(capsys: pytest.CaptureF
     assert command(["evaluate", "model.pt"]) == 0
     assert command(["evaluate", "model.pt", "data.train_rows=50"]) == 2
     assert "inputs.standardization.mean differs" in capsys.readouterr().err
+
+
+def test_r2_is_told_alike_of_all_numbers_and_of_each(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("t.csv").write_text("a,b,y\n" + "".join(f"{i % 5},{i % 3},{i % 7}\n" for i in range(40)))
+    layout = {"format": "csv", "train": "t.csv", "feature_columns": ["a", "b"], "target_columns": ["y"]}
+    wanted = recipe({"task": "files", **layout})
+    dataset = wanted.data.dataset()
+    saved(wanted, dataset.encoding, dataset.spec)
+    assert command(["evaluate", "model.pt"]) == 0
+    lines = [line.replace("│", " ").split() for line in capsys.readouterr().out.splitlines()]
+    whole = next(line for line in lines if line[:1] == ["R2"])
+    of_y = next(line for line in lines if line[:1] == ["y"])
+    assert whole[1:] == of_y[-2:]
+    assert whole[-1] == "%"

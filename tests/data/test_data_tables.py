@@ -706,7 +706,7 @@ def test_files_of_the_time_series_archives():
         (("5,6", "1_0,6"), "line 7: dimension 2, step 2: '1_0' is not a number"),
         (("Stamps false", "Stamps true"), "has time stamps, which are not read"),
         (("@data", "@dat"), "no @data before the series"),
-        (("1.5,-2e1:0,1:run", "1.5:run"), "row 2, column 'series': 1 channels, and the first row has 2"),
+        (("1.5,-2e1:0,1:run", "1.5:run"), "row 2, column 'series': 1 channel, and the first row has 2"),
     ],
 )
 def test_a_damaged_file_of_the_archives_is_refused(change, told):

@@ -71,7 +71,7 @@ def test_series_in_memory_are_in_their_own_unit() -> None:
     for wrong in ([["a", "b"]], [x], [[[1, 2], [3]]], [x[0] > 0]):
         with pytest.raises(TypeError, match=r"row 1: .*an array \(steps, channels\) of numbers"):
             predictor.of(wrong)
-    with pytest.raises(BadInputError, match="row 1: 1 channels, and the model takes 2"):
+    with pytest.raises(BadInputError, match="row 1: 1 channel, and the model takes 2"):
         predictor.of([x[0, :, 0]])
     with pytest.raises(BadInputError, match="not finite"):
         predictor.of([np.full((3, 2), np.nan)])

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.text import counted
 from compressm_cli.data.encodings.interface import Inputs
 from compressm_cli.data.encodings.standardization import Standardization
 from compressm_cli.data.rows import Kind, Rows
@@ -71,7 +72,7 @@ class Series(Inputs):
         """(steps, channels) float32; BadInputError where there are other channels, or a number is too large."""
         if series.shape[1] != self.features:
             raise BadInputError(
-                f"{rows.source}, row {rows.name(row)}: {series.shape[1]} channels, and the model takes "
+                f"{rows.source}, row {rows.name(row)}: {counted(series.shape[1], 'channel')}, and the model takes "
                 f"{self.features}: {', '.join(self.channels)}; give these"
             )
         exact = series if self.standardization is None else self.standardization.apply(series)
