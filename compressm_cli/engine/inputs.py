@@ -134,10 +134,11 @@ def _require_columns(
     ]
     if told or format_ not in SOURCES or format_ in WITHOUT_COLUMNS or takes not in COLUMNS:
         return
-    known = ""
-    if Path(place).is_file():
+    try:
         names = SOURCES[format_](Path(place), Form()).columns
         known = f"; its columns are {shorten(names, LONGEST)}"
+    except BadInputError:  # standard input, or it needs other keys to be read
+        known = ""
     raise BadInputError(f"{place}: the model takes {takes}; write {COLUMNS[takes]}{known}")
 
 

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.files import Files
+from compressm_cli.data.labels import class_numbers
 from compressm_cli.data.layout import Layout
 
 COLUMNS = {"feature_columns": ["x", "y"], "label_column": "label"}
@@ -243,6 +244,9 @@ def test_an_unknown_label_in_the_test_file_is_named():
     write("test.csv", "x,y,label\n1,2,b\n1,2,c\n")
     with pytest.raises(BadInputError, match=r"test\.csv, row 2: label 'c' does not occur"):
         Files(format="csv", train="train.csv", test="test.csv", **COLUMNS).load()
+    for label, names, told in (("10.0", ["10", "20"], "10"), ("true", ["False", "True"], "True")):
+        with pytest.raises(BadInputError, match=f"; write '{told}', if it is this class"):
+            class_numbers([label], names, "test.csv")
 
 
 def test_a_path_with_signs_that_mean_something_in_patterns_is_taken_as_it_is():
