@@ -30,6 +30,20 @@ def computed_axes(model: nn.Module, axes: Sequence[Axis], tensors: Mapping[str, 
     return found
 
 
+def computed_states(model: nn.Module) -> dict[str, str]:
+    """Of the state space layers that have a computed parameter, by name: why their states cannot be cut.
+
+    No parameter is looked at, which of a model in several processes would bring it here.
+    """
+    found: dict[str, str] = {}
+    for layer, part in state_space_layers(model).items():
+        prefix = f"{layer}." if layer else ""
+        told = (_computed(model, f"{prefix}{name}") for name in sorted(part.state_parameters))
+        if why := next(filter(None, told), None):
+            found[layer] = why
+    return found
+
+
 def _pairs(axis: Axis) -> list[tuple[str, str]]:
     return [pair for name in axis.tied_to for pair in ((axis.name, name), (name, axis.name))]
 

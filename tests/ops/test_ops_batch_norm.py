@@ -51,7 +51,7 @@ def test_it_is_that_of_the_real_steps_alone(length: int, filling: float) -> None
 
 def test_running_statistics_count_real_steps() -> None:
     """Of three batches, as PyTorch's own keeps them of the steps side by side."""
-    norm, own = SequenceNorm(5).double(), nn.BatchNorm1d(5, affine=False).double()
+    norm, own = SequenceNorm(5, 1e-5).double(), nn.BatchNorm1d(5, affine=False).double()
     for number in range(3):
         x, real = steps(9 + 7 * number)
         x = x * (number + 1) + number
@@ -65,7 +65,7 @@ def test_running_statistics_count_real_steps() -> None:
 
 
 def test_without_padding_it_is_pytorchs_own_to_the_bit() -> None:
-    norm, own = SequenceNorm(5), nn.BatchNorm1d(5, affine=False)
+    norm, own = SequenceNorm(5, 1e-5), nn.BatchNorm1d(5, affine=False)
     assert [f"norm.{name}" for name in own.state_dict()] == list(norm.state_dict())
     found = []
     for training in (True, True, False):
@@ -84,7 +84,7 @@ def test_the_gradient_is_that_of_finite_differences() -> None:
 
 
 def test_a_single_step_has_no_variance() -> None:
-    norm = SequenceNorm(5)
+    norm = SequenceNorm(5, 1e-5)
     for x, real in ((torch.ones(1, 1, 5), None), (torch.ones(2, 3, 5), real_steps(3, torch.tensor([1, 0])))):
         with pytest.raises(ValueError, match=r"more than (1 value|one step)"):
             norm(x, real)
@@ -95,7 +95,7 @@ def test_a_single_step_has_no_variance() -> None:
 
 def test_bfloat16_has_statistics_in_float32() -> None:
     x, real = steps(12)
-    norm = SequenceNorm(5)
+    norm = SequenceNorm(5, 1e-5)
     y = norm((x + 60).bfloat16(), real)
     assert (y.dtype, norm.norm.running_mean.dtype) == (torch.bfloat16, torch.float32)
     rounded = (x + 60).bfloat16().double()[real]
@@ -108,7 +108,7 @@ def test_bfloat16_has_statistics_in_float32() -> None:
 def test_it_compiles_in_one_piece() -> None:
     found = []
     for compiled in (False, True):
-        norm = SequenceNorm(5)
+        norm = SequenceNorm(5, 1e-5)
         called = torch.compile(norm, fullgraph=True) if compiled else norm
         x, real = steps(12, 7.0)
         x = x.float().requires_grad_()

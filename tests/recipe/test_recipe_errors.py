@@ -57,7 +57,7 @@ ONE_ERROR = [
         "unknown key with none close",
         [("  depth: 2", "  zzz: 2")],
         "recipe.yaml:7:3: model.zzz: unknown key; allowed here: kind, layer, model_dim, depth, "
-        "dropout, norm, final_norm, tie_embeddings",
+        "dropout, norm, norm_epsilon, final_norm, tie_embeddings",
     ),
     (
         "key of another mapping",

@@ -42,7 +42,7 @@ from compressm_cli.recipe.schema import TrainConfig
 from compressm_cli.structure import surgery
 from compressm_cli.structure.edits import MaskEntries, Train
 from compressm_cli.structure.masks import enforce_masks, masks_of
-from compressm_cli.structure.plan import Plan
+from compressm_cli.structure.plan import Plan, UnitRecord
 from compressm_cli.structure.projection import Project
 
 PROCESSES = 2
@@ -242,7 +242,7 @@ class Reading(Method):
         with pytest.raises(RuntimeError, match="is looked at while the inputs of another layer are shown"):
             context.calibrate({SECOND: OfALayer(layers[FIRST])}, 1)
         context.calibrate({FIRST: OfALayer(layers[FIRST])}, 1)
-        return Plan(records=[found])  # type: ignore[list-item]
+        return Plan(records=[UnitRecord("all", "values", 1, 1, "looked at", details=found)])
 
 
 class Work:
@@ -391,7 +391,7 @@ def run_deep(group: Group) -> dict[str, Any]:
     masks = []
     work.apply(Plan([MaskEntries(f"{SECOND}.theta", torch.arange(4) > 0)]))
     masks.append(list(masks_of(work.model)))
-    read = sharded.plan(Reading(METHODS["none"].Config(method="none")), work.model, work.context()).records
+    read = sharded.plan(Reading(METHODS["none"].Config(method="none")), work.model, work.context())
     values = sharded.gather_state(work.model, None)
     work.apply(Plan([MaskEntries(f"{SECOND}.theta", torch.tensor(True))]))
     masks.append(list(masks_of(work.model)))
@@ -402,7 +402,7 @@ def run_deep(group: Group) -> dict[str, Any]:
         "cuts": len(decided.edits),
         "gathered": (gathered.most, largest),
         "collected": (collected.most, largest),
-        "read": read,
+        "read": read.records[0].details,
         "values": values,
         "masks": masks,
         "bfloat16": (losses, types),
@@ -652,7 +652,7 @@ def test_one_layer_at_a_time_is_read_for_a_plan(found: list[dict[str, Any]]) -> 
 
 
 def test_what_a_method_reads_is_the_model(found: list[dict[str, Any]]) -> None:
-    (read,), held = found[0]["deep"]["read"], found[0]["deep"]["values"]
+    read, held = found[0]["deep"]["read"], found[0]["deep"]["values"]
     assert read["named"].keys() == set(held["weights"])
     assert all(torch.equal(value, held["weights"][name]) for name, value in read["named"].items())
     assert set(read["orders"].values()) == {4}

@@ -27,7 +27,7 @@ from compressm_cli.methods.hankel.selective import selective_reduction
 from compressm_cli.methods.hankel.selective.moments import selective_bytes
 from compressm_cli.methods.method import CheckContext, Method
 from compressm_cli.methods.schedule import AdaptiveSchedule, SettlingOrders
-from compressm_cli.structure.map import StructureMap
+from compressm_cli.structure.computed import computed_states
 from compressm_cli.structure.plan import Plan, UnitRecord
 from compressm_cli.structure.projection import Project
 
@@ -91,10 +91,9 @@ class Hankel(Method):
                     _kept(n, m, "an earlier cut was rejected; no further cuts") for n, m in layers.items()
                 ]
             )
-        left_out = StructureMap.of(model).left_out
-        whole = {name: layer for name, layer in layers.items() if state_axis(name) not in left_out}
-        measured = self.measure(whole, context)
-        measured |= {name: left_out[state_axis(name)] for name in layers if name not in whole}
+        left_out = computed_states(model)
+        measured = self.measure({n: layer for n, layer in layers.items() if n not in left_out}, context)
+        measured |= left_out
         return self.decide(layers, measured, context)
 
     def measure(self, layers: dict[str, StateSpaceLayer], context: CheckContext) -> Measured:
