@@ -219,7 +219,7 @@ def test_torchrun_goes_on_when_a_process_is_lost(tmp_path: Path) -> None:
     whole = processes.train(tmp_path / "whole", "lru", 2)
     chance = random.Random(1)
     what, found = processes.lost(tmp_path / "lost", "lru", 2, chance, whole, 2.0)
-    assert not found, what
+    assert not found, "\n".join([what, *found])
 
 
 def test_parts_are_not_compiled() -> None:
