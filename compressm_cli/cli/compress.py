@@ -8,7 +8,7 @@ import typer
 
 from compressm_cli.cli import candidates, console
 from compressm_cli.cli.commands import Command, examples
-from compressm_cli.cli.parameters import Json, Plugins
+from compressm_cli.cli.parameters import Json, Plugins, share
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.files import try_to_write, unwritable
 
@@ -25,12 +25,6 @@ TARGETS = {
 TARGET = "How much is kept (one of them)"
 
 app = typer.Typer(add_completion=False)
-
-
-def _share(value: float | None) -> float | None:
-    if value is not None and not 0 < value <= 1:
-        raise typer.BadParameter(f"{value} is not in the range 0<x<=1")
-    return value
 
 
 def _smaller_share(value: float | None) -> float | None:
@@ -89,7 +83,7 @@ def compress(
         float | None,
         typer.Option(
             metavar="SHARE",
-            callback=_share,
+            callback=share,
             help="Share of the spectrum's sum to keep, above 0 and at most 1.",
             rich_help_panel=TARGET,
         ),

@@ -10,9 +10,9 @@ import typer
 
 from compressm_cli.cli import candidates, console
 from compressm_cli.cli.commands import Command, examples
-from compressm_cli.cli.parameters import Device, Model, Plugins
+from compressm_cli.cli.parameters import Device, Model, Plugins, share
 from compressm_cli.core.errors import BadInputError
-from compressm_cli.core.text import is_writable, shorten
+from compressm_cli.core.text import is_writable, printable, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,12 +22,6 @@ if TYPE_CHECKING:
 SAMPLING = "How tokens are drawn"
 
 app = typer.Typer(add_completion=False)
-
-
-def _share(value: float | None) -> float | None:
-    if value is not None and not 0 < value <= 1:
-        raise typer.BadParameter(f"{value} is not in the range 0<x<=1")
-    return value
 
 
 def _finite(value: float) -> float:
@@ -93,7 +87,7 @@ def generate(
         float | None,
         typer.Option(
             metavar="SHARE",
-            callback=_share,
+            callback=share,
             help="Draw from the fewest tokens alone that have this probability together.",
             rich_help_panel=SAMPLING,
         ),
@@ -172,6 +166,4 @@ def _lines(prompts: list[str], pieces: "Iterator[Piece]") -> None:
 
 def _shown(text: str) -> str:
     """On a terminal, without what that would obey; elsewhere as it is."""
-    from compressm_cli.core.text import printable
-
     return text if not sys.stdout.isatty() else "".join(c if c in "\n\t" else printable(c) for c in text)

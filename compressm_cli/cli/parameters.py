@@ -57,3 +57,10 @@ Model = Annotated[
         autocompletion=candidates.models,
     ),
 ]
+
+
+def share(value: float | None) -> float | None:
+    """Callback of an option that is a share above 0 and at most 1, or not given."""
+    if value is not None and not 0 < value <= 1:
+        raise typer.BadParameter(f"{value} is not in the range 0<x<=1")
+    return value

@@ -12,7 +12,7 @@ from compressm_cli.core.errors import BadInputError, RunFailedError
 from compressm_cli.data.encodings import Classes, Encoding, Numbers, Tokens
 from compressm_cli.data.rows import Rows
 from compressm_cli.engine.precision import resolve_device
-from compressm_cli.engine.workload import EVALUATION_BATCH
+from compressm_cli.engine.workload import evaluation_rows
 
 UNKNOWN = (
     "its checkpoint does not say how inputs are encoded: an earlier version wrote it, or the task {task} has no "
@@ -65,7 +65,7 @@ class Predictor:
             )
         self._device = resolve_device(device)
         self._model = checkpoint.build_model().to(self._device).eval()
-        self._rows = EVALUATION_BATCH * checkpoint.recipe.train.rows(checkpoint.recipe.train.batch_size, 1)
+        self._rows = evaluation_rows(checkpoint.recipe.train)
         self.longest = checkpoint.data.length
         """Steps of the longest row that the model was trained or judged on."""
         self.longest_seen = 0

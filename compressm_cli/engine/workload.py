@@ -21,6 +21,11 @@ EVALUATION_BATCH = 4
 """Rows of an evaluation batch, in those that training takes at once: no gradients are kept."""
 
 
+def evaluation_rows(config: TrainConfig, batch_size: int | None = None, processes: int = 1) -> int:
+    """Rows that a process passes through the model at once in evaluations, where batches of training are so large."""
+    return EVALUATION_BATCH * config.rows(batch_size, processes)
+
+
 class Workload:
     """The sizes of a run's batches; BadInputError where a part of one would have no rows."""
 
@@ -66,7 +71,7 @@ class Workload:
     @property
     def evaluation_rows(self) -> int:
         """Rows that one process passes through the model at once in evaluations."""
-        return EVALUATION_BATCH * self.rows
+        return evaluation_rows(self._config, self._batch_size, self._group.size)
 
     def costs(self, model: nn.Module, device: torch.device) -> CostModel | None:
         """The main process's: on every machine the recurrences take the same forms. Collective."""

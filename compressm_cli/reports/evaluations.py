@@ -18,7 +18,7 @@ from compressm_cli.engine.inputs import named_alone
 from compressm_cli.engine.oneshot import require_same_shape
 from compressm_cli.engine.precision import prepare, resolve_device
 from compressm_cli.engine.same_data import names_data, relation
-from compressm_cli.engine.workload import EVALUATION_BATCH
+from compressm_cli.engine.workload import evaluation_rows
 from compressm_cli.objectives import objective_config, objective_of
 from compressm_cli.objectives.objective import Metric
 from compressm_cli.recipe import Recipe, recipe_from_mapping, recipe_to_mapping
@@ -94,7 +94,7 @@ def judge(
     evaluated = evaluate(
         checkpoint.build_model().to(where),
         placed([rows], where).splits[0],
-        EVALUATION_BATCH * recipe.train.rows(recipe.train.batch_size, 1),
+        evaluation_rows(recipe.train),
         recipe.train.precision,
         objective=objective,
         seen=seen,

@@ -252,14 +252,20 @@ def _parquet_case() -> Case:
     )
 
 
-def _image_case() -> Case:
-    layout = Layout(format="image_folder")
+def _of_a_class(layout: Layout) -> Callable[[Path], Any]:
+    """How a file is read that lies alone in the folder of a class."""
 
     def ours(path: Path) -> Any:
-        folder = path.parent / "images" / "a"
+        folder = path.parent / layout.format / "a"
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "x.png").write_bytes(path.read_bytes())
+        (folder / f"x{path.suffix}").write_bytes(path.read_bytes())
         return plain(layout.read(str(folder.parent)))
+
+    return ours
+
+
+def _image_case() -> Case:
+    layout = Layout(format="image_folder")
 
     def make(chance: random.Random) -> bytes:
         size = (chance.randint(1, 5), chance.randint(1, 5), *chance.choice([(), (3,)]))
@@ -276,7 +282,7 @@ def _image_case() -> Case:
             array = np.asarray(image.convert("L") if image.mode == "1" else image)
         return [((array if array.ndim == 3 else array[:, :, None]).tolist(), "a")]
 
-    return Case("png", make, ours, other)
+    return Case("png", make, _of_a_class(layout), other)
 
 
 def _tokens_case() -> Case:
@@ -352,12 +358,6 @@ def _ts_case() -> Case:
 def _sound_case() -> Case:
     layout = Layout(format="audio_folder")
 
-    def ours(path: Path) -> Any:
-        folder = path.parent / "sounds" / "a"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "x.wav").write_bytes(path.read_bytes())
-        return plain(layout.read(str(folder.parent)))
-
     def make(chance: random.Random) -> bytes:
         buffer = io.BytesIO()
         with wave.open(buffer, "wb") as file:
@@ -378,7 +378,7 @@ def _sound_case() -> Case:
             return None
         return [((np.frombuffer(frames, dtype="<i2") / 2**15).tolist(), "a")]
 
-    return Case("wav", make, ours, other)
+    return Case("wav", make, _of_a_class(layout), other)
 
 
 def _mnist_case() -> Case:
