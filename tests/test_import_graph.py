@@ -31,6 +31,7 @@ ARROWS: dict[str, set[str]] = {
     "exchange": {"checkpoint", "runs"},
     "engine": {"checkpoint", "measure", "runs"},
     "compressor": {"methods"},
+    "sweeps": {"engine"},
     "reports": {"engine", "exchange"},
     "render": {"reports"},
     "cli": {"render", "engine", "recipe"},
