@@ -68,9 +68,9 @@ def on_path(folder: Path, *packages: str) -> Iterator[None]:
         sys.path[:] = path
         for registry, entries in zip(plugins.REGISTRIES, before, strict=True):
             registry.restore(entries)
-        plugins._loaded.clear()
-        plugins._broken.clear()
-        plugins._warned.clear()
-        plugins._expected.clear()
+        plugins.origins.LOADED.clear()
+        plugins.importing.BROKEN.clear()
+        plugins.origins.WARNED.clear()
+        plugins.origins.EXPECTED.clear()
         for name in [name for name in sys.modules if name.partition(".")[0] in packages]:
             del sys.modules[name]

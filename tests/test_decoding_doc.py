@@ -29,7 +29,7 @@ def test_the_example_decodes_as_whole_sequences(monkeypatch: pytest.MonkeyPatch)
         return model
 
     monkeypatch.setattr(compressm_cli, "load", load)
-    (example,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    example, _ = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
     names: dict[str, Any] = {}
     exec(compile(example, "decoding.md", "exec"), names)
     assert places == ["outputs/text_lm/v0001"]

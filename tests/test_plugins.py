@@ -304,7 +304,7 @@ def test_the_objective_of_the_page_is_learned_and_judged(
 def test_a_recipe_goes_to_processes_that_have_not_loaded_its_plug_ins(installed: Path, site: Path) -> None:
     sent = pickle.dumps(load_recipe("toy.yaml"))
     known = load_recipe("toy.yaml")
-    plugins._loaded.clear()
+    plugins.origins.LOADED.clear()
     assert pickle.loads(sent) == known
 
 
@@ -405,7 +405,7 @@ def test_what_the_user_asks_for_is_imported_in_all_processes(
     assert Checkpoint.load(sleeper / "mine.pt").recipe.model.layer.kind == "sleeper:Toy"
     sent = pickle.dumps(load_recipe("mine.yaml"))
     with on_path(sleeper / "site", "sleeper"):  # as in a process that has loaded nothing
-        plugins._loaded.clear()
+        plugins.origins.LOADED.clear()
         LAYERS.restore({name: entry for name, entry in LAYERS.entries().items() if entry.origin is None})
         assert pickle.loads(sent).model.layer.kind == "sleeper:Toy"
 

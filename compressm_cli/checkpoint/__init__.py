@@ -31,6 +31,7 @@ from compressm_cli.checkpoint.validation import (
 from compressm_cli.checkpoint.versions import FORMAT, UnknownFormatError, migrated
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.files import write_atomically
+from compressm_cli.core.registry import Origin
 from compressm_cli.core.validation import LATEST, DamagedError, is_count, part, require
 from compressm_cli.data.encodings import Encoding
 from compressm_cli.data.interface import DataSpec, Fingerprint
@@ -233,7 +234,7 @@ class Checkpoint:
         set_parked_units(model, self.parked.copy())
 
 
-def _other_plugins(content: Mapping[str, Any]) -> list[plugins.Origin]:
+def _other_plugins(content: Mapping[str, Any]) -> list[Origin]:
     """The plug-ins of a checkpoint that are others here."""
     try:
         return plugins.changed(read_plugins(content))

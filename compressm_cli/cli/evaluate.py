@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from compressm_cli.objectives.objective import Metric
     from compressm_cli.reports.evaluations import EvaluationReport
 
-MOST_CLASSES = 50
+MOST_ROWS = 50
 """That a table has room for."""
 
 app = typer.Typer(add_completion=False)
@@ -53,7 +53,7 @@ def evaluate(
 
 
 def _show(report: "EvaluationReport", metrics: "tuple[Metric, ...]") -> None:
-    from compressm_cli.objectives.regression import R2
+    from compressm_cli.render.target_table import target_table
 
     out = console.stdout()
     out.print(f"{report.model}: {report.chosen}", markup=False, soft_wrap=True)
@@ -65,18 +65,17 @@ def _show(report: "EvaluationReport", metrics: "tuple[Metric, ...]") -> None:
         if metric.name in report.metrics:
             table.add_row(console.escape(metric.title), metric.precisely(report.metrics[metric.name]))
     out.print(table)
-    if report.classes is not None and len(report.classes) <= MOST_CLASSES:
+    if report.classes is not None and len(report.classes) <= MOST_ROWS:
         table = console.table("class", "rows", "said", "precision", "recall")
         for one in report.classes:
             shares = (_share(one.precision), _share(one.recall))
             table.add_row(console.escape(one.name), f"{one.rows:,}", f"{one.said:,}", *shares)
         out.print(table)
     if report.targets is not None:
-        table = console.table("in its own unit", "mse", "mae", "R2")
-        for number in report.targets:
-            r2 = "-" if number.r2 is None else R2.precisely(number.r2)
-            table.add_row(console.escape(number.name), f"{number.mse:.6g}", f"{number.mae:.6g}", r2)
-        out.print(table)
+        told = target_table(report.split, report.targets, MOST_ROWS, "what --json prints")
+        out.print(told.rich())
+        for note in told.notes:
+            out.print(note, markup=False)
 
 
 def _share(value: float | None) -> str:

@@ -36,6 +36,62 @@ def _texts(values: list[str] | None) -> list[str] | None:
     return values
 
 
+Prompts = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TEXT", help="What the text goes on from. Several are written at once, as JSON lines."
+    ),
+]
+PromptFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="FILE",
+        help="A file with the prompt, UTF-8, or - for standard input. May be given several times.",
+        autocompletion=candidates.files,
+    ),
+]
+Tokens = Annotated[int, typer.Option(metavar="N", min=1, help="Tokens to write, at most.")]
+Stops = Annotated[
+    list[str] | None,
+    typer.Option(metavar="TEXT", callback=_texts, help="End before this text. May be given several times."),
+]
+Temperature = Annotated[
+    float,
+    typer.Option(
+        metavar="T",
+        min=0.0,
+        callback=_finite,
+        help="What logits are divided by; 0 takes the most probable token.",
+        rich_help_panel=SAMPLING,
+    ),
+]
+TopK = Annotated[
+    int | None,
+    typer.Option(
+        metavar="K", min=1, help="Draw from the K most probable tokens alone.", rich_help_panel=SAMPLING
+    ),
+]
+TopP = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE",
+        callback=share,
+        help="Draw from the fewest tokens alone that have this probability together.",
+        rich_help_panel=SAMPLING,
+    ),
+]
+Seed = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        min=0,
+        max=2**63 - 1,
+        help="Of the draws: the same gives the same text to a prompt, alone or beside others.",
+        rich_help_panel=SAMPLING,
+    ),
+]
+
+
 @app.command(
     cls=Command,
     epilog=examples(
@@ -46,62 +102,14 @@ def _texts(values: list[str] | None) -> list[str] | None:
 )
 def generate(
     model: Model,
-    prompt: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="TEXT", help="What the text goes on from. Several are written at once, as JSON lines."
-        ),
-    ] = None,
-    prompt_file: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FILE",
-            help="A file with the prompt, UTF-8, or - for standard input. May be given several times.",
-            autocompletion=candidates.files,
-        ),
-    ] = None,
-    tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens to write, at most.")] = 200,
-    stop: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="TEXT", callback=_texts, help="End before this text. May be given several times."
-        ),
-    ] = None,
-    temperature: Annotated[
-        float,
-        typer.Option(
-            metavar="T",
-            min=0.0,
-            callback=_finite,
-            help="What logits are divided by; 0 takes the most probable token.",
-            rich_help_panel=SAMPLING,
-        ),
-    ] = 1.0,
-    top_k: Annotated[
-        int | None,
-        typer.Option(
-            metavar="K", min=1, help="Draw from the K most probable tokens alone.", rich_help_panel=SAMPLING
-        ),
-    ] = None,
-    top_p: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SHARE",
-            callback=share,
-            help="Draw from the fewest tokens alone that have this probability together.",
-            rich_help_panel=SAMPLING,
-        ),
-    ] = None,
-    seed: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            min=0,
-            max=2**63 - 1,
-            help="Of the draws: the same gives the same text.",
-            rich_help_panel=SAMPLING,
-        ),
-    ] = 0,
+    prompt: Prompts = None,
+    prompt_file: PromptFiles = None,
+    tokens: Tokens = 200,
+    stop: Stops = None,
+    temperature: Temperature = 1.0,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    seed: Seed = 0,
     device: Annotated[Device, typer.Option(help="Where the model runs.")] = "auto",
     plugin: Plugins = None,
 ) -> None:

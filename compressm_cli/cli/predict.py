@@ -67,17 +67,17 @@ def predict(
     of labels is not needed, and not read. Numbers are told in the unit of the training data.
     """
     from compressm_cli.engine.inputs import opened_input
-    from compressm_cli.engine.prediction import Predictor
+    from compressm_cli.engine.prediction import Inference
     from compressm_cli.reports import open_model, predictions
 
     if output is not None:
         predictions.require_writable(output)
     checkpoint, chosen = open_model(model)
     console.tell(f"{model}: {chosen}")
-    predictor = Predictor(checkpoint, device)
+    inference = Inference(checkpoint, device)
     with console.stderr().status("predicting"), opened_input(checkpoint, place, settings or []) as rows:
-        columns = predictions.columns_of(predictor(rows), top)
-    for remark in predictor.remarks(rows):
+        columns = predictions.columns_of(inference(rows), top)
+    for remark in inference.remarks(rows):
         console.warn(remark)
     if output is None:
         typer.echo(predictions.as_csv(columns), nl=False)

@@ -64,7 +64,10 @@ def train(
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Show the resolved recipe and what it will cost; train nothing."),
+        typer.Option(
+            "--dry-run",
+            help="Show what was read, what the recipe will do and cost, and its settings; train nothing.",
+        ),
     ] = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", help="No progress; only the run folders, on standard output.")
@@ -241,12 +244,13 @@ def draw_plots(run: "Run") -> None:
 
 def _dry_run(recipe: "Recipe", group: "Group") -> None:
     from compressm_cli.engine.forecast import forecast
-    from compressm_cli.recipe import recipe_to_yaml
+    from compressm_cli.recipe import recipe_in_short
 
     known = forecast(recipe, group)  # first: of what is refused nothing is printed
-    typer.echo(recipe_to_yaml(recipe).rstrip())
     _tell_data(known.report, console.stdout())
     console.stdout().print(_forecast_table(recipe, known))
+    console.stdout().print("What the recipe says, beside the defaults", style="italic")
+    typer.echo(recipe_in_short(recipe).rstrip())
 
 
 def _forecast_table(recipe: "Recipe", known: "Forecast") -> object:

@@ -217,9 +217,10 @@ class Dataset:
         return Fingerprint(self.spec, sums, list(names) if told else None)
 
 
-def _expanded(value: Any) -> Any:
+def expanded(value: Any) -> Any:
+    """A path, or several: ``~/`` is the user's own folder, also where no shell makes it that."""
     if isinstance(value, list):
-        return [_expanded(one) for one in value]
+        return [expanded(one) for one in value]
     return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
 
 
@@ -238,10 +239,9 @@ class TaskConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _from_the_home_folder(cls, values: Any) -> Any:
-        """``~/`` is the user's own folder, also where no shell makes it that."""
         if not isinstance(values, dict):
             return values
-        return {key: _expanded(value) if key in cls.paths else value for key, value in values.items()}
+        return {key: expanded(value) if key in cls.paths else value for key, value in values.items()}
 
     def default_objective(self) -> str:
         """The kind of objective for a recipe that names none, where it depends on the settings."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from compressm_cli.engine.distributed.group import Group
 from compressm_cli.engine.precision import autocast
 from compressm_cli.methods.calibration import Statistic, seeing_inputs
 from compressm_cli.objectives.classification import Classification
-from compressm_cli.objectives.objective import Metric, Objective
+from compressm_cli.objectives.objective import Metric, Objective, Scores, TargetScores
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,12 @@ class Evaluation:
     rows: int
     labels: int
     """How many labels were scored."""
+    targets: list[TargetScores] | None = None
+    """Of each of several real numbers, in the unit of the labels; None where these are classes, and in a checkpoint."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds of it."""
+        return {key: value for key, value in asdict(self).items() if key != "targets"}
 
     def record(self) -> dict[str, Any]:
         """As files tell it: the metrics by their names, beside the rest."""
@@ -75,12 +81,20 @@ def evaluate(
     if judge.primary.name not in found:
         told = f"{type(scores).__name__}.metrics() of {type(judge).__name__}"
         raise ValueError(f"{told} has no {judge.primary.name!r}, which models are judged by")
-    metrics = {name: value if _is_known(value) else None for name, value in found.items()}
-    return Evaluation(scores.mean_loss(), metrics, len(split), int(scores.labels))
+    metrics = {name: _if_known(value) for name, value in found.items()}
+    return Evaluation(scores.mean_loss(), metrics, len(split), int(scores.labels), _targets(scores))
 
 
-def _is_known(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
+def _targets(scores: Scores) -> list[TargetScores] | None:
+    found = scores.by_target()
+    if found is None:
+        return None
+    known = (map(_if_known, (target.mse, target.mae, target.r2)) for target in found)
+    return [TargetScores(*values) for values in known]
+
+
+def _if_known(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """Text that a language model writes on from prompts, a token at a time and in constant time and memory a token."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from compressm_cli.core.text import shorten
 from compressm_cli.data.encodings import Tokens
 from compressm_cli.data.encodings.interface import TextStream
 from compressm_cli.data.rows import Rows
+from compressm_cli.engine.batches import derived_generator
 from compressm_cli.engine.precision import prepare, resolve_device
 from compressm_cli.engine.prediction import encoding_of
 from compressm_cli.engine.sampling import Sampling
@@ -60,8 +62,9 @@ class Writer:
     ) -> Iterator[Piece]:
         """What follows each of the prompts, as it is written, at most ``most`` tokens of it.
 
-        A text ends before the first of ``stops`` in it. The same seed gives the same texts. Raises BadInputError for a
-        prompt that has no token, and RunFailedError where the model says no numbers.
+        A text ends before the first of ``stops`` in it. The same seed gives the same texts, each the one that its
+        prompt has alone (but for rounding); of a prompt that is given again the draws are others. Raises BadInputError
+        for a prompt that has no token, and RunFailedError where the model says no numbers.
         """
         # Whatever is wrong with a prompt is told before the first piece is asked for.
         tokens, lengths = self._encoded(prompts)
@@ -69,8 +72,7 @@ class Writer:
         ends = [tokens.shape[1]] * len(prompts) if lengths is None else lengths.tolist()
         before = [row[:end].tolist() for row, end in zip(tokens, ends, strict=True)]
         texts = [_Text(self._inputs.stream(given), stops) for given in before]
-        generator = torch.Generator().manual_seed(seed)
-        return self._written(logits, state, texts, most, sampling or Sampling(), generator)
+        return self._written(logits, state, texts, most, sampling or Sampling(), _generators(before, seed))
 
     @property
     def _of_numbers(self) -> bool:
@@ -84,10 +86,10 @@ class Writer:
         texts: "Sequence[_Text]",
         most: int,
         how: Sampling,
-        generator: torch.Generator,
+        generators: Sequence[torch.Generator],
     ) -> Iterator[Piece]:
         for count in range(1, most + 1):
-            drawn = how.draw(self._sayable(logits), generator)
+            drawn = how.draw(self._sayable(logits), generators)
             for place, (text, token) in enumerate(zip(texts, drawn.tolist(), strict=True)):
                 if not text.is_over:
                     self.written += 1
@@ -116,6 +118,17 @@ class Writer:
             raise RunFailedError("the model says numbers that are not finite; its weights are of no use")
         logits[:, list(self._inputs.silent)] = -torch.inf
         return logits
+
+
+def _generators(prompts: Sequence[Sequence[int]], seed: int) -> list[torch.Generator]:
+    """Of each prompt the one that it has alone, whatever stands beside it; another one where it stands there again."""
+    found, times = [], Counter[tuple[int, ...]]()
+    for tokens in map(tuple, prompts):
+        again = times[tokens]
+        alone = torch.Generator().manual_seed(seed)
+        found.append(derived_generator(seed, "prompt", again) if again else alone)
+        times[tokens] += 1
+    return found
 
 
 def _numbers(prompt: str) -> np.ndarray:

@@ -13,7 +13,8 @@ from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.config import Config
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.text import shorten
-from compressm_cli.data.files import Files
+from compressm_cli.data.files import Files, Place, Places, Share
+from compressm_cli.data.interface import expanded
 from compressm_cli.data.layout import FOLDERS, INPUTS, SUFFIXES, WITHOUT_COLUMNS, Layout, format_of, in_format
 from compressm_cli.data.reading import LONGEST, reading
 from compressm_cli.data.rows import Kind, Rows
@@ -90,38 +91,52 @@ def _layout(checkpoint: Checkpoint, found: str | None, place: str, settings: Seq
     return config_from_mapping(InputSettings, {"data": own}, f"{place}: how it is read", settings).data
 
 
-def named_alone(
-    checkpoint: Checkpoint, split: str, changes: Sequence[str]
-) -> tuple[dict[str, Any], list[str]] | None:
-    """What a task is whose ``train`` is the file or folder that ``changes`` name for a split, and the changes of it.
+class _Places(Config):
+    """What ``data.SPLIT=VALUE`` may say."""
 
-    Rows that are judged alone may be any, also those of the training file, in any format, which the name tells. None
-    where no place is named, or the data are none of the user's files.
+    train: Place | Places | None = None
+    validation: Place | Places | Share | None = None
+    test: Place | Places | Share | None = None
+
+
+class _Named(Config):
+    data: _Places
+
+
+def named_place(
+    checkpoint: Checkpoint, split: str, changes: Sequence[str], where: str
+) -> str | list[str] | None:
+    """The file or folder, or the files, that changes name for a split of the user's own files.
+
+    None where they name none, or the share of a file, and for a model whose rows are none of files.
     """
-    task = checkpoint.recipe.data
-    place = _named_place(changes, split)
-    if place is None or checkpoint.encoding is None or not isinstance(task, Files):
+    named = [text for text in changes if text.startswith(f"data.{split}=")]
+    if not named or checkpoint.encoding is None or not isinstance(checkpoint.recipe.data, Files):
         return None
-    keys = {key: value for key, value in task.model_dump(mode="json").items() if key not in Files.paths}
-    is_told = any(text.startswith("data.format=") for text in changes)
-    found = None if is_told else format_of(Path(place), checkpoint.encoding.inputs.takes)
-    if found not in (None, task.format) and (Path(place).is_dir() or found not in FOLDERS.values()):
+    place = getattr(config_from_mapping(_Named, {"data": {}}, where, named).data, split)
+    return expanded(place) if isinstance(place, str | list) else None
+
+
+def task_for(
+    checkpoint: Checkpoint, place: str | Sequence[str], changes: Sequence[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """The settings of a model's own files for others, in the format that their name tells; and what else is changed.
+
+    Only the others are read, so that which files the model was trained and judged on is of no account.
+    """
+    task, encoding = checkpoint.recipe.data, checkpoint.encoding
+    assert isinstance(task, Files)
+    assert encoding is not None, "as of any place that is named"
+    keys, others = task.model_dump(mode="json"), tuple(f"data.{key}=" for key in Files.paths)
+    changes = [text for text in changes if not text.startswith(others)]
+    if any(text.startswith("data.format=") for text in changes):
+        return keys, changes
+    first = Path(place if isinstance(place, str) else place[0])
+    found = format_of(first, encoding.inputs.takes)
+    if found not in (None, task.format) and (first.is_dir() or found not in FOLDERS.values()):
         layout = {key: keys.pop(key) for key in Layout.model_fields}
         keys |= in_format(str(found), layout)
-    others = tuple(f"data.{key}=" for key in Files.paths if key != split)
-    of_these = [text for text in changes if not text.startswith(others)]
-    return keys, [text.replace(f"data.{split}=", "data.train=", 1) for text in of_these]
-
-
-def _named_place(changes: Sequence[str], split: str) -> str | None:
-    """The file or folder, of several the last, that is named for a split; None where there is none, or a share."""
-    named = [text.partition("=")[2] for text in changes if text.startswith(f"data.{split}=")]
-    place = named[-1].strip("[]'\" ") if named else ""
-    try:
-        float(place)
-    except ValueError:
-        return place if place not in ("", "null") else None
-    return None
+    return keys, changes
 
 
 def _require_columns(

@@ -128,7 +128,7 @@ class Ledger:
             "best": dict(self.best),
             "windows": {name: list(values) for name, values in self._windows.items()},
             "start": self._start,
-            "evaluated": None if evaluated is None else (evaluated[0], asdict(evaluated[1])),
+            "evaluated": None if evaluated is None else (evaluated[0], evaluated[1].state_dict()),
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Any, Literal
 
 from compressm_cli.checkpoint import Checkpoint
@@ -26,6 +27,7 @@ from compressm_cli.engine.running_loss import RunningLoss
 from compressm_cli.engine.saving import Saving
 from compressm_cli.engine.signals import EXIT_CODES, Stop, StoppedError
 from compressm_cli.engine.step import training_step
+from compressm_cli.engine.targets import in_own_unit
 from compressm_cli.engine.train_state import TrainState
 from compressm_cli.engine.trial import Trial
 from compressm_cli.engine.validation import Validation
@@ -90,7 +92,7 @@ class Trainer:
         if budget.is_set:
             listeners.progress = lambda: budget.progress
         self.data = placed((dataset.train, dataset.validation, dataset.test), device)
-        self.splits = self.data.splits
+        self.splits, self.encoding = self.data.splits, dataset.encoding
         self.batches = Batches(self.splits[0], self.config.batch_size, seed)
         self.objective = objective = objective_of(recipe, dataset.spec)
         self.work = work = Workload(self.config, dataset.spec, self.batches.batch_size, self.group, objective)
@@ -360,6 +362,8 @@ class Trainer:
         summary = self.ledger.summary(step, validation, test, size, rollbacks)
         sizes = {"start": self.state.start_sizes, "final": self.state.sizes}
         summary["axes"] = {when: units_by_kind(known) for when, known in sizes.items()}
+        if (targets := in_own_unit(test.targets, self.encoding)) is not None:
+            summary["test"]["targets"] = [asdict(target) for target in targets]
         if self.budget.is_set:
             summary["budget"] = self.budget.summary(step)
         self.listeners.finish(summary)

@@ -52,7 +52,7 @@ def encoding_of(checkpoint: Checkpoint) -> Encoding:
     return checkpoint.encoding
 
 
-class Predictor:
+class Inference:
     """A trained model, ready for rows: built once, in evaluation mode, in single precision."""
 
     def __init__(self, checkpoint: Checkpoint, device: str = "auto") -> None:
@@ -69,7 +69,7 @@ class Predictor:
         self.longest = checkpoint.data.length
         """Steps of the longest row that the model was trained or judged on."""
         self.longest_seen = 0
-        """Of those that it has been asked for."""
+        """Of those that it was asked for last."""
 
     def __call__(self, rows: Rows) -> Predictions:
         """What the model says of all the rows.
@@ -77,6 +77,7 @@ class Predictor:
         Raises BadInputError for one that cannot be encoded, and RunFailedError for one of which the model says no
         numbers, naming it.
         """
+        self.longest_seen = 0
         rows = self.encoding.inputs.pieces(rows)
         said = torch.cat(list(self._outputs(rows)))
         names = [rows.name(row) for row in range(len(rows))]

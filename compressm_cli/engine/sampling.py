@@ -1,5 +1,6 @@
 """Which token follows: drawn from what a model says, or the most probable one."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,11 +45,11 @@ class Sampling:
             shares /= shares.sum(dim=-1, keepdim=True)
         return torch.zeros_like(shares).scatter_(-1, places, shares)
 
-    def draw(self, logits: Tensor, generator: torch.Generator) -> Tensor:
-        """(batch, tokens) -> (batch,) int64, on the device of the logits; ``generator`` is one of the CPU."""
+    def draw(self, logits: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """(batch, tokens) -> (batch,) int64, on the device of the logits; ``generators`` are of the CPU, one a row."""
         shares = self.probabilities(logits).cpu()
-        # The same draw on every device: by the CPU's generator, and by the sums of float64.
-        points = torch.rand(len(shares), 1, generator=generator, dtype=torch.float64)
+        # The same draw on every device: by generators of the CPU, and by the sums of float64.
+        points = torch.cat([torch.rand(1, 1, generator=one, dtype=torch.float64) for one in generators])
         ends = shares.cumsum(dim=-1)
         drawn = torch.searchsorted(ends, points * ends[:, -1:], right=True).squeeze(-1)
         # Rounding may put the point at the very end, behind tokens that are not drawn from.

@@ -126,7 +126,7 @@ class Trial:
             "records": [asdict(record) for record in cut.records],
             "until": cut.until,
             "saved": cut.saved,
-            "before": asdict(cut.before),
+            "before": cut.before.state_dict(),
             "windows": cut.windows,
         }
 

@@ -1,15 +1,17 @@
 """``export``: a checkpoint of ours as a folder for others."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.errors import BadInputError, RunFailedError
 from compressm_cli.core.files import unwritable, write_atomically
-from compressm_cli.data.encodings import Tokenizer
+from compressm_cli.data.byte_tokenizer import PADDING, byte_tokenizer
+from compressm_cli.data.encodings import Bytes, Tokenizer
 from compressm_cli.data.tokenizer import TOKENIZER
 from compressm_cli.exchange import huggingface, mamba_ssm, own, ragged
 from compressm_cli.exchange.names import PICKLED, SAFETENSORS
@@ -20,6 +22,7 @@ Target = Literal["hf", "hf-ragged", "mamba-ssm", "safetensors"]
 TARGETS: tuple[str, ...] = get_args(Target)
 
 Writer = Callable[[Path], list[Path]]
+TOKENIZER_CONFIG = "tokenizer_config.json"
 FOR_TRANSFORMERS = {"format": "pt"}
 """Metadata without which transformers refuses a safetensors file."""
 
@@ -39,18 +42,28 @@ def export(
         raise BadInputError(f"{folder}: exists and is not an empty folder; choose another --output")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return [*writer(folder), *_write_tokenizer(checkpoint, target, folder)]
+        return [*_write_tokenizer(checkpoint, target, folder), *writer(folder)]
     except OSError as error:
         raise RunFailedError(unwritable(folder, error, "choose another --output")) from error
 
 
 def _write_tokenizer(checkpoint: Checkpoint, target: Target, folder: Path) -> list[Path]:
-    """The tokenizer of a model that has one, for others; our own file has it within."""
+    """What makes tokens of texts as the model was trained on them, for others; our own file has it within."""
     inputs = None if checkpoint.encoding is None else checkpoint.encoding.inputs
-    if target == "safetensors" or not isinstance(inputs, Tokenizer):
+    if target == "safetensors" or not isinstance(inputs, Bytes | Tokenizer):
         return []
-    write_atomically(folder / TOKENIZER, inputs.json_text.encode())
-    return [folder / TOKENIZER]
+    # Without a class transformers takes that of the first Mamba models, which adds tokens of its own.
+    settings: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+    }
+    text = inputs.json_text if isinstance(inputs, Tokenizer) else byte_tokenizer()
+    if isinstance(inputs, Bytes):
+        settings |= {"pad_token": PADDING, "split_special_tokens": True}
+    contents = {TOKENIZER_CONFIG: json.dumps(settings, indent=2), TOKENIZER: text}
+    for name, content in contents.items():
+        write_atomically(folder / name, content.encode())
+    return [folder / name for name in contents]
 
 
 def _hf(checkpoint: Checkpoint, dtype: torch.dtype) -> Writer:

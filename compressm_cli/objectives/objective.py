@@ -116,6 +116,17 @@ class Processes(Protocol):
         """That of each process, in their order."""
 
 
+@dataclass(frozen=True)
+class TargetScores:
+    """How a model does on one of several real numbers, in the unit of the labels."""
+
+    mse: float | None
+    """None where no label of it is scored, as the mean absolute error."""
+    mae: float | None
+    r2: float | None
+    """None where all its labels are the same."""
+
+
 class Scores:
     """What the rows of a split come to, in sums and counts, so that means over several processes are exact."""
 
@@ -144,6 +155,10 @@ class Scores:
     def metrics(self) -> dict[str, float | None]:
         """The objective's metrics by name; None where one cannot be known."""
         return {}
+
+    def by_target(self) -> list[TargetScores] | None:
+        """Of each of the real numbers that a label is; None where labels are classes, or it is not known."""
+        return None
 
 
 class Objective(ABC):

@@ -6,7 +6,14 @@ import torch
 from torch import Tensor
 
 from compressm_cli.data.interface import DataSpec, Split, TaskConfig
-from compressm_cli.objectives.objective import Metric, Objective, ObjectiveConfig, Reduction, Scores
+from compressm_cli.objectives.objective import (
+    Metric,
+    Objective,
+    ObjectiveConfig,
+    Reduction,
+    Scores,
+    TargetScores,
+)
 
 MSE = Metric("mse", "mean squared error", least=0.0)
 MAE = Metric("mae", "mean absolute error", least=0.0)
@@ -111,10 +118,26 @@ class RealScores(Scores):
             R2.name: self._r2(),
         }
 
+    def by_target(self) -> list[TargetScores]:
+        columns = zip(
+            *(sums.tolist() for sums in (self._counts, self._squares, self._absolutes)),
+            self._r2s(),
+            strict=True,
+        )
+        return [
+            TargetScores(squares / count, absolutes / count, r2) if count else TargetScores(None, None, None)
+            for count, squares, absolutes, r2 in columns
+        ]
+
     def _r2(self) -> float | None:
         """None where the labels of a target are all the same: nothing is there to be explained."""
+        shares = self._r2s()
+        return None if None in shares else float(torch.tensor(shares, dtype=torch.float64).mean())
+
+    def _r2s(self) -> list[float | None]:
+        """Of each target."""
         spread = self._spread - self._around.square() / self._counts
         # What is left of equal labels by rounding is not their spread.
-        if not bool((spread > 1e-12 * self._spread).all()):
-            return None
-        return float((1.0 - self._squares / spread).mean())
+        is_known = spread > 1e-12 * self._spread
+        shares = 1.0 - self._squares / spread
+        return [float(share) if known else None for share, known in zip(shares, is_known, strict=True)]

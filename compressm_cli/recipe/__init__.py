@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from compressm_cli.recipe.loading import (
         load_recipe,
         recipe_from_mapping,
+        recipe_in_short,
         recipe_schema,
         recipe_settings,
         recipe_to_mapping,
@@ -24,6 +25,7 @@ __all__ = [
     "RecipeError",
     "load_recipe",
     "recipe_from_mapping",
+    "recipe_in_short",
     "recipe_schema",
     "recipe_settings",
     "recipe_to_mapping",

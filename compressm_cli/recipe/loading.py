@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import ValidationError
 
@@ -96,6 +96,24 @@ def _flat(mapping: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 def recipe_to_yaml(recipe: Recipe) -> str:
     """The recipe as YAML, with every default written out; ``load_recipe`` reads it back to an equal one."""
     return dump_yaml(recipe_to_mapping(recipe))
+
+
+def recipe_in_short(recipe: Recipe) -> str:
+    """The recipe as YAML, without what is as by default; ``load_recipe`` reads it back to an equal one."""
+    changed = recipe.model_dump(mode="json", exclude_defaults=True)
+    return dump_yaml(_short(recipe, recipe_to_mapping(recipe), changed))
+
+
+def _short(config: Config, whole: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a mapping what is changed, and what says of which kind it is."""
+    found = {}
+    for key, value in whole.items():
+        own, said = getattr(config, key), type(config).model_fields[key].annotation
+        if isinstance(own, Config) and key in changed:
+            found[key] = _short(own, value, changed[key])
+        elif key in changed or (get_origin(said) is Literal and len(get_args(said)) == 1):
+            found[key] = value
+    return found
 
 
 def recipe_schema() -> dict[str, Any]:

@@ -23,7 +23,7 @@ from compressm_cli.render.progress import (
     short_time,
     speed_change,
 )
-from compressm_cli.render.summary_table import summary_table
+from compressm_cli.render.summary_table import print_summary
 from compressm_cli.structure.plan import UnitRecord
 
 REDRAWS_PER_SECOND = 4
@@ -78,7 +78,7 @@ class LiveView:
         if self._live is not None:
             self._live.transient = True  # the summary takes its place
         self.close()
-        self._console.print(summary_table(summary))
+        print_summary(self._console, summary)
 
     def close(self) -> None:
         if self._live is not None:

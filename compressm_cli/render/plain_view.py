@@ -9,7 +9,7 @@ from compressm_cli.core.text import printable
 from compressm_cli.engine.view import Beginning, Verdict, View
 from compressm_cli.render.live_view import LiveView
 from compressm_cli.render.progress import VERDICTS, Progress, duration, reasons, short_time
-from compressm_cli.render.summary_table import summary_table
+from compressm_cli.render.summary_table import print_summary
 from compressm_cli.structure.plan import UnitRecord
 
 LINE_SECONDS = 5.0
@@ -69,7 +69,7 @@ class PlainView:
         print(printable(text), file=self._stream, flush=True)
 
     def finish(self, summary: dict[str, Any]) -> None:
-        Console(file=self._stream, highlight=False).print(summary_table(summary))
+        print_summary(Console(file=self._stream, highlight=False), summary)
 
     def close(self) -> None:
         self._stream.flush()

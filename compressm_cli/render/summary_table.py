@@ -3,15 +3,31 @@
 from typing import Any
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from compressm_cli.core.quantities import quantity
+from compressm_cli.engine.targets import TargetReport
 from compressm_cli.objectives import OBJECTIVES, Metric, recorded_primary
 from compressm_cli.render.progress import duration, short_time, speed_change
+from compressm_cli.render.target_table import target_table
 
 MOST_LAYERS = 6
 """With more layers than this, one line tells their orders together."""
+MOST_TARGETS = 12
+"""With more numbers that are said than this, some of them are left out."""
+
+
+def print_summary(console: Console, summary: dict[str, Any]) -> None:
+    """What a run has come to; of real numbers also how well each is said."""
+    console.print(summary_table(summary))
+    if targets := summary["test"].get("targets"):
+        reports = [TargetReport(**target) for target in targets]
+        table = target_table("test", reports, MOST_TARGETS, "summary.json")
+        console.print(table.rich())
+        for note in table.notes:
+            console.print(Text(note))
 
 
 def summary_table(summary: dict[str, Any]) -> Table:

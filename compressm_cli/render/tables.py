@@ -16,6 +16,9 @@ from compressm_cli.reports.bench import BenchReport, BenchRow
 from compressm_cli.reports.comparison import ComparisonReport
 from compressm_cli.reports.rows import Change, Row, Value
 
+MOST_TARGETS = 36
+"""Rows of single numbers that are shown, of three for each."""
+
 __all__ = [
     "BUSY",
     "RECURRENCE_ERROR",
@@ -31,7 +34,8 @@ __all__ = [
 
 def comparison_tables(report: ComparisonReport) -> list[Table]:
     """The comparison, the orders and the inference speed."""
-    tables = [_main_table(report), *([_orders_table(report)] if report.orders or report.axes else [])]
+    tables = [_main_table(report), *([_targets_table(report)] if report.targets else [])]
+    tables += [_orders_table(report)] if report.orders or report.axes else []
     if any(budget is not None for arm in report.arms for budget in arm.budgets):
         tables.append(_budget_table(report))
     if report.speed is not None:
@@ -120,6 +124,17 @@ def _main_table(report: ComparisonReport) -> Table:
     else:
         lines.append(f"One seed each: no interval, so a difference of {report.primary.title} may be chance.")
     return Table("Comparison", columns_of(headings), rows, lines)
+
+
+def _targets_table(report: ComparisonReport) -> Table:
+    notes = Footnotes()
+    shown = report.targets[:MOST_TARGETS]
+    rows = [_cells(row, notes) for row in shown]
+    left = len(report.targets) - len(shown)
+    more = [f"{left:,} more of these rows are in what --json prints."] if left else []
+    headings = [f"{arm.label}\n{seeds_text(arm.seeds)}" for arm in report.arms]
+    title = "Each number, on the test split and in its own unit"
+    return Table(title, columns_of(headings), rows, [*notes.lines(), *more])
 
 
 def _cells(row: Row, notes: Footnotes) -> list[str]:

@@ -30,11 +30,11 @@ class Agreement:
 def prediction_agreement(arms: list[Arm], device: torch.device) -> list[Agreement | None]:
     """Agreement of each arm with the first one; None for the first one itself."""
     baseline, *others = arms
-    predictor = _Predictor(device)
-    return [None, *(_agreement(predictor, baseline, other) for other in others)]
+    said = _SaidClasses(device)
+    return [None, *(_agreement(said, baseline, other) for other in others)]
 
 
-def _agreement(predictor: "_Predictor", baseline: Arm, other: Arm) -> Agreement:
+def _agreement(said: "_SaidClasses", baseline: Arm, other: Arm) -> Agreement:
     seeds = common_seeds(baseline, other)
     if not seeds:
         return Agreement(None, {}, "no seed in common")
@@ -46,16 +46,13 @@ def _agreement(predictor: "_Predictor", baseline: Arm, other: Arm) -> Agreement:
     try:
         if any(member.checkpoint.data.targets for pair in pairs.values() for member in pair):
             return Agreement(None, {}, "the models say real numbers, not classes")
-        shares = {
-            seed: float((predictor(one) == predictor(two)).double().mean())
-            for seed, (one, two) in pairs.items()
-        }
+        shares = {seed: float((said(one) == said(two)).double().mean()) for seed, (one, two) in pairs.items()}
     except BadInputError as error:
         return Agreement(None, {}, str(error))
     return Agreement(mean(list(shares.values())), shares, None)
 
 
-class _Predictor:
+class _SaidClasses:
     """Predicted classes of a member on its test rows; data and predictions are made once."""
 
     def __init__(self, device: torch.device) -> None:

@@ -16,6 +16,7 @@ from compressm_cli.reports.decoding import DecodingReport, decoding_speed, obsta
 from compressm_cli.reports.inference import SpeedReport, inference_speed, resolve_device
 from compressm_cli.reports.metrics import axis_units, final_orders, metrics_of, start_orders
 from compressm_cli.reports.rows import Row, make_row
+from compressm_cli.reports.targets import target_metrics
 from compressm_cli.reports.verdict import ToleranceResult, Tolerances
 
 
@@ -59,6 +60,8 @@ class ComparisonReport:
     """What the baseline is judged by, and so all arms."""
     rows: list[Row]
     """The first is that of the primary metric on the test split, the second the same on the validation split."""
+    targets: list[Row]
+    """Of each real number that models say its errors on the test split, in its own unit, and R2; empty of others."""
     orders: list[LayerOrders]
     axes: list["AxisUnits"]
     """Of the kinds of axes beside states of which some arm has lost units, or gained some."""
@@ -110,6 +113,7 @@ def compare(
     rows = [make_row(metric, arms) for metric in metrics_of(arms[0].members[0])]
     orders = _orders(arms)
     told = [row for row in rows if orders or row.key != "total_order"]
+    targets = [make_row(metric, arms) for metric in target_metrics(arms[0].members[0])]
     timed = _timed(arms)
     off = None, "switched off with --no-speed"
     measured, reason, decoded, no_decoding = _speed(arms, timed, where) if speed else (*off, *off)
@@ -119,6 +123,7 @@ def compare(
         arms=[_info(arm, index) for arm, index in zip(arms, timed, strict=True)],
         primary=primary,
         rows=told,
+        targets=targets,
         orders=orders,
         axes=_axes(arms),
         agreement=agreement,

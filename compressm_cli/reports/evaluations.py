@@ -10,14 +10,15 @@ from torch import Tensor
 
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.errors import BadInputError, RunFailedError
-from compressm_cli.data.encodings import Classes, Numbers, Standardization
+from compressm_cli.data.encodings import Classes
 from compressm_cli.data.interface import Split
 from compressm_cli.engine.data_placement import placed
 from compressm_cli.engine.evaluation import evaluate
-from compressm_cli.engine.inputs import named_alone
+from compressm_cli.engine.inputs import named_place, task_for
 from compressm_cli.engine.oneshot import require_same_shape
 from compressm_cli.engine.precision import prepare, resolve_device
 from compressm_cli.engine.same_data import names_data, relation
+from compressm_cli.engine.targets import TargetReport, in_own_unit
 from compressm_cli.engine.workload import evaluation_rows
 from compressm_cli.objectives import objective_config, objective_of
 from compressm_cli.objectives.objective import Metric
@@ -45,17 +46,6 @@ class ClassReport:
 
 
 @dataclass(frozen=True)
-class TargetReport:
-    """How a model does on one of several numbers, in its own unit."""
-
-    name: str
-    mse: float
-    mae: float
-    r2: float | None
-    """None where all labels are the same."""
-
-
-@dataclass(frozen=True)
 class EvaluationReport:
     """What a model is worth on a split."""
 
@@ -72,6 +62,7 @@ class EvaluationReport:
     classes: list[ClassReport] | None
     """None where the labels are no classes with names."""
     targets: list[TargetReport] | None
+    """None where the labels are no real numbers."""
 
 
 def judge(
@@ -111,7 +102,7 @@ def judge(
         metrics=evaluated.metrics,
         primary=objective.primary.name,
         classes=seen.classes(outputs.names) if isinstance(outputs, Classes) else None,
-        targets=seen.targets(outputs) if isinstance(outputs, Numbers) else None,
+        targets=in_own_unit(evaluated.targets, checkpoint.encoding),
     )
     return report, objective.METRICS
 
@@ -125,19 +116,20 @@ def _asked(checkpoint: Checkpoint, overrides: Sequence[str], path: Path, split: 
             )
     objective = objective_config(recipe).model_dump(mode="json")  # so that a change of it needs no kind
     mapping, where = {**recipe_to_mapping(recipe), "objective": objective}, f"{path}: recipe"
-    alone = named_alone(checkpoint, split, overrides)
-    if alone is None:
+    place = named_place(checkpoint, split, overrides, where)
+    if place is None:
         return recipe_from_mapping(mapping, where, overrides)
-    asked = recipe_from_mapping({**mapping, "data": alone[0]}, where, alone[1])
-    rows = {split: asked.data.train}
-    return asked.model_copy(update={"data": asked.data.model_copy(update=rows)})
+    mapping["data"], changes = task_for(checkpoint, place, overrides)
+    asked = recipe_from_mapping(mapping, where, changes)
+    # Any place may be judged, also that of another split, which no recipe may name twice.
+    return asked.model_copy(update={"data": asked.data.model_copy(update={split: place})})
 
 
 def _split(checkpoint: Checkpoint, recipe: Recipe, name: SplitName, others: bool) -> tuple[Split, str]:
     """The rows of a split, and which data they are in words."""
     task, encoding = recipe.data, checkpoint.encoding
     if others and encoding is not None and (own := task.encoded_split(name, encoding)) is not None:
-        return own, f"{getattr(task, name)} (named by the user)"
+        return own, f"{task.places()[name]} (named by the user)"
     dataset = task.dataset()
     require_same_shape(checkpoint, dataset.spec)
     known = relation(checkpoint, dataset, task, others)
@@ -174,12 +166,10 @@ class _Seen:
                 "the model says numbers that are not finite: its weights are of no use, or what is in a row is too "
                 "large for it, which compressm predict names"
             )
-        if outputs.ndim > 2:  # each step has a label
+        if outputs.ndim > 2 or batch.labels.is_floating_point():  # a label a step, or real numbers
             return
-        real = batch.labels.is_floating_point()
-        scored = slice(None) if real else batch.scored
-        self._said.append((outputs.float() if real else outputs.argmax(dim=-1))[scored].cpu())
-        self._labels.append(batch.labels[scored].cpu())
+        self._said.append(outputs.argmax(dim=-1)[batch.scored].cpu())
+        self._labels.append(batch.labels[batch.scored].cpu())
 
     def classes(self, names: list[str]) -> list[ClassReport] | None:
         if not self._said:
@@ -192,28 +182,3 @@ class _Seen:
             ClassReport(name, rows, often, right / often if often else None, right / rows if rows else None)
             for name, rows, often, right in zip(names, *counts, strict=True)
         ]
-
-    def targets(self, outputs: Numbers) -> list[TargetReport] | None:
-        if not self._said:
-            return None
-        said, labels = torch.cat(self._said).double(), torch.cat(self._labels).double()
-        scale = outputs.standardization or Standardization(
-            mean=[0.0] * len(outputs.names), deviation=[1.0] * len(outputs.names)
-        )
-        return [
-            _target(name, said[:, i] * deviation, labels[:, i] * deviation)
-            for i, (name, deviation) in enumerate(zip(outputs.names, scale.deviation, strict=True))
-        ]
-
-
-def _target(name: str, said: Tensor, labels: Tensor) -> TargetReport:
-    """Of scored labels alone; neither error knows the mean that both had taken off."""
-    scored = ~labels.isnan()
-    said, labels = said[scored], labels[scored]
-    wrong = said - labels
-    around = labels - labels.mean()
-    spread, squares = float(around.square().sum()), float(wrong.square().sum())
-    # What is left of equal labels by rounding is not their spread.
-    flat = spread <= 1e-12 * float(labels.square().sum())
-    mae = float(wrong.abs().mean())
-    return TargetReport(name, squares / max(1, len(labels)), mae, None if flat else 1.0 - squares / spread)

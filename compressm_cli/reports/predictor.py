@@ -24,7 +24,7 @@ class Predictor:
         from compressm_cli.engine import prediction
 
         self._checkpoint = checkpoint
-        self._model = prediction.Predictor(checkpoint, device)
+        self._model = prediction.Inference(checkpoint, device)
 
     @classmethod
     def open(cls, place: "str | Path | Run", device: Literal["auto", "cpu", "cuda"] = "auto") -> "Predictor":

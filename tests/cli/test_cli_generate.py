@@ -2,11 +2,13 @@
 
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
+from compressm_cli import exchange
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.cli.main import run as command
 from compressm_cli.data.encodings import Bytes, Encoding, Ids, Tokens
@@ -42,11 +44,11 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:
 
 def by_hand(model: torch.nn.Module, prompt: str, count: int, sampling: Sampling, seed: int) -> str:
     """The same, with the whole text passed through the model for each token."""
-    generator, tokens = torch.Generator().manual_seed(seed), [byte + 1 for byte in prompt.encode()]
+    generators, tokens = [torch.Generator().manual_seed(seed)], [byte + 1 for byte in prompt.encode()]
     for _ in range(count):
         logits = model(torch.tensor([tokens]))[:, -1].detach()
         logits[:, 0] = -torch.inf
-        tokens.append(int(sampling.draw(logits, generator)))
+        tokens.append(int(sampling.draw(logits, generators)))
     return bytes(token - 1 for token in tokens).decode("utf-8", "replace")
 
 
@@ -182,3 +184,47 @@ def test_numbers_of_tokens_go_on_as_numbers(
     ):
         assert command(["generate", "t.pt", "--prompt", wrong]) == 2
         assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [[], ["--temperature", "0"], ["--top-p", "0.9", "--stop", "qq"]])
+def test_a_prompt_is_gone_on_with_alike_alone_and_beside_others(
+    model: torch.nn.Module, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lines(*prompts: str) -> list[dict[str, str]]:
+        given = [word for prompt in prompts for word in ("--prompt", prompt)]
+        assert command(["generate", "model.pt", *given, "--tokens", "20", "--seed", "5", *options]) == 0
+        return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    one, other, again = lines("Once upon", "a", "Once upon")
+    assert lines("a", "Once upon") == [other, one]
+    assert command(["generate", "model.pt", "--prompt", "a", "--tokens", "20", "--seed", "5", *options]) == 0
+    assert capsys.readouterr().out == f"a{other['text']}\n"
+    assert (one["text"] == again["text"]) == (
+        "--temperature" in options
+    )  # a prompt twice is gone on with twice
+    assert lines("Once upon", "Once upon") == [one, again]
+
+
+def test_the_example_in_python_is_that_of_the_command(
+    model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "decoding.md").read_text(encoding="utf-8")
+    _, example = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    given = [
+        "--prompt",
+        "7 times",
+        "--prompt",
+        "8 times",
+        "--temperature",
+        "0.8",
+        "--seed",
+        "1",
+        "--stop",
+        ".",
+    ]
+    assert command(["generate", "model.pt", *given, "--tokens", "30"]) == 0
+    wanted = [json.loads(line)["text"] for line in capsys.readouterr().out.splitlines()]
+    monkeypatch.setattr(exchange, "load", lambda place: Checkpoint.load(Path("model.pt")))
+    exec(compile(example, "decoding.md", "exec"), {})
+    lines = [line.split(" ") for line in capsys.readouterr().out.splitlines()]
+    assert ["".join(text for place, text, _ in lines if place == str(n)) for n in (0, 1)] == wanted

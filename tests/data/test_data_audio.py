@@ -20,7 +20,7 @@ from compressm_cli.data.files import Files
 from compressm_cli.data.layout import Layout
 from compressm_cli.data.rows import Rows
 from compressm_cli.engine.inputs import opened_input
-from compressm_cli.engine.prediction import Predictor
+from compressm_cli.engine.prediction import Inference
 from compressm_cli.models import build_model
 from compressm_cli.recipe import recipe_from_mapping
 
@@ -335,9 +335,9 @@ def test_predictions_of_pieces_are_called_by_their_file() -> None:
     put("new/x.flac", sine(440, 8000, 0.15))
     put("new/y.wav", sine(440, 16000, 0.05), 16000)
     with opened_input(checkpoint, "new") as rows:
-        said = Predictor(checkpoint, "cpu")(rows)
+        said = Inference(checkpoint, "cpu")(rows)
     assert said.names == ["x.flac#1", "x.flac#2", "x.flac#3", "y.wav"]
     assert said.probabilities is not None
     assert said.probabilities.shape == (4, 2)
     with opened_input(checkpoint, "new/y.wav") as rows:
-        assert Predictor(checkpoint, "cpu")(rows).names == ["y.wav"]
+        assert Inference(checkpoint, "cpu")(rows).names == ["y.wav"]

@@ -134,6 +134,8 @@ def test_the_table_is_shown_before_training_and_in_a_dry_run_and_kept(capsys):
     dry = capsys.readouterr()
     assert "What was read" in dry.out
     assert "of class 'yes '" in dry.out
+    assert dry.out.index("What was read") < dry.out.index("What this recipe") < dry.out.index("name: own\n")
+    assert "learning_rate" not in dry.out  # which is as by default
     assert "warning: the classes 'yes', 'yes ' differ" in dry.err
     assert run(["train", "recipe.yaml"]) == 0
     shown = capsys.readouterr()

@@ -34,7 +34,7 @@ def test_what_is_drawn_from(temperature: float, k: int | None, p: float | None) 
 
 def test_no_temperature_takes_the_most_probable() -> None:
     assert Sampling(0.0).probabilities(LOGITS).argmax(-1).tolist() == [0, 4]
-    draws = [Sampling(0.0).draw(LOGITS, torch.Generator().manual_seed(i)).tolist() for i in range(20)]
+    draws = [Sampling(0.0).draw(LOGITS, [torch.Generator().manual_seed(i)] * 2).tolist() for i in range(20)]
     assert draws == [[0, 4]] * 20
 
 
@@ -47,13 +47,15 @@ def test_the_lowest_temperatures_take_the_most_probable(temperature: float) -> N
 
 
 def test_draws_have_the_shares_that_they_are_drawn_from() -> None:
-    sampling, generator = Sampling(1.5, top_k=4, top_p=0.9), torch.Generator().manual_seed(0)
+    sampling, rows = Sampling(1.5, top_k=4, top_p=0.9), 40_000
     shares = sampling.probabilities(LOGITS[:1])[0]
-    draws = sampling.draw(LOGITS[:1].expand(40_000, -1), generator)
+    draws, again = (
+        sampling.draw(LOGITS[:1].expand(rows, -1), [torch.Generator().manual_seed(0)] * rows)
+        for _ in range(2)
+    )
     counts = torch.bincount(draws, minlength=5).double() / len(draws)
     assert bool((counts[shares == 0] == 0).all())
     np.testing.assert_allclose(counts.numpy(), shares.numpy(), atol=0.01)
-    again = sampling.draw(LOGITS[:1].expand(40_000, -1), torch.Generator().manual_seed(0))
     assert torch.equal(draws, again)
 
 

@@ -331,7 +331,7 @@ def test_the_tokenizer_beside_the_weights_goes_with_the_model(tmp_path: Path) ->
     assert isinstance(kept.inputs, Tokenizer)
     for target in ("hf", "hf-ragged"):
         files = exchange.export(loaded, target, tmp_path / target)
-        assert files[-1] == tmp_path / target / "tokenizer.json"
+        assert tmp_path / target / "tokenizer.json" in files[:-1]  # the last is config.json
         assert exchange.load(tmp_path / target).encoding == kept
     exchange.export(loaded, "safetensors", tmp_path / "own")
     assert open_model(tmp_path / "own")[1] == "the exported model"

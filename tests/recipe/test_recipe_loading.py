@@ -14,6 +14,7 @@ from compressm_cli.recipe import (
     RecipeError,
     load_recipe,
     recipe_from_mapping,
+    recipe_in_short,
     recipe_schema,
     recipe_to_mapping,
     recipe_to_yaml,
@@ -152,6 +153,7 @@ def test_resolved_recipes_are_read_back_equal(tmp_path: Path, mapping: dict[str,
     resolved = recipe_to_mapping(recipe)
     assert recipe_from_mapping(resolved, "again") == recipe
     assert load_text(tmp_path, recipe_to_yaml(recipe)) == recipe
+    assert load_text(tmp_path, recipe_in_short(recipe)) == recipe
     VALIDATOR.validate(resolved)
 
 
@@ -172,6 +174,18 @@ def test_resolving_writes_every_default(tmp_path: Path) -> None:
     assert set(resolved) == set(Recipe.model_fields)
     assert resolved["output"] == {"root": "outputs", "keep_last": 1, "trackers": []}
     assert resolved["train"]["clip_norm"] is None
+
+
+def test_a_recipe_in_short_has_what_is_no_default(tmp_path: Path) -> None:
+    text = (
+        "name: short\ndata: {task: digits}\nmodel:\n  kind: sequence\n  layer: {kind: lru, state_dim: 8}\n"
+        "train:\n  steps: 7\n  on_divergence: {action: roll_back}\n"
+    )
+    recipe = load_text(tmp_path, text, "train.batch_size=64", "seeds=[0]")
+    assert read(recipe_in_short(recipe)) == read(text)
+    for path in shipped_recipes().values():
+        shipped = load_recipe(path)
+        assert load_text(tmp_path, recipe_in_short(shipped)) == shipped
 
 
 def test_overrides(tmp_path: Path) -> None:

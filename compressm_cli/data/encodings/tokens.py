@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from compressm_cli.core.errors import BadInputError
+from compressm_cli.data.byte_tokenizer import byte_tokenizer
 from compressm_cli.data.encodings.interface import TextStream, TokenInputs
 from compressm_cli.data.reading import reading
 from compressm_cli.data.rows import Kind, Rows
@@ -61,7 +62,7 @@ class Tokenizer(TokenInputs):
 
     @property
     def silent(self) -> tuple[int, ...]:
-        """Those that the tokenizer has not: models often have some more, for their size to be round."""
+        """Those that the tokenizer has not, as models have for their size to be round; of bytes the padding."""
         return _unknown(self.json_text, self.size)
 
     def encode(self, rows: Rows) -> tuple[Tensor, Tensor | None]:
@@ -93,6 +94,8 @@ class Tokenizer(TokenInputs):
 
 @lru_cache(maxsize=4)
 def _unknown(json_text: str, size: int) -> tuple[int, ...]:
+    if json_text == byte_tokenizer():
+        return (0,)
     known = set(known_tokenizer(json_text).get_vocab(with_added_tokens=True).values())
     return tuple(token for token in range(size) if token not in known)
 
