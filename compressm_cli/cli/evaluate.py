@@ -8,6 +8,7 @@ import typer
 from compressm_cli.cli import console
 from compressm_cli.cli.commands import Command, examples
 from compressm_cli.cli.parameters import Device, Json, Model, Overrides, Plugins
+from compressm_cli.core.text import counted
 
 if TYPE_CHECKING:
     from compressm_cli.objectives.objective import Metric
@@ -58,8 +59,8 @@ def _show(report: "EvaluationReport", metrics: "tuple[Metric, ...]") -> None:
     out = console.stdout()
     out.print(f"{report.model}: {report.chosen}", markup=False, soft_wrap=True)
     out.print(f"data: {report.data}", markup=False, soft_wrap=True)
-    scored = "" if report.labels == report.rows else f", {report.labels:,} labels"
-    table = console.table(f"{report.split}: {report.rows:,} rows{scored}", "")
+    scored = "" if report.labels == report.rows else f", {counted(report.labels, 'label')}"
+    table = console.table(f"{report.split}: {counted(report.rows, 'row')}{scored}", "")
     table.add_row("loss", f"{report.loss:.4f}")
     for metric in metrics:
         if metric.name in report.metrics:

@@ -8,6 +8,7 @@ import typer
 from compressm_cli.cli import candidates, console
 from compressm_cli.cli.commands import Command, examples
 from compressm_cli.cli.parameters import Device, Model, Plugins
+from compressm_cli.core.text import counted
 
 app = typer.Typer(add_completion=False)
 
@@ -83,4 +84,4 @@ def predict(
         typer.echo(predictions.as_csv(columns), nl=False)
         return
     predictions.write(columns, output)
-    console.tell(f"{output}: {len(rows):,} rows")
+    console.tell(f"{output}: {counted(len(rows), 'row')}")

@@ -1,5 +1,6 @@
 """The rows of a file that a model is to be used on: read as those that it was trained on, or as the user says."""
 
+import gzip
 import shutil
 import sys
 import tempfile
@@ -13,17 +14,22 @@ from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.config import Config
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.text import shorten
+from compressm_cli.data.encodings import Encoding, Series
 from compressm_cli.data.files import Files, Place, Places, Share
 from compressm_cli.data.interface import expanded
 from compressm_cli.data.layout import FOLDERS, INPUTS, SUFFIXES, WITHOUT_COLUMNS, Layout, format_of, in_format
 from compressm_cli.data.reading import LONGEST, reading
 from compressm_cli.data.rows import Kind, Rows
 from compressm_cli.data.sources import SOURCES, Form
+from compressm_cli.data.sources.packed import PACKED
 from compressm_cli.data.sources.text import plain_text
 from compressm_cli.engine.prediction import encoding_of
 from compressm_cli.recipe.loading import config_from_mapping
 
 STDIN = "-"
+STANDARD_INPUT = "standard input"
+GZIP = b"\x1f\x8b"
+"""How what gzip has packed begins."""
 COLUMNS: dict[Kind, str] = {
     "texts": "data.text_column=NAME",
     "images": "data.image_column=NAME",
@@ -69,7 +75,7 @@ def _of_place(
     found = told or format_of(path, takes)
     if found is None and takes == "texts" and path.is_file():
         with reading(place, "cannot be read", "make it readable"):
-            return _texts(place, [plain_text(path.read_bytes(), place)], [path.name])
+            return _texts(place, [plain_text(_unpacked(path.read_bytes()), place)], [path.name])
     return _layout(checkpoint, found, place, settings).read(place, labelled=False)
 
 
@@ -87,8 +93,21 @@ def _layout(checkpoint: Checkpoint, found: str | None, place: str, settings: Seq
         )
     if found is not None:
         own = in_format(found, own)
+    own = _by_name(encoding_of(checkpoint), own)
     _require_columns(checkpoint, own, place, settings)
     return config_from_mapping(InputSettings, {"data": own}, f"{place}: how it is read", settings).data
+
+
+def _by_name(encoding: Encoding, own: dict[str, Any]) -> dict[str, Any]:
+    """A layout with the columns that the model takes instead of the patterns that chose them: a table may have more.
+
+    Without a header columns are called by their places, where another column may stand.
+    """
+    inputs = encoding.inputs
+    if not (isinstance(inputs, Series) and own.get("feature_columns") and own.get("header", True)):
+        return own
+    names = inputs.columns or (inputs.channels if inputs.named else None)
+    return own if names is None else {**own, "feature_columns": list(names)}
 
 
 class _Places(Config):
@@ -108,13 +127,22 @@ def named_place(
 ) -> str | list[str] | None:
     """The file or folder, or the files, that changes name for a split of the user's own files.
 
-    None where they name none, or the share of a file, and for a model whose rows are none of files.
+    None where they name none, or the share of a file, and for a model whose rows are none of files. Raises
+    BadInputError where they name that of another split alone.
     """
-    named = [text for text in changes if text.startswith(f"data.{split}=")]
-    if not named or checkpoint.encoding is None or not isinstance(checkpoint.recipe.data, Files):
+    if checkpoint.encoding is None or not isinstance(checkpoint.recipe.data, Files):
         return None
-    place = getattr(config_from_mapping(_Named, {"data": {}}, where, named).data, split)
-    return expanded(place) if isinstance(place, str | list) else None
+    named = [text for text in changes if text.startswith(tuple(f"data.{key}=" for key in Files.paths))]
+    said = config_from_mapping(_Named, {"data": {}}, where, named).data
+    places = {
+        key: expanded(value) for key in Files.paths if isinstance(value := getattr(said, key), str | list)
+    }
+    if split not in places and (other := next((key for key in places if key != "train"), None)):
+        raise BadInputError(
+            f"data.{other}: names the rows of the {other} split, and the {split} split is to be judged; write "
+            f"data.{split}=FILE, or --split {other}"
+        )
+    return places.get(split)
 
 
 def task_for(
@@ -129,14 +157,13 @@ def task_for(
     assert encoding is not None, "as of any place that is named"
     keys, others = task.model_dump(mode="json"), tuple(f"data.{key}=" for key in Files.paths)
     changes = [text for text in changes if not text.startswith(others)]
-    if any(text.startswith("data.format=") for text in changes):
-        return keys, changes
     first = Path(place if isinstance(place, str) else place[0])
-    found = format_of(first, encoding.inputs.takes)
+    is_told = any(text.startswith("data.format=") for text in changes)
+    found = None if is_told else format_of(first, encoding.inputs.takes)
     if found not in (None, task.format) and (first.is_dir() or found not in FOLDERS.values()):
         layout = {key: keys.pop(key) for key in Layout.model_fields}
         keys |= in_format(str(found), layout)
-    return keys, changes
+    return _by_name(encoding, keys), changes
 
 
 def _require_columns(
@@ -163,18 +190,27 @@ def _of_lines(takes: Kind) -> Rows:
         raise BadInputError(
             "-: standard input has no name to tell its format; write data.format=csv, or another"
         )
-    lines = plain_text(sys.stdin.buffer.read(), "standard input").splitlines()
+    with reading(STANDARD_INPUT, "cannot be unpacked", "give it whole"):
+        content = _unpacked(sys.stdin.buffer.read())
+    lines = plain_text(content, STANDARD_INPUT).splitlines()
     while lines and not lines[-1]:
         lines.pop()
-    return _texts("standard input", lines)
+    return _texts(STANDARD_INPUT, lines)
+
+
+def _unpacked(content: bytes) -> bytes:
+    """Without the packing of gzip, where it has any."""
+    return gzip.decompress(content) if content.startswith(GZIP) else content
 
 
 @contextmanager
 def _copied_stdin() -> Iterator[Path]:
     """A file with what came by standard input, as long as it is read; messages name no other."""
     with tempfile.TemporaryDirectory(prefix="compressm-") as folder:
-        file = Path(folder) / "standard input"
+        start = sys.stdin.buffer.read(len(GZIP))
+        file = Path(folder) / (f"{STANDARD_INPUT}{PACKED}" if start == GZIP else STANDARD_INPUT)
         with file.open("wb") as copy:
+            copy.write(start)
             shutil.copyfileobj(sys.stdin.buffer, copy)
         try:
             yield file
