@@ -3,6 +3,7 @@
 import ast
 import re
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ EXTRAS = tomllib.loads((ROOT.parent / "pyproject.toml").read_text(encoding="utf-
 """Name -> requirements."""
 
 
+@cache
 def imported() -> set[str]:
     """The first part of the names of all modules that the package imports anywhere."""
     names: set[str] = set()

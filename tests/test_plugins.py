@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from runpy import run_path
 from typing import Any
 
 import pytest
@@ -227,15 +228,23 @@ def test_built_in_names_and_help_import_no_plug_in(
     assert "pooled" not in json.dumps(recipe_schema())
 
 
-def test_the_conformance_tests_take_the_classes_of_a_plug_in(site: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), *sys.path[1:]])}
-    wanted = ["--plugin", "compressm_example", "--collect-only", str(EXAMPLE.parent / "conformance")]
-    words = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", *wanted]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
-    assert all(
-        f"test_trains_to_the_end[damped-{method}]" in done.stdout for method in ("hankel", "magnitude")
-    )
+def test_the_conformance_tests_take_the_classes_of_a_plug_in(
+    site: Path, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a process that is asked for it: the option is there, and the module of the tests is read after it."""
+    (conftest,) = [
+        plugin
+        for plugin in pytestconfig.pluginmanager.get_plugins()
+        if getattr(plugin, "__file__", None) == str(EXAMPLE.parent / "conftest.py")
+    ]
+    monkeypatch.setattr(pytestconfig.option, "plugin", ["compressm_example"])
+    assert pytestconfig.getoption("--plugin") == ["compressm_example"]
+    with on_path(site, "compressm_example"):
+        conftest.pytest_configure(pytestconfig)
+        tests = run_path(str(EXAMPLE.parent / "conformance" / "test_conformance.py"))
+    (names, pairs) = tests["pytestmark"].args
+    assert names == ("layer", "method")
+    assert {("damped", "hankel"), ("damped", "magnitude")} <= set(pairs)
 
 
 def test_a_fresh_process_of_the_conformance_tests_has_a_plug_in_that_is_not_installed(
