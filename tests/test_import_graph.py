@@ -33,8 +33,9 @@ ARROWS: dict[str, set[str]] = {
     "engine": {"checkpoint", "measure", "runs"},
     "compressor": {"methods"},
     "sweeps": {"engine"},
+    "studies": {"sweeps", "reports"},
     "reports": {"engine", "exchange"},
-    "render": {"reports"},
+    "render": {"studies"},
     "cli": {"render", "engine", "recipe"},
 }
 

@@ -69,6 +69,7 @@ def test_the_commands_in_the_readme_work(
         "predict",
         "generate",
         "compare",
+        "study",
         "compress",
         "export",
         "bench",

@@ -37,6 +37,7 @@ COMMANDS = {
     "generate": ("compressm_cli.cli.generate", MODELS, "Let a language model write on from a prompt."),
     "compress": ("compressm_cli.cli.compress", MODELS, "Cut the states of a trained model, in one shot."),
     "compare": ("compressm_cli.cli.compare", MODELS, "Compare runs: accuracy, orders, size, speed, joules."),
+    "study": ("compressm_cli.cli.study", MODELS, "Compare compression with what else its cost could buy."),
     "bench": (
         "compressm_cli.cli.bench",
         MACHINE,

@@ -1,6 +1,7 @@
 """The in-training compression methods, by the name that a recipe gives them."""
 
 from compressm_cli.core.registry import Registry
+from compressm_cli.methods.baselines.magnitude import Magnitude
 from compressm_cli.methods.baselines.random import Random
 from compressm_cli.methods.config import MethodConfig
 from compressm_cli.methods.faults import made
@@ -9,7 +10,11 @@ from compressm_cli.methods.method import Method
 from compressm_cli.methods.none import NoCompression
 
 METHODS: Registry[Method] = Registry(
-    "method", "method", Method, MethodConfig, {"none": NoCompression, "hankel": Hankel, "random": Random}
+    "method",
+    "method",
+    Method,
+    MethodConfig,
+    {"none": NoCompression, "hankel": Hankel, "random": Random, "magnitude": Magnitude},
 )
 
 

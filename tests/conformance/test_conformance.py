@@ -34,12 +34,13 @@ from compressm_cli.structure.masks import masks_of
 EXAMPLES: dict[str, dict[str, Any]] = {
     "hankel": {"keep_fraction": 0.6},
     "random": {"keep_fraction": 0.6},
+    "magnitude": {"keep_fraction": 0.6},
     **examples("method"),
 }
 """Settings with which a method changes a model of six states within a few steps."""
 
 STEPS, CHECKS = 12, [3, 8]
-SOME = {"random": {"lru", "mamba2", "gla"}}
+SOME = {"random": {"lru", "mamba2", "gla"}, "magnitude": {"s5", "mamba"}}
 """Methods to which layers are no more than axes: one layer of each kind is enough."""
 PAIRS = [(layer, method) for layer in LAYERS for method in METHODS if layer in SOME.get(method, LAYERS)]
 

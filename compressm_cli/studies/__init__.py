@@ -1,0 +1,1 @@
+"""What a method wins over its alternatives: arms, each at its own learning rate, and what came of them."""
