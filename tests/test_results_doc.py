@@ -1,7 +1,7 @@
 """Tables of docs/results.md that stand between markers are what the results beside it say.
 
-``python tests/test_results_doc.py`` fills them in, from docs/results/NAME.json: ``<!-- study: results/NAME.json -->`` and
-``<!-- end -->``.
+``python tests/test_results_doc.py`` fills them in from docs/results/NAME.json, between
+``<!-- study: results/NAME.json -->`` and ``<!-- end -->``.
 """
 
 import re

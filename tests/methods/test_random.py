@@ -1,5 +1,6 @@
-"""Units drawn by lot: as many as asked for, by the seed alone, of the kinds that are named."""
+"""Units drawn by lot, or by their weights: as many as asked for, of the kinds that are named."""
 
+import math
 from typing import Any
 
 import pytest
@@ -7,13 +8,16 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from compressm_cli.core.errors import BadInputError
 from compressm_cli.layers.attention import Attention
 from compressm_cli.layers.feed_forward import FeedForward
 from compressm_cli.layers.gla import GLA, GLAConfig
 from compressm_cli.layers.lru import LRU, LRUConfig
 from compressm_cli.layers.mamba2 import Mamba2, Mamba2Config
+from compressm_cli.methods.baselines.magnitude import Magnitude, MagnitudeConfig
 from compressm_cli.methods.baselines.random import Random, RandomConfig
 from compressm_cli.methods.method import CheckContext
+from compressm_cli.structure.edits import Keep
 from compressm_cli.structure.map import StructureMap
 from compressm_cli.structure.plan import Plan
 from compressm_cli.structure.surgery import apply_plan
@@ -98,3 +102,60 @@ def test_after_a_rejection_less_is_removed_or_nothing() -> None:
 def test_an_adaptive_schedule_has_nothing_to_wait_for() -> None:
     with pytest.raises(ValidationError, match="'equidistant', 'listed'"):
         method(schedule={"kind": "adaptive"})
+
+
+def test_so_many_units_stay_as_are_listed_for_a_check() -> None:
+    """By check, whatever the step; a number below what the axis allows is raised to that."""
+    listed = method(units=[[8, 5], [3, 2]], schedule={"kind": "listed", "fractions": [0.2, 0.6]})
+    whole = model()
+    for step, sizes in ((2, [8, 5]), (6, [3, 2])):
+        context = CheckContext(step, 10, 20, torch.Generator(), lambda *_: None)
+        made = listed.plan(whole, context)
+        assert [record.after for record in made.records] == sizes
+        apply_plan(whole, None, made)
+    context = CheckContext(6, 10, 20, torch.Generator(), lambda *_: None)
+    assert not listed.plan(whole, context)
+    wrong = method(units=[[8]], schedule={"kind": "listed", "fractions": [0.2]})
+    with pytest.raises(BadInputError, match=r"compression\.units: 1 numbers are listed .* write 2"):
+        wrong.plan(whole, context)
+
+
+def test_units_are_listed_instead_of_a_share_and_for_each_check() -> None:
+    schedule = {"kind": "listed", "fractions": [0.2, 0.6]}
+    known = RandomConfig.model_validate({"method": "random", "units": [[8], [3]], "schedule": schedule})
+    assert known.keep_fraction is None
+    assert RandomConfig.model_validate(known.model_dump()) == known
+    for wrong in ({"units": [[8]]}, {"units": [[8], [3]], "keep_fraction": 0.5}, {"keep_fraction": None}):
+        with pytest.raises(ValidationError, match=r"checks|exactly one"):
+            method(schedule=schedule, **wrong)
+
+
+def test_the_largest_weights_stay() -> None:
+    """States by what they are fed by and read by, however large poles are; neurons by their rows and columns."""
+    torch.manual_seed(0)
+    lru, feed = LRU(LRUConfig(), 6, 10), FeedForward(6, 8)
+    with torch.no_grad():
+        for name, parameter in lru.named_parameters():
+            if name.startswith("B_"):
+                parameter[[2, 5]] *= 100
+        for parameter in feed.parameters():
+            for dim, size in enumerate(parameter.shape):
+                if parameter.ndim == 2 and size == 8:
+                    parameter.data = parameter.data.index_fill(dim, torch.tensor([1, 7]), 9.0)
+    config = MagnitudeConfig.model_validate(
+        {
+            "method": "magnitude",
+            "kinds": ["state", "neuron"],
+            "units": [[2, 2]],
+            "schedule": {"kind": "equidistant", "count": 1},
+        }
+    )
+    context = CheckContext(1, 10, 20, torch.Generator(), lambda *_: None)
+    made = Magnitude(config).plan(nn.ModuleList([lru, feed]), context)
+    assert [edit.units for edit in made.edits if isinstance(edit, Keep)] == [[2, 5], [1, 7]]
+    assert "those with the largest weights" in made.records[0].reason
+    with torch.no_grad():
+        lru.get_parameter("C_re").fill_(math.nan)
+    refused = Magnitude(config).plan(nn.ModuleList([lru, feed]), context)
+    assert len(refused.edits) == 1
+    assert refused.records[0].reason.startswith("nothing cut: ")
