@@ -78,10 +78,12 @@ def warnings_of_python(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(INVOCATION, "warn", warnings.warn)
 
 
-@pytest.fixture(autouse=True)
-def built_in_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def built_in_costs() -> Iterator[None]:
     """Which form of a recurrence a run takes does not depend on how busy the machine was when it was calibrated."""
-    monkeypatch.setattr(training_forms, "calibrated", lambda device, precision: DEFAULT)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training_forms, "calibrated", lambda device, precision: DEFAULT)
+        yield
 
 
 @pytest.fixture(autouse=True)

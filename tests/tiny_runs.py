@@ -1,6 +1,7 @@
 """Runs small enough to be trained many times over."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,46 +22,52 @@ Maker = Callable[..., Recipe]
 Trainer = Callable[..., Run]
 
 
+def recipe_in(
+    folder: Path, steps: int = 30, compression: dict[str, Any] | None = None, **parts: dict[str, Any]
+) -> Recipe:
+    """A recipe for some 30 steps on the digits, whose runs lie in ``folder/outputs``."""
+    mapping: dict[str, Any] = {
+        "name": "tiny",
+        "device": "cpu",
+        "data": {"task": "digits"},
+        "model": {
+            "layer": {"kind": "lru", "state_dim": 8},
+            "model_dim": 8,
+            "dropout": 0.1,
+            "norm": "batch",
+        },
+        "train": {
+            "steps": steps,
+            "batch_size": 16,
+            "learning_rate": 1e-2,
+            "log_every": 1,
+            "eval_every": 10,
+            # Less often than by default: to write a checkpoint takes longer than those three steps.
+            "checkpoint_every": 10,
+        },
+        "compression": compression or {"method": "none"},
+        "output": {"root": str(folder / "outputs")},
+    }
+    for part, changes in parts.items():
+        mapping[part] = {**mapping.get(part, {}), **changes}
+    return recipe_from_mapping(mapping, "test")
+
+
+def trained(recipe: Recipe, seed: int = 0, view: View | None = None) -> Run:
+    """The run of a recipe, finished."""
+    return experiment.start(recipe, seed, experiment.load_data(recipe), view or SilentView(), "test")
+
+
 @pytest.fixture
 def tiny(tmp_path: Path) -> Maker:
-    """A recipe for some 30 steps on the digits; arguments replace or extend its parts."""
-
-    def make(steps: int = 30, compression: dict[str, Any] | None = None, **parts: dict[str, Any]) -> Recipe:
-        mapping: dict[str, Any] = {
-            "name": "tiny",
-            "device": "cpu",
-            "data": {"task": "digits"},
-            "model": {
-                "layer": {"kind": "lru", "state_dim": 8},
-                "model_dim": 8,
-                "dropout": 0.1,
-                "norm": "batch",
-            },
-            "train": {
-                "steps": steps,
-                "batch_size": 16,
-                "learning_rate": 1e-2,
-                "log_every": 1,
-                "eval_every": 10,
-            },
-            "compression": compression or {"method": "none"},
-            "output": {"root": str(tmp_path / "outputs")},
-        }
-        for part, changes in parts.items():
-            mapping[part] = {**mapping.get(part, {}), **changes}
-        return recipe_from_mapping(mapping, "test")
-
-    return make
+    """``recipe_in`` of a folder of the test's own; arguments replace or extend the recipe's parts."""
+    return partial(recipe_in, tmp_path)
 
 
 @pytest.fixture
 def train() -> Trainer:
     """Train a recipe; returns its run."""
-
-    def start(recipe: Recipe, seed: int = 0, view: View | None = None) -> Run:
-        return experiment.start(recipe, seed, experiment.load_data(recipe), view or SilentView(), "test")
-
-    return start
+    return trained
 
 
 def weights(run: Run) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_runs import recipe_in, trained
 from torch import Tensor
 
 from compressm_cli.checkpoint import Checkpoint
@@ -41,9 +42,21 @@ def without_seconds(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k not in ("seconds", "step_seconds")} for line in lines]
 
 
+@pytest.fixture(scope="module")
+def cut_recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    return recipe_in(tmp_path_factory.mktemp("cut"), compression=CUTS)
+
+
+@pytest.fixture(scope="module")
+def cut_run(cut_recipe: Recipe) -> Run:
+    """One run for all tests that only look at what it left behind."""
+    return trained(cut_recipe)
+
+
 # ---- determinism --------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("rough_flops")
 @pytest.mark.parametrize("gramian", ["analytic", "empirical"])
 def test_the_seed_decides_everything(tiny: Maker, train: Trainer, same_weights: Same, gramian: str) -> None:
     recipe = tiny(compression={**CUTS, "gramian": gramian})
@@ -54,6 +67,7 @@ def test_the_seed_decides_everything(tiny: Maker, train: Trainer, same_weights: 
     assert not same_weights(one, train(recipe, seed=2))
 
 
+@pytest.mark.usefixtures("rough_flops")
 def test_seed_zero_is_a_seed(tiny: Maker, train: Trainer, same_weights: Same) -> None:
     torch.manual_seed(123)
     one = train(tiny(steps=3), seed=0)
@@ -61,6 +75,7 @@ def test_seed_zero_is_a_seed(tiny: Maker, train: Trainer, same_weights: Same) ->
     assert same_weights(one, train(tiny(steps=3), seed=0))
 
 
+@pytest.mark.usefixtures("rough_flops")
 def test_the_rhythm_of_logging_and_saving_changes_nothing(
     tiny: Maker, train: Trainer, same_weights: Same
 ) -> None:
@@ -69,6 +84,7 @@ def test_the_rhythm_of_logging_and_saving_changes_nothing(
     assert same_weights(often, rarely)
 
 
+@pytest.mark.usefixtures("rough_flops")
 def test_the_loss_falls(tiny: Maker, train: Trainer) -> None:
     run = train(tiny(steps=120, model={"dropout": 0.0, "norm": "layer"}, train={"learning_rate": 4e-2}))
     losses = [m["train_loss"] for m in run.read_metrics() if "train_loss" in m]
@@ -78,8 +94,8 @@ def test_the_loss_falls(tiny: Maker, train: Trainer) -> None:
 # ---- cuts ---------------------------------------------------------------------------------------------
 
 
-def test_shapes_change_only_at_the_steps_of_the_schedule(tiny: Maker, train: Trainer) -> None:
-    run = train(tiny(compression=CUTS))
+def test_shapes_change_only_at_the_steps_of_the_schedule(cut_run: Run) -> None:
+    run = cut_run
     trained_with = [m["orders"][LAYER] for m in run.read_metrics() if "orders" in m]
     records = run.read_compression()
     assert [record["step"] for record in records] == [7, 14]
@@ -91,14 +107,15 @@ def test_shapes_change_only_at_the_steps_of_the_schedule(tiny: Maker, train: Tra
     assert Checkpoint.load(run.final_checkpoint).orders == {LAYER: after[2]}
 
 
-def test_the_accuracy_right_after_a_cut_is_logged(tiny: Maker, train: Trainer) -> None:
-    lines = train(tiny(compression=CUTS)).read_metrics()
+def test_the_accuracy_right_after_a_cut_is_logged(cut_run: Run) -> None:
+    lines = cut_run.read_metrics()
     evaluated = [(m["step"], m.get("after_cut", False)) for m in lines if "validation_loss" in m]
     assert evaluated == [
         (7, False), (7, True), (10, False), (14, False), (14, True), (20, False), (30, False),
     ]  # fmt: skip
 
 
+@pytest.mark.usefixtures("rough_flops")
 def test_checks_without_a_cut_are_recorded(tiny: Maker, train: Trainer) -> None:
     run = train(tiny(compression={**CUTS, "keep_fraction": 0.99}))
     assert [(r["step"], r["accepted"]) for r in run.read_compression()] == [(7, None), (14, None)]
@@ -106,6 +123,7 @@ def test_checks_without_a_cut_are_recorded(tiny: Maker, train: Trainer) -> None:
     assert run.read_summary()["checks"] == {"made": 2, "cut": 0, "rejected": 0}
 
 
+@pytest.mark.usefixtures("rough_flops")
 def test_a_plan_that_surgery_refuses_does_not_end_the_run(
     tiny: Maker, train: Trainer, same_weights: Same, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,8 +163,8 @@ def shape(value: Any) -> Any:
     return {key: shape(inner) for key, inner in value.items()} if isinstance(value, dict) else None
 
 
-def test_the_files_have_exactly_the_documented_keys(tiny: Maker, train: Trainer) -> None:
-    run = train(tiny(compression=CUTS))
+def test_the_files_have_exactly_the_documented_keys(cut_run: Run) -> None:
+    run = cut_run
     summary, example = run.read_summary(), documented_summary()
     for side in ("start", "final"):
         assert summary["orders"][side].keys() == example["orders"][side].keys()
@@ -160,8 +178,8 @@ def test_the_files_have_exactly_the_documented_keys(tiny: Maker, train: Trainer)
     assert run.read_info()["status"] == "done"
 
 
-def test_numbers_of_the_summary(tiny: Maker, train: Trainer) -> None:
-    run = train(tiny(compression=CUTS))
+def test_numbers_of_the_summary(cut_run: Run) -> None:
+    run = cut_run
     summary, metrics = run.read_summary(), run.read_metrics()
     evaluations = [m for m in metrics if "validation_accuracy" in m]
     best = max(evaluations, key=lambda m: m["validation_accuracy"])
@@ -181,9 +199,8 @@ def test_numbers_of_the_summary(tiny: Maker, train: Trainer) -> None:
     assert summary["step_seconds"]["final"] > 0
 
 
-def test_flops_are_summed_over_the_segments_between_cuts(tiny: Maker, train: Trainer) -> None:
-    recipe = tiny(compression=CUTS)
-    run = train(recipe)
+def test_flops_are_summed_over_the_segments_between_cuts(cut_recipe: Recipe, cut_run: Run) -> None:
+    recipe, run = cut_recipe, cut_run
     spec = recipe.data.spec()
 
     def model(order: int) -> torch.nn.Module:
@@ -201,6 +218,7 @@ def test_flops_are_summed_over_the_segments_between_cuts(tiny: Maker, train: Tra
     )
 
 
+@pytest.mark.usefixtures("rough_flops")
 def test_the_test_split_is_evaluated_once_and_last(
     tiny: Maker, train: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,6 +237,7 @@ def test_the_test_split_is_evaluated_once_and_last(
     assert len(evaluated) > 5
 
 
+@pytest.mark.usefixtures("rough_flops")
 @pytest.mark.parametrize("keep", [1, 3])
 def test_checkpoints_are_kept_as_asked(tiny: Maker, train: Trainer, keep: int) -> None:
     recipe = tiny(train={"checkpoint_every": 4}, output={"keep_last": keep})
@@ -234,6 +253,7 @@ def test_checkpoints_are_kept_as_asked(tiny: Maker, train: Trainer, keep: int) -
     assert Checkpoint.load(run.final_checkpoint).step == 30
 
 
+@pytest.mark.usefixtures("rough_flops")
 def test_the_written_recipe_trains_the_same_again(tiny: Maker, train: Trainer, same_weights: Same) -> None:
     recipe = tiny(steps=5, compression=CUTS).model_copy(update={"seeds": [3, 4]})
     run = train(recipe, seed=4)
@@ -256,6 +276,7 @@ def test_a_forecast_is_what_the_run_then_finds(tiny: Maker, train: Trainer, form
 # ---- gradient clipping, precision, compilation --------------------------------------------------------
 
 
+@pytest.mark.usefixtures("rough_flops")
 def test_clipping_bounds_the_norm_of_all_gradients(
     tiny: Maker, train: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -277,6 +298,7 @@ def test_clipping_bounds_the_norm_of_all_gradients(
     assert max(norms) == pytest.approx(0.1, rel=1e-3)
 
 
+@pytest.mark.usefixtures("rough_flops")
 def test_bf16_keeps_recurrent_parameters_and_states_in_fp32(
     tiny: Maker, train: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -299,8 +321,11 @@ def test_bf16_keeps_recurrent_parameters_and_states_in_fp32(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("rough_flops")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_a_compiled_run_survives_a_cut(tiny: Maker, train: Trainer) -> None:
+def test_a_compiled_run_survives_a_cut(tiny: Maker, train: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Processes that compile would have to import PyTorch first.
+    monkeypatch.setattr("torch._inductor.config.compile_threads", 1)
     cut = {**CUTS, "schedule": {"kind": "listed", "at_steps": [3]}}
     plain = train(tiny(steps=6, compression=cut))
     compiled = train(tiny(steps=6, compression=cut, train={"compile": True}))
@@ -316,6 +341,7 @@ def test_a_compiled_run_survives_a_cut(tiny: Maker, train: Trainer) -> None:
 # ---- failures -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("rough_flops")
 def test_a_diverged_run_fails_with_advice(tiny: Maker, train: Trainer) -> None:
     recipe = tiny(train={"learning_rate": 10.0, "recurrent_lr_factor": 100.0, "checkpoint_every": 1})
     with pytest.raises(RunFailedError, match=r"try a lower train\.learning_rate"):
@@ -331,6 +357,7 @@ def test_a_diverged_run_fails_with_advice(tiny: Maker, train: Trainer) -> None:
         assert all(bool(w.isfinite().all()) for w in Checkpoint.load(path).weights.values())
 
 
+@pytest.mark.usefixtures("rough_flops")
 def test_an_interrupted_run_says_so(tiny: Maker, train: Trainer) -> None:
     class Interrupting(SilentView):
         closed = False
@@ -350,6 +377,7 @@ def test_an_interrupted_run_says_so(tiny: Maker, train: Trainer) -> None:
     assert view.closed
 
 
+@pytest.mark.usefixtures("rough_flops")
 def test_a_disk_that_refuses_is_a_failed_run(
     tiny: Maker, train: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
