@@ -17,7 +17,8 @@ from compressm_cli.cli.streams import REPLACEMENTS, Stream, guarded, shown_in
 from compressm_cli.render.plain_view import make_view
 from compressm_cli.runs.folder import Run
 
-TINY = ["train.steps=8", "train.eval_every=4", "model.model_dim=4", "model.layer.state_dim=4", "device=cpu"]
+RHYTHM = ["train.steps=8", "train.eval_every=4", "train.checkpoint_every=4"]
+TINY = [*RHYTHM, "model.model_dim=4", "model.layer.state_dim=4", "device=cpu"]
 TRAINING = ["train", "quickstart/compressed", *TINY, "seeds=[0,1]"]
 
 
@@ -239,7 +240,8 @@ def test_a_run_is_trained_to_its_end_whoever_reads(
 def test_a_run_goes_on_when_its_terminal_is_gone(tmp_path: Path) -> None:
     words = [
         *TRAINING,
-        "train.steps=200",
+        "train.steps=100",
+        "train.checkpoint_every=50",
         f"output.root={tmp_path}",
     ]
     parent, child = pty.openpty()

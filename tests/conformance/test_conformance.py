@@ -248,9 +248,10 @@ def test_saves_and_resumes_bit_equal(
 
 @pytest.mark.usefixtures("rough_flops")
 def test_what_is_undone_leaves_no_trace(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layer: str, method: str
+    trained: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layer: str, method: str
 ) -> None:
     """A trial that is rejected, with a method that is told to stop, ends like a run without compression."""
+    uncut = trained(layer, "none").run
     original = validation.evaluate
     calls: list[int] = []
 
@@ -262,7 +263,6 @@ def test_what_is_undone_leaves_no_trace(
     monkeypatch.setattr(validation, "evaluate", evaluate)
     safety = {"trial_steps": 3, "tolerance": 0.0, "on_rejection": "stop"}
     tried = train(recipe_for(tmp_path, layer, method, safety=safety))
-    uncut = train(recipe_for(tmp_path, layer, "none"))
     assert tried.read_summary()["checks"]["rejected"] == tried.read_summary()["checks"]["cut"]
     assert same(weights(tried), weights(uncut))
 
