@@ -194,12 +194,12 @@ def _recover(checkpoint: "Checkpoint", source: str) -> None:
 
     from compressm_cli.cli.train import command_line, draw_plots
     from compressm_cli.engine import experiment
-    from compressm_cli.engine.same_data import relation
+    from compressm_cli.engine.same_data import as_before, relation
     from compressm_cli.recipe import load_recipe
     from compressm_cli.render.plain_view import make_view
 
     recipe = load_recipe(source).model_copy(update={"model": checkpoint.recipe.model})
-    dataset = experiment.load_data(recipe)
+    dataset = as_before(checkpoint.fingerprint, experiment.load_data(recipe))
     told = relation(checkpoint, dataset, recipe.located().data, wanted=True)
     typer.echo(f"training on: {told}", err=True)
     for seed in recipe.seeds:

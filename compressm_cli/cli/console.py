@@ -1,6 +1,7 @@
 """What the commands share to talk to a terminal: results on stdout, all else on stderr."""
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -51,6 +52,13 @@ def escape(text: object) -> str:
     from rich.markup import escape as escape_markup
 
     return escape_markup(printable(str(text)))
+
+
+def write(text: str) -> None:
+    """Results of names and texts of others: on a terminal without what that would obey, elsewhere as they are."""
+    if sys.stdout.isatty():
+        text = "".join(sign if sign in "\n\t" else printable(sign) for sign in text)
+    sys.stdout.write(text)  # Typer would leave out of a pipe what it takes for colours
 
 
 def table(*columns: str, title: str | None = None) -> "Table":

@@ -12,7 +12,7 @@ from compressm_cli.cli import candidates, console
 from compressm_cli.cli.commands import Command, examples
 from compressm_cli.cli.parameters import Device, Model, Plugins, share
 from compressm_cli.core.errors import BadInputError
-from compressm_cli.core.text import is_writable, printable, shorten
+from compressm_cli.core.text import is_writable, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -156,9 +156,9 @@ def _prompt(file: Path) -> str:
 
 
 def _stream(prompt: str, pieces: "Iterator[Piece]") -> None:
-    typer.echo(_shown(prompt), nl=False)
+    console.write(prompt)
     for piece in pieces:
-        typer.echo(_shown(piece.text), nl=False)
+        console.write(piece.text)
         sys.stdout.flush()
     typer.echo()
 
@@ -170,8 +170,3 @@ def _lines(prompts: list[str], pieces: "Iterator[Piece]") -> None:
         ends[piece.prompt] = piece.end or ""
     for prompt, text, end in zip(prompts, texts, ends, strict=True):
         typer.echo(json.dumps({"prompt": prompt, "text": text, "end": end}))
-
-
-def _shown(text: str) -> str:
-    """On a terminal, without what that would obey; elsewhere as it is."""
-    return text if not sys.stdout.isatty() else "".join(c if c in "\n\t" else printable(c) for c in text)

@@ -18,6 +18,7 @@ app = typer.Typer(add_completion=False)
     epilog=examples(
         "compressm predict outputs/reviews new.csv --output said.csv",
         "compressm predict outputs/reviews new.jsonl data.text_column=body",
+        "compressm predict outputs/reviews 'parts/part-*.csv' --output said.csv",
         "compressm predict outputs/pictures photos/ --output said.csv --top 3",
         "compressm predict outputs/reviews - < lines.txt",
     ),
@@ -28,16 +29,17 @@ def predict(
         str,
         typer.Argument(
             metavar="INPUT",
-            help="A table, a folder or file of texts, images or sounds, or - for standard input (a text a line, or "
-            "another format with data.format=NAME).",
+            help="A table, a pattern for several such as 'part-*.csv', a folder or file of texts, images or sounds, or "
+            "- for standard input (a text a line, or another format with data.format=NAME).",
             autocompletion=candidates.files,
         ),
     ],
-    settings: Annotated[
+    more: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="KEY=VALUE",
-            help="How the input is laid out, where it is not as the model's own data, such as data.text_column=body.",
+            metavar="INPUT or KEY=VALUE",
+            help="More tables; and how they are laid out, where not as the model's own data, such as "
+            "data.text_column=body.",
             autocompletion=candidates.keys,
         ),
     ] = None,
@@ -76,12 +78,14 @@ def predict(
     checkpoint, chosen = open_model(model)
     console.tell(f"{model}: {chosen}")
     inference = Inference(checkpoint, device)
-    with console.stderr().status("predicting"), opened_input(checkpoint, place, settings or []) as rows:
+    settings = [word for word in more or [] if "=" in word and not Path(word).exists()]
+    places = [place, *(word for word in more or [] if word not in settings)]
+    with console.stderr().status("predicting"), opened_input(checkpoint, places, settings) as rows:
         columns = predictions.columns_of(inference(rows), top)
     for remark in inference.remarks(rows):
         console.warn(remark)
     if output is None:
-        typer.echo(predictions.as_csv(columns), nl=False)
+        console.write(predictions.as_csv(columns))
         return
     predictions.write(columns, output)
     console.tell(f"{output}: {counted(len(rows), 'row')}")

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
+from types import NoneType
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.text import counted, described, is_writable, shorten
+from compressm_cli.data.padding import end_of
 from compressm_cli.data.rows import AsTheyLie
 from compressm_cli.data.sources import Cells
 
@@ -24,6 +26,8 @@ EXACT = 2**53
 """Up to which every whole number is a float of its own."""
 PADDED = re.compile(r"[+-]?0\d+\.\d*")
 """Decimals such as 02.01, which nobody writes: as numbers, such dates would have another order."""
+LONGEST_DAY = len("2024-05-01")
+"""Signs of a day alone, as ISO 8601 writes it."""
 T = TypeVar("T")
 
 
@@ -87,14 +91,19 @@ def kind_of(value: Any) -> str:
 class Numbers(Column[np.ndarray]):
     """(rows,) float64, of numbers, of texts of numbers, or of true and false, which count 1 and 0."""
 
-    def __init__(self, comma: bool = False) -> None:
-        """``comma`` says that texts have one before their decimals, instead of a point."""
+    def __init__(self, comma: bool = False, gaps: bool = False) -> None:
+        """``comma`` says that texts have one before their decimals, instead of a point.
+
+        With ``gaps`` cells may be empty or NaN, and are NaN then.
+        """
         super().__init__()
-        self._comma = comma
+        self._comma, self._gaps = comma, gaps
         self._parts: list[np.ndarray] = []
 
     def add(self, cells: Cells, place: Place) -> None:
         if not isinstance(cells, np.ndarray):
+            if self._gaps:
+                cells = self._with_nan(cells)
             if self._comma:
                 cells = self._with_points(cells, place)
             self._require_numbers(cells, place)
@@ -102,7 +111,7 @@ class Numbers(Column[np.ndarray]):
             numbers = np.array(cells, dtype=np.float64)
         except (TypeError, ValueError, OverflowError):
             raise self._first_without_number(cells, place) from None
-        unusable = np.flatnonzero(~(np.abs(numbers) <= LARGEST))
+        unusable = np.flatnonzero(~(np.abs(numbers) <= LARGEST) & ~(self._gaps & np.isnan(numbers)))
         if len(unusable):
             row = int(unusable[0])
             if np.isnan(numbers[row]):
@@ -113,6 +122,19 @@ class Numbers(Column[np.ndarray]):
     @property
     def values(self) -> np.ndarray:
         return np.concatenate(self._parts)
+
+    def _with_nan(self, cells: Sequence[Any]) -> Sequence[Any]:
+        """The same, with NaN of the kind of the other cells where there is nothing."""
+        kinds = set(map(type, cells))
+        if (kinds == {str} and all(cells) and not any(map(str.isspace, cells))) or not kinds & {
+            str,
+            NoneType,
+        }:
+            return cells
+        nan = "nan" if self._kind == "texts" or str in kinds else math.nan
+        return [
+            nan if cell is None or (isinstance(cell, str) and not cell.strip()) else cell for cell in cells
+        ]
 
     def _with_points(self, cells: Sequence[Any], place: Place) -> list[Any]:
         """The same with points before the decimals; BadInputError for what has anything between thousands."""
@@ -236,18 +258,30 @@ class Labels(Column[list[str]]):
 
 
 class Sequences(Column[AsTheyLie]):
-    """Of each row a series (steps, channels) float64: a list of numbers, one a step, or of lists of them."""
+    """Of each row a series (steps, channels) float64: a list of numbers, one a step, or of lists of them.
 
-    def __init__(self) -> None:
+    At its end there may be steps that fill it up, of NaN in all channels (null in json).
+    """
+
+    def __init__(self, filled: bool = True) -> None:
+        """``filled`` false says that no series is filled up: their lengths are known."""
         super().__init__()
+        self._filled = filled
         self._series: list[np.ndarray] = []
+        self.ends: list[int] = []
+        """Of each row, the steps before those that fill it up."""
 
     def add(self, cells: Cells, place: Place) -> None:
         for row, cell in enumerate(cells):
             if not isinstance(cell, list | np.ndarray):
                 raise place.error(row, _not_a_list(cell))
             series = _series(cell, row, place)
-            _require_usable(series.astype(np.float64, copy=False), row, place)
+            exact = series.astype(np.float64, copy=False)
+            end = end_of(exact) if self._filled else len(exact)
+            if not end:
+                raise place.error(row, "all numbers are missing or NaN; a series has a step at least")
+            _require_usable(exact[:end], row, place)
+            self.ends.append(end)
             wanted = (self._series or [series])[0].shape[1]
             if series.shape[1] != wanted:
                 raise place.error(
@@ -297,8 +331,8 @@ def _array(cell: list[Any], row: int, place: Place) -> np.ndarray:
             )
             raise place.error(row, f"step {number} has {told}, and the first step {first}")
         values = step if nested else (step,)
-        if not set(map(type, values)) <= {int, float}:
-            strange = next(value for value in values if type(value) not in (int, float))
+        if not set(map(type, values)) <= {int, float, NoneType}:
+            strange = next(value for value in values if type(value) not in (int, float, NoneType))
             raise place.error(row, f"step {number}: {not_a_number(strange)}")
     try:
         return np.array(cell, dtype=np.float64)
@@ -312,6 +346,8 @@ class Times(Column[list[Any]]):
     def __init__(self) -> None:
         super().__init__()
         self._times: list[Any] = []
+        self.days = 0
+        """How many are days alone, which count as their midnight."""
 
     def add(self, cells: Cells, place: Place) -> None:
         values = cells.tolist() if isinstance(cells, np.ndarray) else cells
@@ -333,6 +369,9 @@ class Times(Column[list[Any]]):
                 "write dates as 2024-05-01, and numbers without a zero before them",
             )
         value = _read_time(given) if isinstance(given, str) else given
+        self.days += (
+            isinstance(value, datetime) and isinstance(given, str) and len(given.strip()) <= LONGEST_DAY
+        )
         missing = value is None or (isinstance(value, float) and not math.isfinite(value))
         if missing or isinstance(value, bool) or not isinstance(value, int | float | Decimal | date):
             raise place.error(

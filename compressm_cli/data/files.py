@@ -16,10 +16,10 @@ from compressm_cli.data.encodings.images import WHITE, Grey, Resize, Side, on_ba
 from compressm_cli.data.encodings.standardization import Standardization
 from compressm_cli.data.forecasting import ahead_names, stretches, windows_of
 from compressm_cli.data.interface import Dataset, DataSpec, Split, TaskConfig
-from compressm_cli.data.labels import class_names
+from compressm_cli.data.labels import class_names, first_order
 from compressm_cli.data.layout import WITHOUT_COLUMNS, Layout
 from compressm_cli.data.mapped import joined
-from compressm_cli.data.patterns import files_of, require_there
+from compressm_cli.data.patterns import files_of, require_apart, require_there
 from compressm_cli.data.recordings import Recordings
 from compressm_cli.data.report import Report, report_of
 from compressm_cli.data.rows import Rows
@@ -169,7 +169,8 @@ class Files(Layout, TaskConfig):
         """
         places = {"train": self.train, "validation": self.validation, "test": self.test}
         require_there(self._places(), "folder" if self.format.endswith("_folder") else "file")
-        self._require_disjoint()
+        if not self.format.endswith("_folder"):
+            require_apart({key: files_of(place, self.format) for key, place in self._places().items()})
         read = {key: self.read(place) for key, place in places.items() if not isinstance(place, float)}
         whole, files = read["train"], list(read)
         classes = self._classes(whole)
@@ -195,17 +196,6 @@ class Files(Layout, TaskConfig):
         if isinstance(place, float):
             return None
         return encoded({name: self._windows(name, self.read(place))}, encoding)[name]
-
-    def _require_disjoint(self) -> None:
-        """BadInputError where patterns find a file for two splits, or links lead to one."""
-        whose: dict[Path, str] = {}
-        for key, place in self._places().items() if not self.format.endswith("_folder") else ():
-            for file in files_of(place, self.format):
-                other = whose.setdefault(file.resolve(), key)
-                if other != key:
-                    raise BadInputError(
-                        f"{file}: belongs to data.{other} and to data.{key}; give each its own files"
-                    )
 
     def _classes(self, rows: Rows) -> Classes | None:
         """The classes of all rows of the training file; None where they have targets instead."""
@@ -311,7 +301,9 @@ class Files(Layout, TaskConfig):
                 f"{rows.source}: {len(rows)} rows are too few to hold some out; add rows, or give files of "
                 f"their own as {' and '.join(f'data.{key}' for key in shares)}"
             )
-        labels = torch.zeros(len(rows), dtype=torch.int64) if classes is None else classes.encode(rows)
+        labels = torch.zeros(len(rows), dtype=torch.int64)
+        if classes is not None:
+            labels = Classes(names=first_order(classes.names)).encode(rows)
         indices = hold_out(labels, counts, self.split_seed)
         return {
             key: rows.taken(index.tolist()) for key, index in zip([*shares, "train"], indices, strict=True)

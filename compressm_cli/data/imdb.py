@@ -10,7 +10,7 @@ from compressm_cli.data import hub
 from compressm_cli.data.columns import Labels, Texts
 from compressm_cli.data.encodings import Bytes, Classes, Encoding
 from compressm_cli.data.interface import Dataset, DataSpec, Split, TaskConfig
-from compressm_cli.data.labels import class_names
+from compressm_cli.data.labels import class_names, first_order
 from compressm_cli.data.layout import SUFFIXES, format_of
 from compressm_cli.data.report import Report, report_of
 from compressm_cli.data.rows import Rows
@@ -97,7 +97,7 @@ class Imdb(TaskConfig):
             whole = self._table(str(place), format_of(place, "texts") or "", [place])
             if len(whole) < MINIMUM:
                 raise BadInputError(f"{place}: {len(whole)} rows are too few; give {MINIMUM} or more")
-            labels = Classes(names=class_names(whole.labels or [])).encode(whole)
+            labels = Classes(names=first_order(class_names(whole.labels or []))).encode(whole)
             test, train = hold_out(labels, [len(whole) // 2], self.split_seed)
             return whole.taken(train.tolist()), whole.taken(test.tolist())
         if place is not None and (files := _split_tables(place)):

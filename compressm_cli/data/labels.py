@@ -1,6 +1,8 @@
 """Class labels, as they stand in files, to class numbers."""
 
+import re
 from collections.abc import Sequence
+from decimal import Decimal
 
 import torch
 from torch import Tensor
@@ -8,14 +10,24 @@ from torch import Tensor
 from compressm_cli.core.errors import BadInputError
 
 SHOWN = 10
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
+"""A name that is one; larger exponents are for nobody's classes."""
 
 
 def class_names(labels: Sequence[str]) -> list[str]:
-    """The different labels in order: by value where all are whole numbers, else alphabetically."""
+    """The different labels in order: by value where all are numbers, of equal ones as texts; else alphabetically."""
     names = set(labels)
-    if all(_is_whole_number(name) for name in names):
-        return sorted(names, key=int)
+    if all(NUMBER.fullmatch(name) for name in names):
+        return sorted(names, key=lambda name: (Decimal(name), name))
     return sorted(names)
+
+
+def first_order(names: Sequence[str]) -> list[str]:
+    """Class names as the first versions ordered them, by value only where all are whole numbers.
+
+    Models of theirs keep this order, and which rows are held out is drawn in it.
+    """
+    return sorted(names, key=int) if all(map(_is_whole_number, names)) else sorted(names)
 
 
 def class_numbers(

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
@@ -9,6 +11,15 @@ import numpy as np
 
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.text import shorten
+
+THOUSAND = (500.0, 2000.0)
+"""What is about that factor, between seconds and milliseconds."""
+EPOCH = 1e8
+"""Larger numbers are times since 1970 rather than since a beginning."""
+LARGEST = 1e300
+"""Of larger steps nothing is compared; whole numbers have no end."""
+FEW, SHARE = 2, 0.01
+"""Of steps that differ so much, at least so many and such a share of all are told of."""
 
 
 @dataclass(frozen=True)
@@ -68,3 +79,66 @@ def in_order(
 def _plain(value: Any) -> Any:
     """A number of NumPy's as Python writes it."""
     return value.item() if isinstance(value, np.generic) else value
+
+
+def time_doubts(series: Grouping, times: Sequence[Any], days: int, column: str) -> list[str]:
+    """What looks wrong in the times of rows, ``days`` of which are days without a time of day."""
+    found = []
+    if 0 < days < len(times):
+        found.append(
+            f"{days:,} of the {len(times):,} times in {column!r} are days alone, and count as their midnight; write "
+            "all with the time of day, or none"
+        )
+    back = [place for place, rows in enumerate(series.rows) if list(rows) not in _straight(rows)]
+    if back:
+        name, rows = series.names[back[0]], sorted(series.rows[back[0]])
+        row = next(after for before, after in pairwise(rows) if times[after] < times[before])
+        found.append(
+            f"{len(back):,} of the {len(series.rows):,} series go back in time, such as {_called(name)} in row "
+            f"{row + 1}: their rows are ordered by {column!r}; where an id has several recordings, give each its own"
+        )
+    return found + _mixed_units(series, times, column)
+
+
+def _straight(rows: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Rows in the order of the file, and from its end on."""
+    forth = sorted(rows)
+    return forth, forth[::-1]
+
+
+def _called(name: str) -> str:
+    return f"series {name!r}" if name else "the series"
+
+
+def _mixed_units(series: Grouping, times: Sequence[Any], column: str) -> list[str]:
+    """Whether some times seem to be seconds and others milliseconds."""
+    steps, jumps = [], 0
+    for rows in series.rows:
+        for before, after in pairwise(rows):
+            one, two = times[before], times[after]
+            steps.append(_size(two - one))
+            jumps += (
+                isinstance(one, int | float | Decimal)
+                and one > EPOCH
+                and THOUSAND[0] < two / one < THOUSAND[1]
+            )
+    ordered = np.sort(np.array(steps))
+    if not len(ordered):
+        return []
+    median = ordered[(len(ordered) - 1) // 2]
+    ratios = ordered / median
+    odd = ordered[
+        (THOUSAND[0] < np.maximum(ratios, 1 / ratios)) & (np.maximum(ratios, 1 / ratios) < THOUSAND[1])
+    ]
+    if not jumps and len(odd) < max(FEW, SHARE * len(ordered)):
+        return []
+    sizes = f" ({median:g} and {odd[-1]:g})" if len(odd) else ""
+    return [
+        f"steps of {column!r} differ by a factor of about 1,000{sizes}: where some times are seconds and others "
+        "milliseconds, write all in one unit"
+    ]
+
+
+def _size(step: Any) -> float:
+    """A number, or the seconds of a step in time."""
+    return step.total_seconds() if isinstance(step, timedelta) else float(min(step, LARGEST))

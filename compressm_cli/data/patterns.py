@@ -6,6 +6,7 @@ from fnmatch import translate
 from pathlib import Path
 
 from compressm_cli.core.errors import BadInputError
+from compressm_cli.data.same_files import FilesMet
 
 RANGE = re.compile(r"\[(?P<first>.*?\d+)\.\.(?P<last>.*?\d+)\]")
 NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>\d+)")
@@ -41,17 +42,20 @@ def files_of(place: str | Sequence[str], wanted: str) -> list[Path]:
                     f"{file}: a folder; give a {wanted} file, or a pattern for several such as {file / '*'}"
                 )
         files += found
-    if (twice := repeated([str(file) for file in files])) is not None:
-        raise BadInputError(f"{twice}: named twice; name each file once")
+    met = FilesMet()
+    for file in files:
+        if (other := met.first(file)) is not file:
+            problem = "named twice" if other == file else f"is the same file as {other}, by a link"
+            raise BadInputError(f"{file}: {problem}; name each file once")
     return files
 
 
 def require_apart(read: Mapping[str, Sequence[Path]]) -> None:
     """BadInputError for a file that is read for two keys of ``data``: what a model is judged on is not learned from."""
-    seen: dict[Path, str] = {}
+    met, whose = FilesMet(), dict[Path, str]()
     for key, files in read.items():
         for file in files:
-            other = seen.setdefault(file.resolve(), key)
+            other = whose.setdefault(met.first(file), key)
             if other != key:
                 raise BadInputError(f"{file}: is of data.{other} and of data.{key}; leave it in one of them")
 

@@ -39,6 +39,8 @@ class Report:
     """Of a split of several files: their names, in order."""
     left_out: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Of the files of a split: how many rows or files are not taken, by the reason."""
+    filled: Mapping[str, int] = field(default_factory=dict)
+    """Of the files of a split: how many series were filled up with NaN, which was taken off."""
     warnings: Sequence[str] = ()
 
 
@@ -57,7 +59,11 @@ def report_of(
         numbers=[_told(what, found, encoding) for what, found in scalings.items()],
         files={key: list(read[key].files) for key in from_files if len(read[key].files) > 1},
         left_out={key: dict(rows.left_out) for key, rows in read.items() if _is_told(key, read, from_files)},
-        warnings=suspicions(read, splits, names, scalings),
+        filled={key: read[key].filled for key in from_files if read[key].filled},
+        warnings=[
+            *(f"{read[key].source}: {warning}" for key in from_files for warning in read[key].warnings),
+            *suspicions(read, splits, names, scalings),
+        ],
     )
 
 

@@ -79,6 +79,10 @@ class Rows:
     target_names: Sequence[str] | None = None
     left_out: Mapping[str, int] = field(default_factory=dict)
     """How many files or rows are not taken, by the reason."""
+    filled: int = 0
+    """How many series were filled up with NaN, which was taken off."""
+    warnings: Sequence[str] = ()
+    """What looks wrong in how they stand there, a clause each."""
 
     def __len__(self) -> int:
         return len(self.content)

@@ -20,9 +20,14 @@ def stratified_order(labels: Tensor, seed: int) -> Tensor:
     # RandomState, not Generator: NumPy promises that its stream never changes between versions.
     random = np.random.RandomState(seed)
     classes = labels.numpy()
-    quantile = np.empty(len(classes))
-    for value in np.unique(classes):
-        members = random.permutation(np.flatnonzero(classes == value))
+    quantile = np.full(len(classes), 0.5)  # of the one row of a class
+    by_class = np.argsort(classes, kind="stable")
+    ends = np.flatnonzero(np.diff(classes[by_class])) + 1
+    starts = np.r_[0, ends]
+    sizes = np.diff(np.r_[starts, len(classes)])
+    several = sizes > 1
+    for start, size in zip(starts[several], sizes[several], strict=True):
+        members = random.permutation(by_class[start : start + size])
         quantile[members] = (np.arange(len(members)) + 0.5) / len(members)
     return torch.from_numpy(np.lexsort((random.permutation(len(classes)), quantile)))
 

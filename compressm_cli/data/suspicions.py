@@ -129,10 +129,12 @@ def _of_numbers(rows: Rows, scalings: Mapping[str, Scaling]) -> Iterator[str]:
 def _of_columns(rows: Rows) -> Iterator[str]:
     """Of a table whose steps are columns."""
     columns = list(rows.columns or [])
-    first = np.asarray(rows.content[0])
-    same = np.ones(first.shape[0], dtype=bool)
+    first, same = np.full(len(columns), np.nan), np.ones(len(columns), dtype=bool)
     for row in rows.content:
-        same &= np.asarray(row)[:, 0] == first[:, 0]
+        values = np.asarray(row)[:, 0]
+        known = first[: len(values)]  # rows may be shorter than others
+        np.copyto(known, values, where=np.isnan(known))
+        same[: len(values)] &= values == known
     constant = [name for name, is_one in zip(columns, same, strict=True) if is_one]
     if len(rows) > 1 and len(constant) > max(1, len(columns) / 10):
         yield (

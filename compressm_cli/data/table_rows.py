@@ -9,9 +9,10 @@ import numpy as np
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.columns import Column, Labels, Numbers, Sequences, Texts, Times
 from compressm_cli.data.file_cells import FileCells
-from compressm_cli.data.long_tables import Grouping, grouped
+from compressm_cli.data.long_tables import Grouping, grouped, time_doubts
+from compressm_cli.data.padding import are_steps, end_of
 from compressm_cli.data.patterns import chosen_columns, files_of
-from compressm_cli.data.rows import Kind, Rows
+from compressm_cli.data.rows import AsTheyLie, Kind, Rows
 from compressm_cli.data.sources import Form
 from compressm_cli.data.sources.audio import recordings_of
 from compressm_cli.data.sources.images import ImageRows
@@ -45,6 +46,7 @@ class TableRows:
             self._labels = self._want(label, Labels())
         names = places if labelled and layout.horizon is None else {}
         self._labelled = labelled
+        self._filled = 0
         self._targets = {name: self._want(place, self._numbers()) for name, place in names.items()}
 
     def read(self) -> Rows:
@@ -59,12 +61,24 @@ class TableRows:
         if layout.sequence_column is not None or layout.format == "ts":
             return self._of_lists(layout.input_columns or [SERIES])
         names = self._chosen(layout.input_columns)
-        columns = [self._want(name, self._numbers()) for name in names]
         if layout.id_column is not None or layout.horizon is not None:
-            return self._of_steps(names, columns)
+            return self._of_steps(names, [self._want(name, self._numbers()) for name in names])
+        return self._of_columns(names)
+
+    def _of_columns(self, names: list[str]) -> Rows:
+        """Series of one channel, whose steps are columns."""
+        columns = [self._want(name, self._numbers(gaps=are_steps(names))) for name in names]
         self._table.read(self._wanted)
         numbers = np.stack([column.values for column in columns], axis=1)
-        return self._rows("series", list(numbers[:, :, None]), channels=[CHANNEL], columns=names)
+        series = list(numbers[:, :, None])
+        if np.isnan(numbers).any():
+            ends = list(map(end_of, series))
+            inside = np.arange(len(names)) < np.maximum(ends, 1)[:, None]
+            if len(missing := np.argwhere(np.isnan(numbers) & inside)):
+                row, step = missing[0].tolist()
+                raise self._table.error(row, names[step], "the cell is empty or NaN")
+            series = self._unfilled(series, ends, names[0])
+        return self._rows("series", series, channels=[CHANNEL], columns=names)
 
     def _of_files(self, kind: Kind, name: str) -> Rows:
         """Images or recordings, called by their paths."""
@@ -77,13 +91,15 @@ class TableRows:
 
     def _of_lists(self, names: list[str]) -> Rows:
         """Series whose steps are lists, in one cell or in one for each channel."""
-        columns = [self._want(name, Sequences()) for name in names]
+        columns = [self._want(name, Sequences(self._layout.lengths_column is None)) for name in names]
         self._table.read(self._wanted)
         if len(columns) > 1:
             cells = zip(*(column.values for column in columns), strict=True)
-            rows = self._rows("series", [self._joined(*c, names) for c in enumerate(cells)], channels=names)
+            joined = [self._joined(*c, names) for c in enumerate(cells)]
+            ends = [self._one_end(row, names, columns) for row in range(len(joined))]
+            rows = self._rows("series", self._unfilled(joined, ends, names[0]), channels=names)
             return replace(rows, named=True)
-        series = columns[0].values
+        series = AsTheyLie(self._unfilled(columns[0].values.arrays, columns[0].ends, names[0]))
         width = series[0].shape[1]
         channels = [CHANNEL] if width == 1 else [f"{names[0]}[{number}]" for number in range(1, width + 1)]
         return self._rows("series", series, channels=channels)
@@ -99,6 +115,27 @@ class TableRows:
                 )
         return np.concatenate(parts, axis=1)
 
+    def _one_end(self, row: int, names: list[str], columns: list[Sequences]) -> int:
+        """Where the lists of a row end; BadInputError where one does before the others."""
+        ends = [column.ends[row] for column in columns]
+        if min(ends) < max(ends):
+            name = names[ends.index(min(ends))]
+            raise self._table.error(row, name, f"step {min(ends) + 1}: the number is missing or NaN")
+        return ends[0]
+
+    def _unfilled(self, series: Sequence[np.ndarray], ends: Sequence[int], name: str) -> list[np.ndarray]:
+        """Series (steps, channels) without what fills them up; BadInputError where they differ in length with it."""
+        filled = [row for row, end in enumerate(ends) if end < len(series[row])]
+        if filled and len(set(map(len, series))) > 1:
+            raise self._table.error(
+                filled[0],
+                name,
+                f"step {ends[filled[0]] + 1}: the number is missing or NaN",
+                "where it fills up a series, leave it out: others are shorter than this one, too",
+            )
+        self._filled = len(filled)
+        return [one[:end] for one, end in zip(series, ends, strict=True)]
+
     def _of_steps(self, names: list[str], columns: list[Numbers]) -> Rows:
         """Series whose steps are rows of the table."""
         layout = self._layout
@@ -111,6 +148,9 @@ class TableRows:
         self._table.read(self._wanted)
         whose = ids.values if ids is not None else [""] * sum(self._table.rows)
         series = grouped(whose, None if times is None else times.values, layout.time_column, self._place)
+        doubts = []
+        if times is not None:
+            doubts = time_doubts(series, times.values, times.days, str(layout.time_column))
         if ids is not None and times is None:
             self._require_of_one_file(series)
         numbers = np.stack([column.values for column in columns], axis=1)
@@ -131,10 +171,11 @@ class TableRows:
             named=True,
             files=[source.file.name for source in self._table.sources],
             target_names=[*self._targets, *said] or None,
+            warnings=doubts,
         )
 
-    def _numbers(self) -> Numbers:
-        return Numbers(comma=self._layout.decimal is not None)
+    def _numbers(self, gaps: bool = False) -> Numbers:
+        return Numbers(comma=self._layout.decimal is not None, gaps=gaps)
 
     def _require_of_one_file(self, series: Grouping) -> None:
         """BadInputError where steps of several files have one id, and nothing says which come first."""
@@ -192,4 +233,5 @@ class TableRows:
             unused=[name for name in self._table.sources[0].columns if name not in self._wanted],
             files=[source.file.name for source in self._table.sources],
             target_names=list(self._targets) or None,
+            filled=self._filled,
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.text import is_writable
-from compressm_cli.data.columns import Column, Place
+from compressm_cli.data.columns import CORRECT, Column, Place
 from compressm_cli.data.sources import SOURCES, Form, Source
 
 PLAIN = Form()
@@ -46,6 +46,14 @@ class Table:
             self.rows.append(_read(source, wanted))
         if not sum(self.rows):
             raise BadInputError(f"{self.place}: there are no rows in it; it needs at least one")
+
+    def error(self, row: int, column: str, problem: str, advice: str = CORRECT) -> BadInputError:
+        """Of a cell that was read, by its row counted from 0 over all files."""
+        for source, rows in zip(self.sources, self.rows, strict=True):
+            if row < rows:
+                return Place(source.file, 0, column).error(row, problem, advice)
+            row -= rows
+        raise IndexError(row)
 
     def row_names(self) -> list[str] | None:
         """What the rows are called where there are several files; None where their numbers are enough."""

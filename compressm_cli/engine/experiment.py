@@ -23,7 +23,7 @@ from compressm_cli.engine.oneshot import require_same_shape
 from compressm_cli.engine.origins import beginnings, now
 from compressm_cli.engine.precision import require_compiler, resolve_device
 from compressm_cli.engine.resuming import Departure, departure, is_over, record, require_open, set_out
-from compressm_cli.engine.same_data import require_same, require_shared
+from compressm_cli.engine.same_data import as_before, require_same, require_shared
 from compressm_cli.engine.signals import EXIT_CODES, Stop, StoppedError, listening
 from compressm_cli.engine.silent_run import SilentRun
 from compressm_cli.engine.threads import threads_to_begin, threads_to_go_on, using
@@ -184,7 +184,7 @@ def _go_on(
         ended = {"status": "done", "finished": now(), "error": None, "signal": None}
         group.from_main(lambda: run.write_info({**run.read_info(), **ended}))
         return
-    data = dataset()
+    data = as_before(found.fingerprint, dataset())
 
     def begin() -> None:
         if found.fingerprint is not None:

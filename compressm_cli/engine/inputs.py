@@ -17,7 +17,17 @@ from compressm_cli.core.text import shorten
 from compressm_cli.data.encodings import Encoding, Series
 from compressm_cli.data.files import Files, Place, Places, Share
 from compressm_cli.data.interface import expanded
-from compressm_cli.data.layout import FOLDERS, INPUTS, SUFFIXES, WITHOUT_COLUMNS, Layout, format_of, in_format
+from compressm_cli.data.layout import (
+    FOLDERS,
+    INPUTS,
+    SUFFIXES,
+    WITHOUT_COLUMNS,
+    Format,
+    Layout,
+    format_of,
+    in_format,
+)
+from compressm_cli.data.patterns import files_of, is_pattern
 from compressm_cli.data.reading import LONGEST, reading
 from compressm_cli.data.rows import Kind, Rows
 from compressm_cli.data.sources import SOURCES, Form
@@ -46,8 +56,12 @@ class InputSettings(Config):
 
 
 @contextmanager
-def opened_input(checkpoint: Checkpoint, place: str, settings: Sequence[str] = ()) -> Iterator[Rows]:
+def opened_input(
+    checkpoint: Checkpoint, places: Sequence[str], settings: Sequence[str] = ()
+) -> Iterator[Rows]:
     """Within, the rows of a file, a folder, or standard input (``-``), without labels; some are read when asked for.
+
+    Of tables there may be several, also by patterns such as ``part-*.csv``, whose rows follow one another.
 
     ``settings`` are changes such as ``data.text_column=review`` of the layout that the model's own data have. Raises
     BadInputError where nothing is there, or it cannot be read so.
@@ -56,8 +70,10 @@ def opened_input(checkpoint: Checkpoint, place: str, settings: Sequence[str] = (
     told = next(
         (text.partition("=")[2].strip() for text in settings if text.startswith("data.format=")), None
     )
-    if place != STDIN:
-        yield _of_place(checkpoint, takes, told, place, settings)
+    if STDIN not in places:
+        yield _of_places(checkpoint, takes, told, places, settings)
+    elif len(places) > 1:
+        raise BadInputError(f"{STDIN}: standard input is read alone; give it without other files")
     elif told is None:
         yield _of_lines(takes)
     else:
@@ -66,17 +82,28 @@ def opened_input(checkpoint: Checkpoint, place: str, settings: Sequence[str] = (
             yield replace(rows, source=file.name)
 
 
-def _of_place(
-    checkpoint: Checkpoint, takes: Kind, told: str | None, place: str, settings: Sequence[str]
+def _of_places(
+    checkpoint: Checkpoint, takes: Kind, told: str | None, places: Sequence[str], settings: Sequence[str]
 ) -> Rows:
-    path = Path(place)
-    if not path.exists():
+    place, is_there = places[0], len(places) == 1 and Path(places[0]).exists()
+    if len(places) == 1 and not is_there and not is_pattern(place):
         raise BadInputError(f"{place}: no such file or folder (paths start at {Path.cwd()})")
-    found = told or format_of(path, takes)
-    if found is None and takes == "texts" and path.is_file():
+    paths = [Path(place)] if is_there else files_of(places, "readable")
+    found = told or _one_format(paths, takes)
+    if found is None and takes == "texts" and len(paths) == 1 and paths[0].is_file():
         with reading(place, "cannot be read", "make it readable"):
-            return _texts(place, [plain_text(_unpacked(path.read_bytes()), place)], [path.name])
-    return _layout(checkpoint, found, place, settings).read(place, labelled=False)
+            return _texts(place, [plain_text(_unpacked(paths[0].read_bytes()), paths[0])], [paths[0].name])
+    layout = _layout(checkpoint, found, str(paths[0]), settings)
+    return layout.read(str(paths[0]) if len(paths) == 1 else places, labelled=False)
+
+
+def _one_format(paths: Sequence[Path], takes: Kind) -> Format | None:
+    """That of all of some files; None where their names do not tell it."""
+    formats = {format_of(path, takes): path for path in paths}
+    if len(formats) > 1:
+        one, other = list(formats.values())[:2]
+        raise BadInputError(f"{one} and {other} are of two formats; give the files of each by themselves")
+    return next(iter(formats))
 
 
 def _layout(checkpoint: Checkpoint, found: str | None, place: str, settings: Sequence[str]) -> Layout:

@@ -11,7 +11,7 @@ from compressm_cli.core.errors import BadInputError, RunFailedError
 from compressm_cli.data.interface import Dataset, DataSpec
 from compressm_cli.engine.batches import Batches, derived_generator
 from compressm_cli.engine.evaluation import Evaluation, calibrate, evaluate
-from compressm_cli.engine.same_data import relation
+from compressm_cli.engine.same_data import as_before, relation
 from compressm_cli.layers.interface import state_space_layers
 from compressm_cli.methods.calibration import Statistic
 from compressm_cli.methods.hankel.config import MEASURES, TARGETS
@@ -107,6 +107,7 @@ def compress(
     OtherDataError for others than it was trained on, unless they are ``wanted``, and RunFailedError where nothing
     was cut.
     """
+    dataset = as_before(checkpoint.fingerprint, dataset)
     told = relation(checkpoint, dataset, checkpoint.recipe.data, wanted)
     evaluated = evaluated and checkpoint.recipe.data.unjudged() is None
     require_same_shape(checkpoint, dataset.spec)

@@ -91,6 +91,9 @@ class Inference:
     def remarks(self, rows: Rows) -> list[str]:
         """What a user should know of rows that it was asked for."""
         found = [f"{rows.source}: {count:,} left out: {reason}" for reason, count in rows.left_out.items()]
+        found += [f"{rows.source}: {warning}" for warning in rows.warnings]
+        if rows.filled:
+            found.append(f"{rows.source}: {rows.filled:,} rows end in NaN or empty: taken as shorter series")
         if self.longest_seen > self.longest:
             found.append(
                 f"{rows.source}: rows of up to {self.longest_seen:,} steps; the model was trained on "

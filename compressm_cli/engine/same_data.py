@@ -1,12 +1,18 @@
 """Whether data that are loaded again are those that a run or a model was trained on."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
+
+import torch
 
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.checkpoint.validation import DamagedError, read_fingerprint
 from compressm_cli.core.errors import BadInputError, command
-from compressm_cli.data.interface import Dataset, Fingerprint, TaskConfig
+from compressm_cli.data.checksum import text_checksum
+from compressm_cli.data.encodings import Classes
+from compressm_cli.data.interface import CLASSES, SPLITS, Dataset, Fingerprint, TaskConfig
+from compressm_cli.data.labels import first_order
 from compressm_cli.engine.distributed.group import Group
 from compressm_cli.runs.folder import Run
 
@@ -35,6 +41,28 @@ def require_shared(dataset: Dataset, group: Group) -> None:
             )
 
     group.together(check)
+
+
+def as_before(before: Fingerprint | None, dataset: Dataset) -> Dataset:
+    """The data, their classes in the order of a model or run whose data are known by ``before``.
+
+    That is another one where an earlier version trained it, which ordered decimals as texts.
+    """
+    names = list(dataset.class_names or [])
+    known = None if before is None else before.checksums.get(CLASSES)
+    earlier = first_order(names)
+    if names == earlier or known != text_checksum(earlier):
+        return dataset
+    assert dataset.encoding is not None, "what has names of classes has an encoding"
+    places = {name: place for place, name in enumerate(earlier)}
+    numbers = torch.tensor([places[name] for name in names])
+    splits = {
+        key: replace(split, labels=numbers[split.labels])
+        for key in SPLITS
+        for split in [getattr(dataset, key)]
+    }
+    encoding = dataset.encoding.model_copy(update={"outputs": Classes(names=earlier)})
+    return replace(dataset, **splits, class_names=earlier, encoding=encoding)
 
 
 def require_same(run: Run, before: Fingerprint, dataset: Dataset, task: TaskConfig) -> None:

@@ -18,6 +18,8 @@ def data_table(report: Report) -> Table:
     for key, reasons in report.left_out.items():
         counts = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
         notes.append(f"Left out of {key}: {counts}.")
+    for key, count in report.filled.items():
+        notes.append(f"{count:,} of the rows read for {key} end in NaN or empty: taken as shorter series.")
     return Table("What was read", ["", *report.splits], rows, notes)
 
 

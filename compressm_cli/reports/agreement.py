@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.modes import in_evaluation_mode
-from compressm_cli.data.interface import Fingerprint, Split
+from compressm_cli.data.interface import CLASSES, Fingerprint, Split
 from compressm_cli.engine.data_placement import placed
 from compressm_cli.engine.oneshot import require_same_shape
+from compressm_cli.engine.same_data import as_before
 from compressm_cli.reports.arms import Arm, Member, common_seeds
 from compressm_cli.reports.differences import other_data
 from compressm_cli.reports.estimates import Estimate, mean
@@ -57,7 +58,7 @@ class _SaidClasses:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._tests: dict[str, tuple[Fingerprint, Split]] = {}
+        self._tests: dict[tuple[str, str | None], tuple[Fingerprint, Split]] = {}
         self._predictions: dict[int, Tensor] = {}
 
     def __call__(self, member: Member) -> Tensor:
@@ -67,13 +68,13 @@ class _SaidClasses:
         return self._predictions[id(member)]
 
     def _test_rows(self, member: Member) -> Split:
-        task = member.recipe.data
-        key = task.model_dump_json()
+        task, known = member.recipe.data, member.fingerprint
+        key = task.model_dump_json(), None if known is None else known.checksums.get(CLASSES)
         if key not in self._tests:
-            dataset = task.dataset()
+            dataset = as_before(known, task.dataset())
             self._tests[key] = dataset.fingerprint, placed([dataset.test], self._device).splits[0]
         now, rows = self._tests[key]
-        if member.fingerprint is not None and (found := member.fingerprint.differences(now)):
+        if known is not None and (found := known.differences(now)):
             raise BadInputError(f"the data are no longer those of {member.path}: {'; '.join(found)}")
         require_same_shape(member.checkpoint, now.spec)
         return rows

@@ -17,7 +17,7 @@ from compressm_cli.engine.evaluation import evaluate
 from compressm_cli.engine.inputs import named_place, task_for
 from compressm_cli.engine.oneshot import require_same_shape
 from compressm_cli.engine.precision import prepare, resolve_device
-from compressm_cli.engine.same_data import names_data, relation
+from compressm_cli.engine.same_data import as_before, names_data, relation
 from compressm_cli.engine.targets import TargetReport, in_own_unit
 from compressm_cli.engine.workload import evaluation_rows
 from compressm_cli.objectives import objective_config, objective_of
@@ -130,7 +130,7 @@ def _split(checkpoint: Checkpoint, recipe: Recipe, name: SplitName, others: bool
     task, encoding = recipe.data, checkpoint.encoding
     if others and encoding is not None and (own := task.encoded_split(name, encoding)) is not None:
         return own, f"{task.places()[name]} (named by the user)"
-    dataset = task.dataset()
+    dataset = as_before(checkpoint.fingerprint, task.dataset())
     require_same_shape(checkpoint, dataset.spec)
     known = relation(checkpoint, dataset, task, others)
     if encoding is not None and dataset.encoding is not None and not encoding.suits(dataset.encoding):

@@ -1,7 +1,7 @@
 """``compressm_cli.Predictor``: what a trained model says of files, or of rows in memory."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -44,14 +44,15 @@ class Predictor:
 
         return self._said(given_rows(self._model.encoding.inputs, rows))
 
-    def file(self, place: str | Path, *settings: str) -> "Predictions":
-        """What it says of a file or folder, laid out as the model's own data or as settings say.
+    def file(self, place: "str | Path | Sequence[str | Path]", *settings: str) -> "Predictions":
+        """What it says of a file or folder, or of several tables, laid out as the model's own data or as settings say.
 
         These are as of ``compressm predict``: ``data.text_column=body``. Raises BadInputError for what cannot be read.
         """
         from compressm_cli.engine.inputs import opened_input
 
-        with opened_input(self._checkpoint, str(place), settings) as rows:
+        places = [str(place)] if isinstance(place, str | Path) else list(map(str, place))
+        with opened_input(self._checkpoint, places, settings) as rows:
             return self._said(rows)
 
     def _said(self, rows: Any) -> "Predictions":

@@ -13,7 +13,7 @@ from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.interface import DataSpec
 from compressm_cli.engine.oneshot import Outlook, asked, needs_data, outlook
 from compressm_cli.engine.precision import require_compiler, resolve_device
-from compressm_cli.engine.same_data import names_data, relation
+from compressm_cli.engine.same_data import as_before, names_data, relation
 from compressm_cli.engine.threads import choose_threads, using
 from compressm_cli.engine.trainee import Setting
 from compressm_cli.exchange.names import CONFIG
@@ -273,7 +273,7 @@ def _outlook(
     dataset, told = None, None
     try:
         if needs_data(model, config):
-            dataset = task.dataset()
+            dataset = as_before(checkpoint.fingerprint, task.dataset())
             told = relation(checkpoint, dataset, task, wanted)
     except BadInputError as error:
         if needs_data(model, config.model_copy(update={"gramian": "analytic"})):

@@ -10,6 +10,7 @@ import csv
 import gzip
 import io
 import json
+import math
 import random
 import struct
 import sys
@@ -55,6 +56,7 @@ PIECES = [
     b'"', b"\n", b"\r\n", b"\r", b"\x00", b",", b";", b"\t", b"\xef\xbb\xbf", b"NaN", b"1e999", b"Infinity", b"null",
     b"{", b"}", b"[", b"]", b":", b"\\u0000", b"\xff", b"\xc3", b"0x1", b"1_000", b" ", b"true", b"'", b"-", b"..",
     b"99999999999999999999999", "\u2028".encode(), "\u0661".encode(),
+    b"?", b"\n@missing false\n", b"\n@seriesLength 2\n", b"\n@equalLength true\n", b"@dimension 1\n",
 ]  # fmt: skip
 
 
@@ -226,10 +228,11 @@ def _series_case() -> Case:
             if line.strip():
                 one = json.loads(line, object_pairs_hook=_unique)
                 steps = [step if isinstance(step, list) else [step] for step in one["s"]]
-                if not all(type(v) in (int, float) for step in steps for v in step):
+                if not all(type(v) in (int, float, type(None)) for step in steps for v in step):
                     raise TypeError("no numbers")
-                found.append(([[float(v) for v in step] for step in steps], str(one["label"])))
-        return found
+                values = [[math.nan if v is None else float(v) for v in step] for step in steps]
+                found.append((values, str(one["label"])))
+        return list(zip(_unfilled([row for row, _ in found]), (label for _, label in found), strict=True))
 
     return Case("series.jsonl", make, lambda path: plain(layout.read(str(path))), other)
 
@@ -327,30 +330,121 @@ def _npz_case() -> Case:
     return Case("npz", make, lambda path: plain(layout.read(str(path))), other)
 
 
+def _unfilled(rows: list[list[list[float]]]) -> list[list[list[float]]]:
+    """Series (steps, channels) without the steps of NaN that fill them up to one length; ValueError for other NaN."""
+    found = []
+    for row in rows:
+        kept = list(row)
+        while kept and all(value != value for value in kept[-1]):
+            kept.pop()
+        if not kept or any(value != value for step in kept for value in step):
+            raise ValueError("a gap")
+        found.append(kept)
+    if found != rows and len(set(map(len, rows))) > 1:
+        raise ValueError("filled up to several lengths")
+    return found
+
+
+def _filled_case() -> Case:
+    layout = Layout(format="tsv", header=False, label_column="1", feature_columns=["*"])
+
+    def make(chance: random.Random) -> bytes:
+        steps, lines = chance.randint(2, 5), []
+        for _ in range(chance.randint(2, 5)):
+            end = chance.randint(1, steps)
+            cells = [*chance.choices(NUMBERS, k=end), *[chance.choice(["NaN", "nan", ""])] * (steps - end)]
+            lines.append([chance.choice("ab"), *cells])
+        return _as_csv(lines, delimiter="\t")
+
+    def other(content: bytes) -> list[tuple[Any, Any]]:
+        lines = io.StringIO(content.decode("utf-8-sig"), newline="")
+        table = [row for row in csv.reader(lines, delimiter="\t", strict=True) if row]
+        if len(set(map(len, table))) != 1 or not all(label for label, *_ in table):
+            raise ValueError("no such table")
+        rows = [[[float(cell) if cell.strip() else math.nan] for cell in cells] for _, *cells in table]
+        return list(zip(_unfilled(rows), (label for label, *_ in table), strict=True))
+
+    return Case("filled.tsv", make, lambda path: plain(layout.read(str(path))), other)
+
+
+def _ts_header(lines: list[str]) -> dict[str, str]:
+    """What is said once of each key; ValueError where it is said in two ways, or has no sense."""
+    said: dict[str, str] = {}
+    for line in lines:
+        if line.startswith("@"):
+            key, _, value = line[1:].partition(" ")
+            key, value = key.lower().replace("dimensions", "dimension"), value.strip() or "false"
+            if said.setdefault(key, value) != value:
+                raise ValueError("said twice")
+        elif line and not line.startswith("#"):
+            raise ValueError("a line before the series")
+    for key in ("univariate", "equallength", "missing", "timestamps", "classlabel", "targetlabel"):
+        if said.get(key, "true").split()[0].lower() not in ("true", "false"):
+            raise ValueError("neither true nor false")
+    for key in ("serieslength", "dimension"):
+        if not said.get(key, "1").isdecimal():
+            raise ValueError("no number")
+    return said
+
+
+def _require_said(said: dict[str, str], rows: list[list[list[float]]], labels: list[str]) -> None:
+    def says(key: str, value: str) -> bool:
+        return said.get(key, "").lower().split()[:1] == [value]
+
+    lengths, widths = set(map(len, rows)), {len(step) for row in rows for step in row}
+    wanted = [
+        not says("univariate", "true") or widths == {1},
+        not says("univariate", "false") or 1 not in widths,
+        not says("equallength", "true") or len(lengths) == 1,
+        says("equallength", "false")
+        or {int(said.get("serieslength", min(lengths)))} == lengths
+        or "serieslength" not in said,
+        "dimension" not in said or widths == {int(said["dimension"])},
+        not says("missing", "false") or not any(v != v for row in rows for step in row for v in step),
+        says("classlabel", "true") and not says("targetlabel", "true") and not says("timestamps", "true"),
+        not said.get("classlabel", "").split()[1:] or set(labels) <= set(said["classlabel"].split()[1:]),
+    ]
+    if not all(wanted):
+        raise ValueError("not as the header says")
+
+
 def _ts_case() -> Case:
     layout = Layout(format="ts")
 
     def make(chance: random.Random) -> bytes:
-        wide = chance.randint(1, 2)
-        header = "# a comment\n@problemName Toy\n@timeStamps false\n@classLabel true a b\n@data\n"
-        lines = []
-        for _ in range(chance.randint(2, 5)):
-            steps = chance.randint(1, 4)
-            dims = [",".join(chance.choices(NUMBERS, k=steps)) for _ in range(wide)]
-            lines.append(":".join([*dims, chance.choice("ab")]))
-        return (header + "\n".join(lines)).encode()
+        wide, rows = chance.randint(1, 2), chance.randint(2, 5)
+        lengths = (
+            chance.choices(range(1, 5), k=rows) if chance.random() < 0.5 else [chance.randint(1, 4)] * rows
+        )
+        one, lines, missing = len(set(lengths)) == 1, [], False
+        for steps in lengths:
+            end = chance.randint(1, steps) if one else steps
+            missing |= end < steps
+            dims = [[*chance.choices(NUMBERS, k=end), *["?"] * (steps - end)] for _ in range(wide)]
+            lines.append(":".join([*map(",".join, dims), chance.choice("ab")]))
+        header = ["# a comment", "@problemName Toy", "@timeStamps false", "@classLabel true a b"]
+        more = [f"@univariate {str(wide == 1).lower()}", f"@missing {str(missing).lower()}"]
+        more += [f"@equalLength {str(one).lower()}", f"@dimensions {wide}"]
+        header += chance.sample(
+            [*more, f"@seriesLength {lengths[0]}"] if one else more, k=chance.randint(0, 4)
+        )
+        return "\n".join([*header, "@data", *lines]).encode()
 
     def other(content: bytes) -> Any:
         text = io.StringIO(content.decode("utf-8-sig"), newline=None).read()
         lines = [line.strip() for line in text.split("\n")]
         start = next(i for i, line in enumerate(lines) if line.lower().split(" ")[0] == "@data")
-        found = []
+        rows, labels = [], []
         for line in lines[start + 1 :]:
             if line and not line.startswith("#"):
                 *dims, label = line.split(":")
-                values = [[float(cell) for cell in dim.split(",")] for dim in dims]
-                found.append(([list(step) for step in zip(*values, strict=True)], label.strip()))
-        return found
+                values = [
+                    [math.nan if c.strip() in ("?", "") else float(c) for c in dim.split(",")] for dim in dims
+                ]
+                rows.append([list(step) for step in zip(*values, strict=True)])
+                labels.append(label.strip())
+        _require_said(_ts_header(lines[:start]), rows, labels)
+        return list(zip(_unfilled(rows), labels, strict=True))
 
     return Case("ts", make, lambda path: plain(layout.read(str(path))), other)
 
@@ -459,6 +553,7 @@ CASES = {
     "raw tokens": _raw_tokens_case(),
     "npz": _npz_case(),
     "ts": _ts_case(),
+    "filled tsv": _filled_case(),
     "wav": _sound_case(),
     "mnist": _mnist_case(),
 }

@@ -334,10 +334,10 @@ def test_predictions_of_pieces_are_called_by_their_file() -> None:
     checkpoint = Checkpoint.of(model, wanted, dataset.spec, 1, encoding=dataset.encoding)
     put("new/x.flac", sine(440, 8000, 0.15))
     put("new/y.wav", sine(440, 16000, 0.05), 16000)
-    with opened_input(checkpoint, "new") as rows:
+    with opened_input(checkpoint, ["new"]) as rows:
         said = Inference(checkpoint, "cpu")(rows)
     assert said.names == ["x.flac#1", "x.flac#2", "x.flac#3", "y.wav"]
     assert said.probabilities is not None
     assert said.probabilities.shape == (4, 2)
-    with opened_input(checkpoint, "new/y.wav") as rows:
+    with opened_input(checkpoint, ["new/y.wav"]) as rows:
         assert Inference(checkpoint, "cpu")(rows).names == ["y.wav"]

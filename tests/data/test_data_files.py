@@ -281,10 +281,13 @@ def test_texts_of_a_folder_are_utf8_with_or_without_a_mark():
     assert set(Layout(format="text_folder").read("train").content) == {
         f"{name} ü{number}".encode() for name in ("neg", "pos") for number in range(10)
     }
-    for encoding, sign, position in (("latin-1", "0xfc", 2), ("utf-16", "0xff", 1)):
+    for encoding, told in (
+        ("latin-1", "not a UTF-8 text: the byte 0xfc at position 2; save it as UTF-8"),
+        ("utf-16", "a text in UTF-16; save it as UTF-8 text"),
+        ("utf-16-be", "a text in UTF-16-BE; save it as UTF-8 text"),
+    ):
         write("train/neg/odd.txt", "aü".encode(encoding))
-        told = rf"neg/odd\.txt: not a UTF-8 text: the byte {sign} at position {position}; save it as UTF-8"
-        with pytest.raises(BadInputError, match=told):
+        with pytest.raises(BadInputError, match=rf"neg/odd\.txt: {told}"):
             Layout(format="text_folder").read("train")
 
 

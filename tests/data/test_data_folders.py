@@ -11,7 +11,7 @@ from PIL import Image
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.files import Files
 from compressm_cli.data.layout import Layout
-from compressm_cli.data.sources.folders import BESIDE, HIDDEN, NOWHERE, STRANGE, TWICE, suffix_of
+from compressm_cli.data.sources.folders import BESIDE, HIDDEN, NOWHERE, SAME, STRANGE, TWICE, suffix_of
 from compressm_cli.data.text_lm import TextLm
 
 SUFFIX = {"text_folder": ".txt", "image_folder": ".png"}
@@ -215,3 +215,30 @@ def test_folders_of_splits_are_no_classes(kind: str) -> None:
     for name in ("test", "train"):  # as the words of a spoken command
         put(f"words/{name}/1{suffix}", kind)
     assert Layout(format=kind).read("words").labels == ["test", "train"]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_file_of_several_names_is_one_row(kind: str) -> None:
+    suffix = SUFFIX[kind]
+    for name in ("cat/1", "cat/2", "dog/3"):
+        put(f"rows/{name}{suffix}", kind)
+    Path(f"rows/cat/hard{suffix}").hardlink_to(f"rows/cat/1{suffix}")
+    Path(f"rows/cat/soft{suffix}").symlink_to(f"2{suffix}")
+    layout = Layout(format=kind)  # type: ignore[arg-type]
+    for labelled in (True, False):
+        rows = layout.read("rows", labelled)
+        assert rows.names == [f"{name}{suffix}" for name in ("cat/1", "cat/2", "dog/3")]
+        assert rows.left_out == {SAME: 2}
+    Path(f"rows/dog/other{suffix}").hardlink_to(f"rows/cat/1{suffix}")
+    told = f"^rows/dog/other{suffix}: is the same file as rows/cat/1{suffix}, by a link, and a row has one class;"
+    with pytest.raises(BadInputError, match=told):
+        layout.read("rows")
+
+
+def test_files_of_one_number_are_not_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some file systems number nothing."""
+    put("rows/cat/1.txt")
+    put("rows/dog/2.txt")
+    one = os.stat("rows/cat/1.txt")
+    monkeypatch.setattr(Path, "stat", lambda path, **_: one if path.suffix else os.stat(path))
+    assert len(Layout(format="text_folder").read("rows")) == 2

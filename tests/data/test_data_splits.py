@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.interface import Split
-from compressm_cli.data.labels import class_names, class_numbers
+from compressm_cli.data.labels import class_names, class_numbers, first_order
 from compressm_cli.data.splits import hold_out
 from compressm_cli.data.tokens import byte_tokens
 
@@ -26,7 +26,23 @@ def test_held_out_rows_are_disjoint_of_exact_size_and_in_proportion(labels, seed
 
 def test_classes_that_are_numbers_are_ordered_as_numbers():
     assert class_names(["10", "9", "-1", "9"]) == ["-1", "9", "10"]
-    assert class_names(["10", "9", "09"]) == ["09", "10", "9"]
+    assert class_names(["10.0", "2.0", "1e-3", "-.5", "10"]) == ["-.5", "1e-3", "2.0", "10", "10.0"]
+    assert class_names(["10", "9", "09"]) == ["09", "9", "10"]
+    assert class_names(["10", "9", "x"]) == ["10", "9", "x"]
+    assert class_names(["10", "9", "1e9999", "nan"]) == ["10", "1e9999", "9", "nan"]
+    assert class_names(["9" * 20, "9" * 19 + "8", "9e19"]) == ["9e19", "9" * 19 + "8", "9" * 20]
+    assert first_order(["2.0", "10.0"]) == ["10.0", "2.0"]
+    assert first_order(["2", "10"]) == ["2", "10"]
+
+
+def test_which_rows_are_held_out_stays_as_it_was():
+    labels = torch.arange(40) % 3
+    assert hold_out(labels, [4, 3], 1)[0].tolist() == [9, 22, 11, 21]
+
+
+def test_each_row_may_be_a_class_of_its_own():
+    held, kept = hold_out(torch.arange(200_000), [20_000], 0)
+    assert sorted([*held.tolist(), *kept.tolist()]) == list(range(200_000))
 
 
 def test_an_unknown_class_is_named_with_its_row():

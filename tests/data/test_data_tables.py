@@ -410,11 +410,11 @@ def test_a_column_of_lists_may_be_one_channel():
             r"'\[1, 2\]' is not a list of numbers, one a step \(a text that looks like a list is none\)",
         ),
         (None, "the cell is empty"),
-        ([1, None], "step 2: None is not a number"),
+        ([None, 1], "step 1: the number is missing or NaN"),
         ([1, [2]], "step 2 has 1 numbers, and the first step the number 1"),
         ([[1, 2], [3]], "step 2 has 1 numbers, and the first step 2 numbers"),
         ([1, "2"], "step 2: '2' is not a number"),
-        ([1, float("nan")], "step 2: the number is missing or NaN"),
+        ([float("nan"), 1], "step 1: the number is missing or NaN"),
         ([[1.0, 1.0]], "2 channels, and the first row has 1"),
     ],
 )
@@ -471,11 +471,19 @@ def test_files_that_are_no_table_together_are_refused():
         r"folder: a folder; give a csv file, or a pattern for several such as folder/\*",
         **XY,
     )
-    with pytest.raises(BadInputError, match=r"a.csv: belongs to data.train and to data.test"):
+    with pytest.raises(BadInputError, match=r"a.csv: is of data.train and of data.test"):
         Files(format="csv", train="*.csv", test="a.csv", **XY).load()
     Path("other.csv").symlink_to("a.csv")
-    with pytest.raises(BadInputError, match=r"other.csv: belongs to data.train and to data.test"):
-        Files(format="csv", train="a.csv", test="other.csv", **XY).load()
+    Path("hard.csv").hardlink_to("a.csv")
+    for other in ("other.csv", "hard.csv"):
+        with pytest.raises(BadInputError, match=f"{other}: is of data.train and of data.test"):
+            Files(format="csv", train="a.csv", test=other, **XY).load()
+        refused(
+            ["a.csv", other],
+            "csv",
+            f"{other}: is the same file as a.csv, by a link; name each file once",
+            **XY,
+        )
     with pytest.raises(ValidationError, match="must be different"):
         Files(format="csv", train=["a.csv", "b.csv"], test="./a.csv", **XY)
 
@@ -618,7 +626,7 @@ def test_series_of_unequal_lengths_in_npz_are_padded_or_one_after_another(channe
         ({"x": X[0, 0], "y": np.zeros(3)}, r"array 'x' has the shape \(3,\); wanted is \(rows, steps\)"),
         ({"x": X.astype(str), "y": np.zeros(2)}, "array 'x' is of <U.*; write numbers"),
         ({"x": X, "y": np.array([0.5, 1])}, "row 1, column 'y': 0.5 cannot be a label"),
-        ({"x": X * np.nan, "y": np.zeros(2)}, "row 1, column 'x': step 1: the number is missing or NaN"),
+        ({"x": X * np.nan, "y": np.zeros(2)}, "row 1, column 'x': all numbers are missing or NaN; a series"),
         (
             {"x": np.array([[1], [1, 2]], dtype=object), "y": np.zeros(2)},
             "cannot be read as npz: Object arrays",
@@ -702,11 +710,12 @@ def test_files_of_the_time_series_archives():
         (("4,5,6", "4,5"), "line 7: dimension 2 has 2 steps, and dimension 1 3"),
         (("5,6", "?,6"), "line 7: dimension 2, step 2: a value is missing"),
         (("5,6", "x,6"), "line 7: dimension 2, step 2: 'x' is not a number"),
-        (("5,6", "nan,6"), "row 1, column 'series': step 2: the number is missing or NaN"),
+        (("5,6", "nan,6"), "line 7: dimension 2, step 2: a value is missing"),
         (("5,6", "1_0,6"), "line 7: dimension 2, step 2: '1_0' is not a number"),
         (("Stamps false", "Stamps true"), "has time stamps, which are not read"),
         (("@data", "@dat"), "no @data before the series"),
-        (("1.5,-2e1:0,1:run", "1.5:run"), "row 2, column 'series': 1 channel, and the first row has 2"),
+        (("1.5,-2e1:0,1:run", "1.5:run"), "line 9: 1 dimension, and line 4 says @univariate false"),
+        (("1.5,-2e1:0,1:run", "1.5:2:3:run"), "row 2, column 'series': 3 channels, and the first row has 2"),
     ],
 )
 def test_a_damaged_file_of_the_archives_is_refused(change, told):
@@ -766,3 +775,37 @@ def test_a_blank_stands_for_any_run_of_them():
     write("rows.csv", "1 2 a\n3  b\n")
     told = "line 2: 2 cells, but the first line has 3"
     refused("rows.csv", "csv", told, header=False, delimiter=" ", feature_columns=["*"], label_column=3)
+
+
+TEXTS_OF_ANY_KIND = {
+    "csv": "x,y,label\n1,2,a\n3,4,ü\n",
+    "tsv": "x\ty\tlabel\n1\t2\ta\n",
+    "jsonl": '{"x": 1, "y": 2, "label": "a"}\n',
+    "json": '[{"x": 1, "y": 2, "label": "a"}]',
+    "ts": "@classLabel true a\n@data\n1,2:a\n",
+}
+
+
+@pytest.mark.parametrize("file_format", TEXTS_OF_ANY_KIND)
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(("encoding", "said"), [
+    ("utf-16", "UTF-16"), ("utf-16-le", "UTF-16-LE"), ("utf-16-be", "UTF-16-BE"), ("utf-32", "UTF-32"),
+    ("utf-32-be", "UTF-32"),
+])  # fmt: skip
+def test_a_text_of_wide_signs_is_called_so(file_format, packed, encoding, said):
+    content = TEXTS_OF_ANY_KIND[file_format].encode(encoding)
+    name = write(f"rows.{file_format}{'.gz' * packed}", gzip.compress(content) if packed else content)
+    keys = {} if file_format == "ts" else XY
+    refused(name, file_format, rf"^{name}: a text in {said}; save it as UTF-8 text", **keys)
+    if file_format == "csv" and said != "UTF-32":
+        assert read(name, "csv", encoding="utf-16", **XY).labels == ["a", "ü"]
+        refused(name, "csv", f"a text in {said}; save it", encoding="cp1252", **XY)
+
+
+@pytest.mark.parametrize("place", [0, 12, 21])
+def test_a_byte_of_value_0_is_no_sign_of_a_text(place):
+    for file_format in ("csv", "tsv", "ts"):
+        text = TEXTS_OF_ANY_KIND[file_format] * 3
+        write("rows", text[:place] + "\0" + text[place:])
+        told = r"^rows, line \d: a byte of value 0, which is no sign of a text; correct or replace the file"
+        refused("rows", file_format, told, **({} if file_format == "ts" else XY))

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.sources.interface import BATCH, Cells, Source
-from compressm_cli.data.sources.text import opened
+from compressm_cli.data.sources.text import opened, without_nul
 
 ADVICE = "save it as UTF-8 text, or name its encoding as data.encoding"
 BLANK = " "
@@ -58,7 +58,9 @@ class CsvSource(Source):
         sign = self.form.delimiter or self.delimiter
         try:
             with opened(self.file, self.kind, self.form.encoding, ADVICE) as lines:
-                reader = csv.reader(lines, delimiter=sign, strict=True, skipinitialspace=sign == BLANK)
+                reader = csv.reader(
+                    without_nul(lines, self.file), delimiter=sign, strict=True, skipinitialspace=sign == BLANK
+                )
                 try:
                     for row in reader:
                         if sign == BLANK and row and not row[-1]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.reading import reading
+from compressm_cli.data.same_files import FilesMet
 
 LITTER = {
     "__macosx",
@@ -25,6 +26,7 @@ HIDDEN = "hidden, or left there by a system"
 BESIDE = "beside the folders of the classes"
 NOWHERE = "linked to nothing"
 TWICE = "linked to folders that are read already"
+SAME = "linked to files that are read already"
 STRANGE = "neither file nor folder"
 SPLITS = {
     "train": "train",
@@ -79,6 +81,9 @@ class _Walk:
     others: Counter[str] = field(default_factory=Counter)
     """Files of other kinds, by their suffix."""
     seen: set[str] = field(default_factory=set)
+    met: FilesMet = field(default_factory=FilesMet)
+    of_class: Path | None = None
+    """The folder of the class that is looked through."""
 
     def entries(self, folder: Path) -> list[Path]:
         """What is not hidden, folders and files before links, in the order of their names."""
@@ -105,9 +110,23 @@ class _Walk:
             elif not entry.is_file():
                 self.left_out[NOWHERE if entry.is_symlink() else STRANGE] += 1
             elif (suffix := suffix_of(entry.name)) in self.content.suffixes:
-                yield entry
+                if self.is_new(entry):
+                    yield entry
             else:
                 self.others[suffix] += 1
+
+    def is_new(self, file: Path) -> bool:
+        """Whether a file was not read by another name; BadInputError where that was in another class."""
+        other = self.met.first(file)
+        if other is file:
+            return True
+        if self.of_class is not None and self.of_class not in other.parents:
+            raise BadInputError(
+                f"{file}: is the same file as {other}, by a link, and a row has one class; remove one of them, or "
+                "copy the file where both are meant"
+            )
+        self.left_out[SAME] += 1
+        return False
 
     def reasons(self) -> dict[str, int]:
         found = {reason: count for reason, count in sorted(self.left_out.items()) if count}
@@ -133,8 +152,8 @@ def class_files(folder: Path, content: Content, classes: Sequence[str] | None = 
     """The files of each ``<class>/**``, in the order of the names of classes, folders and files.
 
     ``classes`` restricts it to some folders. Hidden entries and what systems leave are no rows, suffixes count
-    in upper and lower case, links are followed, and a folder is read once. Raises BadInputError where there are no
-    classes, or one has no file.
+    in upper and lower case, links are followed, and folders and files are read once. Raises BadInputError where there
+    are no classes, one has no file, or two have the same one.
     """
     if not folder.is_dir():
         problem = "is a file; unpack it, and give" if folder.is_file() else "no such folder; give"
@@ -180,7 +199,7 @@ def _files_of(place: Path, walk: _Walk) -> list[Path]:
         raise BadInputError(
             f"{place.parent}: the folder {name} has a name that is no UTF-8; rename it"
         ) from None
-    own = _Walk(content, seen=walk.seen)
+    own = _Walk(content, seen=walk.seen, met=walk.met, of_class=place)
     files = sorted(own.files(place)) if own.enter(place) else []
     if not files:
         left_out = ", ".join(f"{reason}: {count}" for reason, count in own.reasons().items())

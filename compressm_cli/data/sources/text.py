@@ -2,35 +2,73 @@
 
 import codecs
 import gzip
-from collections.abc import Iterator
+import io
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.reading import reading
 
 CHUNK = 2**20
 """Bytes that are looked at at once."""
+LOOKED_AT = 4096
+"""Bytes at the beginning of a file that tell its encoding."""
 ADVICE = "save it as UTF-8 text"
+MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),  # which begins as that of UTF-16 does
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+NULS = 1 / 4
+"""Of the signs of a text in UTF-16, of how many the higher byte is 0, at least; in English of all."""
 
 
 @contextmanager
 def opened(file: Path, kind: str, encoding: str | None = None, advice: str = ADVICE) -> Iterator[TextIO]:
     """A file of some encoding, or of UTF-8, with or without a mark at its beginning.
 
-    What fails within is told as a fault of the file.
+    What fails within is told as a fault of the file, and so is a text that is in UTF-16 and not said to be.
     """
-    codec = encoding or "utf-8-sig"
-    with reading(file, f"cannot be read as {kind}", advice):
-        packed = file.suffix.lower() == ".gz"
-        with (
-            gzip.open(file, "rt", encoding=codec, newline="")
-            if packed
-            else file.open(encoding=codec, newline="") as lines
-        ):
-            assert not isinstance(lines, gzip.GzipFile), "text is asked for"
-            yield lines
+    with (
+        reading(file, f"cannot be read as {kind}", advice),
+        _bytes(file) as content,
+    ):
+        found = wide_encoding(content.peek(LOOKED_AT)[:LOOKED_AT])
+        if found is not None and (encoding != "utf-16" or found == "utf-32"):
+            raise BadInputError(f"{file}: a text in {found.upper()}; {advice}")
+        yield io.TextIOWrapper(content, encoding=found or encoding or "utf-8-sig", newline="")
+
+
+def _bytes(file: Path) -> Any:
+    """What is in a file, unpacked; its first bytes can be looked at before they are read."""
+    return gzip.open(file) if file.suffix.lower() == ".gz" else file.open("rb")
+
+
+def wide_encoding(start: bytes) -> str | None:
+    """The encoding of a text that begins so, as Python calls it, where its signs have two bytes or four; else None."""
+    for mark, name in MARKS:
+        if start.startswith(mark):
+            return name
+    pairs = len(start) // 2
+    first, second = (start[place : 2 * pairs : 2].count(0) for place in (0, 1))
+    if first + second > pairs:
+        return "utf-32"
+    if second >= max(1, NULS * pairs) and not first:
+        return "utf-16-le"
+    return "utf-16-be" if first >= max(1, NULS * pairs) and not second else None
+
+
+def without_nul(lines: Iterable[str], file: Path) -> Iterator[str]:
+    """The lines; BadInputError at the first that has a byte of value 0, as damaged files and none of text have."""
+    for number, line in enumerate(lines, start=1):
+        if "\0" in line:
+            raise BadInputError(
+                f"{file}, line {number}: a byte of value 0, which is no sign of a text; correct or replace the file"
+            )
+        yield line
 
 
 def not_utf8(text: bytes) -> int | None:
@@ -46,7 +84,9 @@ def not_utf8(text: bytes) -> int | None:
 
 
 def plain_text(content: bytes, place: object) -> bytes:
-    """A text of UTF-8 without the mark at its beginning; BadInputError at the first byte that is none of one."""
+    """A text of UTF-8 without the mark at its beginning; BadInputError for other texts, and what is none."""
+    if (found := wide_encoding(content[:LOOKED_AT])) is not None:
+        raise BadInputError(f"{place}: a text in {found.upper()}; {ADVICE}")
     text = content.removeprefix(codecs.BOM_UTF8)
     try:
         text.decode("utf-8")

@@ -11,10 +11,14 @@ from typing import ClassVar
 import numpy as np
 
 from compressm_cli.core.errors import BadInputError
+from compressm_cli.data.padding import end_of
 from compressm_cli.data.sources.interface import BATCH, Cells, Source
-from compressm_cli.data.sources.text import opened
+from compressm_cli.data.sources.text import opened, without_nul
+from compressm_cli.data.sources.ts_header import CLASS, TsHeader
 
 SERIES, LABEL, TARGET = "series", "label", "target"
+MISSING = ("?", "")
+"""What stands for a value that there is not, besides NaN."""
 
 
 class TsSource(Source):
@@ -24,21 +28,8 @@ class TsSource(Source):
 
     @cached_property
     def columns(self) -> list[str]:
-        header = self._header
-        if header.get("timestamps", "false").split()[0].lower() == "true":
-            raise BadInputError(
-                f"{self.file}: has time stamps, which are not read; write it with @timestamps false"
-            )
-        said = [
-            name
-            for name, key in ((LABEL, "classlabel"), (TARGET, "targetlabel"))
-            if header.get(key, "false").split()[0].lower() == "true"
-        ]
-        if len(said) > 1:
-            raise BadInputError(
-                f"{self.file}: has @classlabel true and @targetlabel true; a series has one of them"
-            )
-        return [SERIES, *said]
+        label = self._header.label
+        return [SERIES] if label is None else [SERIES, LABEL if label == CLASS else TARGET]
 
     def missing(self, name: str) -> BadInputError:
         if name == TARGET:
@@ -56,41 +47,27 @@ class TsSource(Source):
             yield [[case[name != SERIES] for case in block] for name in columns]
 
     @cached_property
-    def _header(self) -> dict[str, str]:
-        """What the @ lines say, by their first word in lower case."""
-        found: dict[str, str] = {}
+    def _header(self) -> TsHeader:
         with opened(self.file, self.kind) as lines:
-            for line in map(str.strip, lines):
-                if line.startswith("@"):
-                    key, _, value = line[1:].partition(" ")
-                    if key.lower() == "data":
-                        return found
-                    found[key.lower()] = value.strip() or "false"
-                elif line and not line.startswith("#"):
-                    break
-        raise BadInputError(
-            f"{self.file}: cannot be read as ts: no @data before the series; correct or replace it"
-        )
+            return TsHeader.read(without_nul(lines, self.file), self.file)
 
     def _cases(self) -> Iterator[tuple[np.ndarray, str | None]]:
-        """(steps, channels) of each line, and what stands last in it."""
-        said = len(self.columns) > 1
-        classes = self._header.get("classlabel", "").split()[1:]
+        """(steps, channels) of each line, with NaN where a value is missing at the end, and what stands last in it."""
+        said, header = len(self.columns) > 1, self._header
+        header.length = None
         began = False
         with opened(self.file, self.kind) as lines:
-            for number, line in enumerate(map(str.strip, lines), start=1):
+            for number, line in enumerate(map(str.strip, without_nul(lines, self.file)), start=1):
                 if not began or not line or line.startswith("#"):
                     began = began or line.lower() == "@data"
                     continue
                 dimensions = line.split(":")
                 last = dimensions.pop().strip() if said else None
-                if classes and last not in classes:
-                    raise self._error(
-                        number, f"the class {last!r} is none of the header's, {', '.join(classes)}"
-                    )
                 if not dimensions:
                     raise self._error(number, "a class without a series")
-                yield self._series(number, dimensions), last
+                series = self._series(number, dimensions)
+                header.require(number, series, last)
+                yield series, last
 
     def _series(self, number: int, dimensions: list[str]) -> np.ndarray:
         channels = [self._values(number, place, text) for place, text in enumerate(dimensions, start=1)]
@@ -99,18 +76,24 @@ class TsSource(Source):
                 raise self._error(
                     number, f"dimension {place} has {len(values)} steps, and dimension 1 {len(channels[0])}"
                 )
-        return np.stack(channels, axis=1)
+        series = np.stack(channels, axis=1)
+        gaps = np.argwhere(np.isnan(series[: end_of(series)]))
+        if len(gaps):
+            step, channel = gaps[0] + 1
+            raise self._error(number, f"dimension {channel}, step {step}: a value is missing")
+        return series
 
     def _values(self, number: int, dimension: int, text: str) -> np.ndarray:
-        cells = text.split(",")
+        cells = ["nan" if cell.strip() in MISSING else cell for cell in text.split(",")]
         try:
             if "_" in text:
                 raise ValueError
             return np.array(cells, dtype=np.float64)
         except ValueError:
             step, cell = next((n, c.strip()) for n, c in enumerate(cells, start=1) if not _is_number(c))
-            told = "a value is missing" if cell in ("?", "") else f"{cell!r} is not a number"
-            raise self._error(number, f"dimension {dimension}, step {step}: {told}") from None
+            raise self._error(
+                number, f"dimension {dimension}, step {step}: {cell!r} is not a number"
+            ) from None
 
     def _error(self, line: int, problem: str) -> BadInputError:
         return BadInputError(f"{self.file}, line {line}: {problem}; correct it, or leave out the line")
