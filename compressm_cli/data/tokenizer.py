@@ -8,6 +8,7 @@ from compressm_cli.core.contents import found_instead
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.reading import reading
 from compressm_cli.data.sources.packed import require_file
+from compressm_cli.data.tokenizer_limits import require_modest
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -32,11 +33,14 @@ def tokenizer_text(path: Path) -> str:
     if path.exists():
         require_file(path)
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
     except OSError as error:
         raise BadInputError(f"{path}: cannot be read ({error.strerror}); correct the path") from error
     if len(content) > LARGEST:
-        raise BadInputError(f"{path}: {len(content):,} bytes; a tokenizer.json has at most {LARGEST:,}")
+        raise BadInputError(
+            f"{path}: more than {LARGEST:,} bytes, as no tokenizer.json has; correct the path"
+        )
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -56,7 +60,9 @@ def known_tokenizer(text: str) -> "Tokenizer":
 
 @lru_cache(maxsize=4)
 def _parsed(text: str) -> "Tokenizer":
-    known = _require_package().from_str(text)
+    package = _require_package()
+    require_modest(text)
+    known = package.from_str(text)
     known.no_truncation()
     known.no_padding()
     if getattr(known.model, "dropout", None) is not None:

@@ -1,5 +1,6 @@
 """Tokens as numbers and of tokenizers: texts become what the model reads, and what it says becomes text."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from compressm_cli.data.encodings import Bytes, Encoding, Ids, TokenInputs, Toke
 from compressm_cli.data.rows import Rows
 from compressm_cli.data.token_files import TokenFiles
 from compressm_cli.data.tokenizer import read_tokenizer
+from compressm_cli.data.tokenizer_limits import require_modest
 from compressm_cli.models import build_model
 from compressm_cli.recipe import recipe_from_mapping
 
@@ -253,3 +255,55 @@ def test_numbers_suit_any_tokenizer_of_their_size() -> None:
     assert not Encoding(inputs=Bytes(), outputs=Tokens()).suits(
         Encoding(inputs=Ids(size=257), outputs=Tokens())
     )
+
+
+def bomb(part: str, **settings: Any) -> str:
+    known = json.loads(of_words().to_str())
+    return json.dumps({**known, part: settings})
+
+
+def replacing(content: str) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": {"String": "the"}, "content": content}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[" * 10**6, "not a tokenizer.json: "),
+        ('{"normalizer":' * 10**5, "not a tokenizer.json: "),
+        (bomb("normalizer", type="Sequence", normalizers=[replacing("the" * 30)] * 3), "a text up to 2.7e+04 times"),
+        (bomb("normalizer", type="Prepend", prepend="a" * 10**6), "it puts more than 1,000 signs before each text"),
+        (
+            bomb("normalizer", type="Precompiled", precompiled_charsmap="/////w=="),
+            "its precompiled_charsmap is not as long as it says",
+        ),
+        (bomb("model", type="BPE", vocab={"a": 10**30}, merges=[]), "not a tokenizer.json: "),
+    ],
+    ids=["lists", "objects", "replacements", "beginning", "table", "number"],
+)  # fmt: skip
+def test_a_tokenizer_takes_no_more_room_than_its_size_explains(text: str, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text(text)
+    with pytest.raises(BadInputError) as found:
+        read_tokenizer(path)
+    assert told in str(found.value)
+    assert "\n" not in str(found.value)
+    with pytest.raises(BadInputError, match=r"^tokenizer.json: describes no tokenizer: "):
+        Tokenizer(size=SIZE, json_text=text).ids("the cat")
+
+
+def test_of_a_large_file_no_more_is_read_than_a_tokenizer_has(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    with path.open("wb") as file:
+        file.truncate(2**40)  # takes no room on the disk
+    with pytest.raises(BadInputError, match=r"more than 67,108,864 bytes, as no tokenizer\.json has"):
+        read_tokenizer(path)
+
+
+@pytest.mark.parametrize("known", [of_bytes(), of_words()])
+def test_what_models_replace_is_modest(known: Any) -> None:
+    known.normalizer = tokenizers.normalizers.Sequence([
+        tokenizers.normalizers.Prepend("▁"), tokenizers.normalizers.Replace(" ", "▁"),
+        tokenizers.normalizers.Replace(tokenizers.Regex(" {2,}"), " "), tokenizers.normalizers.NFKC(),
+    ])  # fmt: skip
+    require_modest(known.to_str())

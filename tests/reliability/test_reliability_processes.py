@@ -4,11 +4,14 @@ import os
 import random
 import shutil
 import signal
+import sys
 import time
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import processes
 import pytest
 import reliability
@@ -16,7 +19,9 @@ import torch
 from torch import nn
 
 from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.cli import main
 from compressm_cli.core.errors import BadInputError, GroupEndedError, RunFailedError
+from compressm_cli.data import encoded, mapped
 from compressm_cli.data.interface import IGNORE, Split
 from compressm_cli.engine.batches import share_of
 from compressm_cli.engine.distributed.agreement import checksum
@@ -167,6 +172,49 @@ def test_two_processes_do_what_one_does(case: str, tmp_path: Path) -> None:
     assert len(processes.checksums(two)) == 3  # at the start and at two cuts
     assert not processes.checksums(one)
     assert (one.read_summary()["processes"], two.read_summary()["processes"]) == (1, 2)
+
+
+def put_tokens(folder: Path) -> dict[str, Any]:
+    """A file that is mapped."""
+    np.save(folder / "tokens.npy", (np.arange(3000) ** 2 % 47).astype(np.uint16))
+    return {"task": "tokens", "vocabulary": 50, "path": str(folder / "tokens.npy"), "length": 16}
+
+
+def put_recordings(folder: Path) -> dict[str, Any]:
+    """Files of unequal length, which are encoded into a temporary one where memory has no room."""
+    soundfile = pytest.importorskip("soundfile")
+    for number in range(40):
+        path = folder / "sounds" / "ab"[number % 2] / f"{number}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        seconds = np.arange(800 + 40 * number) / 4000
+        soundfile.write(path, 0.5 * np.sin(2 * np.pi * (200, 900)[number % 2] * seconds + number), 4000)
+    where = {"task": "files", "format": "audio_folder", "train": str(folder / "sounds"), "features": "mfcc"}
+    return {**where, "validation": 0.2, "test": 0.2}
+
+
+def with_little_memory(*arguments: str) -> None:
+    """A command whose data, where they are encoded, are in temporary files."""
+    mapped.free_memory = lambda: 1000  # type: ignore[attr-defined]
+    encoded.PART = 2000
+    sys.exit(main.run(arguments))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("put", [put_tokens, put_recordings])
+def test_two_processes_do_what_one_does_on_data_in_files(
+    put: Callable[[Path], dict[str, Any]], tmp_path: Path
+) -> None:
+    data, found = put(tmp_path), []
+    for count in (1, 2):
+        train = {"accumulate": 3 - count, "steps": 40}
+        path = processes.write_recipe(tmp_path / str(count), "lru", data=data, train=train)
+        begun = processes.begun(count, with_little_memory, "train", str(path), "--quiet")
+        assert processes.ended(begun) == [0] * count
+        found.append(Run.open(tmp_path / str(count) / "kill" / "v0001"))
+    one, two = (Checkpoint.load(run.final_checkpoint) for run in found)
+    assert (one.encoding, one.fingerprint) == (two.encoding, two.fingerprint)
+    assert one.encoding is not None
+    assert [name for name in one.weights if not torch.equal(one.weights[name], two.weights[name])] == []
 
 
 @pytest.mark.slow
