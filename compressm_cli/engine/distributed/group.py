@@ -1,6 +1,8 @@
 """The processes of one run, as torchrun starts them, and what they tell each other."""
 
 import atexit
+import gc
+import importlib
 import io
 import os
 import signal
@@ -283,6 +285,9 @@ def joined(
         raise ended.error from ended.__cause__
     # Only in good order: the others may be gone, and NCCL would wait for them.
     dist.destroy_process_group()
+    # The threads of gloo end with whatever refers to the group last, such as a wrapped model in a cycle. One that lets
+    # go of a tensor while the interpreter ends would abort the process.
+    gc.collect()
 
 
 def _prepare_to_end(exit_code: int) -> None:
@@ -336,6 +341,9 @@ def _meet(group: Group, notices: Notices, warn: Callable[[str], None], asked: As
             fresh = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT') or 0}", store)
             notices.begin(fresh, os.environ["MASTER_ADDR"])
             known = arrivals.asked(fresh, asked, TIMEOUT)
+        # Before there is a group: PyTorch imports it for wrapped models, and its functions hold the group in their
+        # defaults for good.
+        importlib.import_module("torch.distributed.nn")
         dist.init_process_group(backend, store=fresh, rank=rank, world_size=group.size, timeout=TIMEOUT)
     except (OSError, RuntimeError, ValueError) as error:
         raise BadInputError(
