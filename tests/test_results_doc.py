@@ -50,7 +50,7 @@ def test_what_stands_between_the_markers_is_written_anew(tmp_path: Path) -> None
     assert found.startswith("before\n<!-- study: results/results.json -->\n")
     assert found.endswith("<!-- end -->\nafter <!-- end -->\n")
     assert "old" not in found
-    assert "| method | 0.004 (edge) | 25.00 |" in found
+    assert "| method | 0.004\\* | 25.00 |" in found
     assert filled(found, tmp_path) == found
 
 

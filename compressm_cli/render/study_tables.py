@@ -1,4 +1,4 @@
-"""A study as tables: the arms, their grids of learning rates, and what the sizes of a sweep come to."""
+"""A study as tables, and in words: what its arms reach and cost, and their grids of learning rates."""
 
 from compressm_cli.core.quantities import quantity
 from compressm_cli.core.text import counted
@@ -13,8 +13,8 @@ UNKNOWN = "-"
 
 
 def study_tables(results: Results, verdict: Verdict) -> list[Table]:
-    """The arms, then the grids."""
-    return [_arms_table(results, verdict), _grid_table(results, verdict)]
+    """What the arms reach, what they cost, and their grids."""
+    return [_arms_table(results, verdict), _costs_table(results, verdict), _grid_table(results, verdict)]
 
 
 def study_lines(results: Results, verdict: Verdict) -> list[str]:
@@ -46,52 +46,66 @@ def study_markdown(results: Results) -> str:
 
 
 def _arms_table(results: Results, verdict: Verdict) -> Table:
+    """What each arm reaches, and what the method wins over it."""
     metric = results.primary.metric()
+    percent, points = (", %", ", points") if metric.unit == "share" else ("", "")
     columns = [
         "arm",
         "learning\nrate",
-        f"test {metric.title}{', %' if metric.unit == 'share' else ''}",
-        f"gain of the\nmethod{', points' if metric.unit == 'share' else ''}",
+        f"test\n{metric.title}{percent}",
+        f"gain of the\nmethod{points}",
         "by\nseed",
         "the method\nis",
-        "orders",
-        "training\nFLOPs",
-        "seconds",
-        f"{results.samples} a\nparameter",
     ]
-    notes = [f"{row.arm.name}: {row.arm.about}." for row in verdict.rows if row.runs]
-    notes.append(
+    rows = [
+        [
+            row.arm.name,
+            f"{row.rate:.3g}{'' if row.is_bracketed else '*'}",
+            UNKNOWN if row.test is None else _spread(row.test, metric),
+            UNKNOWN if row.gain is None else _spread(row.gain, metric),
+            row.signs or UNKNOWN,
+            row.word or UNKNOWN,
+        ]
+        for row in verdict.rows
+        if row.rate is not None
+    ]
+    notes = [
         f"± is half the 95 % t-interval over {counted(len(results.seeds), 'seed')}. The gain of the method is paired "
         "by seed, and positive where it is better; + and - tell it seed by seed. Better or worse: the interval of "
         "the gain leaves out zero. Learning rates are those that are best on the validation split."
-    )
-    if any(row.is_hindered for row in verdict.rows):
-        notes.append(BUSY)
-    rows = [_cells(row, metric) for row in verdict.rows if row.runs]
-    return Table(
-        f"{results.recipe}: {metric.title} of the method and of its alternatives", columns, rows, notes
-    )
-
-
-def _cells(row: Row, metric: Metric) -> list[str]:
-    assert row.rate is not None
-    per_parameter = row.samples_a_parameter
-    return [
-        row.arm.name,
-        f"{row.rate:.3g}{'' if row.is_bracketed else ' (edge)'}",
-        UNKNOWN if row.test is None else _spread(row.test, metric),
-        UNKNOWN if row.gain is None else _spread(row.gain, metric),
-        row.signs or UNKNOWN,
-        row.word or UNKNOWN,
-        ", ".join(row.orders),
-        UNKNOWN if row.flops is None else quantity(row.flops, "flops"),
-        UNKNOWN
-        if row.seconds is None
-        else f"({row.seconds:.0f})"
-        if row.is_hindered
-        else f"{row.seconds:.0f}",
-        UNKNOWN if per_parameter is None else f"{per_parameter:.3g}",
     ]
+    if any(row.rate is not None and not row.is_bracketed for row in verdict.rows):
+        notes.append("*: at the edge of its grid.")
+    return Table(f"{results.recipe}: the method and its alternatives", columns, rows, notes)
+
+
+def _costs_table(results: Results, verdict: Verdict) -> Table:
+    """What each arm is, and what a run of it took."""
+    columns = ["arm", "orders", "training\nFLOPs", "seconds", f"{results.samples} a\nparameter"]
+    known = [row for row in verdict.rows if row.rate is not None]
+    rows = [
+        [
+            row.arm.name,
+            ", ".join(row.orders),
+            UNKNOWN if row.flops is None else quantity(row.flops, "flops"),
+            _seconds(row),
+            UNKNOWN if row.samples_a_parameter is None else f"{row.samples_a_parameter:.3g}",
+        ]
+        for row in known
+    ]
+    notes = [
+        "Means over the seeds, of one run each at the chosen rate. Orders are those at the end, layer by layer; "
+        "seconds are of all that a run does.",
+        *([f"In brackets: {BUSY}"] if any(row.is_hindered for row in known) else []),
+        *(f"{row.arm.name}: {row.arm.about}." for row in known),
+    ]
+    return Table("What the arms are, and what they cost", columns, rows, notes)
+
+
+def _seconds(row: Row) -> str:
+    if row.seconds is None:
+        return UNKNOWN
+    return f"({row.seconds:.0f})" if row.is_hindered else f"{row.seconds:.0f}"
 
 
 def _grid_table(results: Results, verdict: Verdict) -> Table:
@@ -111,7 +125,10 @@ def _grid_table(results: Results, verdict: Verdict) -> Table:
         rows.append([row.arm.name, *cells])
     columns = ["arm", *(f"{rates.rate(results.rate, power):.3g}" for power in powers)]
     unit = ", %" if metric.unit == "share" else ""
-    note = "Means over the seeds; each arm's best rate is in brackets. Failed: some seed did not come to its end."
+    note = (
+        "Means over the seeds; each arm's best rate is in brackets. Failed: some seed did not come to its end, or has "
+        "no value."
+    )
     return Table(f"Learning rates: validation {metric.title}{unit}", columns, rows, [note])
 
 

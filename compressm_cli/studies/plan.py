@@ -13,7 +13,7 @@ from compressm_cli.core.files import write_atomically
 from compressm_cli.methods.none import NoCompressionConfig
 from compressm_cli.recipe import Recipe, recipe_from_mapping, recipe_to_mapping
 from compressm_cli.recipe.loading import config_from_mapping
-from compressm_cli.studies.arms import ARMS, SIZE, Arm, Unit, chosen_arms, obstacles
+from compressm_cli.studies.arms import ARMS, Arm, Unit, chosen_arms, obstacles
 from compressm_cli.studies.arms.small import sizes_up_to
 
 FILE = "study.json"
@@ -105,7 +105,3 @@ class Plan(Config):
         """What another plan would have trained otherwise."""
         one, two = (plan.model_dump(mode="json", exclude={"command", "format"}) for plan in (self, other))
         return [key for key in one if one[key] != two[key]]
-
-
-def size_name(size: int) -> str:
-    return f"{SIZE}{size}"

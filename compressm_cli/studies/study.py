@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from compressm_cli.core.errors import CompressmError
+from compressm_cli.core.errors import BadInputError, CompressmError
 from compressm_cli.objectives import primary_of
 from compressm_cli.recipe import Recipe
 from compressm_cli.runs.folder import Run
 from compressm_cli.studies import rates
-from compressm_cli.studies.arms import ARMS, LeftOutError, Source
+from compressm_cli.studies.arms import ARMS, Source
 from compressm_cli.studies.costs import counter
 from compressm_cli.studies.plan import Plan
 from compressm_cli.studies.reference import Reference
@@ -116,7 +116,7 @@ class Study:
             source = Source(self._recipe, self._count, self._references.get(seed))
             try:
                 self._made[name, seed] = self._arms[name].make(source)
-            except LeftOutError as error:
+            except BadInputError as error:  # also a recipe that is none
                 self._left_out[name] = f"seed {seed}: {error}"
                 self._tell(f"{name}: left out: {self._left_out[name]}")
                 return False

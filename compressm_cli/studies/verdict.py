@@ -9,6 +9,7 @@ from compressm_cli.core.text import counted
 from compressm_cli.measure.clock import STARVED
 from compressm_cli.reports.estimates import CONFIDENCE, Estimate, mean
 from compressm_cli.studies import rates
+from compressm_cli.studies.arms import SIZE
 from compressm_cli.studies.results import ArmResult, Result, Results
 
 METHOD, STOPPED = "method", "dense-stopped"
@@ -144,7 +145,7 @@ def word(gain: Estimate) -> Word | None:
 
 def _regret(results: Results, rows: Sequence[Row]) -> Regret | None:
     """None where no size was swept, or not each of those that were is known."""
-    names = [f"size-{size}" for size in results.sizes]
+    names = _sized(results)
     if not names:
         return None
     sweep = [row for row in rows if row.arm.name in names or (row.arm.name == STOPPED and row.rate)]
@@ -159,6 +160,11 @@ def _regret(results: Results, rows: Sequence[Row]) -> Regret | None:
     swept = [run for row in sweep for run in results.of(row.arm.name)]
     own = results.of(METHOD)
     return Regret(best, _negative(gain), len(swept), _flops(swept), len(own), _flops(own))
+
+
+def _sized(results: Results) -> list[str]:
+    """The arms of fixed sizes."""
+    return [f"{SIZE}{size}" for size in results.sizes]
 
 
 def _negative(gain: Estimate) -> Estimate:
@@ -178,16 +184,16 @@ def _sentence(rows: Sequence[Row], seeds: int) -> str:
     by_word = {w: [row.arm.name for row in judged if row.word == w] for w in ("better", "worse", "tie")}
     if not judged:
         return "No arm that costs no more than the method can be judged, so nothing is said of it."
-    within = f"at {CONFIDENCE:.0%}, {counted(seeds, 'seed')}"
+    within = f"{CONFIDENCE:.0%} intervals, {counted(seeds, 'seed')}"
     if by_word["worse"] or by_word["tie"]:
-        told = []
-        if by_word["worse"]:
-            told.append(f"worse than {_listed(by_word['worse'])}")
-        if by_word["tie"]:
-            told.append(f"no better than {_listed(by_word['tie'])}, a tie")
-        if by_word["better"]:
-            told.append(f"better than {_listed(by_word['better'])}")
-        return f"The method is not better as a whole ({within}): of the arms that cost no more it is {'; '.join(told)}."
+        told = [
+            f"{what} {_listed(by_word[word])}"
+            for what, word in (("is worse than", "worse"), ("ties with", "tie"), ("is better than", "better"))
+            if by_word[word]
+        ]
+        return (
+            f"The method is not better as a whole ({within}): of what costs no more, it {'; it '.join(told)}."
+        )
     missing = [row.arm.name for row in rivals if row.word is None]
     unsure = [row.arm.name for row in judged if not row.is_bracketed]
     but = "".join(
@@ -212,6 +218,8 @@ def _unknown(results: Results, rows: Sequence[Row]) -> list[str]:
             found.append(f"{name}: at each learning rate some seed failed{why}")
         elif row.test is None:
             found.append(f"{name}: {results.primary.title} on the test split is not known of each seed")
+    if results.sizes and any(row.gain is None for row in rows if row.arm.name in _sized(results)):
+        found.append("regret: not each of the fixed sizes came to its end")
     if results.grid == 1:
         found.append("no learning rate was tuned: a grid of one")
     elif loose := [row.arm.name for row in rows if row.rate is not None and not row.is_bracketed]:

@@ -126,6 +126,13 @@ def test_what_cut_more_than_states_has_no_small_arm(make: Callable[..., Recipe])
             make(name, replace(REFERENCE, others=["neurons"]))
 
 
+def test_a_method_that_takes_no_orders_cannot_be_late(tiny: Maker) -> None:
+    source = Source(tiny(compression={"method": "random", "keep_fraction": 0.5}), states, REFERENCE)
+    for name in ("post", "post-recovered"):
+        with pytest.raises(LeftOutError, match="takes no target_order"):
+            ARMS[name].make(source)
+
+
 def test_a_single_block_cannot_be_fewer(tiny: Maker) -> None:
     left_out = obstacles(chosen_arms(None, [], ["flops"]), tiny(compression=CUT))
     assert left_out == dict.fromkeys(

@@ -1,5 +1,6 @@
 """What is said of a study follows from its results alone."""
 
+import io
 import json
 import statistics
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 from made_results import LOSS, SEEDS, arm, results, runs
+from rich.console import Console
 from scipy import stats
 
 from compressm_cli.core.errors import BadInputError
@@ -80,16 +82,16 @@ def sentence(*others: tuple[str, str, float]) -> str:
 def test_one_arm_that_costs_no_more_refutes_better() -> None:
     told = sentence(("scratch", "less", 0.8), ("scratch-matched", "equal", 0.9), ("dense", "more", 0.95))
     assert told.startswith("The method is not better as a whole")
-    assert "no better than scratch-matched, a tie" in told
-    assert "better than scratch." in told
+    assert "it ties with scratch-matched;" in told
+    assert "it is better than scratch." in told
     assert "dense" not in told
-    assert "worse than a" in sentence(("a", "equal", 0.99), ("b", "equal", 0.8))
+    assert "it is worse than a;" in sentence(("a", "equal", 0.99), ("b", "equal", 0.8))
 
 
 def test_better_is_said_where_all_that_cost_no_more_are_beaten() -> None:
     told = sentence(("scratch", "less", 0.8), ("scratch-matched", "equal", 0.85), ("dense", "more", 0.95))
     assert told == (
-        "The method is better than each of scratch and scratch-matched, which cost no more (at 95%, 5 seeds)."
+        "The method is better than each of scratch and scratch-matched, which cost no more (95% intervals, 5 seeds)."
     )
 
 
@@ -165,14 +167,25 @@ def test_results_read_back_say_the_same(tmp_path: Path) -> None:
     assert study_markdown(read_results(tmp_path / "results.json")) == study_markdown(known)
 
 
+def test_no_table_is_wider_than_a_terminal() -> None:
+    arms = [METHOD, arm("scratch-matched-seconds")]
+    known = results(
+        arms, [runs("method", 0.9), runs("scratch-matched-seconds", 0.8, 0.2, rates=(0.016, 0.032))]
+    )
+    shown = Console(width=80, file=io.StringIO())
+    for table in study_tables(known, judge(known)):
+        assert shown.measure(table.rich()).maximum <= 80
+
+
 def test_the_tables_say_what_was_chosen() -> None:
     known = swept(0.92)
-    arms, grid = study_tables(known, judge(known))
+    arms, costs, grid = study_tables(known, judge(known))
     by_arm = {row[0]: row for row in arms.rows}
     assert by_arm["size-16"][1] == "0.004"
     assert by_arm["size-16"][2].startswith("92.00 ±")
     assert by_arm["size-16"][3].startswith("-2.00")
-    assert by_arm["size-16"][5:8] == ["worse", "8, 9", "1.00 GFLOP"]
+    assert by_arm["size-16"][5] == "worse"
+    assert ["size-16", "8, 9", "1.00 GFLOP", "10", "10"] in costs.rows
     assert grid.columns == ["arm", "0.002", "0.004", "0.008"]
     assert {row[0]: row[1:] for row in grid.rows}["size-4"] == ["79.80", "[80.00]", "79.60"]
     assert "| size-16 | 0.004 |" in study_markdown(known)

@@ -4,20 +4,20 @@ from typing import Any
 
 from compressm_cli.core.config import Config
 from compressm_cli.recipe import Recipe
-from compressm_cli.studies.arms.arm import Arm, Source, derived
+from compressm_cli.studies.arms.arm import Arm, LeftOutError, Source, derived
 
 TARGETS = ("energy_threshold", "keep_fraction", "target_order", "target_order_total")
 """Settings of a method that say how much it keeps, where it has them."""
 
 
 def _compression(source: Source, schedule: dict[str, Any]) -> dict[str, Any]:
-    """The method's own, at another time, to the orders that it chose; by its own settings where it takes no orders."""
+    """The method's own settings, at another time, with the orders that it chose as its target."""
     config: Config = source.recipe.compression
+    if "target_order" not in type(config).model_fields:
+        raise LeftOutError("the method takes no target_order, so that a late cut has other orders")
     settings = config.model_dump(mode="json") | {"schedule": schedule, "safety": None}
-    if "target_order" in type(config).model_fields:
-        settings |= {name: None for name in TARGETS if name in settings}
-        settings["target_order"] = source.method.final
-    return settings
+    settings |= {name: None for name in TARGETS if name in settings}
+    return settings | {"target_order": source.method.final}
 
 
 def _post(source: Source) -> Recipe:
