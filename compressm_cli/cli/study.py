@@ -19,6 +19,8 @@ ASKED, OUTPUT, GOING_ON = "What is compared", "Output", "Going on with a study"
 LARGEST_SIZE = 65536
 """As in a recipe."""
 UNITS = ("flops", "seconds")
+GRID = 3
+"""Learning rates of an arm, unless more are asked for."""
 COSTS = {"less": "less than the method", "equal": "as the method", "more": "more than the method"}
 
 app = typer.Typer(add_completion=False)
@@ -62,7 +64,7 @@ def study(
         ),
     ] = None,
     lr_grid: Annotated[
-        int,
+        int | None,
         typer.Option(
             "--lr-grid",
             metavar="N",
@@ -70,17 +72,19 @@ def study(
             max=9,
             help="Learning rates of each arm's grid, by factors of two around the recipe's. Where the best is at an "
             "edge, up to 4 more are tried; 1 tunes nothing.",
+            show_default=f"{GRID}",
             rich_help_panel=ASKED,
         ),
-    ] = 3,
+    ] = None,
     matched: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="UNITS",
             help="In what the cost of arms is made equal: flops, seconds or both.",
+            show_default="flops",
             rich_help_panel=ASKED,
         ),
-    ] = "flops",
+    ] = None,
     seeds: Annotated[
         str | None,
         typer.Option(
@@ -142,10 +146,18 @@ def study(
     given = [name for name, value in sources.items() if value is not None]
     if len(given) != 1:
         raise BadInputError(f"give one of {', '.join(sources)}; found {' and '.join(given) or 'none'}")
-    if recipe is None and (overrides or arms or sizes or seeds or output or (report and dry_run)):
-        raise BadInputError(
-            f"{given[0]} takes what is compared from the study; give no settings, --arms, --sizes, --seeds, --output"
-        )
+    asked = {
+        "--arms": arms,
+        "--sizes": sizes,
+        "--lr-grid": lr_grid,
+        "--matched": matched,
+        "--seeds": seeds,
+        "--output": output,
+        "settings": overrides or None,
+        "--dry-run": (report is not None and dry_run) or None,
+    }
+    if recipe is None and (wrong := [name for name, value in asked.items() if value is not None]):
+        raise BadInputError(f"{given[0]} takes what is compared from the study; leave out {', '.join(wrong)}")
     if report is not None:
         from compressm_cli.studies.results import read_results
 
@@ -157,7 +169,9 @@ def study(
         folder, plan = resume, Plan.read(resume)
     else:
         assert recipe is not None
-        plan, folder = _planned(recipe, overrides or [], arms, sizes, lr_grid, matched, seeds, output)
+        plan, folder = _planned(
+            recipe, overrides or [], arms, sizes, lr_grid or GRID, matched or UNITS[0], seeds, output
+        )
     if dry_run:
         _show_plan(plan, folder, as_json)
         return
