@@ -24,7 +24,7 @@ def study_lines(results: Results, verdict: Verdict) -> list[str]:
         metric = results.primary.metric()
         by = f"{_spread(regret.regret, metric)} {_points(metric)}".strip()
         lines.append(
-            f"Regret: {regret.best} is the best fixed size of a tuned sweep at equal FLOPs, by validation. Its test "
+            f"Regret: {regret.best} is the best of a sweep over fixed sizes at equal FLOPs, by validation. Its test "
             f"{metric.title} is better by {by} (below zero: the method is better). The sweep took "
             f"{counted(regret.runs, 'run')} and {quantity(regret.flops, 'flops')}, the method "
             f"{counted(regret.method_runs, 'run')} and {quantity(regret.method_flops, 'flops')}."

@@ -13,6 +13,8 @@ from compressm_cli.studies.arms import SIZE
 from compressm_cli.studies.results import ArmResult, Result, Results
 
 METHOD, STOPPED = "method", "dense-stopped"
+COMMIT = 10
+"""Digits of a commit that are told."""
 Word = Literal["better", "worse", "tie"]
 
 
@@ -228,11 +230,15 @@ def _unknown(results: Results, rows: Sequence[Row]) -> list[str]:
         found.append("there is one seed: no interval, and no word for any difference")
     if busy := [row.arm.name for row in rows if row.is_hindered]:
         found.append(f"the machine was busy with other work, so that seconds say little: {_listed(busy)}")
-    if len(code := sorted({run.commit or "unknown" for run in results.runs if run.error is None})) > 1:
+    if len(code := sorted({_short(run.commit) for run in results.runs if run.error is None})) > 1:
         found.append(f"the runs are of several versions of the code: {_listed(code)}")
     if len(machines := sorted({run.machine or "unknown" for run in results.runs if run.error is None})) > 1:
         found.append(f"the runs are of several machines or settings of them: {_listed(machines)}")
     return found
+
+
+def _short(commit: str | None) -> str:
+    return "unknown" if commit is None else commit[:COMMIT] + ("+" if commit.endswith("+") else "")
 
 
 def _listed(names: Sequence[str]) -> str:

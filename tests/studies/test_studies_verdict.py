@@ -111,7 +111,7 @@ def test_what_is_not_known_is_told() -> None:
         for seed in SEEDS
     ]
     arms = [METHOD, arm("a"), arm("b"), arm("c"), arm("shallow", left_out="the model has a single block")]
-    busy = runs("b", 0.8, hindrance=2.0, commit="def+", machine="another")
+    busy = runs("b", 0.8, hindrance=2.0, commit="def0123456789+", machine="another")
     edge = runs("c", 0.8, rates=(0.004, 0.008, 0.016))
     told, verdict = lines(results(arms, [runs("method", 0.9), failed, busy, edge]))
     for part in (
@@ -119,7 +119,7 @@ def test_what_is_not_known_is_told() -> None:
         "shallow: left out: the model has a single block",
         "not bracketed: the best learning rate is at the edge of the grid of c",
         "seconds say little: b",
-        "several versions of the code: abc and def+",
+        "several versions of the code: abc and def0123456+",
         "several machines or settings of them: a machine and another",
         "2 comparisons at 95 % each",
     ):

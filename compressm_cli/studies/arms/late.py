@@ -35,5 +35,7 @@ def _recovered(source: Source) -> Recipe:
 
 ARMS = {
     "post": Arm("full size, cut to the same orders after training", _post, "more"),
-    "post-recovered": Arm("the same, then as many steps as the method had after its cut", _recovered, "more"),
+    "post-recovered": Arm(
+        "cut after training, then as many steps as the method had after its cut", _recovered, "more"
+    ),
 }
