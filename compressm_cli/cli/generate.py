@@ -11,7 +11,9 @@ import typer
 from compressm_cli.cli import candidates, console
 from compressm_cli.cli.commands import Command, examples
 from compressm_cli.cli.parameters import Device, Model, Plugins, share
+from compressm_cli.cli.streams import is_lost
 from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.standard_input import standard_input
 from compressm_cli.core.text import is_writable, shorten
 
 if TYPE_CHECKING:
@@ -128,6 +130,8 @@ def generate(
     writer = Writer(checkpoint, device)
     begun = perf_counter()
     pieces = writer(prompts, tokens, Sampling(temperature, top_k, top_p), seed, stop or [])
+    for remark in writer.remarks:
+        console.warn(remark)
     _stream(prompts[0], pieces) if len(prompts) == 1 else _lines(prompts, pieces)
     seconds = perf_counter() - begun
     console.tell(f"{writer.written:,} tokens in {seconds:.1f} s, {writer.written / seconds:,.0f} a second")
@@ -149,7 +153,7 @@ def _prompt(file: Path) -> str:
     from compressm_cli.data.sources.text import plain_text
 
     try:
-        content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+        content = standard_input().read() if str(file) == "-" else file.read_bytes()
     except OSError as error:
         raise BadInputError(f"--prompt-file {file}: cannot be read: {error.strerror}") from error
     return plain_text(content, f"--prompt-file {file}").decode("utf-8")
@@ -160,6 +164,8 @@ def _stream(prompt: str, pieces: "Iterator[Piece]") -> None:
     for piece in pieces:
         console.write(piece.text)
         sys.stdout.flush()
+        if is_lost(sys.stdout):  # nobody reads on, as behind a pipe to head
+            break
     typer.echo()
 
 

@@ -133,6 +133,11 @@ class Stream:
                 self._inner.reconfigure(errors=errors)
 
 
+def is_lost(stream: TextIO) -> bool:
+    """Whether what is written to a stream is dropped, since it could not be written before."""
+    return isinstance(stream, Stream) and stream.failure is not None
+
+
 @contextmanager
 def guarded() -> Iterator[Stream]:
     """Put such streams in the place of the process's own; gives that of standard output."""

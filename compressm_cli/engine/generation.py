@@ -11,7 +11,7 @@ from torch import Tensor
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.errors import BadInputError, RunFailedError
 from compressm_cli.core.text import shorten
-from compressm_cli.data.encodings import Tokens
+from compressm_cli.data.encodings import Tokenizer, Tokens
 from compressm_cli.data.encodings.interface import TextStream
 from compressm_cli.data.rows import Rows
 from compressm_cli.engine.batches import derived_generator
@@ -51,6 +51,8 @@ class Writer:
         self._model = model
         self.written = 0
         """Tokens, of all texts."""
+        self.remarks: list[str] = []
+        """What a user should know of the prompts that were asked for last."""
 
     def __call__(
         self,
@@ -102,6 +104,7 @@ class Writer:
             logits, state = self._model.step(drawn, state)
 
     def _encoded(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
+        self.remarks = [told for prompt in prompts if (told := self._unknown(prompt))]
         if not all(prompts):
             raise BadInputError("a prompt is empty; give one character at least, from which the text goes on")
         if self._of_numbers:
@@ -110,6 +113,14 @@ class Writer:
             rows = Rows("prompt", "texts", [text.encode("utf-8", "surrogateescape") for text in prompts])
         tokens, lengths = self._inputs.encode(rows)
         return tokens.to(self._device, torch.int64), None if lengths is None else lengths.to(self._device)
+
+    def _unknown(self, prompt: str) -> str | None:
+        """That a part of a prompt is none to the model; None where it reads all."""
+        pieces = self._inputs.unread(prompt) if isinstance(self._inputs, Tokenizer) else []
+        if not pieces:
+            return None
+        told = f"the tokenizer does not know {shorten(pieces)}, so that the model does not see it"
+        return f"prompt {shorten(prompt)}: {told}"
 
     def _sayable(self, logits: Tensor) -> Tensor:
         """Without the tokens that stand for no text; RunFailedError where they are no numbers."""

@@ -2,7 +2,6 @@
 
 import gzip
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import Any
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.config import Config
 from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.standard_input import standard_input
 from compressm_cli.core.text import shorten
 from compressm_cli.data.encodings import Encoding, Series
 from compressm_cli.data.files import Files, Place, Places, Share
@@ -218,7 +218,7 @@ def _of_lines(takes: Kind) -> Rows:
             "-: standard input has no name to tell its format; write data.format=csv, or another"
         )
     with reading(STANDARD_INPUT, "cannot be unpacked", "give it whole"):
-        content = _unpacked(sys.stdin.buffer.read())
+        content = _unpacked(standard_input().read())
     lines = plain_text(content, STANDARD_INPUT).splitlines()
     while lines and not lines[-1]:
         lines.pop()
@@ -234,11 +234,11 @@ def _unpacked(content: bytes) -> bytes:
 def _copied_stdin() -> Iterator[Path]:
     """A file with what came by standard input, as long as it is read; messages name no other."""
     with tempfile.TemporaryDirectory(prefix="compressm-") as folder:
-        start = sys.stdin.buffer.read(len(GZIP))
+        start = standard_input().read(len(GZIP))
         file = Path(folder) / (f"{STANDARD_INPUT}{PACKED}" if start == GZIP else STANDARD_INPUT)
         with file.open("wb") as copy:
             copy.write(start)
-            shutil.copyfileobj(sys.stdin.buffer, copy)
+            shutil.copyfileobj(standard_input(), copy)
         try:
             yield file
         except BadInputError as error:

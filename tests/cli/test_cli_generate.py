@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,11 @@ import torch
 
 from compressm_cli import exchange
 from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.cli.generate import _stream
 from compressm_cli.cli.main import run as command
-from compressm_cli.data.encodings import Bytes, Encoding, Ids, Tokens
+from compressm_cli.cli.streams import Stream, is_lost
+from compressm_cli.data.byte_tokenizer import byte_tokenizer
+from compressm_cli.data.encodings import Bytes, Encoding, Ids, Tokenizer, Tokens
 from compressm_cli.engine.generation import Writer, _Text
 from compressm_cli.engine.sampling import Sampling
 from compressm_cli.models import build_model
@@ -146,6 +151,9 @@ def test_a_prompt_on_standard_input(
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"Once\n")))
     assert command(["generate", "model.pt", "--prompt-file", "-", "--tokens", "3", "--temperature", "0"]) == 0
     assert capsys.readouterr().out == by_hand(model, "Once\n", 3, Sampling(0.0), 0) + "\n"
+    monkeypatch.setattr("sys.stdin", None)
+    assert command(["generate", "model.pt", "--prompt-file", "-"]) == 2
+    assert "error: standard input: it is closed; give a file" in capsys.readouterr().err
 
 
 def test_a_model_of_classes_writes_no_text(
@@ -228,3 +236,42 @@ def test_the_example_in_python_is_that_of_the_command(
     exec(compile(example, "decoding.md", "exec"), {})
     lines = [line.split(" ") for line in capsys.readouterr().out.splitlines()]
     assert ["".join(text for place, text, _ in lines if place == str(n)) for n in (0, 1)] == wanted
+
+
+def test_nothing_is_written_for_nobody(model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, end = os.pipe()
+    with os.fdopen(end, "w") as inner:
+        monkeypatch.setattr("sys.stdout", Stream(inner))
+        os.close(place)
+        writer = Writer(Checkpoint.load(Path("model.pt")))
+        _stream("Once", writer(["Once"], 1_000_000))
+        assert writer.written < 10
+        assert is_lost(sys.stdout)
+
+
+def test_what_the_tokenizer_does_not_know_of_a_prompt_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    monkeypatch.chdir(tmp_path)
+    words = tokenizers.models.WordLevel({"[UNK]": 0, "the": 1, "cat": 2}, unk_token="[UNK]")
+    letters = tokenizers.models.BPE({"t": 0, "h": 1, "e": 2}, [])  # leaves out what it does not know
+    wanted = {"words": [], "the dog": ["dog"], "the cat": [], "a the": ["a"]}
+    for known, cases in ((words, wanted), (letters, {"the": [], "the_": ["_"], "x the yz": ["x", "yz"]})):
+        tokenizer = tokenizers.Tokenizer(known)
+        tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+        inputs = Tokenizer(size=5, json_text=tokenizer.to_str())
+        for prompt, unread in cases.items():
+            assert inputs.unread(prompt) == (["words"] if prompt == "words" else unread)
+    assert Tokenizer(size=257, json_text=byte_tokenizer()).unread("ünï 日本\n🙂") == []
+    recipe = recipe_from_mapping(
+        {"name": "t", "data": {"task": "tokens", "vocabulary": 5, "length": 8},
+         "model": {"layer": {"kind": "lru", "state_dim": 4}}, "train": {"steps": 1, "batch_size": 2}}, "test",
+    )  # fmt: skip
+    data = recipe.data.spec()
+    encoding = Encoding(inputs=Tokenizer(size=5, json_text=tokenizer.to_str()), outputs=Tokens())
+    made = build_model(recipe.model, data)
+    Checkpoint.of(made, recipe, data, 1, encoding=encoding).save(Path("t.pt"))
+    assert command(["generate", "t.pt", "--prompt", "the x", "--tokens", "1"]) == 0
+    told = "warning: prompt 'the x': the tokenizer does not know ['x'], so that the model does not see it\n"
+    assert told in capsys.readouterr().err

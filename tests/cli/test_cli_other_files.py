@@ -130,6 +130,10 @@ def test_what_is_packed_is_unpacked(
     given(b"")
     assert command(["predict", "model.pt", "-", "data.format=csv"]) == 2
     assert "standard input: the file is empty" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin", None)  # as Python has it where a shell has closed it
+    for arguments in (["-"], ["-", "data.format=csv"]):
+        assert command(["predict", "model.pt", *arguments]) == 2
+        assert "error: standard input: it is closed; give a file" in capsys.readouterr().err
 
 
 def test_the_rows_of_another_split_than_is_judged_are_told(capsys: pytest.CaptureFixture[str]) -> None:

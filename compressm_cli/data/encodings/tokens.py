@@ -1,7 +1,9 @@
 """Tokens of some vocabulary: as their numbers, or as a tokenizer makes them of texts."""
 
+import json
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import groupby
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -74,6 +76,17 @@ class Tokenizer(TokenInputs):
         encoded = known_tokenizer(self.json_text).encode(text, add_special_tokens=False)
         return np.array(encoded.ids, dtype=np.int64)
 
+    def unread(self, text: str) -> list[str]:
+        """The parts of a text, but for blanks, that no token or that of what is unknown stands for."""
+        known = known_tokenizer(self.json_text)
+        encoded, unknown = known.encode(text, add_special_tokens=False), _of_the_unknown(self.json_text)
+        is_read = bytearray(len(text))
+        for token, (start, end) in zip(encoded.ids, encoded.offsets, strict=True):
+            if token != unknown:
+                is_read[start:end] = bytes([1]) * (end - start)
+        parts = groupby(range(len(text)), key=lambda place: bool(is_read[place]) or text[place].isspace())
+        return ["".join(text[place] for place in places) for seen, places in parts if not seen]
+
     def _ids(self, rows: Rows, row: int) -> np.ndarray:
         place = f"{rows.source}, row {rows.name(row)}"
         try:
@@ -98,6 +111,16 @@ def _unknown(json_text: str, size: int) -> tuple[int, ...]:
         return (0,)
     known = set(known_tokenizer(json_text).get_vocab(with_added_tokens=True).values())
     return tuple(token for token in range(size) if token not in known)
+
+
+@lru_cache(maxsize=4)
+def _of_the_unknown(json_text: str) -> int | None:
+    """The token that stands for all that the vocabulary has not; None where there is none."""
+    model = json.loads(json_text).get("model", {})
+    if isinstance(name := model.get("unk_token"), str):
+        return known_tokenizer(json_text).token_to_id(name)
+    place = model.get("unk_id")  # of a Unigram model
+    return place if isinstance(place, int) else None
 
 
 class _Numbers:
