@@ -73,7 +73,9 @@ def begun(count: int, work: Callable[..., None], *arguments: Any) -> list[BasePr
     """``work`` with these arguments in so many processes, begun as torchrun would."""
     port = free_port()
     found: list[BaseProcess] = [
-        reliability.PROCESSES.Process(target=_member, args=(rank, count, port, work, arguments))
+        reliability.PROCESSES.Process(
+            target=_member, args=(rank, count, port, reliability.PREPARATIONS, work, arguments)
+        )
         for rank in range(count)
     ]
     for member in found:
@@ -94,12 +96,21 @@ def ended(found: list[BaseProcess], late: Callable[[], bool] = lambda: False) ->
     return [-1 if member.exitcode is None else member.exitcode for member in found]
 
 
-def _member(rank: int, count: int, port: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def _member(
+    rank: int,
+    count: int,
+    port: int,
+    preparations: list[Callable[[], None]],
+    work: Callable[..., None],
+    arguments: tuple[Any, ...],
+) -> None:
     torch.set_num_threads(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), **where}
     cli_train.draw_plots = lambda run: None  # which takes as long as the run
+    for prepare in preparations:
+        prepare()
     work(*arguments)
 
 

@@ -14,7 +14,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,8 @@ PRELOADED = [
 """What the processes have imported before they begin."""
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(PRELOADED)
+PREPARATIONS: list[Callable[[], None]] = []
+"""What each process does before its command line, such as to leave out what takes long and is not looked at."""
 
 
 def recipe(case: str, root: Path) -> dict[str, Any]:
@@ -101,13 +103,15 @@ class Tally:
 
 def command(*arguments: str) -> multiprocessing.process.BaseProcess:
     """``compressm`` in a process of its own, which has torch imported already."""
-    process = PROCESSES.Process(target=_command, args=arguments)
+    process = PROCESSES.Process(target=_command, args=(PREPARATIONS, arguments))
     process.start()
     return process
 
 
-def _command(*arguments: str) -> None:
+def _command(preparations: list[Callable[[], None]], arguments: Sequence[str]) -> None:
     torch.set_num_threads(1)
+    for prepare in preparations:
+        prepare()
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
     sys.exit(main.run(arguments))
@@ -236,10 +240,12 @@ def _log(path: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in text.splitlines()]
 
 
-def measure(work: Path, kills: int, seed: int, cases: list[str], most: int = 3) -> Tally:
-    """Kill until there were so many kills, each run once to ``most`` times; what came of it."""
-    chance, tally = random.Random(seed), Tally()
-    known = {case: undisturbed(work / f"whole-{case}", case) for case in cases}
+def measure(work: Path, kills: int, seed: int, known: dict[str, tuple[Run, float]], most: int = 3) -> Tally:
+    """Kill until there were so many kills, each run once to ``most`` times; what came of it.
+
+    ``known`` is what ``undisturbed`` gave of each case.
+    """
+    chance, tally, cases = random.Random(seed), Tally(), list(known)
     while tally.kills < kills:
         case = cases[tally.runs % len(cases)]
         whole, seconds = known[case]
@@ -262,7 +268,9 @@ if __name__ == "__main__":
     parser.add_argument("--work", type=Path, help="where the runs go; a temporary folder by default")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        result = measure(given.work or Path(temporary), given.kills, given.seed, given.cases.split(","))
+        folder = given.work or Path(temporary)
+        wholes = {case: undisturbed(folder / f"whole-{case}", case) for case in given.cases.split(",")}
+        result = measure(folder, given.kills, given.seed, wholes)
     for text in result.moments:
         print(f"killed {text}")
     for text in result.differences:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.cli import train as cli_train
 from compressm_cli.core.registry import Entry
 from compressm_cli.engine import experiment, workload
 from compressm_cli.engine.view import SilentView, View
@@ -117,12 +118,23 @@ def killed(recipe: Recipe, step: int) -> Run:
     return Run.find(Path(recipe.output.root) / recipe.name)[-1]
 
 
-@pytest.fixture
-def rough_flops(monkeypatch: pytest.MonkeyPatch) -> None:
+def count_roughly(patch: pytest.MonkeyPatch) -> None:
     """Counting FLOPs takes longer than training such a model; here any number that goes with the shapes will do."""
 
     def parameters(model: torch.nn.Module, *_: Any) -> int:
         return sum(p.numel() for p in model.parameters())
 
-    monkeypatch.setattr(workload, "training_step_flops", parameters)
-    monkeypatch.setattr(workload, "inference_flops", parameters)
+    patch.setattr(workload, "training_step_flops", parameters)
+    patch.setattr(workload, "inference_flops", parameters)
+
+
+@pytest.fixture
+def rough_flops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``count_roughly`` for a test."""
+    count_roughly(monkeypatch)
+
+
+def lightly() -> None:
+    """In a process of its own: FLOPs are counted roughly, and nothing is drawn."""
+    count_roughly(pytest.MonkeyPatch())
+    cli_train.draw_plots = lambda run: None

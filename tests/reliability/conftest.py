@@ -3,12 +3,13 @@
 import sys
 from pathlib import Path
 
-from tiny_runs import rough_flops, same_weights, tiny, train
+from tiny_runs import lightly, rough_flops, same_weights, tiny, train
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import reliability
 
 # Of these tests, too, which are what the processes execute.
 reliability.PROCESSES.set_forkserver_preload([*reliability.PRELOADED, "pytest"])
+reliability.PREPARATIONS.append(lightly)
 
 __all__ = ["rough_flops", "same_weights", "tiny", "train"]

@@ -22,7 +22,7 @@ from compressm_cli.recipe.yaml_text import Place, dump_yaml, parse_yaml
 from compressm_cli.runs.folder import Run
 
 
-@settings(derandomize=True, max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(derandomize=True, max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 2**32))
 def test_mutated_recipes(seed: int) -> None:
     kind, data, overrides = mutated(Random(seed))

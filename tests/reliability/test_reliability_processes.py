@@ -263,7 +263,8 @@ def test_a_signal_to_one_process_stops_all_and_they_go_on_exactly(tmp_path: Path
 
 
 @pytest.mark.slow
-def test_torchrun_goes_on_when_a_process_is_lost(tmp_path: Path) -> None:
+def test_torchrun_goes_on_when_a_process_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reliability, "PREPARATIONS", [])  # torchrun's processes count FLOPs as well
     whole = processes.train(tmp_path / "whole", "lru", 2)
     chance = random.Random(1)
     what, found = processes.lost(tmp_path / "lost", "lru", 2, chance, whole, 2.0)

@@ -11,6 +11,7 @@ from typing import Any
 import processes
 import pytest
 import torch
+from tiny_runs import count_roughly
 
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.errors import BadInputError
@@ -113,7 +114,9 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """What one process comes to, by case."""
-    return {case: train(case, tmp_path_factory.mktemp("alone"), Group()) for case in CASES}
+    with pytest.MonkeyPatch.context() as patch:
+        count_roughly(patch)
+        return {case: train(case, tmp_path_factory.mktemp("alone"), Group()) for case in CASES}
 
 
 @pytest.fixture(params=[(2, case) for case in CASES] + [(3, case) for case in MORE], ids=str)
