@@ -100,7 +100,7 @@ def _check_lines(checkpoint: Checkpoint, start: dict[str, int]) -> list[dict[str
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
-    """(name, seed, orders, accuracy, ...) -> a run below ``tmp_path/outputs``."""
+    """(name, seed, orders, accuracy, ...) -> a run below ``tmp_path/outputs``; ``old``: as it was logged once."""
 
     def make(
         name: str = "baseline",
@@ -111,6 +111,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         model: dict[str, Any] | None = None,
         summary: dict[str, Any] | None = None,
         info: dict[str, Any] | None = None,
+        old: bool = False,
     ) -> Run:
         compressed = orders != (8, 8)
         method = {"method": "hankel", "energy_threshold": 0.95} if compressed else None
@@ -123,9 +124,9 @@ def make_run(tmp_path: Path) -> MakeRun:
         for step in range(10, STEPS + 1, 10):
             done = {"step": step, "train_loss": 2 * math.exp(-step / 40), "learning_rate": 1e-3}
             run.append_metrics({**done, "step_seconds": 0.1, "orders": checkpoint.orders})
-            run.append_metrics(
-                {"step": step, "validation_loss": 2 * math.exp(-step / 50), "validation_accuracy": step / 120}
-            )
+            found = {"validation_loss": 2 * math.exp(-step / 50), "validation_accuracy": step / 120}
+            spent = {} if old else {"flops": 4e7 * step, "seconds": 0.12 * step}
+            run.append_metrics({"step": step, **found, **spent})
         if compressed:
             for line in _check_lines(checkpoint, start):
                 run.append_compression(line)

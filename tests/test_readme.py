@@ -77,6 +77,7 @@ def test_the_commands_in_the_readme_work(
         "generate",
         "compare",
         "study",
+        "runs",
         "compress",
         "export",
         "bench",

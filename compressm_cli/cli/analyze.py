@@ -8,7 +8,7 @@ import typer
 
 from compressm_cli.cli import candidates, console
 from compressm_cli.cli.commands import Command, examples
-from compressm_cli.cli.parameters import Json, Model, Overrides, Plugins
+from compressm_cli.cli.parameters import Json, Model, Overrides, Plugins, require_writable_page
 from compressm_cli.core.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ app = typer.Typer(add_completion=False)
     epilog=examples(
         "compressm analyze outputs/quickstart-compressed",
         "compressm analyze model.pt --thresholds 0.9,0.99 --json",
+        "compressm analyze outputs/quickstart-compressed --html run.html",
     ),
 )
 def analyze(
@@ -64,6 +65,16 @@ def analyze(
             rich_help_panel=FIGURES,
         ),
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            dir_okay=False,
+            help="Also write a page with settings, what was read, curves, cuts, spectrum and costs, in one file.",
+            autocompletion=candidates.files,
+            rich_help_panel=FIGURES,
+        ),
+    ] = None,
     no_plots: Annotated[
         bool, typer.Option("--no-plots", help="Draw no figures.", rich_help_panel=FIGURES)
     ] = False,
@@ -77,12 +88,18 @@ def analyze(
     """
     if no_plots and folder is not None:
         raise BadInputError("--plots and --no-plots exclude each other; give one of them")
+    if html is not None:
+        require_writable_page(html)
     wanted = _parsed(thresholds)
     from compressm_cli import reports
 
     with console.stderr().status("analyzing"):
         report = reports.analyze(path, wanted, realization, timed, overrides or [])
         written = [] if no_plots else _draw(report, folder)
+        if html is not None:
+            from compressm_cli.render.run_page import write_run_page
+
+            write_run_page(report, html, console.warn)
     if report.unjudged:
         typer.echo(f"warning: these spectra and errors say little of the model: {report.unjudged}", err=True)
     if as_json:
@@ -93,6 +110,8 @@ def analyze(
         )
     else:
         _show(report, written)
+    if html is not None:
+        console.tell(f"page: {html}")
 
 
 def _parsed(text: str) -> tuple[float, ...]:
@@ -138,10 +157,7 @@ def _show(report: "SpectrumReport", written: list[Path]) -> None:
         )
         out.print("\n".join(log_chart(layer.hsv)), markup=False, soft_wrap=True)
     for table in spectrum_tables(report):
-        out.print()
-        out.print(table.rich())
-        for note in table.notes:
-            out.print(note, markup=False, style="dim")
+        console.show(out, table)
     if written:
         out.print()
     for path in written:

@@ -84,6 +84,13 @@ def metrics(incomplete: str) -> Candidates:
     return [(f"{name}=", "") for name in METRICS if name.startswith(incomplete)]
 
 
+def columns(incomplete: str) -> Candidates:
+    """What ``runs`` tells of each; keys of recipes and summaries are typed."""
+    from compressm_cli.reports.listing import COLUMNS
+
+    return [(name, "") for name in COLUMNS if name.startswith(incomplete)]
+
+
 def files(incomplete: str) -> Candidates:
     """Any file."""
     return [(incomplete, ANY_FILE)]

@@ -2,20 +2,28 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from compressm_cli.cli import candidates, console
 from compressm_cli.cli.commands import Command, examples
-from compressm_cli.cli.parameters import Device, Plugins
+from compressm_cli.cli.parameters import (
+    CSV,
+    LATEX,
+    MARKDOWN,
+    OUTPUT,
+    Device,
+    Plugins,
+    one_format,
+    require_writable_page,
+)
 from compressm_cli.core.errors import BadInputError
-from compressm_cli.core.files import try_to_write, unwritable
 
 if TYPE_CHECKING:
     from compressm_cli.reports import ComparisonReport
 
-OUTPUT, TOLERANCES, SPEED = "Output", "Tolerances", "Inference speed"
+TOLERANCES, SPEED = "Tolerances", "Inference speed"
 
 app = typer.Typer(add_completion=False)
 
@@ -49,9 +57,9 @@ def compare(
         bool,
         typer.Option("--json", help="Print JSON: every number, not rounded.", rich_help_panel=OUTPUT),
     ] = False,
-    markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print Markdown.", rich_help_panel=OUTPUT)
-    ] = False,
+    as_csv: CSV = False,
+    markdown: MARKDOWN = False,
+    latex: LATEX = False,
     html: Annotated[
         Path | None,
         typer.Option(
@@ -62,6 +70,20 @@ def compare(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            file_okay=False,
+            help="Also write the figures of that page, as files.",
+            autocompletion=candidates.folders,
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    form: Annotated[
+        Literal["png", "svg", "pdf"],
+        typer.Option("--format", help="Of the figures.", rich_help_panel=OUTPUT),
+    ] = "png",
     tolerance_points: Annotated[
         float | None,
         typer.Option(
@@ -96,10 +118,9 @@ def compare(
     The speed of inference and of decoding is measured now, in alternation. Exit code 1 where a stated tolerance is
     broken.
     """
-    if as_json and markdown:
-        raise BadInputError("--json and --markdown exclude each other; give one of them")
+    wanted = one_format(json=as_json, csv=as_csv, markdown=markdown, latex=latex)
     if html is not None:
-        _require_writable(html)
+        require_writable_page(html)
     limits = _limits(at_most or [])
     from compressm_cli import reports
 
@@ -112,21 +133,14 @@ def compare(
             from compressm_cli.render.html import write_html
 
             write_html(report, html, console.warn)
-    _print(report, as_json, markdown)
+        drawn = _save(report, figures, form) if figures is not None else []
+    _print(report, wanted)
     if html is not None:
-        typer.echo(f"page: {html}", err=True)
+        console.tell(f"page: {html}")
+    for path in drawn:
+        console.tell(f"figure: {path}")
     if report.broken:
         raise typer.Exit(1)
-
-
-def _require_writable(html: Path) -> None:
-    """Before any work is done: BadInputError where the page could not be written."""
-    try:
-        if not html.parent.is_dir():
-            raise BadInputError(f"--html {html}: no such folder: {html.parent}")
-        try_to_write(html)
-    except OSError as error:
-        raise BadInputError(unwritable(f"--html {html}", error, "choose another file")) from error
 
 
 def _limits(texts: list[str]) -> dict[str, float]:
@@ -141,25 +155,41 @@ def _limits(texts: list[str]) -> dict[str, float]:
     return limits
 
 
-def _print(report: "ComparisonReport", as_json: bool, markdown: bool) -> None:
-    if as_json:
+def _save(report: "ComparisonReport", folder: Path, form: str) -> list[Path]:
+    from compressm_cli.render.comparison_plots import save_figures
+
+    return save_figures(report, folder, form, console.warn)
+
+
+def _print(report: "ComparisonReport", wanted: str | None) -> None:
+    if wanted == "json":
         from dataclasses import asdict
 
         typer.echo(json.dumps({**asdict(report), "broken": report.broken}, indent=2, allow_nan=False))
-        return
-    from compressm_cli.render.tables import comparison_markdown, comparison_tables
+    elif wanted == "csv":
+        from compressm_cli.render.arms_table import comparison_csv
 
-    if markdown:
+        typer.echo(comparison_csv(report), nl=False)
+    elif wanted == "latex":
+        from compressm_cli.render.arms_table import arms_table
+
+        typer.echo(arms_table(report).latex(), nl=False)
+    elif wanted == "markdown":
+        from compressm_cli.render.tables import comparison_markdown
+
         typer.echo(comparison_markdown(report))
-        return
+    else:
+        _show(report)
+
+
+def _show(report: "ComparisonReport") -> None:
+    from compressm_cli.render.tables import comparison_tables
+
     out = console.stdout()
     for warning in report.warnings:
         out.print(f"warning: {warning}", markup=False, style="yellow")
     for table in comparison_tables(report):
-        out.print()
-        out.print(table.rich())
-        for note in table.notes:
-            out.print(note, markup=False, style="dim")
+        console.show(out, table)
     if report.speed_reason is not None:
         out.print(f"Inference speed not measured: {report.speed_reason}", markup=False, style="dim")
     if report.decoding_reason is not None and report.decoding_reason != report.speed_reason:

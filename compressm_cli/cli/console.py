@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+    from compressm_cli.render.table import Table as TextTable
+
 PIPE_WIDTH = 120
 """Columns of a table that is not written to a terminal."""
 SIZES = {"COLUMNS": range(40, 100_000), "LINES": range(1, 100_000)}
@@ -67,6 +69,15 @@ def table(*columns: str, title: str | None = None) -> "Table":
     from rich.table import Table
 
     return Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+
+
+def show(out: "Console", table: "TextTable") -> None:
+    """A table with its notes, in as many parts as the terminal needs, each below an empty line."""
+    for part in table.fitted(out.width):
+        out.print()
+        out.print(part.rich())
+        for note in part.notes:
+            out.print(note, markup=False, style="dim")
 
 
 def report_error(message: str, hint: str | None = None) -> None:

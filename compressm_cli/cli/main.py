@@ -38,6 +38,7 @@ COMMANDS = {
     "compress": ("compressm_cli.cli.compress", MODELS, "Cut the states of a trained model, in one shot."),
     "compare": ("compressm_cli.cli.compare", MODELS, "Compare runs: accuracy, orders, size, speed, joules."),
     "study": ("compressm_cli.cli.study", MODELS, "Compare compression with what else its cost could buy."),
+    "runs": ("compressm_cli.cli.runs", MODELS, "List runs, and what came of them."),
     "bench": (
         "compressm_cli.cli.bench",
         MACHINE,

@@ -14,14 +14,14 @@ def quantity(value: float, unit: Unit, margin: float | None = None) -> str:
     """``0.953`` as a share -> ``95.3 %``; with half the width of an interval -> ``95.3 ± 0.8 %``."""
     if unit == "number":
         return f"{value:.4g}" + (f" ± {margin:.2g}" if margin else "")
-    size, symbol = _scale(abs(value), unit)
+    size, symbol = scale(abs(value), unit)
     digits = _digits(abs(value) / size, unit, value)
     spread = f" ± {margin / size:,.{digits}f}" if margin else ""
     return f"{value / size:,.{digits}f}{spread}{' ' + symbol if symbol else ''}"
 
 
-def _scale(size: float, unit: Unit) -> tuple[float, str]:
-    """What to divide by, and the symbol that goes with it."""
+def scale(size: float, unit: Unit) -> tuple[float, str]:
+    """What to divide an amount of this size by, and the symbol that goes with it."""
     if unit == "share":
         return 0.01, "%"
     if unit == "seconds":

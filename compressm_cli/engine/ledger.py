@@ -95,6 +95,10 @@ class Ledger:
             return earlier + self._meter.so_far()
         return self.clock.total() if self._group.is_main else 0.0
 
+    def spent(self) -> dict[str, float]:
+        """FLOPs of training, those of steps that were undone included, and all seconds until now."""
+        return {"flops": self.flops.total, "seconds": self.clock.total()}
+
     def wait(self) -> None:
         """Until a GPU has done what is queued."""
         synchronize(self._device)

@@ -45,6 +45,8 @@ class Listeners:
         self._rollbacks, self._group = rollbacks, group
         self.progress: Callable[[], float] | None = None
         """Which share of its budget the run has spent, where it has one."""
+        self.spent: Callable[[], dict[str, float]] | None = None
+        """FLOPs of training and seconds until now; evaluations tell them."""
         self._trackers = Trackers(trackers if group.is_main else [], view.message)
 
     def open(self, recipe: Recipe, seed: int, step: int) -> None:
@@ -73,6 +75,7 @@ class Listeners:
         """The validation split was evaluated."""
         metrics = {f"validation_{name}": value for name, value in result.metrics.items()}
         line = {"step": step, "validation_loss": result.loss, **metrics}
+        line |= {} if self.spent is None else self.spent()
         line |= {"after_cut": True} if after_cut else {}
         self._log({**line, **self._progress()})
         self.view.evaluation(step, result.loss, result.value(self._primary))

@@ -88,6 +88,7 @@ class Trainer:
         """Make what the loop calls on, each of what was made before."""
         recipe, seed, run, device, listeners = self.recipe, self.seed, self.run, self.device, self.listeners
         self.ledger = ledger = Ledger(recipe, seed, device, self.group)
+        listeners.spent = ledger.spent
         self.budget = budget = Budget(recipe, ledger, self.group)
         if budget.is_set:
             listeners.progress = lambda: budget.progress

@@ -207,7 +207,11 @@ def scalars_of(line: dict[str, Any]) -> dict[str, float]:
         if key != "step" and isinstance(value, int | float) and not isinstance(value, bool)
     }
     orders = {f"orders/{layer}": float(order) for layer, order in line.get("orders", {}).items()}
-    return {f"{key}{after}": float(value) for key, value in numbers.items()} | orders
+    found = {
+        f"{key}{after if key.startswith('validation_') else ''}": float(value)
+        for key, value in numbers.items()
+    }
+    return found | orders
 
 
 def flat(summary: dict[str, Any], prefix: str = "") -> dict[str, Any]:

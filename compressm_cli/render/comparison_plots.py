@@ -1,21 +1,34 @@
 """The figures of a comparison."""
 
 import math
-from collections.abc import Callable
-from functools import cache, partial
+import re
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.files import unwritable
 from compressm_cli.engine.oneshot import asked
 from compressm_cli.methods.hankel.config import HankelConfig
-from compressm_cli.objectives import Metric
-from compressm_cli.render.drawing import Painter
-from compressm_cli.render.plots import Line, checks_of, curve, drawable, index_label, order_histories
-from compressm_cli.render.style import BLUE, GREY, RED, colours, new_figure, percent, style, thousands
+from compressm_cli.render.comparison_curves import curves_figure, pareto_figure
+from compressm_cli.render.drawing import Painter, Tell, save
+from compressm_cli.render.labels import label_ends
+from compressm_cli.render.plots import checks_of, drawable, index_label, order_histories
+from compressm_cli.render.style import (
+    BLACK,
+    BLUE,
+    GREY,
+    RED,
+    colours,
+    logarithmic,
+    new_figure,
+    style,
+    thousands,
+)
 from compressm_cli.reports import formats
 from compressm_cli.reports.comparison import ComparisonReport
+from compressm_cli.reports.curves import Line, Spent
 from compressm_cli.reports.spectrum import LayerSpectrum, layer_spectra
 from compressm_cli.reports.verdict import SPEED_TITLES
 from compressm_cli.runs.folder import Run
@@ -30,22 +43,36 @@ UNCHANGED = 0.005
 def comparison_figures(report: ComparisonReport) -> dict[str, Painter]:
     """Title -> figure; one whose records are not at hand gives none."""
 
-    metric = report.primary
-
     @cache
     def runs() -> list[list[Run]]:
         return [[Run.open(Path(p)) for p in arm.paths if Path(p).is_dir()] for arm in report.arms]
 
+    def curves(over: Spent) -> Painter:
+        labels = [arm.label for arm in report.arms]
+        return lambda: curves_figure(report.primary, labels, runs(), over)
+
     return {
         "Against the baseline": lambda: _ratio_figure(report),
-        f"Validation {metric.title} while training": lambda: _history_figure(
-            report, runs(), partial(_draw_metric, metric), f"validation {metric.title}"
-        ),
-        "States while training": lambda: _history_figure(
-            report, runs(), _draw_orders, "order, sum over the layers"
-        ),
+        "Test metric over FLOPs of training": lambda: pareto_figure(report, "training_flops"),
+        "Test metric over FLOPs of inference": lambda: pareto_figure(report, "inference_flops"),
+        "Validation over training steps": curves("step"),
+        "Validation over FLOPs of training": curves("flops"),
+        "Validation over seconds": curves("seconds"),
+        "States while training": lambda: _states_figure(report, runs()),
         "Hankel spectra of the finished models": lambda: _spectra_figure(report),
     }
+
+
+def save_figures(report: ComparisonReport, folder: Path, form: str, tell: Tell) -> list[Path]:
+    """The same as files, named after their titles; BadInputError where they cannot be written."""
+    painters = {
+        f"{re.sub(r'[^a-z]+', '-', title.lower())}.{form}": painter
+        for title, painter in comparison_figures(report).items()
+    }
+    try:
+        return save(folder, painters, tell)
+    except OSError as error:
+        raise BadInputError(unwritable(f"--figures {folder}", error, "choose another folder")) from error
 
 
 def _ratio_figure(report: ComparisonReport) -> "Figure | None":
@@ -54,19 +81,22 @@ def _ratio_figure(report: ComparisonReport) -> "Figure | None":
     if not bars:
         return None
     several = len(report.arms) > 2
-    labels = list(dict.fromkeys(title for title, _, _ in bars))
+    labels = list(dict.fromkeys(title for title, *_ in bars))
     shades = colours(len(report.arms))
     with style():
         figure, (axes,) = new_figure(8.0, 1.1 + 0.26 * len(bars) + 0.1 * len(labels))
         width = 0.8 / (len(report.arms) - 1)
-        for title, arm, ratio in bars:
+        for title, arm, ratio, interval in bars:
             colour = shades[arm] if several else _judged_colour(ratio)
             place = labels.index(title) + width * (arm - 1 - (len(report.arms) - 2) / 2)
             axes.barh(place, math.log10(ratio), height=0.85 * width, color=colour)
+            ends = [math.log10(end) for end in interval]
+            axes.plot(ends, [place] * len(ends), color=BLACK, lw=1.2)
             shift = 4 if ratio >= 1 else -4
+            outermost = (max if ratio >= 1 else min)([math.log10(ratio), *ends])
             axes.annotate(
                 formats.times(ratio),
-                (math.log10(ratio), place),
+                (outermost, place),
                 xytext=(shift, 0),
                 textcoords="offset points",
                 ha="left" if ratio >= 1 else "right",
@@ -77,7 +107,7 @@ def _ratio_figure(report: ComparisonReport) -> "Figure | None":
         axes.set_yticks(range(len(labels)), labels)
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
-        _ratio_ticks(axes, [ratio for _, _, ratio in bars])
+        _ratio_ticks(axes, [end for _, _, ratio, interval in bars for end in (ratio, *interval)])
         axes.set_xlabel(f"ratio to {report.arms[0].label} (logarithmic; left of 1x is less, so better)")
         if several:
             handles = [
@@ -87,19 +117,25 @@ def _ratio_figure(report: ComparisonReport) -> "Figure | None":
     return figure
 
 
-def _bars(report: ComparisonReport) -> list[tuple[str, int, float]]:
-    """Title, index of the arm, and ratio, for everything that has one and is nothing doubtful."""
-    found = []
+def _bars(report: ComparisonReport) -> list[tuple[str, int, float, tuple[float, ...]]]:
+    """Title, index of the arm, ratio and its interval, for everything that has one and is nothing doubtful."""
+    found: list[tuple[str, int, float, tuple[float, ...]]] = []
     for row in report.rows:
         for i, change in enumerate(row.changes):
             if row.values[0].note or row.values[i].note:
                 continue
             if change is not None and change.ratio and not row.higher_is_better:
-                found.append((row.title, i, change.ratio))
+                found.append((row.title, i, change.ratio, _interval(change.ratio_low, change.ratio_high)))
     batches = report.speed.batches if report.speed else []
     for title, batch in zip(SPEED_TITLES, batches, strict=False):
-        found += [(title, i, ratio.value) for i, ratio in enumerate(batch.ratios) if i]
+        ratios = list(enumerate(batch.ratios))[1:]
+        found += [(title, i, ratio.value, _interval(ratio.low, ratio.high)) for i, ratio in ratios]
     return found
+
+
+def _interval(low: float | None, high: float | None) -> tuple[float, ...]:
+    """As far as it can be drawn on a logarithmic scale."""
+    return (low, high) if low is not None and high is not None and low > 0 else ()
 
 
 def _judged_colour(ratio: float) -> str:
@@ -119,46 +155,31 @@ def _ratio_ticks(axes: "Axes", ratios: list[float]) -> None:
     axes.set_xlim(math.log10(low) - room, math.log10(high) + room)
 
 
-def _history_figure(
-    report: ComparisonReport,
-    runs: list[list[Run]],
-    draw: "Callable[[Axes, Run, object, str | None], bool]",
-    label: str,
-) -> "Figure | None":
-    """One curve a run over the training steps, one colour an arm."""
+def _states_figure(report: ComparisonReport, runs: list[list[Run]]) -> "Figure | None":
+    """The orders of all layers together over the training steps; one line a run, one colour an arm."""
+    if not any(runs):
+        return None
     with style():
         figure, (axes,) = new_figure(8.0, 3.8)
-        drawn = False
+        ends = []
         for arm, members, colour in zip(report.arms, runs, colours(len(runs)), strict=True):
-            name: str | None = arm.label
             for run in members:
-                if draw(axes, run, colour, name):
-                    drawn, name = True, None
+                steps, totals = _order_history(run)
+                axes.step(steps, totals, where="post", color=colour, lw=1.6, alpha=0.85)
+            if members:
+                ends.append((float(steps[-1]), float(totals[-1]), arm.label))
         axes.set_xlabel("training step")
-        axes.set_ylabel(label)
+        axes.set_ylabel("order, sum over the layers")
         axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
         thousands(axes.xaxis)
-        if not drawn:
-            return None
-        figure.legend(loc="outside upper right", ncols=len(report.arms))
+        thousands(axes.yaxis)
+        label_ends(axes, ends)
     return figure
 
 
-def _draw_metric(metric: Metric, axes: "Axes", run: Run, colour: object, label: str | None) -> bool:
-    steps, values = curve(run.read_metrics(), f"validation_{metric.name}")
-    axes.plot(steps, values, color=colour, lw=1.4, alpha=0.85, label=label)
-    if metric.unit == "share":
-        percent(axes.yaxis)
-    return bool(values)
-
-
-def _draw_orders(axes: "Axes", run: Run, colour: object, label: str | None) -> bool:
-    metrics, checks = run.read_metrics(), checks_of(run)
-    steps, totals = total_order_history(run.read_summary()["orders"]["start"], metrics, checks)
-    axes.step(steps, totals, where="post", color=colour, lw=1.6, alpha=0.85, label=label)
-    axes.set_ylim(bottom=0)
-    thousands(axes.yaxis)
-    return True
+def _order_history(run: Run) -> tuple[list[int], list[int]]:
+    return total_order_history(run.read_summary()["orders"]["start"], run.read_metrics(), checks_of(run))
 
 
 def total_order_history(
@@ -217,8 +238,9 @@ def _drawn(report: ComparisonReport, measured: list[list[LayerSpectrum]], kinds:
             for arm, spectrum, colour in zip(report.arms, spectra, shades, strict=True):
                 if name in spectrum:
                     values = drawable(spectrum[name].hsv)
-                    axes.semilogy(range(1, len(values) + 1), values, color=colour, label=arm.label)
+                    axes.plot(range(1, len(values) + 1), values, color=colour, label=arm.label)
             axes.set_title(name)
+            logarithmic(axes)
             axes.set_xlim(left=0)
             thousands(axes.xaxis)
         for axes in panels[len(layers) :]:

@@ -1,17 +1,10 @@
-"""A comparison as one HTML file: styles and figures inside, nothing loaded from elsewhere."""
+"""A comparison as one HTML file."""
 
-import base64
-from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-from compressm_cli import __version__
-from compressm_cli.core.errors import BadInputError
-from compressm_cli.core.files import unwritable
-from compressm_cli.core.text import printable
 from compressm_cli.render.comparison_plots import comparison_figures
-from compressm_cli.render.drawing import Tell, draw
+from compressm_cli.render.drawing import Tell
+from compressm_cli.render.page import Tile, render_page, write_page
 from compressm_cli.render.tables import comparison_tables, seeds_text
 from compressm_cli.reports import formats
 from compressm_cli.reports.comparison import ComparisonReport
@@ -25,41 +18,19 @@ TILES = (
 )
 
 
-@dataclass(frozen=True)
-class Tile:
-    """One number at the top of the page; ``kind`` is won, lost or even."""
-
-    number: str
-    caption: str
-    kind: str
-
-
 def write_html(report: ComparisonReport, path: Path, tell: Tell) -> None:
     """Render the report into a file; BadInputError where it cannot be written."""
-    text = render_html(report, tell)
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise BadInputError(unwritable(f"--html {path}", error, "choose another file")) from error
+    write_page(path, render_html(report, tell))
 
 
 def render_html(report: ComparisonReport, tell: Tell) -> str:
-    """The page; every text in it is escaped. ``tell`` is told which figures it lacks."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        finalize=_shown,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    """The page; ``tell`` is told which figures it lacks."""
     names = " and ".join(arm.label for arm in report.arms[1:])
     baseline = report.arms[0].label
-    figures = [
-        {"title": title, "data": base64.b64encode(picture).decode("ascii")}
-        for title, picture in draw(comparison_figures(report), tell).items()
-    ]
-    return environment.get_template("comparison.html.j2").render(
+    return render_page(
+        "comparison.html.j2",
+        comparison_figures(report),
+        tell,
         title=f"{names} against {baseline}",
         names=names,
         baseline=baseline,
@@ -70,18 +41,11 @@ def render_html(report: ComparisonReport, tell: Tell) -> str:
         warnings=report.warnings,
         verdict=report.verdict,
         tables=comparison_tables(report),
-        figures=figures,
         arms=report.arms,
         speed_reason=report.speed_reason,
         decoding_reason=report.decoding_reason,
         flop_convention=report.flop_convention,
-        version=__version__,
     )
-
-
-def _shown(value: object) -> object:
-    """A value as it goes into the page, where it is escaped; without what would turn or hide the text around it."""
-    return printable(value) if type(value) is str else value
 
 
 def _tiles(report: ComparisonReport) -> list[Tile]:

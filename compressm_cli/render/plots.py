@@ -3,11 +3,8 @@
 import math
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from compressm_cli.core.errors import BadInputError
-from compressm_cli.core.text import described
-from compressm_cli.core.validation import is_number
 from compressm_cli.objectives import Metric, objective_type, primary_of
 from compressm_cli.objectives.classification import ACCURACY, CROSS_ENTROPY
 from compressm_cli.recipe import load_recipe
@@ -17,12 +14,15 @@ from compressm_cli.render.style import (
     RED,
     SERIES,
     colours,
+    logarithmic,
+    logarithmic_if_wide,
     new_figure,
     percent,
     sequence,
     style,
     thousands,
 )
+from compressm_cli.reports.curves import Line, curve
 from compressm_cli.reports.formats import gramians
 from compressm_cli.reports.spectrum import SpectrumReport
 from compressm_cli.runs.folder import Run
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 MARKERS = "osD^vPX*"
 FLOOR = 1e-8
 """Values below this share of the largest are not drawn: they are round-off."""
-Line = dict[str, Any]
 
 
 def run_plots(run: Run, tell: Tell, folder: Path | None = None) -> list[Path]:
@@ -71,7 +70,7 @@ def spectrum_figure(report: SpectrumReport) -> "Figure":
         figure, (axes,) = new_figure(8.0, 4.6)
         for layer, colour in zip(report.layers, colours(len(report.layers)), strict=True):
             values = drawable(layer.hsv)
-            axes.semilogy(
+            axes.plot(
                 range(1, len(values) + 1), values, color=colour, label=f"{layer.layer}  (order {layer.order})"
             )
             for at, marker in zip(layer.thresholds, _markers(len(layer.thresholds)), strict=True):
@@ -90,6 +89,7 @@ def spectrum_figure(report: SpectrumReport) -> "Figure":
         selective = report.layers[0].variant is not None
         axes.set_xlabel(index_label(None if selective else report.realization))
         axes.set_ylabel("Hankel singular value")
+        logarithmic(axes)
         thousands(axes.xaxis)
         axes.set_xlim(left=0)
         thresholds = [at.energy_threshold for at in report.layers[0].thresholds]
@@ -97,8 +97,9 @@ def spectrum_figure(report: SpectrumReport) -> "Figure":
             Line2D([], [], ls="", marker=m, color=GREY, ms=6, label=f"keeps {100 * t:g} % of the energy")
             for t, m in zip(thresholds, _markers(len(thresholds)), strict=True)
         ]
-        handles = axes.get_legend_handles_labels()[0]
-        figure.legend(handles=[*handles, *marks], loc="outside right upper")
+        handles = [*axes.get_legend_handles_labels()[0], *marks]
+        # Beside the axes, below the title, which may be long.
+        axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0.0)
     return figure
 
 
@@ -115,20 +116,21 @@ def training_figure(
         return None
     with style():
         figure, (losses, score) = new_figure(8.0, 5.6, rows=2)
-        losses.plot(*curve(trained, "train_loss"), color=SERIES[0], alpha=0.85, lw=1.2, label="training")
-        losses.plot(*curve(evaluated, "validation_loss"), color=SERIES[1], label="validation")
-        score.plot(*curve(evaluated, f"validation_{primary.name}"), color=SERIES[1], label="validation")
+        training = curve(trained, "train_loss")
+        validation = curve(evaluated, "validation_loss", after_cuts=True)
+        judged = curve(evaluated, f"validation_{primary.name}", after_cuts=True)
+        losses.plot(training.x, training.y, color=SERIES[0], alpha=0.85, lw=1.2, label="training")
+        losses.plot(validation.x, validation.y, color=SERIES[1], label="validation")
+        score.plot(judged.x, judged.y, color=SERIES[1], label="validation")
         for axes in (losses, score):
-            for i, step in enumerate(_cut_steps(checks)):
+            for i, step in enumerate(cut_steps(checks)):
                 axes.axvline(step, color=GREY, lw=0.9, ls=":", label="cut" if i == 0 else None)
             axes.set_xlim(left=0)
             axes.legend(loc="best")
             thousands(axes.xaxis)
         losses.set_title("Loss")
         losses.set_ylabel(loss.title + (" (nats)" if loss.unit == "nats" else ""))
-        values = [*curve(trained, "train_loss")[1], *curve(evaluated, "validation_loss")[1]]
-        if min(values) > 0 and max(values) > 5 * min(values):
-            losses.set_yscale("log")
+        logarithmic_if_wide(losses, [*training.y, *validation.y])
         score.set_title(primary.title[0].upper() + primary.title[1:])
         score.set_ylabel(
             "rows classified correctly" if primary == ACCURACY else f"validation {primary.title}"
@@ -196,13 +198,15 @@ def check_spectra_figure(checks: list[Line]) -> "Figure | None":
         figure, panels = new_figure(
             1.2 + 3.2 * columns if columns > 1 else 6.4, 0.8 + 2.8 * rows, rows, columns
         )
-        norm = Normalize(min(steps), max(max(steps), min(steps) + 1))
+        # One check alone is dark.
+        norm = Normalize(min(steps[0], max(steps) - 1), max(steps))
         scale = sequence()
         for axes, layer in zip(panels, layers, strict=False):
             for check in (c for c in found if _title(c) == layer):
                 values = drawable(check["hsv"])
-                axes.semilogy(range(1, len(values) + 1), values, color=scale(norm(check["step"])), lw=1.4)
+                axes.plot(range(1, len(values) + 1), values, color=scale(norm(check["step"])), lw=1.4)
             axes.set_title(layer)
+            logarithmic(axes)
             axes.set_xlim(left=0)
             thousands(axes.xaxis)
         for axes in panels[len(layers) :]:
@@ -234,19 +238,8 @@ def drawable(values: list[float]) -> list[float]:
     return [v for v in values if v > floor]
 
 
-def curve(lines: list[Line], key: str) -> tuple[list[int], list[float]]:
-    """Steps and values of the lines that have one."""
-    known = [m for m in lines if m.get(key) is not None]
-    for line in known:
-        if not is_number(line[key]):
-            raise BadInputError(
-                f"metrics.jsonl: {key} of step {line['step']} must be a number or null, found {described(line[key])}; "
-                "the run's record is damaged"
-            )
-    return [m["step"] for m in known], [m[key] for m in known]
-
-
-def _cut_steps(checks: list[Line]) -> list[int]:
+def cut_steps(checks: list[Line]) -> list[int]:
+    """The steps after which a cut stayed."""
     return sorted({c["step"] for c in checks if c["accepted"]})
 
 

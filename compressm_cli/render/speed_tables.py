@@ -1,5 +1,7 @@
 """Inference and decoding, in the tables of ``compare`` and ``bench``."""
 
+from collections.abc import Callable
+
 from compressm_cli.core.quantities import quantity
 from compressm_cli.render.table import BUSY, Table
 from compressm_cli.reports import formats
@@ -13,18 +15,15 @@ from compressm_cli.reports.inference import SpeedReport
 def speed_table(report: ComparisonReport) -> Table:
     speed = report.speed
     assert speed is not None
-    rows = []
     show = formats.ratio if len(report.arms) == 2 else formats.times
-    for batch in speed.batches:
-        cells = [f"batch of {batch.batch}", quantity(batch.seconds[0], "seconds")]
-        for seconds, found in zip(batch.seconds[1:], batch.ratios[1:], strict=True):
-            spread = (
-                ""
-                if found.low is None or found.high is None
-                else f", {formats.interval(found.low, found.high)}"
-            )
-            cells += [quantity(seconds, "seconds"), show(found.value) + spread]
-        rows.append(cells)
+    rows = [
+        beside(
+            f"batch of {batch.batch}",
+            [quantity(seconds, "seconds") for seconds in batch.seconds],
+            [_ratio(found, show) for found in batch.ratios[1:]],
+        )
+        for batch in speed.batches
+    ]
     note = _measured_now(report, speed, f"sequences of {speed.length:,} steps")
     notes = [note, BUSY] if speed.busy else [note]
     return Table("Inference, one forward pass", columns_of([s.label for s in report.arms]), rows, notes)
@@ -59,13 +58,13 @@ def decoding_table(report: ComparisonReport, decoding: DecodingReport) -> Table:
 
 def _decoding_cells(name: str, values: list[str], ratios: list[Estimate]) -> list[str]:
     """A figure of each model, and behind those after the first its ratio with its interval."""
-    cells = [name, values[0]]
-    for value, found in zip(values[1:], ratios[1:], strict=True):
-        spread = ""
-        if found.low is not None and found.high is not None:
-            spread = f", {formats.interval(found.low, found.high)}"
-        cells += [value, formats.times(found.value) + spread]
-    return cells
+    return beside(name, values, [_ratio(found, formats.times) for found in ratios[1:]])
+
+
+def _ratio(found: Estimate, show: Callable[[float], str]) -> str:
+    if found.low is None or found.high is None:
+        return show(found.value)
+    return f"{show(found.value)}, {formats.interval(found.low, found.high)}"
 
 
 def bench_decoding_table(report: BenchReport) -> Table | None:
@@ -101,5 +100,16 @@ def orders_text(row: BenchRow) -> str:
 
 
 def columns_of(headings: list[str]) -> list[str]:
-    """A column for the baseline, and two for each other arm: its value and how it compares."""
-    return ["", headings[0], *(text for h in headings[1:] for text in (h, "against\nthe baseline"))]
+    """A column for the baseline, and for one other arm two: its value and how it compares; for several one each."""
+    first, *others = headings
+    return ["", first, *others, "against\nthe baseline"] if len(others) == 1 else ["", *headings]
+
+
+def beside(name: str, values: list[str], changes: list[str]) -> list[str]:
+    """The cells of such columns; ``changes`` are those of all arms but the first."""
+    if len(changes) == 1:
+        return [name, *values, *changes]
+    told = (
+        f"{value}\n{change}" if change else value for value, change in zip(values[1:], changes, strict=True)
+    )
+    return [name, values[0], *told]

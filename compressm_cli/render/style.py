@@ -7,7 +7,7 @@ of whoever started this process change a figure.
 import io
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,14 @@ _STYLE: Any = {
     "legend.frameon": False,
     "legend.fontsize": 9,
     "figure.facecolor": "white",
+    # Names of recipes and layers are no formulas.
+    "text.parse_math": False,
+    # Said, so that a dark page can have another one.
+    "text.color": BLACK,
+    # Text as text, and the same names each time.
+    "svg.fonttype": "none",
+    "svg.hashsalt": "compressm",
+    "pdf.fonttype": 42,
 }
 RESOLUTION = 150
 
@@ -95,10 +103,12 @@ def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> 
     return figure, list(axes.flat)
 
 
-def as_png(figure: "Figure") -> bytes:
-    """The figure as a PNG file."""
+def as_file(figure: "Figure", form: str) -> bytes:
+    """The figure as a file of this format: png, svg, or pdf; the same bytes each time."""
+    # Others say when they were made.
+    dated = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[form]
     with style(), io.BytesIO() as buffer:
-        figure.savefig(buffer, format="png", dpi=RESOLUTION)
+        figure.savefig(buffer, format=form, dpi=RESOLUTION, metadata=dated)
         return buffer.getvalue()
 
 
@@ -131,3 +141,20 @@ def percent(axis: Any) -> None:
     from matplotlib.ticker import FuncFormatter
 
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
+
+
+def logarithmic(axes: "Axes") -> None:
+    """A logarithmic ordinate with plain numbers as ticks: no formulas, which names would be taken for, too."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 1000 * low else (1.0,)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def logarithmic_if_wide(axes: "Axes", values: Sequence[float]) -> None:
+    """The same where the greatest of positive values is more than five times the least."""
+    if values and min(values) > 0 and max(values) > 5 * min(values):
+        logarithmic(axes)

@@ -11,6 +11,7 @@ from compressm_cli.core.quantities import quantity
 from compressm_cli.engine.targets import TargetReport
 from compressm_cli.objectives import OBJECTIVES, Metric, recorded_primary
 from compressm_cli.render.progress import duration, short_time, speed_change
+from compressm_cli.render.table import Table as TextTable
 from compressm_cli.render.target_table import target_table
 
 MOST_LAYERS = 6
@@ -22,12 +23,18 @@ MOST_TARGETS = 12
 def print_summary(console: Console, summary: dict[str, Any]) -> None:
     """What a run has come to; of real numbers also how well each is said."""
     console.print(summary_table(summary))
-    if targets := summary["test"].get("targets"):
-        reports = [TargetReport(**target) for target in targets]
-        table = target_table("test", reports, MOST_TARGETS, "summary.json")
+    if (table := targets_of(summary)) is not None:
         console.print(table.rich())
         for note in table.notes:
             console.print(Text(note))
+
+
+def targets_of(summary: dict[str, Any]) -> TextTable | None:
+    """How well each of the real numbers is said; None where a run's model says none."""
+    targets = summary["test"].get("targets")
+    if not targets:
+        return None
+    return target_table("test", [TargetReport(**target) for target in targets], MOST_TARGETS, "summary.json")
 
 
 def summary_table(summary: dict[str, Any]) -> Table:
@@ -37,15 +44,20 @@ def summary_table(summary: dict[str, Any]) -> Table:
     table.add_column("")
     for heading in ("start", "final", "change"):
         table.add_column(heading, justify="right")
-    for row in [
+    for row in summary_rows(summary):
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def summary_rows(summary: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Its rows: a name, and up to three cells: start, final, change."""
+    return [
         *_judged(summary),
         *_orders(summary["orders"]),
         *_axes(summary),
         *_costs(summary),
         *_once(summary),
-    ]:
-        table.add_row(*(Text(cell) for cell in row))
-    return table
+    ]
 
 
 def _judged(summary: dict[str, Any]) -> list[tuple[str, ...]]:

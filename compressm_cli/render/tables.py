@@ -1,10 +1,12 @@
 """``compare`` and ``bench`` as tables; those of ``analyze`` are in a file of their own."""
 
-from compressm_cli.core.quantities import Unit, quantity
+from compressm_cli.core.quantities import quantity
 from compressm_cli.measure.roof import DEFINITION
+from compressm_cli.render.arms_table import arms_table, change_text, interval_note, seeds_text, value_text
 from compressm_cli.render.spectrum_tables import RECURRENCE_ERROR, spectrum_tables
 from compressm_cli.render.speed_tables import (
     bench_decoding_table,
+    beside,
     columns_of,
     decoding_table,
     orders_text,
@@ -14,7 +16,7 @@ from compressm_cli.render.table import BUSY, Footnotes, Table, plain
 from compressm_cli.reports import formats
 from compressm_cli.reports.bench import BenchReport, BenchRow
 from compressm_cli.reports.comparison import ComparisonReport
-from compressm_cli.reports.rows import Change, Row, Value
+from compressm_cli.reports.rows import Row
 
 MOST_TARGETS = 36
 """Rows of single numbers that are shown, of three for each."""
@@ -33,8 +35,9 @@ __all__ = [
 
 
 def comparison_tables(report: ComparisonReport) -> list[Table]:
-    """The comparison, the orders and the inference speed."""
-    tables = [_main_table(report), *([_targets_table(report)] if report.targets else [])]
+    """The comparison, with more than two arms first a row an arm; the orders and the inference speed."""
+    tables = [arms_table(report)] if len(report.arms) > 2 else []
+    tables += [_main_table(report), *([_targets_table(report)] if report.targets else [])]
     tables += [_orders_table(report)] if report.orders or report.axes else []
     if any(budget is not None for arm in report.arms for budget in arm.budgets):
         tables.append(_budget_table(report))
@@ -84,13 +87,6 @@ def comparison_markdown(report: ComparisonReport) -> str:
     return "\n".join(parts)
 
 
-def seeds_text(seeds: list[int | None]) -> str:
-    """``seed 0``, ``3 seeds``, or that it is not known."""
-    if len(seeds) > 1:
-        return f"{len(seeds)} seeds"
-    return "seed unknown" if seeds[0] is None else f"seed {seeds[0]}"
-
-
 def _bench_cells(row: BenchRow, notes: Footnotes) -> list[str]:
     memory = row.peak_bytes
     return [
@@ -115,15 +111,9 @@ def _main_table(report: ComparisonReport) -> Table:
         if row.key == f"validation_{report.primary.name}":
             rows.append(_agreement_cells(report, notes))
     headings = [f"{arm.label}\n{seeds_text(arm.seeds)}" for arm in report.arms]
-    lines = notes.lines()
-    if any(len(arm.seeds) > 1 for arm in report.arms):
-        lines.append(
-            "± is half the 95 % t-interval of the mean over the seeds; so is the range beside a change "
-            f"of {report.primary.title}, which is paired by seed where the seeds match."
-        )
-    else:
-        lines.append(f"One seed each: no interval, so a difference of {report.primary.title} may be chance.")
-    return Table("Comparison", columns_of(headings), rows, lines)
+    if len(report.arms) == 2:
+        return Table("Comparison", columns_of(headings), rows, [*notes.lines(), interval_note(report)])
+    return Table("All that was compared", columns_of(headings), rows, notes.lines())
 
 
 def _targets_table(report: ComparisonReport) -> Table:
@@ -138,41 +128,20 @@ def _targets_table(report: ComparisonReport) -> Table:
 
 
 def _cells(row: Row, notes: Footnotes) -> list[str]:
-    cells = [row.title, _value(row.values[0], row.unit, notes)]
-    for value, change, apart in zip(row.values[1:], row.changes[1:], row.apart[1:], strict=True):
-        told = f"not comparable {notes.mark(apart)}" if apart else _change(change, len(row.values) == 2)
-        cells += [_value(value, row.unit, notes), told]
-    return cells
-
-
-def _value(value: Value, unit: Unit, notes: Footnotes) -> str:
-    if value.mean is None:
-        return f"not known {notes.mark(value.reason or 'no reason recorded')}"
-    shown = quantity(value.mean.value, unit, value.mean.margin)
-    return shown if value.note is None else f"{shown} {notes.mark(value.note)}"
-
-
-def _change(change: Change | None, in_words: bool) -> str:
-    """In words too where there is room: with one arm beside the baseline."""
-    if change is None:
-        return "-"
-    if change.ratio is None:
-        found = change.difference
-        return "-" if found is None else formats.points(found.value, found.low, found.high)
-    return formats.ratio(change.ratio) if in_words else formats.times(change.ratio)
+    values = [value_text(value, row, notes) for value in row.values]
+    in_words = len(values) == 2
+    return beside(row.title, values, [change_text(row, i, notes, in_words) for i in range(1, len(values))])
 
 
 def _agreement_cells(report: ComparisonReport, notes: Footnotes) -> list[str]:
-    cells = ["same predictions", ""]
+    cells = [""]
     for found in report.agreement[1:]:
         if found is None or found.share is None:
-            cells += [
-                f"not known {notes.mark((found.reason if found else None) or 'no reason recorded')}",
-                "",
-            ]
+            reason = (found.reason if found else None) or "no reason recorded"
+            cells.append(f"not known {notes.mark(reason)}")
         else:
-            cells += [quantity(found.share.value, "share", found.share.margin), ""]
-    return cells
+            cells.append(quantity(found.share.value, "share", found.share.margin))
+    return beside("same predictions", cells, [""] * (len(cells) - 1))
 
 
 def _orders_table(report: ComparisonReport) -> Table:

@@ -25,12 +25,22 @@ class Change:
     """One metric of one arm against the baseline's."""
 
     difference: Estimate | None
-    """Of scores, such as accuracies; in shares (0.01 is one point) where they are; paired by seed where the seeds
-    match."""
+    """Of scores, such as accuracies, and of what was measured; in shares (0.01 is one point) where they are; paired by
+    seed where the seeds match."""
     ratio: float | None
     """This arm's mean over the baseline's, for all but shares."""
     basis: str
     """How it was made: ``paired by seed (3 seeds)``, ``one seed: no interval``, ..."""
+    ratio_low: float | None = None
+    ratio_high: float | None = None
+    """The 95 % interval of the difference, as one of the ratio: relative to the baseline's mean. None without one."""
+
+    @property
+    def is_clear(self) -> bool | None:
+        """Whether the interval of the ratio leaves no change out; None without one."""
+        if self.ratio_low is None or self.ratio_high is None:
+            return None
+        return not self.ratio_low <= 1 <= self.ratio_high
 
 
 @dataclass(frozen=True)
@@ -95,15 +105,25 @@ def _change(metric: Metric, baseline: Arm, other: Arm, theirs: Value, ours: Valu
     if theirs.mean is None or ours.mean is None:
         return None
     ratio = ours.mean.value / theirs.mean.value if theirs.mean.value else None
-    if not metric.score:
+    if not metric.score and not metric.measured:
         return Change(
             None, ratio, "ratio of the means" if ours.mean.count + theirs.mean.count > 2 else "one run each"
         )
-    estimate, basis = _score_change(baseline, other, theirs, ours)
-    return Change(estimate, None if metric.unit == "share" else ratio, basis)
+    estimate, basis = _difference(baseline, other, theirs, ours)
+    if metric.unit == "share" or ratio is None:
+        return Change(estimate, None, basis)
+    return Change(estimate, ratio, basis, *_around(ratio, estimate, theirs.mean.value))
 
 
-def _score_change(baseline: Arm, other: Arm, theirs: Value, ours: Value) -> tuple[Estimate, str]:
+def _around(ratio: float, found: Estimate, baseline: float) -> tuple[float | None, float | None]:
+    """The interval of a difference as one of a ratio: in the baseline's mean, and no less than nothing."""
+    if found.low is None or found.high is None or baseline <= 0:
+        return None, None
+    low, high = ((end - found.value) / baseline for end in (found.low, found.high))
+    return max(0.0, ratio + low), ratio + high
+
+
+def _difference(baseline: Arm, other: Arm, theirs: Value, ours: Value) -> tuple[Estimate, str]:
     before = {m.seed: v for m, v in zip(baseline.members, theirs.by_run, strict=True) if v is not None}
     after = {m.seed: v for m, v in zip(other.members, ours.by_run, strict=True) if v is not None}
     seeds = common_seeds(baseline, other)

@@ -13,7 +13,7 @@ from compressm_cli.reports.metrics import METRICS, SPEED_METRICS, known_scores, 
 from compressm_cli.reports.rows import Change, Row
 
 NOISE = 0.05
-"""Relative differences of single measurements up to this are called no clear change."""
+"""Relative differences of measurements without an interval up to this are called no clear change."""
 
 SPEED_TITLES = ("inference time of one sequence", "inference time of a batch")
 
@@ -131,21 +131,37 @@ def _judgement(row: Row, titles: str, arm: int) -> str:
 
 
 def _balance(rows: list[Row], speed: SpeedReport | None, arm: int) -> list[str]:
-    """Lines ``Won: ...``, ``Lost: ...``, ``No clear change: ...``, ``Not known: ...``."""
+    """Lines ``Won: ...``, ``Lost: ...``, ``No clear change: ...``, ``Not known: ...``, and what decided.
+
+    What was measured is judged by its interval over the seeds, and for want of one by NOISE.
+    """
     parts: dict[str, list[str]] = {"Won": [], "Lost": [], "No clear change": [], "Not known": []}
+    without: list[str] = []
     for row in rows:
         if not row.score and not row.apart[arm]:
             doubtful = row.values[0].note or row.values[arm].note
-            ratio = None if doubtful else _ratio(row.changes[arm])
-            noise = NOISE if row.measured else 0.0
-            parts[_judged(ratio, noise)].append(_named(row.title, ratio))
+            change = None if doubtful else row.changes[arm]
+            if row.measured and change is not None and change.is_clear is None and change.ratio is not None:
+                without.append(row.title)
+            parts[_judged_row(row, change)].append(_named_change(row.title, change))
     for name, title in zip(SPEED_METRICS, SPEED_TITLES, strict=True):
         if (found := _speed_estimate(name, speed, arm)) is not None:
             clear = found.low is None or found.high is None or not found.low <= 1 <= found.high
             parts[_judged(found.value, 0.0) if clear else "No clear change"].append(
                 _named(title, found.value)
             )
-    return [f"{name}: {'; '.join(items)}." for name, items in parts.items() if items]
+    lines = [f"{name}: {'; '.join(items)}." for name, items in parts.items() if items]
+    if without:
+        lines.append(
+            f"Without an interval, so that up to {100 * NOISE:g} % is no clear change: {', '.join(without)}."
+        )
+    return lines
+
+
+def _judged_row(row: Row, change: Change | None) -> str:
+    if change is not None and change.is_clear is not None and row.measured:
+        return _judged(change.ratio, 0.0) if change.is_clear else "No clear change"
+    return _judged(_ratio(change), NOISE if row.measured else 0.0)
 
 
 def _judged(ratio: float | None, noise: float) -> str:
@@ -154,6 +170,13 @@ def _judged(ratio: float | None, noise: float) -> str:
     if abs(ratio - 1) <= noise:
         return "No clear change"
     return "Won" if ratio < 1 else "Lost"
+
+
+def _named_change(title: str, change: Change | None) -> str:
+    text = _named(title, _ratio(change))
+    if change is None or change.ratio_low is None or change.ratio_high is None:
+        return text
+    return f"{text} ({formats.interval(change.ratio_low, change.ratio_high)})"
 
 
 def _named(title: str, ratio: float | None) -> str:

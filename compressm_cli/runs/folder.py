@@ -25,12 +25,14 @@ from typing import Any
 from compressm_cli.core.errors import BadInputError, RunFailedError
 from compressm_cli.core.files import bring_to_disk, remove_temporaries, write_atomically
 from compressm_cli.core.text import described
-from compressm_cli.runs.lock import held
+from compressm_cli.runs.lock import held, is_held
 
 VERSION = re.compile(r"^v(\d{4,})$")
 MOST_NAMED = 10
 """Runs that a message lists."""
 MEND = "the run's record is damaged: mend the line, or delete it, with what it told"
+LONGEST_LINE = 65536
+"""Bytes of a line of a log."""
 LOGS = ("metrics.jsonl", "compression.jsonl")
 KINDS = {"git": dict, "device": dict, "machine": dict, "versions": dict, "resumed": list}
 """Of entries of run.json, where they are there and not null."""
@@ -230,6 +232,11 @@ class Run:
         self.plots.mkdir(exist_ok=True)
 
     @property
+    def is_live(self) -> bool:
+        """Whether a process trains this run now, as far as its lock tells."""
+        return is_held(self.folder / "lock")
+
+    @property
     def is_done(self) -> bool:
         """Whether the run came to its end, also where ``run.json`` could not be told any more."""
         return (self.folder / "summary.json").is_file()
@@ -272,6 +279,16 @@ class Run:
     def read_metrics(self) -> list[dict[str, Any]]:
         """BadInputError where a line is damaged, but the last one, which a killed run may have torn."""
         return [line for _, line in self._lines("metrics.jsonl")]
+
+    def last_logged(self) -> dict[str, Any] | None:
+        """The last whole line of metrics.jsonl, without reading the others; None where there is none."""
+        with suppress(OSError), (self.folder / "metrics.jsonl").open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - LONGEST_LINE))
+            for text in reversed(file.read().splitlines()):
+                with suppress(ValueError):
+                    if isinstance(line := _value(text), dict) and type(line.get("step")) is int:
+                        return line
+        return None
 
     def read_compression(self) -> list[dict[str, Any]]:
         """As ``read_metrics``; also where a line does not tell what was looked at, and how much of it there was."""

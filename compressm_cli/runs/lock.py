@@ -20,6 +20,8 @@ HEARTBEAT_SECONDS = 15.0
 """How often the process that holds a run's lock touches it."""
 STALE_SECONDS = 120.0
 """Since its last touch, a lock of another host is that of a dead process."""
+MOST_SAID = 4096
+"""Bytes of what a lock says of its holder."""
 HELD = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES}
 """What ``flock`` answers where another process holds the lock; EACCES is SMB's."""
 
@@ -50,6 +52,49 @@ def held(path: Path) -> Iterator[None]:
             os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock file of a run, as far as it can be told without touching it.
+
+    To try the lock would keep a process away that is just taking it. What holds a lock here stands among the kernel's
+    locks, where it lists them; else a lock counts as held as ``held`` has it, and its process must live.
+    """
+    try:
+        found = path.stat()
+        holder = _said(path.read_bytes()[:MOST_SAID]) if found.st_size else None
+    except OSError:
+        return False
+    if holder is None:
+        return False
+    pid = holder.get("pid")
+    if holder.get("host") == platform.node() and type(pid) is int and pid > 0:
+        if (pid, found.st_ino) in _kernel_locks():
+            return True
+        if not _lives(pid):
+            return False
+    return time.time() - found.st_mtime < STALE_SECONDS
+
+
+def _kernel_locks() -> set[tuple[int, int]]:
+    """Process and inode of each lock that the kernel lists; empty where it lists none."""
+    try:
+        lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+        # 1: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF
+        fields = [line.split() for line in lines]
+        return {(int(f[4]), int(f[5].rpartition(":")[2])) for f in fields if len(f) > 5 and f[1] == "FLOCK"}
+    except (OSError, ValueError):
+        return set()
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
 
 
 def _take(path: Path, descriptor: int) -> None:
@@ -89,14 +134,22 @@ def _holder(descriptor: int, patience: float = 0.0) -> dict[str, Any]:
     until = time.monotonic() + patience
     while True:
         try:
-            found = json.loads(os.pread(descriptor, 4096, 0))
-        except (ValueError, OSError):  # where locks are mandatory (SMB), a locked file cannot be read either
+            found = _said(os.pread(descriptor, MOST_SAID, 0))
+        except OSError:  # where locks are mandatory (SMB), a locked file cannot be read either
             found = None
-        if isinstance(found, dict):
+        if found is not None:
             return found
         if time.monotonic() >= until:
             return {}
         time.sleep(0.05)
+
+
+def _said(data: bytes) -> dict[str, Any] | None:
+    """What a lock says of its holder; None where nobody holds it, or who does is just writing it."""
+    with suppress(ValueError, RecursionError):
+        found = json.loads(data)
+        return found if isinstance(found, dict) else None
+    return None
 
 
 def _touch(descriptor: int, stop: threading.Event) -> None:

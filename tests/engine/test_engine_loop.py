@@ -186,6 +186,10 @@ def test_numbers_of_the_summary(cut_run: Run) -> None:
     assert summary["validation"]["accuracy"] == evaluations[-1]["validation_accuracy"]
     assert summary["validation"]["best_accuracy"] == best["validation_accuracy"]
     assert summary["validation"]["best_step"] == best["step"]
+    assert evaluations[-1]["flops"] == summary["flops"]["training"]
+    spent = [m["seconds"] for m in evaluations]
+    assert spent == sorted(spent)
+    assert 0 < spent[0] < spent[-1] <= summary["seconds"]["total"]
     assert summary["test"]["rows"] == 360
     assert summary["checkpoint_bytes"] == run.final_checkpoint.stat().st_size
     final = Checkpoint.load(run.final_checkpoint).build_model()

@@ -41,9 +41,15 @@ def test_page_stands_alone(make_run: MakeRun) -> None:
     outline = Outline()
     outline.feed(page)
     assert outline.open == []
-    assert len(outline.addresses) == 4
-    assert all(a.startswith("data:image/png;base64,") for a in outline.addresses)
-    assert "http" not in re.sub(r"base64,[^\"]*", "", page)
+    assert outline.addresses == []
+    assert page.count('<svg role="img"') == len(comparison_figures(report)) == 8
+    assert "http" not in page
+    names = re.findall(r'\bid="([^"]*)"', page)
+    assert len(set(names)) == len(names)
+    # Every colour of a figure has its own on a dark page, and what it refers to is there.
+    used = set(re.findall(r"var\((--c[0-9a-f]{6}),", page))
+    assert used == set(re.findall(r"(--c[0-9a-f]{6}): #", page))
+    assert set(re.findall(r'(?:url\(|href=")#([^)"]*)', page)) <= set(names)
     spectra = "Hankel spectra of the finished models"
     figure = comparison_figures(report)[spectra]()
     assert figure is not None

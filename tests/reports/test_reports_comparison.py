@@ -450,6 +450,6 @@ def test_a_number_of_seconds_plans_no_steps(make_run: MakeRun) -> None:
 def test_times_of_a_busy_machine_are_no_bars(make_run: MakeRun) -> None:
     busy = {"seconds": {"total": 24.0, "training": 20.0, "evaluation": 2.0, "training_cpu": 4.0}}
     report = quick(make_run().folder, make_run("busy", orders=(3, 1), summary=busy).folder)
-    titles = [title for title, _, _ in _bars(report)]
+    titles = [title for title, *_ in _bars(report)]
     assert "parameters" in titles
     assert not any("wall time" in title for title in titles)
