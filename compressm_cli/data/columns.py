@@ -14,9 +14,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from compressm_cli.core.errors import BadInputError
-from compressm_cli.core.text import counted, described, is_writable, shorten
-from compressm_cli.data.padding import end_of
-from compressm_cli.data.rows import AsTheyLie
+from compressm_cli.core.text import described, is_writable, shorten
+from compressm_cli.data.flat import TEXT_ROWS, Gathered
 from compressm_cli.data.sources import Cells
 
 SAME = "write the same in all"
@@ -123,6 +122,11 @@ class Numbers(Column[np.ndarray]):
     def values(self) -> np.ndarray:
         return np.concatenate(self._parts)
 
+    def drained(self) -> np.ndarray:
+        """Those that were added since it was asked last; they are none of the values any more."""
+        parts, self._parts = self._parts, []
+        return np.concatenate(parts)
+
     def _with_nan(self, cells: Sequence[Any]) -> Sequence[Any]:
         """The same, with NaN of the kind of the other cells where there is nothing."""
         kinds = set(map(type, cells))
@@ -191,26 +195,27 @@ def not_a_number(value: Any) -> str:
     return told
 
 
-class Texts(Column[list[bytes]]):
+class Texts(Column[Sequence[bytes]]):
     """Each text in UTF-8."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._texts: list[bytes] = []
+        self._texts = Gathered(TEXT_ROWS)
 
     def add(self, cells: Cells, place: Place) -> None:
-        for row, value in enumerate(cells):
-            if not isinstance(value, str):
-                raise place.error(
-                    row, "the cell is empty" if value is None else f"{shorten(value)} is not a text"
-                )
-            if not value:
-                raise place.error(row, "the text is empty")
-            self._texts.append(value.encode("utf-8", "surrogatepass"))
+        self._texts.add([_text(value, row, place) for row, value in enumerate(cells)])
 
     @property
-    def values(self) -> list[bytes]:
-        return self._texts
+    def values(self) -> Sequence[bytes]:
+        return self._texts.content()
+
+
+def _text(value: Any, row: int, place: Place) -> bytes:
+    if not isinstance(value, str):
+        raise place.error(row, "the cell is empty" if value is None else f"{shorten(value)} is not a text")
+    if not value:
+        raise place.error(row, "the text is empty")
+    return value.encode("utf-8", "surrogatepass")
 
 
 class Labels(Column[list[str]]):
@@ -220,11 +225,14 @@ class Labels(Column[list[str]]):
         super().__init__()
         self._what = what
         self._names: list[str] = []
+        self._known: dict[str, str] = {}
 
     def add(self, cells: Cells, place: Place) -> None:
         values = cells.tolist() if isinstance(cells, np.ndarray) else cells
         for row, value in enumerate(values):
-            self._names.append(self._name(row, value, place))
+            name = self._name(row, value, place)
+            # The same text for all rows: one each would take more memory than many rows.
+            self._names.append(self._known.setdefault(name, name))
         self.require_one_kind(values, place)
 
     @property
@@ -255,89 +263,6 @@ class Labels(Column[list[str]]):
             f"{shorten(value)} cannot be {'an' if self._what == 'id' else 'a'} {self._what}",
             f"write a text or a whole number there{hint}",
         )
-
-
-class Sequences(Column[AsTheyLie]):
-    """Of each row a series (steps, channels) float64: a list of numbers, one a step, or of lists of them.
-
-    At its end there may be steps that fill it up, of NaN in all channels (null in json).
-    """
-
-    def __init__(self, filled: bool = True) -> None:
-        """``filled`` false says that no series is filled up: their lengths are known."""
-        super().__init__()
-        self._filled = filled
-        self._series: list[np.ndarray] = []
-        self.ends: list[int] = []
-        """Of each row, the steps before those that fill it up."""
-
-    def add(self, cells: Cells, place: Place) -> None:
-        for row, cell in enumerate(cells):
-            if not isinstance(cell, list | np.ndarray):
-                raise place.error(row, _not_a_list(cell))
-            series = _series(cell, row, place)
-            exact = series.astype(np.float64, copy=False)
-            end = end_of(exact) if self._filled else len(exact)
-            if not end:
-                raise place.error(row, "all numbers are missing or NaN; a series has a step at least")
-            _require_usable(exact[:end], row, place)
-            self.ends.append(end)
-            wanted = (self._series or [series])[0].shape[1]
-            if series.shape[1] != wanted:
-                raise place.error(
-                    row, f"{counted(series.shape[1], 'channel')}, and the first row has {wanted}"
-                )
-            self._series.append(series)
-
-    @property
-    def values(self) -> AsTheyLie:
-        return AsTheyLie(self._series)
-
-
-def _not_a_list(cell: Any) -> str:
-    if cell is None:
-        return "the cell is empty"
-    hint = " (a text that looks like a list is none)" if isinstance(cell, str) and "[" in cell else ""
-    return f"{shorten(cell)} is not a list of numbers, one a step{hint}"
-
-
-def _series(cell: list[Any] | np.ndarray, row: int, place: Place) -> np.ndarray:
-    """(steps, channels), of a list of numbers or of lists of one length float64, of an array like that as it is."""
-    if len(cell) == 0:
-        raise place.error(row, "the list is empty; a series has a step at least")
-    values = _array(cell, row, place) if isinstance(cell, list) else cell
-    series = values[:, None] if values.ndim == 1 else values
-    if series.shape[1] == 0:
-        raise place.error(row, "its steps are empty lists; a step has a number at least")
-    return series
-
-
-def _require_usable(series: np.ndarray, row: int, place: Place) -> None:
-    unusable = np.argwhere(~(np.abs(series) <= LARGEST))
-    if len(unusable):
-        step, channel = unusable[0]
-        told = "missing or NaN" if np.isnan(series[step, channel]) else "too large for single precision"
-        raise place.error(row, f"step {step + 1}: the number is {told}")
-
-
-def _array(cell: list[Any], row: int, place: Place) -> np.ndarray:
-    """The same of a list: (steps,) or (steps, channels)."""
-    nested = isinstance(cell[0], list)
-    width = len(cell[0]) if nested else 1
-    for number, step in enumerate(cell, start=1):
-        if isinstance(step, list) != nested or (nested and len(step) != width):
-            told, first = (
-                f"{len(s)} numbers" if isinstance(s, list) else described(s) for s in (step, cell[0])
-            )
-            raise place.error(row, f"step {number} has {told}, and the first step {first}")
-        values = step if nested else (step,)
-        if not set(map(type, values)) <= {int, float, NoneType}:
-            strange = next(value for value in values if type(value) not in (int, float, NoneType))
-            raise place.error(row, f"step {number}: {not_a_number(strange)}")
-    try:
-        return np.array(cell, dtype=np.float64)
-    except OverflowError:
-        raise place.error(row, "a number is too large for single precision") from None
 
 
 class Times(Column[list[Any]]):

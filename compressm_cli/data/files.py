@@ -18,13 +18,13 @@ from compressm_cli.data.forecasting import ahead_names, stretches, windows_of
 from compressm_cli.data.interface import Dataset, DataSpec, Split, TaskConfig
 from compressm_cli.data.labels import class_names, first_order
 from compressm_cli.data.layout import WITHOUT_COLUMNS, Layout
-from compressm_cli.data.mapped import joined
 from compressm_cli.data.patterns import files_of, require_apart, require_there
 from compressm_cli.data.recordings import Recordings
 from compressm_cli.data.report import Report, report_of
 from compressm_cli.data.rows import Rows
 from compressm_cli.data.scaling import Scaling, Standardize, scaling
 from compressm_cli.data.splits import Seed, hold_out
+from compressm_cli.data.steps import Steps
 
 Place = Annotated[str, Field(min_length=1)]
 Places = Annotated[list[Place], Field(min_length=1)]
@@ -182,7 +182,7 @@ class Files(Layout, TaskConfig):
         read = {key: self._windows(key, rows) for key, rows in read.items()}
         splits = encoded(read, encoding)
         counts = (len(splits["train"]), len(splits["validation"]), len(splits["test"]))
-        spec = encoding.spec(splits["train"].inputs.shape[1], counts)
+        spec = encoding.spec(splits["train"].length, counts)
         report = report_of(read, splits, encoding, scalings, files)
         return Dataset(spec, **splits, class_names=encoding.class_names, encoding=encoding, report=report)
 
@@ -212,7 +212,7 @@ class Files(Layout, TaskConfig):
         """What becomes of the numbers of the training rows: of the channels of series, and of targets."""
         found = {}
         if rows.kind == "series":
-            found["channels"] = scaling(joined(rows.content), list(rows.channels or []), self.standardize)
+            found["channels"] = scaling(Steps(rows.content), list(rows.channels or []), self.standardize)
         if rows.targets is not None:
             found["targets"] = scaling(rows.targets, list(rows.target_names or []), self.standardize)
         if rows.step_targets is not None:
@@ -306,5 +306,5 @@ class Files(Layout, TaskConfig):
             labels = Classes(names=first_order(classes.names)).encode(rows)
         indices = hold_out(labels, counts, self.split_seed)
         return {
-            key: rows.taken(index.tolist()) for key, index in zip([*shares, "train"], indices, strict=True)
+            key: rows.taken(index.numpy()) for key, index in zip([*shares, "train"], indices, strict=True)
         }

@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from torch import Tensor
 
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data import hub
 from compressm_cli.data.columns import Labels
+from compressm_cli.data.encoded import encoded
 from compressm_cli.data.encodings import Classes, Encoding, Pixels
-from compressm_cli.data.encodings.images import pixel_sequences
 from compressm_cli.data.file_cells import FileCells
-from compressm_cli.data.interface import Dataset, DataSpec, Split, TaskConfig
+from compressm_cli.data.interface import Dataset, DataSpec, TaskConfig
 from compressm_cli.data.labels import class_names
 from compressm_cli.data.report import Report, report_of
 from compressm_cli.data.rows import Rows
@@ -119,22 +118,14 @@ class ImageTask(TaskConfig):
         return rows
 
     def _dataset(self, train: Rows, test: Rows, inputs: Pixels, outputs: Classes) -> Dataset:
-        pixels, labels = inputs.pixels(train), outputs.encode(train)
-        test_pixels, test_labels = inputs.pixels(test), outputs.encode(test)
+        labels = outputs.encode(train)
         held, kept = hold_out(labels, [hub.held_out_rows(len(labels))], self.split_seed)
         spec = self._spec((len(kept), len(held), len(test)))
         if self.path is None:
             hub.check_rows(self.published.repository, spec.rows, self.spec().rows)
-
-        def split(pixels: np.ndarray, labels: Tensor) -> Split:
-            return Split(pixel_sequences(pixels, inputs.mean, inputs.deviation), labels)
-
-        splits = {
-            "train": split(pixels[kept.numpy()], labels[kept]),
-            "validation": split(pixels[held.numpy()], labels[held]),
-            "test": split(test_pixels, test_labels),
-        }
+        parts = {"train": train.taken(kept.numpy()), "validation": train.taken(held.numpy()), "test": test}
         encoding = Encoding(inputs=inputs, outputs=outputs)
+        splits = encoded(parts, encoding)
         report = None
         if self.path is not None:
             report = report_of({"train": train, "test": test}, splits, encoding, {}, hub.SPLITS)

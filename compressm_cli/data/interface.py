@@ -16,16 +16,13 @@ from torch import Tensor
 from compressm_cli.core.config import Config
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.checksum import checksum, text_checksum
+from compressm_cli.data.split import IGNORE, Split
 
 if TYPE_CHECKING:
     from compressm_cli.data.encodings import Encoding
     from compressm_cli.data.report import Report
 
-IGNORE = -100
-"""Label of a step that is not scored; what cross-entropy leaves out by default."""
 SPLITS = ("train", "validation", "test")
-UNSIGNED = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.int64}
-"""Types of tokens in files that little can be done with but on the CPU, and what they become elsewhere."""
 CLASSES = "classes"
 """Under which the checksum of the names of the classes is kept, beside those of the splits."""
 CHUNK = 2**22
@@ -57,88 +54,6 @@ class DataSpec:
     def outputs(self) -> int:
         """How many numbers a model says of a sequence, or a step: the width of its head."""
         return self.classes if self.targets is None else self.targets
-
-
-@dataclass(frozen=True)
-class Split:
-    """Rows of one split.
-
-    inputs: (rows, length, features) float32, or (rows, length) tokens padded with 0 at the end, kept in
-    any integer type that holds them. labels: (rows,) int64, or where each step has one (rows, length) of
-    any integer type, ``IGNORE`` where a step is not scored; or real numbers, (rows, targets) or (rows, length, targets)
-    float32, NaN where one is not scored. lengths: (rows,) int64 where rows differ in length, else None.
-    """
-
-    inputs: Tensor
-    labels: Tensor
-    lengths: Tensor | None = None
-    home: torch.device | None = field(default=None, kw_only=True)
-    """Where batches of these rows are; None where the rows are."""
-
-    def __len__(self) -> int:
-        return self.labels.shape[0]
-
-    @property
-    def device(self) -> torch.device:
-        """Where batches are."""
-        return self.labels.device if self.home is None else self.home
-
-    @property
-    def per_step(self) -> bool:
-        """Whether each step has labels."""
-        return self.labels.ndim == (3 if self.labels.is_floating_point() else 2)
-
-    @property
-    def scored(self) -> Tensor:
-        """Which labels count, of the shape of the labels."""
-        if self.labels.dtype in UNSIGNED:  # none of these is ``IGNORE``
-            return torch.ones((), dtype=torch.bool, device=self.labels.device).expand(self.labels.shape)
-        return ~self.labels.isnan() if self.labels.is_floating_point() else self.labels != IGNORE
-
-    def to(self, device: torch.device) -> "Split":
-        """The same rows on another device."""
-        lengths = None if self.lengths is None else self.lengths.to(device)
-        return Split(_moved(self.inputs, device), _moved(self.labels, device), lengths)
-
-    def bytes_on(self, device: torch.device) -> int:
-        """What ``to`` takes there."""
-        tensors = [t for t in (self.inputs, self.labels, self.lengths) if t is not None]
-        return sum(t.numel() * _type_on(device, t.dtype).itemsize for t in tensors)
-
-    def kept_for(self, device: torch.device) -> "Split":
-        """The same rows, of which batches alone are moved; beside them only what is small: labels of rows, lengths."""
-        labels = self.labels if self.per_step else _moved(self.labels, device)
-        lengths = None if self.lengths is None else self.lengths.to(device)
-        return Split(self.inputs, labels, lengths, home=device)
-
-    def rows(self, index: Tensor) -> "Split":
-        """Some rows, as a batch on ``device``: tokens and classes in int64, cut after the longest row of the batch."""
-        lengths = None if self.lengths is None else self._batch(self.lengths, index)
-        longest = self.inputs.shape[1] if lengths is None else int(lengths.max())
-        inputs = self._batch(self.inputs[:, :longest], index)
-        labels = self._batch(self.labels[:, :longest] if self.per_step else self.labels, index)
-        return Split(
-            inputs if inputs.is_floating_point() else inputs.to(torch.int64),
-            labels if labels.is_floating_point() else labels.to(torch.int64),
-            lengths,
-        )
-
-    def _batch(self, values: Tensor, index: Tensor) -> Tensor:
-        """Some rows of what is in each of them, on ``device``."""
-        batch = values[index.to(values.device)]
-        if self.home is None or self.home.type == batch.device.type:
-            return batch
-        ready = batch.to(_type_on(self.home, batch.dtype))
-        # From memory that stays where it is, a copy need not be waited for.
-        return (ready.pin_memory() if self.home.type == "cuda" else ready).to(self.home, non_blocking=True)
-
-
-def _moved(values: Tensor, device: torch.device) -> Tensor:
-    return values.to(_type_on(device, values.dtype)).to(device)
-
-
-def _type_on(device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    return dtype if device.type == "cpu" else UNSIGNED.get(dtype, dtype)
 
 
 @dataclass(frozen=True)
@@ -208,7 +123,7 @@ class Dataset:
     def fingerprint(self) -> Fingerprint:
         """Of these tensors, and so the same wherever and whenever they are decoded; made once."""
         splits = (self.train, self.validation, self.test)
-        sums = {n: checksum(s.inputs, s.labels, s.lengths) for n, s in zip(SPLITS, splits, strict=True)}
+        sums = {n: checksum(s.padded, s.labels, s.lengths) for n, s in zip(SPLITS, splits, strict=True)}
         names = self.class_names
         if names is None:
             return Fingerprint(self.spec, sums)
@@ -336,7 +251,7 @@ def _misfit(split: Split, spec: DataSpec) -> str | None:
     labels = split.labels
     if labels.is_floating_point() != (spec.targets is not None):
         return f"labels of {labels.dtype}, and its spec {spec.classes} classes and targets={spec.targets}"
-    steps = (split.inputs.shape[1],) if spec.per_step else ()
+    steps = (split.length,) if spec.per_step else ()
     wanted = (len(split), *steps, *(() if spec.targets is None else (spec.targets,)))
     if labels.shape != wanted:
         return f"labels of the shape {tuple(labels.shape)} instead of {wanted}"
@@ -346,7 +261,7 @@ def _misfit(split: Split, spec: DataSpec) -> str | None:
         return problem
     if spec.per_step and split.lengths is not None:
         # Batches are cut after their longest row, so such a label would count in one batch and not in another.
-        beyond = torch.arange(split.inputs.shape[1], device=labels.device) >= split.lengths[:, None]
+        beyond = torch.arange(split.length, device=labels.device) >= split.lengths[:, None]
         if bool(split.scored[beyond].any()):
             unscored = IGNORE if spec.targets is None else "NaN"
             return f"labels of steps beyond the length of their row; they must be {unscored}"

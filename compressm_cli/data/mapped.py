@@ -22,6 +22,10 @@ SHARE = 0.5
 """Of the memory that is free, what data may take."""
 BLOCK = 2**24
 """Bytes that are written at once."""
+KEPT = 2**25
+"""Bytes of an array in a temporary file that may stay in memory when they were read."""
+AROUND = 2**19
+"""Bytes that a system brings into memory for one that is read, about."""
 IS_LINUX = sys.platform == "linux" and platform.machine() in ("x86_64", "aarch64")
 WITHOUT_RESERVE: int = getattr(mmap, "MAP_NORESERVE", 0x4000 if IS_LINUX else 0)
 """Else Linux refuses to map what is larger than memory, lest all of it be written to. Python knows it since 3.13."""
@@ -50,15 +54,31 @@ def room_for(shape: Sequence[int], dtype: Any) -> np.ndarray:
     return in_temporary_file(shape, dtype) if is_large(size) else np.empty(shape, dtype)
 
 
-def joined(parts: Sequence[Any]) -> np.ndarray:
-    """Arrays (steps, channels) -> (steps of all, channels) float64, as ``room_for`` says."""
-    channels = parts[0].shape[1]
-    whole, start = room_for((sum(map(len, parts)), channels), np.float64), 0
-    for part in parts:
-        assert part.shape[1] == channels, "series have the same channels"
-        whole[start : start + len(part)] = part
-        start += len(part)
-    return whole
+class Pages:
+    """What is in memory of an array in a temporary file: little, however much of it is read."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self._values, self._read = values, 0
+
+    def read(self, places: int, size: int) -> None:
+        """So many bytes were, in so many places."""
+        self._read += size + places * AROUND
+        if self._read > KEPT:
+            let_go(self._values)
+            self._read = 0
+
+
+def let_go(values: np.ndarray) -> None:
+    """What is in memory of a temporary file is read again when it is asked for; of other arrays nothing happens.
+
+    Else all that was ever looked at would count as taken, until the system wants it back.
+    """
+    base: Any = values
+    while isinstance(base, np.ndarray) and not isinstance(base, np.memmap):
+        base = base.base
+    mapping: Any = base
+    if isinstance(base, np.memmap) and IS_LINUX:
+        mapping._mmap.madvise(mmap.MADV_DONTNEED)
 
 
 def in_temporary_file(shape: Sequence[int], dtype: Any) -> np.ndarray:

@@ -85,7 +85,7 @@ class Clip:
                 yield read.mean(axis=1)
 
 
-class Recordings(OnDemand):
+class Recordings(OnDemand[np.ndarray]):
     """Sounds of one channel, each (frames,) float64; ``places`` are what messages call them."""
 
     def __init__(self, clips: Sequence[Clip], places: Sequence[str]) -> None:
@@ -97,7 +97,7 @@ class Recordings(OnDemand):
     def decoded(self, row: int) -> np.ndarray:
         return self.clips[row].samples(self.places[row])
 
-    def taken(self, rows: Sequence[int]) -> "Recordings":
+    def taken(self, rows: Sequence[int] | np.ndarray) -> "Recordings":
         return Recordings([self.clips[row] for row in rows], [self.places[row] for row in rows])
 
     def pieces(self, seconds: float) -> Iterator[tuple[int, int, Clip]]:

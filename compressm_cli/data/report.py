@@ -74,7 +74,7 @@ def _is_told(key: str, read: Mapping[str, Rows], from_files: Sequence[str]) -> b
 
 
 def _split_report(split: Split, names: Sequence[str] | None) -> SplitReport:
-    lengths = np.full(len(split), split.inputs.shape[1])
+    lengths = np.full(len(split), split.length)
     if split.lengths is not None:
         lengths = split.lengths.numpy()
     classes = None

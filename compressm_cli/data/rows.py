@@ -1,37 +1,61 @@
 """Rows as they stand in the user's files, before a model's encoding makes tensors of them."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Self, overload
+from typing import Any, Literal, Self, TypeVar, overload
 
 import numpy as np
 
 Kind = Literal["texts", "series", "images", "audio", "tokens"]
+T = TypeVar("T", bytes, np.ndarray)
 
 
-class OnDemand(Sequence[np.ndarray]):
+class Named(Sequence[str]):
+    """What rows are called, as it is asked for: a text for each of them would take more memory than many rows."""
+
+    def __init__(self, name: Callable[[int], str], rows: Sequence[int] | np.ndarray) -> None:
+        self._name, self._rows = name, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Named": ...
+    def __getitem__(self, index: int | slice) -> "str | Named":
+        if isinstance(index, slice):
+            return Named(self._name, self._rows[index])
+        return self._name(int(self._rows[index]))
+
+
+class OnDemand(Sequence[T]):
     """Content that is decoded row by row when it is asked for: all of it may be far larger than the memory."""
 
+    def lengths(self) -> np.ndarray:
+        """(rows,) int64, the steps of each."""
+        return np.array([len(row) for row in self], dtype=np.int64)
+
     @abstractmethod
-    def decoded(self, row: int) -> np.ndarray:
+    def decoded(self, row: int) -> T:
         """One row; BadInputError where it cannot be decoded, with its place."""
 
     @abstractmethod
-    def taken(self, rows: Sequence[int]) -> Self:
+    def taken(self, rows: Sequence[int] | np.ndarray) -> Self:
         """Some of the rows, none of them decoded."""
 
     @overload
-    def __getitem__(self, index: int) -> np.ndarray: ...
+    def __getitem__(self, index: int) -> T: ...
     @overload
     def __getitem__(self, index: slice) -> Self: ...
-    def __getitem__(self, index: int | slice) -> "np.ndarray | Self":
+    def __getitem__(self, index: int | slice) -> "T | Self":
         if isinstance(index, slice):
             return self.taken(range(*index.indices(len(self))))
         return self.decoded(index)
 
 
-class AsTheyLie(OnDemand):
+class AsTheyLie(OnDemand[np.ndarray]):
     """Series (steps, channels), of whatever type a file has them in; float64 when they are asked for."""
 
     def __init__(self, arrays: Sequence[np.ndarray]) -> None:
@@ -40,11 +64,20 @@ class AsTheyLie(OnDemand):
     def __len__(self) -> int:
         return len(self.arrays)
 
+    def lengths(self) -> np.ndarray:
+        return np.array([len(array) for array in self.arrays], dtype=np.int64)
+
     def decoded(self, row: int) -> np.ndarray:
         return self.arrays[row].astype(np.float64, copy=False)
 
-    def taken(self, rows: Sequence[int]) -> "AsTheyLie":
+    def taken(self, rows: Sequence[int] | np.ndarray) -> "AsTheyLie":
         return AsTheyLie([self.arrays[row] for row in rows])
+
+    def cut(self, lengths: np.ndarray) -> "AsTheyLie":
+        """As many steps of each, from its beginning."""
+        return AsTheyLie(
+            [array[:length] for array, length in zip(self.arrays, lengths.tolist(), strict=True)]
+        )
 
 
 @dataclass(frozen=True)
@@ -91,14 +124,21 @@ class Rows:
         """What a row is called, counted from 0."""
         return str(row + 1) if self.names is None else self.names[row]
 
-    def taken(self, rows: Sequence[int]) -> "Rows":
+    def taken(self, rows: Sequence[int] | np.ndarray) -> "Rows":
         """Some of the rows, called as they are here."""
         whole = self.content
         content: Any = whole.taken(rows) if isinstance(whole, OnDemand) else [whole[row] for row in rows]
         return replace(
             self,
             content=content,
-            names=[self.name(row) for row in rows],
+            names=Named(self.name, rows),
             labels=None if self.labels is None else [self.labels[row] for row in rows],
-            targets=None if self.targets is None else self.targets[list(rows)],
+            targets=None if self.targets is None else self.targets[np.asarray(rows)],
         )
+
+
+def lengths_of(content: Sequence[bytes] | Sequence[np.ndarray]) -> np.ndarray:
+    """(rows,) int64, the steps of each."""
+    if isinstance(content, OnDemand):
+        return content.lengths()
+    return np.array([len(row) for row in content], dtype=np.int64)

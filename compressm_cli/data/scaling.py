@@ -6,7 +6,8 @@ from typing import Literal
 
 import numpy as np
 
-from compressm_cli.data.encodings.standardization import Standardization, constant_columns
+from compressm_cli.data.encodings.standardization import Standardization
+from compressm_cli.data.steps import Steps
 
 Standardize = Literal["auto"] | bool
 
@@ -30,14 +31,14 @@ class Scaling:
         return f"{'as they stand' if self.standardization is None else 'standardized'} ({self.why})"
 
 
-def scaling(values: np.ndarray, names: Sequence[str], asked: Standardize) -> Scaling:
+def scaling(values: np.ndarray | Steps, names: Sequence[str], asked: Standardize) -> Scaling:
     """What becomes of columns, of which (rows, columns) float64 are the training rows.
 
     ``auto`` standardizes all of them where one is far from a mean of 0 and a deviation of 1.
     """
-    fitted = Standardization.fitted(values)
+    fitted, are_one = Standardization.with_constants(values)
     far = [name for name, is_far in zip(names, fitted.far, strict=True) if is_far]
-    constant = [name for name, is_one in zip(names, constant_columns(values), strict=True) if is_one]
+    constant = [name for name, is_one in zip(names, are_one, strict=True) if is_one]
     if asked == "auto":
         why = _why(fitted, names) if far else "their means and deviations are near 0 and 1"
         return Scaling(names, fitted if far else None, why, constant, [])

@@ -25,6 +25,8 @@ NAMES_OF_STEPS = {
     "sequence_id",
 }
 """Columns that a table with a row a step has."""
+VALUES_AT_ONCE = 2**22
+"""Inputs that are looked at at once."""
 FEW_COLUMNS = 32
 """A table of more columns of numbers hardly has a row a step."""
 
@@ -92,8 +94,7 @@ def _of_splits(splits: Mapping[str, Split]) -> Iterator[str]:
     """Rows of one split that are in another one, too."""
     hashes = {key: _hashes(split) for key, split in splits.items()}
     for key, other in (("validation", "train"), ("test", "train"), ("test", "validation")):
-        known = set(hashes[other])
-        twice = sum(row in known for row in hashes[key])
+        twice = int(np.isin(hashes[key], hashes[other]).sum())
         if twice:
             yield (
                 f"{twice:,} of the {len(hashes[key]):,} rows of the {key} split have the inputs of a row of the "
@@ -101,10 +102,12 @@ def _of_splits(splits: Mapping[str, Split]) -> Iterator[str]:
             )
 
 
-def _hashes(split: Split) -> list[int]:
-    inputs = split.inputs.numpy()
-    lengths = [inputs.shape[1]] * len(split) if split.lengths is None else split.lengths.tolist()
-    return [hash(row[:length].tobytes()) for row, length in zip(inputs, lengths, strict=True)]
+def _hashes(split: Split) -> np.ndarray:
+    """(rows,) int64, of the inputs of each without their padding."""
+    lengths = np.full(len(split), split.length) if split.lengths is None else split.lengths.numpy()
+    rows = (row for part in split.padded.parts(VALUES_AT_ONCE) for row in part.numpy())
+    hashes = (hash(row[:length].tobytes()) for row, length in zip(rows, lengths.tolist(), strict=True))
+    return np.fromiter(hashes, dtype=np.int64, count=len(split))
 
 
 def _of_numbers(rows: Rows, scalings: Mapping[str, Scaling]) -> Iterator[str]:

@@ -2,17 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
 from compressm_cli.core.errors import BadInputError
-from compressm_cli.data.columns import Column, Labels, Numbers, Sequences, Texts, Times
+from compressm_cli.data.columns import Column, Labels, Numbers, Texts, Times
 from compressm_cli.data.file_cells import FileCells
+from compressm_cli.data.flat import SERIES_ROWS, FlatRows, Gathered
 from compressm_cli.data.long_tables import Grouping, grouped, time_doubts
 from compressm_cli.data.padding import are_steps, end_of
 from compressm_cli.data.patterns import chosen_columns, files_of
-from compressm_cli.data.rows import AsTheyLie, Kind, Rows
+from compressm_cli.data.rows import AsTheyLie, Kind, Rows, lengths_of
+from compressm_cli.data.sequences import Sequences
 from compressm_cli.data.sources import Form
 from compressm_cli.data.sources.audio import recordings_of
 from compressm_cli.data.sources.images import ImageRows
@@ -68,17 +71,27 @@ class TableRows:
     def _of_columns(self, names: list[str]) -> Rows:
         """Series of one channel, whose steps are columns."""
         columns = [self._want(name, self._numbers(gaps=are_steps(names))) for name in names]
-        self._table.read(self._wanted)
-        numbers = np.stack([column.values for column in columns], axis=1)
-        series = list(numbers[:, :, None])
-        if np.isnan(numbers).any():
-            ends = list(map(end_of, series))
-            inside = np.arange(len(names)) < np.maximum(ends, 1)[:, None]
-            if len(missing := np.argwhere(np.isnan(numbers) & inside)):
-                row, step = missing[0].tolist()
-                raise self._table.error(row, names[step], "the cell is empty or NaN")
-            series = self._unfilled(series, ends, names[0])
-        return self._rows("series", series, channels=[CHANNEL], columns=names)
+        series = Gathered(SERIES_ROWS)
+        ends: list[np.ndarray] = []
+        missing: list[tuple[int, int]] = []
+
+        def gather() -> None:
+            numbers = np.stack([column.drained() for column in columns], axis=1)
+            series.add(list(numbers[:, :, None]))
+            own = np.full(len(numbers), len(names))
+            if (gaps := np.isnan(numbers)).any():
+                own = np.array(list(map(end_of, numbers[:, :, None])))
+                gaps &= np.arange(len(names)) < np.maximum(own, 1)[:, None]
+                before = sum(map(len, ends))
+                missing.extend((before + row, step) for row, step in np.argwhere(gaps)[:1].tolist())
+            ends.append(own)
+
+        self._table.read(self._wanted, gather)
+        if missing:
+            row, step = missing[0]
+            raise self._table.error(row, names[step], "the cell is empty or NaN")
+        content = self._unfilled(series.content(), np.concatenate(ends), names[0])
+        return self._rows("series", content, channels=[CHANNEL], columns=names)
 
     def _of_files(self, kind: Kind, name: str) -> Rows:
         """Images or recordings, called by their paths."""
@@ -92,17 +105,28 @@ class TableRows:
     def _of_lists(self, names: list[str]) -> Rows:
         """Series whose steps are lists, in one cell or in one for each channel."""
         columns = [self._want(name, Sequences(self._layout.lengths_column is None)) for name in names]
-        self._table.read(self._wanted)
         if len(columns) > 1:
-            cells = zip(*(column.values for column in columns), strict=True)
-            joined = [self._joined(*c, names) for c in enumerate(cells)]
-            ends = [self._one_end(row, names, columns) for row in range(len(joined))]
-            rows = self._rows("series", self._unfilled(joined, ends, names[0]), channels=names)
-            return replace(rows, named=True)
-        series = AsTheyLie(self._unfilled(columns[0].values.arrays, columns[0].ends, names[0]))
+            return self._of_channels(names, columns)
+        self._table.read(self._wanted)
+        series = self._unfilled(columns[0].values, columns[0].ends, names[0])
         width = series[0].shape[1]
         channels = [CHANNEL] if width == 1 else [f"{names[0]}[{number}]" for number in range(1, width + 1)]
         return self._rows("series", series, channels=channels)
+
+    def _of_channels(self, names: list[str], columns: list[Sequences]) -> Rows:
+        """Series of which each channel is a list."""
+        series = Gathered(SERIES_ROWS)
+        number = count()
+
+        def gather() -> None:
+            cells = zip(*(column.drained() for column in columns), strict=True)
+            series.add([self._joined(next(number), parts, names) for parts in cells])
+
+        self._table.read(self._wanted, gather)
+        content = series.content()
+        ends = [self._one_end(row, names, columns) for row in range(len(content))]
+        rows = self._rows("series", self._unfilled(content, ends, names[0]), channels=names)
+        return replace(rows, named=True)
 
     def _joined(self, row: int, parts: tuple[np.ndarray, ...], names: list[str]) -> np.ndarray:
         """(steps, channels) of the lists of a row, one a channel."""
@@ -123,10 +147,13 @@ class TableRows:
             raise self._table.error(row, name, f"step {min(ends) + 1}: the number is missing or NaN")
         return ends[0]
 
-    def _unfilled(self, series: Sequence[np.ndarray], ends: Sequence[int], name: str) -> list[np.ndarray]:
+    def _unfilled(
+        self, series: Sequence[np.ndarray], ends: Sequence[int] | np.ndarray, name: str
+    ) -> Sequence[np.ndarray]:
         """Series (steps, channels) without what fills them up; BadInputError where they differ in length with it."""
-        filled = [row for row, end in enumerate(ends) if end < len(series[row])]
-        if filled and len(set(map(len, series))) > 1:
+        lengths, before = lengths_of(series), np.asarray(ends)
+        filled = np.flatnonzero(before < lengths).tolist()
+        if filled and lengths.min() < lengths.max():
             raise self._table.error(
                 filled[0],
                 name,
@@ -134,7 +161,11 @@ class TableRows:
                 "where it fills up a series, leave it out: others are shorter than this one, too",
             )
         self._filled = len(filled)
-        return [one[:end] for one, end in zip(series, ends, strict=True)]
+        if not filled:
+            return series
+        if isinstance(series, AsTheyLie | FlatRows):
+            return series.cut(before)
+        return [one[:end] for one, end in zip(series, before.tolist(), strict=True)]
 
     def _of_steps(self, names: list[str], columns: list[Numbers]) -> Rows:
         """Series whose steps are rows of the table."""

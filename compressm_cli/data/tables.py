@@ -1,14 +1,17 @@
 """Tables of one or several files: the columns that are wanted of them, each as what it is wanted for."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.text import is_writable
 from compressm_cli.data.columns import CORRECT, Column, Place
+from compressm_cli.data.rows import Named
 from compressm_cli.data.sources import SOURCES, Form, Source
 
 PLAIN = Form()
@@ -36,14 +39,14 @@ class Table:
                 raise BadInputError(f"{file}: the file is empty; it needs at least one row")
         return cls(place, [SOURCES[format_](file, form) for file in files])
 
-    def read(self, wanted: Mapping[str, Column[Any]]) -> None:
-        """Give each column the cells of its name.
+    def read(self, wanted: Mapping[str, Column[Any]], after: Callable[[], None] | None = None) -> None:
+        """Give each column the cells of its name, some rows at a time; ``after`` is called when all have these.
 
         Raises BadInputError where one is not there, or is there twice, where a cell is not what is wanted, and where
         there are no rows.
         """
         for source in self.sources:
-            self.rows.append(_read(source, wanted))
+            self.rows.append(_read(source, wanted, after))
         if not sum(self.rows):
             raise BadInputError(f"{self.place}: there are no rows in it; it needs at least one")
 
@@ -55,15 +58,17 @@ class Table:
             row -= rows
         raise IndexError(row)
 
-    def row_names(self) -> list[str] | None:
+    def row_names(self) -> Sequence[str] | None:
         """What the rows are called where there are several files; None where their numbers are enough."""
-        if len(self.sources) == 1:
-            return None
-        counted = zip(self.sources, self.rows, strict=True)
-        return [f"{row + 1} of {source.file.name}" for source, rows in counted for row in range(rows)]
+        return None if len(self.sources) == 1 else Named(self._row_name, range(sum(self.rows)))
+
+    def _row_name(self, row: int) -> str:
+        ends = np.cumsum(self.rows)
+        place = int(np.searchsorted(ends, row, side="right"))
+        return f"{row + 1 - int(ends[place]) + self.rows[place]} of {self.sources[place].file.name}"
 
 
-def _read(source: Source, wanted: Mapping[str, Column[Any]]) -> int:
+def _read(source: Source, wanted: Mapping[str, Column[Any]], after: Callable[[], None] | None = None) -> int:
     present, rows = source.columns, 0
     known = Counter(present)
     for name in wanted:
@@ -78,5 +83,7 @@ def _read(source: Source, wanted: Mapping[str, Column[Any]]) -> int:
     for block in source.blocks(list(wanted)):
         for (name, column), cells in zip(wanted.items(), block, strict=True):
             column.add(cells, Place(source.file, rows, name))
+        if after is not None:
+            after()
         rows += len(block[0])
     return rows

@@ -11,6 +11,7 @@ from compressm_cli.core.contents import found_instead
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.text import shorten
 from compressm_cli.data.encodings import Ids, Tokenizer
+from compressm_cli.data.flat import Growing
 from compressm_cli.data.mapped import of_file, room_for
 from compressm_cli.data.reading import arrays_of_any_age, reading
 from compressm_cli.data.sources.packed import PACKED, opened, require_file, suffix_of
@@ -120,7 +121,8 @@ def _are_halves(tokens: np.ndarray) -> bool:
 
 def _lists(path: Path, vocabulary: int) -> np.ndarray:
     """A list of numbers a line: documents, one after the other."""
-    found: list[np.ndarray] = []
+    found = Growing(np.dtype(id_type(vocabulary)))
+    number = 0
     with reading(path, "cannot be read", "correct data.path"), opened(path) as file:
         for number, line in enumerate(file, start=1):
             place = f"{path}:{number}"
@@ -134,10 +136,10 @@ def _lists(path: Path, vocabulary: int) -> np.ndarray:
                 raise BadInputError(
                     f"{place}: found {shorten(document)}; write a list of token numbers on each line"
                 )
-            found.append(_numbers(document, vocabulary, place))
-    if not found:
+            found.add(_numbers(document, vocabulary, place))
+    if not number:
         raise BadInputError(f"{path}: it is empty; write a list of token numbers on each line")
-    return np.concatenate(found)
+    return found.whole()
 
 
 def _numbers(document: list[object], vocabulary: int, place: str) -> np.ndarray:

@@ -100,5 +100,5 @@ def rows_not_finite(split: Split) -> int:
     """How many rows have an input that is infinite or not a number; tokens are none."""
     if not split.inputs.is_floating_point():
         return 0
-    parts = split.inputs.split(max(1, VALUES_AT_ONCE // max(1, split.inputs[:1].numel())))
+    parts = split.padded.parts(VALUES_AT_ONCE)
     return sum(int((~part.isfinite()).flatten(1).any(1).sum()) for part in parts)

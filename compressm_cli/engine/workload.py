@@ -50,7 +50,7 @@ class Workload:
     def require_statistics(self, split: Split) -> None:
         """BadInputError where a pass of training could have a single step, of which there is no variance."""
         rows = self._batch_size // self._config.accumulate
-        shortest = split.inputs.shape[1] if split.lengths is None else int(split.lengths.min())
+        shortest = split.length if split.lengths is None else int(split.lengths.min())
         if rows < 2 and shortest < 2:
             raise BadInputError(
                 f"model.norm: batch needs two steps or more at once; train.batch_size: {self._batch_size} with "

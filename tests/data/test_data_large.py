@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from compressm_cli.core.errors import BadInputError
-from compressm_cli.data import encoded, mapped
+from compressm_cli.data import encoded, mapped, steps
 from compressm_cli.data.encodings import Standardization
 from compressm_cli.data.files import Files
 from compressm_cli.data.interface import Dataset, Split, TaskConfig
@@ -97,8 +97,10 @@ def files_in_use() -> int:
 
 
 def same(one: Split, other: Split) -> None:
-    for name in ("inputs", "labels", "lengths"):
+    for name in ("padded", "labels", "lengths"):
         mine, others = getattr(one, name), getattr(other, name)
+        if name == "padded":
+            mine, others = (torch.cat(list(inputs.parts(100))) for inputs in (mine, others))
         assert (mine is None) == (others is None), name
         if mine is not None:
             assert mine.dtype == others.dtype
@@ -146,7 +148,7 @@ from pathlib import Path
 
 import torch
 
-from compressm_cli.data import encoded, mapped
+from compressm_cli.data import encoded, mapped, steps
 from compressm_cli.data.files import Files
 from compressm_cli.engine.batches import Batches
 from compressm_cli.engine.divergence import rows_not_finite
@@ -262,17 +264,20 @@ def test_a_large_array_that_is_damaged_is_refused(damage: str, monkeypatch: pyte
         assert NpzSource(Path("a.npz"), Form()).columns
 
 
-def test_numbers_are_standardized_the_same_wherever_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    chance = np.random.RandomState(0)
-    for channels in (1, 2, 7):
-        values = chance.normal(5.0, 3.0, size=(1001, channels))
-        values[:, -1] = values[0, -1] if channels == 2 else values[:, -1]
-        for free in (None, 100):
-            monkeypatch.setattr(mapped, "free_memory", lambda free=free: free)
-            found = Standardization.fitted(mapped.joined(np.split(values, [3, 500])))
-            constant = values.std(axis=0) < 1e-9
-            assert found.mean == values.mean(axis=0).tolist()
-            assert found.deviation == np.where(constant, 1.0, values.std(axis=0)).tolist()
+@pytest.mark.parametrize("rows", [1, 7, 129, 4001])
+@pytest.mark.parametrize("channels", [1, 2, 7])
+def test_numbers_are_standardized_in_parts_as_all_at_once(
+    rows: int, channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.random.RandomState(0).normal(5.0, 3.0, size=(rows, channels))
+    values[:, -1] = values[0, -1] if channels == 2 else values[:, -1]
+    series = [part for part in np.split(values, [3, 500]) if len(part)]
+    for part in (128, 300, 1000):
+        monkeypatch.setattr(steps, "PART", part)
+        found = Standardization.fitted(steps.Steps(series))
+        constant = values.std(axis=0) < 1e-9
+        assert found.mean == values.mean(axis=0).tolist()
+        assert found.deviation == np.where(constant, 1.0, values.std(axis=0)).tolist()
 
 
 @pytest.mark.skipif(not IS_FREE, reason="what is mapped is reserved here")

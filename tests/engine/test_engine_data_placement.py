@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from compressm_cli.data import mapped
+from compressm_cli.data import flat, mapped
 from compressm_cli.data.interface import Split
 from compressm_cli.engine import data_placement, experiment
 from compressm_cli.engine.batches import Batches, share_of
@@ -118,6 +118,38 @@ def test_a_run_on_data_in_files_is_the_same_and_goes_on_as_the_same(
     other = train(recipe)
     assert other.read_info()["fingerprint"] == plain.read_info()["fingerprint"]
     assert same_weights(plain, other)
+    for path in (other.folder / "summary.json", other.final_checkpoint, other.last_checkpoint(12)):
+        path.unlink()
+    experiment.resume(other, recipe, SilentView(), "test")
+    assert other.read_info()["resumed"][0]["step"] == 6
+    assert same_weights(plain, other)
+
+
+@pytest.mark.parametrize("kind", ["texts", "series"])
+def test_a_run_on_rows_that_are_put_into_files_as_they_are_read_is_the_same_too(
+    kind: str,
+    tiny: Any,
+    train: Any,
+    same_weights: Callable[..., bool],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows: list[dict[str, Any]] = [{"x": [float(n), 7.5] * (1 + n % 4), "label": n % 2} for n in range(60)]
+    if kind == "texts":
+        rows = [{"x": "text " * (1 + n % 5) + str(n // 2), "label": n % 2} for n in range(60)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    column = {"texts": "text_column", "series": "sequence_column"}[kind]
+    data = {"task": "files", "format": "jsonl", "train": str(path), column: "x", "label_column": "label"}
+    recipe = tiny(steps=12, data=data, train={"checkpoint_every": 6}, output={"keep_last": 3})
+    plain = train(recipe)
+    for name, value in (("LIMIT", 0), ("AT_ONCE", 100)):
+        monkeypatch.setattr(flat, name, value)
+    other = train(recipe)
+    for name in ("fingerprint", "data"):
+        assert other.read_info()[name] == plain.read_info()[name]
+    assert same_weights(plain, other)
+    assert json.dumps(plain.read_summary()["test"]) == json.dumps(other.read_summary()["test"])
     for path in (other.folder / "summary.json", other.final_checkpoint, other.last_checkpoint(12)):
         path.unlink()
     experiment.resume(other, recipe, SilentView(), "test")

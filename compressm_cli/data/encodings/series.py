@@ -11,7 +11,7 @@ from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.text import counted
 from compressm_cli.data.encodings.interface import Inputs
 from compressm_cli.data.encodings.standardization import Standardization
-from compressm_cli.data.rows import Kind, Rows
+from compressm_cli.data.rows import Kind, Rows, lengths_of
 
 
 class Series(Inputs):
@@ -43,7 +43,7 @@ class Series(Inputs):
     def encode(self, rows: Rows) -> tuple[Tensor, Tensor | None]:
         self.require_kind(rows)
         self._require_columns(rows)
-        lengths = np.array([len(series) for series in rows.content], dtype=np.int64)
+        lengths = lengths_of(rows.content)
         values = np.zeros((len(rows), int(lengths.max()), self.features), dtype=np.float32)
         for row, series in enumerate(rows.content):
             assert isinstance(series, np.ndarray), "series are arrays"
@@ -52,7 +52,7 @@ class Series(Inputs):
         return torch.from_numpy(values), torch.from_numpy(lengths) if uneven else None
 
     def steps(self, rows: Rows) -> np.ndarray:
-        return np.array([len(series) for series in rows.content])
+        return lengths_of(rows.content)
 
     def _require_columns(self, rows: Rows) -> None:
         """BadInputError for a table whose columns are other steps, or other channels."""

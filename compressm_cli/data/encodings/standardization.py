@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from compressm_cli.core.config import Config
-from compressm_cli.data.mapped import room_for
+from compressm_cli.data.steps import Steps, largest_of, sums_of
 
 Scale = Annotated[float, Field(gt=0.0)]
 
@@ -28,10 +28,18 @@ class Standardization(Config):
         return self
 
     @classmethod
-    def fitted(cls, values: np.ndarray) -> "Standardization":
+    def fitted(cls, values: np.ndarray | Steps) -> "Standardization":
         """To (rows, columns) float64; of a column with one value alone the deviation counts as 1."""
-        deviation = np.where(constant_columns(values), 1.0, _deviation(values))
-        return cls(mean=values.mean(axis=0).tolist(), deviation=deviation.tolist())
+        return cls.with_constants(values)[0]
+
+    @classmethod
+    def with_constants(cls, values: np.ndarray | Steps) -> "tuple[Standardization, np.ndarray]":
+        """The same, and (columns,): which have one value alone, but for rounding."""
+        mean = sums_of(values) / len(values)
+        deviation = np.sqrt(sums_of(values, lambda part: _squares(part, mean)) / len(values))
+        constant: np.ndarray = ~(deviation > largest_of(values) * 1e-12)
+        scales = cls(mean=mean.tolist(), deviation=np.where(constant, 1.0, deviation).tolist())
+        return scales, constant
 
     @property
     def far(self) -> np.ndarray:
@@ -64,14 +72,7 @@ class Standardization(Config):
         return values.astype(np.float64) * np.array(self.deviation) + np.array(self.mean)
 
 
-def constant_columns(values: np.ndarray) -> np.ndarray:
-    """(columns,): which of (rows, columns) have one value alone, but for rounding."""
-    largest = np.maximum(values.max(axis=0), -values.min(axis=0))
-    constant: np.ndarray = ~(_deviation(values) > largest * 1e-12)
-    return constant
-
-
-def _deviation(values: np.ndarray) -> np.ndarray:
-    """``values.std(axis=0)``, bit for bit; what is as large as the values is where there is room for it."""
-    apart = np.subtract(values, values.mean(axis=0), out=room_for(values.shape, np.float64))
-    return np.sqrt(np.multiply(apart, apart, out=apart).sum(axis=0) / len(values))
+def _squares(values: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Of what values are apart from their means, row by row in memory."""
+    apart = np.subtract(values, mean, order="C")
+    return np.multiply(apart, apart, out=apart)

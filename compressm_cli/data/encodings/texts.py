@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from compressm_cli.data.encodings.interface import TokenInputs
-from compressm_cli.data.rows import Kind, Rows
+from compressm_cli.data.rows import Kind, Rows, lengths_of
 from compressm_cli.data.tokens import BYTE_VOCABULARY, byte_tokens
 
 
@@ -43,7 +43,8 @@ class Bytes(TokenInputs):
         return byte_tokens(texts, max(map(len, texts)))
 
     def steps(self, rows: Rows) -> np.ndarray:
-        return np.array([len(text[: self.max_length]) for text in rows.content])
+        lengths = lengths_of(rows.content)
+        return lengths if self.max_length is None else np.minimum(lengths, self.max_length)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """U+FFFD stands for bytes that are no character; padding for nothing."""

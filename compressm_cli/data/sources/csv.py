@@ -9,7 +9,7 @@ from operator import itemgetter
 from typing import ClassVar
 
 from compressm_cli.core.errors import BadInputError
-from compressm_cli.data.sources.interface import BATCH, Cells, Source
+from compressm_cli.data.sources.interface import BATCH, CHARACTERS, Cells, Source
 from compressm_cli.data.sources.text import opened, without_nul
 
 ADVICE = "save it as UTF-8 text, or name its encoding as data.encoding"
@@ -39,6 +39,7 @@ class CsvSource(Source):
         known = {name: place for place, name in enumerate(self.columns)}
         places = [known[name] for name in columns]
         block: list[list[str]] = []
+        size = 0
         records = self._records()
         if self.form.header:
             next(records, None)
@@ -46,9 +47,10 @@ class CsvSource(Source):
             if len(row) != len(self.columns):
                 raise self._other_width(line, row)
             block.append(row)
-            if len(block) == BATCH:
+            size += sum(map(len, row))
+            if len(block) == BATCH or size > CHARACTERS:
                 yield _picked(block, places)
-                block = []
+                block, size = [], 0
         if block:
             yield _picked(block, places)
 

@@ -88,7 +88,7 @@ OF_STILLS = {"MPO", "PSD"}
 """Formats whose first frame is the picture, and others are versions or layers of it."""
 
 
-class ImageRows(OnDemand):
+class ImageRows(OnDemand[np.ndarray]):
     """Images, each (height, width, channels) uint8: grey, grey with alpha, RGB or RGBA.
 
     ``sources`` are their files, or bytes of them, and ``places`` what messages call them. BadInputError at one that
@@ -104,7 +104,7 @@ class ImageRows(OnDemand):
     def decoded(self, row: int) -> np.ndarray:
         return _decoded(self.sources[row], self.places[row])
 
-    def taken(self, rows: Sequence[int]) -> "ImageRows":
+    def taken(self, rows: Sequence[int] | np.ndarray) -> "ImageRows":
         return ImageRows([self.sources[row] for row in rows], [self.places[row] for row in rows])
 
 

@@ -15,7 +15,9 @@ Cells = Sequence[Any] | np.ndarray
 """Some cells of a column: texts, numbers, lists, ... as the file holds them, None where there is none."""
 
 BATCH = 1000
-"""Rows of a block."""
+"""Rows of a block, at most."""
+CHARACTERS = 2**22
+"""Of the text of a block, about, at most: a row may be long."""
 
 
 @dataclass(frozen=True)

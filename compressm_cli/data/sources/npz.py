@@ -11,6 +11,7 @@ import numpy as np
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.mapped import in_temporary_file, is_large
 from compressm_cli.data.reading import arrays_of_any_age, reading
+from compressm_cli.data.rows import AsTheyLie
 from compressm_cli.data.sources.interface import Cells, Source
 
 ADVICE = "write arrays of numbers or texts with numpy.savez (series of unequal length: one after another, and lengths)"
@@ -59,7 +60,7 @@ class NpzSource(Source):
             )
         return array
 
-    def _series(self, name: str) -> list[np.ndarray]:
+    def _series(self, name: str) -> AsTheyLie:
         """(steps,) or (steps, channels) of each row."""
         array = self._arrays[name]
         if array.dtype.kind not in "biuf":
@@ -68,7 +69,7 @@ class NpzSource(Source):
         if lengths is None:
             if array.ndim not in (2, 3):
                 raise self._misshapen(name, "(rows, steps) or (rows, steps, channels)")
-            return list(array)
+            return AsTheyLie(list(array))
         padded = array.ndim in (2, 3) and len(lengths) == len(array)
         flat = array.ndim in (1, 2) and int(lengths.sum()) == len(array)
         if padded == flat or (padded and int(lengths.max()) > array.shape[1]):
@@ -78,8 +79,8 @@ class NpzSource(Source):
                 "most, (rows, steps[, channels]), or (steps in all[, channels]) one after another",
             )
         if flat:
-            return np.split(array, np.cumsum(lengths)[:-1])
-        return [row[:length] for row, length in zip(array, lengths.tolist(), strict=True)]
+            return AsTheyLie(np.split(array, np.cumsum(lengths)[:-1]))
+        return AsTheyLie([row[:length] for row, length in zip(array, lengths.tolist(), strict=True)])
 
     def _lengths(self) -> np.ndarray | None:
         """(rows,) int64, each 1 or more; None where series have one length."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from compressm_cli.core.errors import BadInputError
+from compressm_cli.data.flat import TEXT_ROWS, Gathered
 from compressm_cli.data.reading import reading
 from compressm_cli.data.rows import Rows
 from compressm_cli.data.sources.folders import Content, FolderFiles, class_files, found_files
@@ -25,8 +26,12 @@ def read_text_folder(folder: Path, labelled: bool = True, classes: Sequence[str]
 
 
 def _rows(folder: Path, found: FolderFiles) -> Rows:
-    texts = [_text(file) for file in found.files]
-    return Rows(str(folder), "texts", texts, names=found.names, labels=found.labels, left_out=found.left_out)
+    texts = Gathered(TEXT_ROWS)
+    for file in found.files:
+        texts.add([_text(file)])
+    return Rows(
+        str(folder), "texts", texts.content(), names=found.names, labels=found.labels, left_out=found.left_out
+    )
 
 
 def _text(file: Path) -> bytes:
