@@ -1,36 +1,120 @@
-"""Step times of shipped recipes in this checkout and in another one, by turns in processes of one thread.
+"""Step times of shipped recipes in this checkout and in another one, a second of each by turns on one core.
 
-    python benchmarks/versions.py ../earlier --recipes quickstart/compressed,text_lm/mamba_compressed --rounds 5
+    python benchmarks/versions.py ../earlier --recipes quickstart/compressed,text_lm/mamba_compressed --seconds 40
 
-Prints, of each recipe, the least mean time of a step at the start of the run and after the cuts, and their ratio to the
-other checkout's: what is the same work takes the same time, whatever else the machine does meanwhile.
+Both train at the same time, but only one of them runs: the other is stopped (SIGSTOP) meanwhile, so that whatever else
+the machine does meets both alike. Prints the processor time of a step before any cut and after one, and its ratio to
+that of the other checkout with the 95 % interval over windows of ten turns. Linux only.
 """
 
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent.parent
+TURN = 0.5
+"""Seconds."""
+POLL = 0.002
+"""Seconds between two looks at a log."""
+LONGEST = 5.0
+"""Seconds that a step may take."""
+WINDOW = 10
+"""Turns of each between two readings."""
+STEADY = 20
+"""Steps of each phase that are not counted."""
+LENGTH = 100_000
+"""Steps of the runs, which are ended long before."""
+PHASES = {"start": 0.9, "final": 1e-4}
+"""When the cut is made, as a share of the run: never, and after ten steps."""
 
 
-def step_seconds(checkout: Path, recipe: str, steps: int) -> tuple[float, float]:
-    """Mean seconds of a step before the first cut, and since the last, of a run in a fresh process."""
-    with tempfile.TemporaryDirectory() as root:
-        settings = [f"train.steps={steps}", "train.threads=1", "device=cpu", f"output.root={root}"]
-        subprocess.run(
-            [sys.executable, "-m", "compressm_cli", "train", recipe, *settings, "--seeds", "0", "--quiet"],
+class Training:
+    """A run in a process of its own, which is stopped but for its turns."""
+
+    def __init__(self, checkout: Path, recipe: str, cut: float, root: str, core: int) -> None:
+        schedule = f"compression.schedule={{kind: listed, fractions: [{cut}]}}"
+        settings = [f"train.steps={LENGTH}", "train.threads=1", "train.log_every=1", f"output.root={root}"]
+        settings += ["train.warmup=0", "train.eval_every=50000", "train.checkpoint_every=50000", "device=cpu"]
+        self.root = Path(root)
+        command = ["taskset", "-c", str(core), sys.executable, "-m", "compressm_cli", "train", recipe]
+        self.process = subprocess.Popen(
+            [*command, *settings, schedule, "--seeds", "0", "--quiet"],
             cwd=checkout,
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(checkout)},
-            check=True,
-            capture_output=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
         )
-        (summary,) = Path(root).glob("*/v0001/summary.json")
-        times = json.loads(summary.read_text(encoding="utf-8"))["step_seconds"]
-    return times["start"], times["final"]
+        self.process.send_signal(signal.SIGSTOP)
+
+    def turn(self) -> None:
+        """Let it run for a time, and on to the end of its step."""
+        end, size = time.monotonic() + TURN, 0
+        self.process.send_signal(signal.SIGCONT)
+        while time.monotonic() < end or (self._size() == size and time.monotonic() < end + LONGEST):
+            if time.monotonic() < end:
+                size = self._size()
+            time.sleep(POLL)
+        self.process.send_signal(signal.SIGSTOP)
+        if self.process.poll() is not None:
+            assert self.process.stderr is not None
+            sys.exit(self.process.stderr.read().decode())
+
+    def _size(self) -> int:
+        return sum(log.stat().st_size for log in self.root.glob("*/v0001/metrics.jsonl"))
+
+    def logged(self) -> dict[str, Any]:
+        """The last line of its log; empty before the first."""
+        for log in self.root.glob("*/v0001/metrics.jsonl"):
+            lines = log.read_bytes().splitlines()
+            return json.loads(lines[-1]) if lines else {}
+        return {}
+
+    def step(self) -> int:
+        return int(self.logged().get("step", 0))
+
+    def shape(self) -> str:
+        """What is computed: the orders, and the forms of the recurrences."""
+        return json.dumps([self.logged().get("orders"), self.logged().get("forms")])
+
+    def seconds(self) -> float:
+        """Of processor time."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def paired(checkouts: list[Path], recipe: str, cut: float, seconds: float, core: int) -> list[list[float]]:
+    """Seconds of a step in each checkout, by windows."""
+    with tempfile.TemporaryDirectory() as root:
+        pair = [Training(c, recipe, cut, f"{root}/{i}", core) for i, c in enumerate(checkouts)]
+        try:
+            for training in pair:
+                while training.step() < STEADY:
+                    training.turn()
+            found: list[list[float]] = []
+            while len(found) * WINDOW * TURN < seconds:
+                before = [(t.seconds(), t.step()) for t in pair]
+                for _ in range(WINDOW):
+                    for training in pair:
+                        training.turn()
+                after = [(t.seconds(), t.step()) for t in pair]
+                found.append([(s - s0) / (n - n0) for (s, n), (s0, n0) in zip(after, before, strict=True)])
+            if len({training.shape() for training in pair}) > 1:
+                print("not the same work:", *(training.shape() for training in pair), sep="\n  ")
+            return found
+        finally:
+            for training in pair:
+                training.end()
 
 
 def main() -> None:
@@ -39,20 +123,21 @@ def main() -> None:
     )
     parser.add_argument("other", type=Path, help="a checkout of an earlier version")
     parser.add_argument("--recipes", default="quickstart/compressed")
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=40, help="of each checkout and phase")
+    parser.add_argument("--phases", default=",".join(PHASES))
+    parser.add_argument("--core", type=int, default=0)
     given = parser.parse_args()
-    print(f"{'recipe':32} {'':6} {'this':>10} {'other':>10} {'ratio':>7}")
+    from compressm_cli.reports.estimates import mean
+
+    print(f"{'recipe':32} {'':6} {'this':>10} {'other':>10}   ratio")
     for recipe in given.recipes.split(","):
-        times: dict[Path, list[tuple[float, float]]] = {HERE: [], given.other.resolve(): []}
-        for _ in range(given.rounds):
-            for checkout, found in times.items():
-                found.append(step_seconds(checkout, recipe, given.steps))
-        for when, name in enumerate(("start", "final")):
-            this, other = (min(pair[when] for pair in found) for found in times.values())
+        for name in given.phases.split(","):
+            found = paired([HERE, given.other.resolve()], recipe, PHASES[name], given.seconds, given.core)
+            this, other = (mean([1e3 * pair[side] for pair in found]).value for side in (0, 1))
+            ratio = mean([this / other for this, other in found])
+            spread = "" if ratio.low is None else f" ({ratio.low:.3f} to {ratio.high:.3f})"
             print(
-                f"{recipe:32} {name:6} {1e3 * this:8.2f}ms {1e3 * other:8.2f}ms {this / other:6.3f}x",
-                flush=True,
+                f"{recipe:32} {name:6} {this:8.2f}ms {other:8.2f}ms   {ratio.value:.3f}x{spread}", flush=True
             )
 
 
