@@ -34,7 +34,7 @@ ARROWS: dict[str, set[str]] = {
     "compressor": {"methods"},
     "sweeps": {"engine"},
     "studies": {"sweeps", "reports"},
-    "reports": {"engine", "exchange"},
+    "reports": {"sweeps", "exchange"},
     "render": {"studies"},
     "cli": {"render", "engine", "recipe"},
 }

@@ -57,7 +57,19 @@ def keys(ctx: typer.Context, incomplete: str) -> Candidates:
 
     given = ctx.params
     source = given.get("recipe") or given.get("resume") or given.get("model")
-    return list(complete_override(incomplete, _recipe(source, given.get("overrides") or [])).items())
+    return list(
+        complete_override(
+            incomplete, _recipe(source, given.get("overrides") or given.get("settings") or [])
+        ).items()
+    )
+
+
+def sweep_keys(ctx: typer.Context, incomplete: str) -> Candidates:
+    """The same; of a setting with several values the last is completed."""
+    key, equals, values = incomplete.partition("=")
+    before, comma, last = values.rpartition(",")
+    found = keys(ctx, f"{key}{equals}{last}")
+    return [(f"{key}={before},{text.partition('=')[2]}", about) for text, about in found] if comma else found
 
 
 def runs(incomplete: str) -> Candidates:

@@ -23,6 +23,7 @@ from compressm_cli.cli.streams import guarded
 from compressm_cli.core.caches import settle_libraries
 from compressm_cli.core.errors import CompressmError, ElsewhereError
 from compressm_cli.core.invocation import INVOCATION
+from compressm_cli.core.lifeline import hold_on
 from compressm_cli.core.memory import is_out_of_memory
 from compressm_cli.engine.failures import out_of_memory
 from compressm_cli.engine.signals import StoppedError
@@ -31,6 +32,11 @@ from compressm_cli.recipe.problems import RecipeError
 MODELS, MACHINE, MORE = "Models and runs", "This machine", "More"
 COMMANDS = {
     "train": ("compressm_cli.cli.train", MODELS, "Train a model by a recipe, compressing it meanwhile."),
+    "sweep": (
+        "compressm_cli.cli.sweep",
+        MODELS,
+        "Train a recipe with many settings and seeds, some at a time.",
+    ),
     "analyze": ("compressm_cli.cli.analyze", MODELS, "Show the Hankel spectrum of a checkpoint or run."),
     "evaluate": ("compressm_cli.cli.evaluate", MODELS, "Judge a trained model on a split, or on other data."),
     "predict": ("compressm_cli.cli.predict", MODELS, "Say the classes or numbers of the rows of a file."),
@@ -145,6 +151,7 @@ def _run(words: list[str]) -> int:
 
 def main() -> NoReturn:
     """The console script."""
+    hold_on()
     sys.exit(run())
 
 

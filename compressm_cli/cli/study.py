@@ -88,7 +88,7 @@ def study(
     seeds: Annotated[
         str | None,
         typer.Option(
-            metavar="SEEDS", help="Seeds instead of the recipe's, such as 0,1,2.", rich_help_panel=ASKED
+            metavar="SEEDS", help="Seeds instead of the recipe's, 0,1,2 or 0..4.", rich_help_panel=ASKED
         ),
     ] = None,
     jobs: Annotated[
@@ -191,9 +191,10 @@ def _planned(
     """What is asked for, and where it goes; BadInputError where another study is there."""
     from compressm_cli.cli.train import command_line
     from compressm_cli.recipe import load_recipe
+    from compressm_cli.recipe.seeds import parse_seeds
     from compressm_cli.studies.plan import FILE, Plan
 
-    extra = [] if seeds is None else [f"seeds=[{seeds}]"]
+    extra = [] if seeds is None else [f"seeds={parse_seeds(seeds)}"]
     resolved = load_recipe(recipe, [*overrides, *extra])
     units: Any = _words("--matched", matched, UNITS)
     plan = Plan.of(

@@ -60,7 +60,7 @@ def train(
     overrides: Overrides = None,
     seeds: Annotated[
         str | None,
-        typer.Option(metavar="SEEDS", help="Seeds instead of the recipe's, such as 0,1,2: one run each."),
+        typer.Option(metavar="SEEDS", help="Seeds instead of the recipe's, 0,1,2 or 0..4: one run each."),
     ] = None,
     dry_run: Annotated[
         bool,
@@ -112,11 +112,15 @@ def train(
     from compressm_cli.engine.distributed.group import joined
     from compressm_cli.engine.experiment import was_restarted
     from compressm_cli.recipe import load_recipe
+    from compressm_cli.recipe.seeds import parse_seeds
 
-    extra = [] if seeds is None else [f"seeds=[{seeds}]"]
+    def load() -> "Recipe":
+        extra = [] if seeds is None else [f"seeds={parse_seeds(seeds)}"]
+        return load_recipe(recipe, [*(overrides or []), *extra])
+
     asked = _asked(recipe, overrides or [], seeds=seeds, auto_resume=auto_resume, dry_run=dry_run)
     with joined(console.report_error, console.warn, asked) as group:
-        resolved = group.from_main(lambda: load_recipe(recipe, [*(overrides or []), *extra]))
+        resolved = group.from_main(load)
         if dry_run:
             if group.is_main:
                 _dry_run(resolved, group)

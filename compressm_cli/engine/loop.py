@@ -285,6 +285,7 @@ class Trainer:
                 "train_loss": loss,
                 "learning_rate": rate,
                 "step_seconds": seconds,
+                "flops": self.ledger.flops.total,
                 "orders": self.state.orders,
                 "forms": self.ledger.now["forms"],
             }

@@ -1,5 +1,6 @@
 """The recipe: the whole YAML as strict, immutable pydantic models."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -123,17 +124,16 @@ class OutputConfig(Config):
         return value
 
 
-FORM = "letters, digits, '.', '_' and '-', at most 100, a letter or digit first"
+NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9.,=_-]{0,99}$")
+FORM = "letters, digits, '.', '_', '-', ',' and '=', at most 100, a letter or digit first"
 """What the pattern of a name says, in words."""
 
 
 class Recipe(Config):
     """One experiment: what is trained, on what, how, and how it is compressed meanwhile."""
 
-    name: Annotated[
-        str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", json_schema_extra={"form": FORM})
-    ]
-    """Name of the folder of its runs: letters, digits, '.', '_' and '-'."""
+    name: Annotated[str, Field(pattern=NAME.pattern, json_schema_extra={"form": FORM})]
+    """Name of the folder of its runs: letters, digits, '.', '_', '-', ',' and '='."""
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
     """One run a seed; a single number is a list of one."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

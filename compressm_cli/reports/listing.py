@@ -11,7 +11,8 @@ from typing import Any
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.text import described, one_line, shorten
 from compressm_cli.recipe.yaml_text import plain_yaml
-from compressm_cli.runs.folder import VERSION, Run
+from compressm_cli.runs.folder import Run
+from compressm_cli.runs.versions import VERSION
 
 DEEPEST = 8
 """Folders below a given one that are looked through."""

@@ -15,19 +15,18 @@
 
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from compressm_cli.core.errors import BadInputError, RunFailedError
+from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.files import bring_to_disk, remove_temporaries, write_atomically
 from compressm_cli.core.text import described
 from compressm_cli.runs.lock import held, is_held
+from compressm_cli.runs.versions import VERSION, create_version, versions
 
-VERSION = re.compile(r"^v(\d{4,})$")
 MOST_NAMED = 10
 """Runs that a message lists."""
 MEND = "the run's record is damaged: mend the line, or delete it, with what it told"
@@ -63,31 +62,7 @@ class Run:
 
         Raises BadInputError where ``root/name`` is a link: runs are written below ``root`` and nowhere else.
         """
-        parent = root / name
-        if parent.is_symlink():
-            raise BadInputError(
-                f"{parent}: is a link to {parent.resolve()}, and runs are not written through links; choose another "
-                "name, or another place with output.root=DIR"
-            )
-        try:
-            parent.mkdir(parents=True, exist_ok=True)
-            number = max((int(v.group(1)) for v in _versions(parent)), default=0) + 1
-            while True:
-                folder = parent / f"v{number:04d}"
-                try:
-                    folder.mkdir()
-                    break
-                except FileExistsError:
-                    number += 1
-            (folder / "checkpoints").mkdir()
-            (folder / "plots").mkdir()
-        except OSError as error:
-            raise RunFailedError(
-                f"cannot write to {parent}: {error.strerror}; choose another place with output.root=DIR"
-            ) from error
-        run = cls(folder)
-        run._point_latest()
-        return run
+        return cls(create_version(root / name, "checkpoints", "plots"))
 
     @classmethod
     def open(cls, folder: Path) -> "Run":
@@ -106,8 +81,8 @@ class Run:
             )
         if (path / "run.json").is_file():
             return [cls.open(path)]
-        found = sorted(_versions(path), key=lambda v: int(v.group(1))) if path.is_dir() else []
-        runs = [cls.open(path / v.group(0)) for v in found if (path / v.group(0) / "run.json").is_file()]
+        found = versions(path) if path.is_dir() else []
+        runs = [cls.open(folder) for folder in found if (folder / "run.json").is_file()]
         if not runs:
             raise BadInputError(
                 f"{path}: neither a run folder nor a folder of runs (v0001, v0002, ...){_runs_within(path)}"
@@ -118,23 +93,6 @@ class Run:
     def newest(cls, path: Path) -> "Run":
         """The run that a path means: a run folder, or the newest version in a recipe's folder."""
         return cls.find(path)[-1]
-
-    def _point_latest(self) -> None:
-        link = self.folder.parent / "latest"
-        temporary = self.folder.parent / f".latest.{os.getpid()}"
-        shown = ""
-        try:
-            # Until it holds: another process may have made a newer version, or put an older one here, meanwhile.
-            while shown != (newest := self._newest()):
-                temporary.symlink_to(newest)
-                os.replace(temporary, link)
-                shown = newest
-        except OSError:  # a file system without links; versions remain usable
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-
-    def _newest(self) -> str:
-        return max(_versions(self.folder.parent), key=lambda v: int(v.group(1))).group(0)
 
     @property
     def recipe_path(self) -> Path:
@@ -385,7 +343,3 @@ def _runs_within(path: Path) -> str:
             more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
             return f"; give one of the runs in it: {', '.join(map(str, found[:MOST_NAMED]))}{more}"
     return ""
-
-
-def _versions(parent: Path) -> list[re.Match[str]]:
-    return [m for entry in os.listdir(parent) if (m := VERSION.match(entry))]

@@ -31,20 +31,24 @@ class RunLockedError(BadInputError):
 
 
 @contextmanager
-def held(path: Path) -> Iterator[None]:
-    """Hold the lock file of a run; RunLockedError where another process does, RunFailedError where it cannot be had."""
+def held(path: Path, what: str = "run") -> Iterator[int]:
+    """Hold the lock file of a run, or of what else is called so; gives its descriptor.
+
+    A process that inherits the descriptor holds the lock, too, until it ends. RunLockedError where another process has
+    it, RunFailedError where it cannot be had.
+    """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     except OSError as error:
-        way_on = "copy the run to a place that can be written, and resume it there"
+        way_on = f"copy the {what} to a place that can be written, and resume it there"
         raise RunFailedError(unwritable(path, error, way_on)) from error
     try:
-        _take(path, descriptor)
+        _take(path, descriptor, what)
         stop = threading.Event()
         heartbeat = threading.Thread(target=_touch, args=(descriptor, stop), name="run-lock", daemon=True)
         heartbeat.start()
         try:
-            yield
+            yield descriptor
         finally:
             stop.set()
             heartbeat.join()
@@ -97,14 +101,14 @@ def _lives(pid: int) -> bool:
     return True
 
 
-def _take(path: Path, descriptor: int) -> None:
+def _take(path: Path, descriptor: int, what: str) -> None:
     shared = True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in HELD:
             holder = _holder(descriptor, patience=1.0)
-            raise _locked(path, holder, "wait for it to end, or stop it") from error
+            raise _locked(path, holder, "wait for it to end, or stop it", what) from error
         if error.errno not in NOT_OFFERED | {errno.ENOLCK}:
             raise
         shared = False  # a file system without locks
@@ -115,6 +119,7 @@ def _take(path: Path, descriptor: int) -> None:
             holder,
             f"its lock was touched {max(age, 0):.0f} s ago; if that process is dead, try again when it is "
             f"{STALE_SECONDS:.0f} s old",
+            what,
         )
     now = datetime.now(UTC).isoformat(timespec="seconds")
     mine = {"pid": os.getpid(), "host": platform.node(), "started": now}
@@ -122,11 +127,21 @@ def _take(path: Path, descriptor: int) -> None:
     os.pwrite(descriptor, f"{json.dumps(mine)}\n".encode(), 0)
 
 
-def _locked(path: Path, holder: dict[str, Any], advice: str) -> RunLockedError:
+def _locked(path: Path, holder: dict[str, Any], advice: str, what: str) -> RunLockedError:
     who = f"process {holder.get('pid', 'unknown')} on {holder.get('host', 'an unknown host')}"
-    return RunLockedError(
-        f"{path.parent}: this run is live: {who} trains it since {holder.get('started', 'just now')}; {advice}"
-    )
+    since = holder.get("started", "just now")
+    if _has_ended(holder):
+        return RunLockedError(
+            f"{path.parent}: this {what} is live: {who} has ended, and processes that it started are still at work; "
+            "wait for them to end, which they do by themselves"
+        )
+    return RunLockedError(f"{path.parent}: this {what} is live: {who} trains it since {since}; {advice}")
+
+
+def _has_ended(holder: dict[str, Any]) -> bool:
+    """Whether the process that took the lock is known to be gone, so that one which inherited it must have it."""
+    pid = holder.get("pid")
+    return holder.get("host") == platform.node() and type(pid) is int and pid > 0 and not _lives(pid)
 
 
 def _holder(descriptor: int, patience: float = 0.0) -> dict[str, Any]:

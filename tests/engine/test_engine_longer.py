@@ -342,7 +342,7 @@ def test_the_command(tiny: Maker, tmp_path: Path, capsys: pytest.CaptureFixture[
         assert main.run(["train", "--resume", folder, *wrong]) == 2
         assert "--resume takes the recipe from the run folder" in capsys.readouterr().err
     assert main.run(["train", "quickstart/baseline", "--dry-run", "--seeds", ""]) == 2
-    assert "seeds: has 0 items" in capsys.readouterr().err
+    assert "--seeds: '' is no seed" in capsys.readouterr().err
 
 
 def test_auto_resume_takes_a_run_for_what_it_is_now(

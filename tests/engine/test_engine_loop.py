@@ -172,7 +172,7 @@ def test_the_files_have_exactly_the_documented_keys(cut_run: Run) -> None:
     assert {key for line in run.read_metrics() for key in line} == documented_keys("metrics.jsonl")
     for line in run.read_compression():
         assert set(line) == documented_keys("compression.jsonl")
-    statuses = {"running", "done", "failed", "interrupted"}
+    statuses = {"running", "done", "failed", "interrupted", "pruned"}
     assert set(run.read_info()) >= documented_keys("run.json") - statuses
     assert documented_keys("run.json") >= statuses
     assert run.read_info()["status"] == "done"

@@ -236,13 +236,13 @@ ONE_ERROR = [
         "a name of the wrong form",
         [("name: example", "name: a/b")],
         "recipe.yaml:1:7: name: 'a/b' is not of the right form; write text of letters, digits, "
-        "'.', '_' and '-', at most 100, a letter or digit first",
+        "'.', '_', '-', ',' and '=', at most 100, a letter or digit first",
     ),
     (
         "a name with blanks",
         [("name: example", "name: my first run")],
         "recipe.yaml:1:7: name: 'my first run' is not of the right form; write text of letters, digits, "
-        "'.', '_' and '-', at most 100, a letter or digit first",
+        "'.', '_', '-', ',' and '=', at most 100, a letter or digit first",
     ),
     (
         "duplicate key",
