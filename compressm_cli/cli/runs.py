@@ -20,7 +20,7 @@ app = typer.Typer(add_completion=False)
 @app.command(
     cls=Command,
     epilog=examples(
-        "compressm runs",
+        "compressm runs outputs",
         "compressm runs --where status=done --where 'test>=0.95' --sort=-test",
         "compressm runs --columns folder,train.learning_rate,test --csv",
     ),
