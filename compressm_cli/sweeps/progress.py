@@ -71,22 +71,28 @@ class Watch:
         self.progress = self._blank()
         self._began: tuple[float, float] | None = None
         """When it was first seen to move, and how far it was then."""
+        self._latest: tuple[float, float] | None = None
+        """The same of the last time: runs tell of many steps at once."""
 
     def look(self) -> Progress:
         """Read what has been written since the last look."""
         if (run := self._newest()) is not None:
             self._read(run.folder / "metrics.jsonl")
-        if self._began is None and self.progress.share > 0:
-            self._began = (time.monotonic(), self.progress.share)
+        share = self.progress.share
+        if share > 0 and (self._latest is None or share != self._latest[1]):
+            self._latest = (time.monotonic(), share)
+            self._began = self._began or self._latest
         return self.progress
 
     def seconds_left(self) -> float | None:
         """By the pace since it was first looked at."""
-        if self._began is None:
+        if self._began is None or self._latest is None:
             return None
-        then, share = self._began
-        made, passed = self.progress.share - share, time.monotonic() - then
-        return None if made <= 0 or passed <= 0 else passed / made * (1 - self.progress.share)
+        (first, before), (last, share) = self._began, self._latest
+        if share <= before or last <= first:
+            return None
+        at_last = (last - first) / (share - before) * (1 - share)
+        return max(0.0, at_last - (time.monotonic() - last))
 
     def _blank(self) -> Progress:
         recipe = self._job.recipe

@@ -56,6 +56,7 @@ def board(make_jobs: MakeJobs, fake_time: FakeTime) -> Board:
     fake_time.now += 10
     entry.watch.progress.read({"step": 10, **line, "orders": {"a": 9, "b": 12}})
     entry.watch.progress.read({"step": 10, "validation_loss": 1.0, "validation_accuracy": 0.8812})
+    entry.watch.look()
     return board
 
 
@@ -67,6 +68,11 @@ def test_the_time_left_is_that_of_all(board: Board) -> None:
     # One that waits takes the mean of 20 and 22.5, and two are trained at a time.
     assert board.seconds_left() == pytest.approx((12.5 + 21.25) / 2)
     assert Board(2).seconds_left() is None
+    # As long as nothing new is told, the time goes by.
+    assert isinstance(progress_module.time, FakeTime)
+    progress_module.time.now += 2
+    assert entry.watch.seconds_left() == pytest.approx(10.5)
+    progress_module.time.now -= 2
     assert summary(board) == "1 of 4 done, 1 failed, 1 running, 1 waiting, 0:17 left"
 
 
