@@ -165,7 +165,7 @@ def test_bad_texts_and_tokenizers_are_told(tmp_path: Path) -> None:
     text, other = tmp_path / "text.txt", tmp_path / "other.json"
     text.write_bytes(b"\xff\xfe")
     other.write_text("{}")
-    with pytest.raises(BadInputError, match=r"text\.txt: not a UTF-8 text"):
+    with pytest.raises(BadInputError, match=r"text\.txt: a text in UTF-16"):
         TokenFiles(vocabulary=4, path=str(text), tokenizer=known).load()
     text.write_text("the cat")
     with pytest.raises(BadInputError, match=r"other\.json: not a tokenizer\.json"):
