@@ -44,7 +44,7 @@ model: {kind: pooled, neurons: 24}
 objective: {kind: smoothed}
 train: {steps: 30, batch_size: 16, learning_rate: 1e-2, threads: 1, log_every: 1, eval_every: 10, checkpoint_every: 7}
 compression:
-  method: magnitude
+  method: largest
   schedule: {kind: listed, at_steps: [10, 20]}
   safety: {trial_steps: 5, tolerance: 0.9}
 """
@@ -151,7 +151,7 @@ PATHS = {
     "data": ("task", "compressm_example.task:Tones"),
     "model": ("kind", "compressm_example.model:Pooled"),
     "objective": ("kind", "compressm_example.objective:Smoothed"),
-    "compression": ("method", "compressm_example.method:Magnitude"),
+    "compression": ("method", "compressm_example.method:Largest"),
 }
 
 
@@ -244,7 +244,7 @@ def test_the_conformance_tests_take_the_classes_of_a_plug_in(
         tests = run_path(str(EXAMPLE.parent / "conformance" / "test_conformance.py"))
     (names, pairs) = tests["pytestmark"].args
     assert names == ("layer", "method")
-    assert {("damped", "hankel"), ("damped", "magnitude")} <= set(pairs)
+    assert {("damped", "hankel"), ("damped", "largest")} <= set(pairs)
 
 
 def test_a_fresh_process_of_the_conformance_tests_has_a_plug_in_that_is_not_installed(

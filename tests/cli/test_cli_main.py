@@ -101,7 +101,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "message"),
     [
         (["trian"], "error: unknown command 'trian'; did you mean 'train'?"),
-        (["zzz"], "error: unknown command 'zzz'; the commands are train, analyze,"),
+        (["zzz"], "error: unknown command 'zzz'; the commands are train, sweep, analyze,"),
         (["--zzz"], "error: No such option"),
         (["recipes", "show"], "error: Missing argument 'NAME'"),
         (["recipes", "zzz"], "error: No such command 'zzz'"),

@@ -327,12 +327,14 @@ def test_bf16_keeps_recurrent_parameters_and_states_in_fp32(
 @pytest.mark.slow
 @pytest.mark.usefixtures("rough_flops")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_a_compiled_run_survives_a_cut(tiny: Maker, train: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Processes that compile would have to import PyTorch first.
-    monkeypatch.setattr("torch._inductor.config.compile_threads", 1)
+def test_a_compiled_run_survives_a_cut(tiny: Maker, train: Trainer) -> None:
+    from torch._inductor import config as inductor  # takes a second
+
     cut = {**CUTS, "schedule": {"kind": "listed", "at_steps": [3]}}
     plain = train(tiny(steps=6, compression=cut))
-    compiled = train(tiny(steps=6, compression=cut, train={"compile": True}))
+    # Processes that compile would have to import PyTorch first.
+    with inductor.patch(compile_threads=1):
+        compiled = train(tiny(steps=6, compression=cut, train={"compile": True}))
     summary = compiled.read_summary()
     assert summary["orders"] == plain.read_summary()["orders"]
     assert summary["orders"]["final"][LAYER] < 8

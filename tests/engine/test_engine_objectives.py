@@ -246,7 +246,7 @@ def test_runs_of_real_numbers_are_compared_by_their_error(
     assert report.agreement[1].reason == "the models say real numbers, not classes"
     assert not any("judged by different" in warning for warning in report.warnings)
     write_html(report, tmp_path / "page.html", pytest.fail)
-    assert "Validation mean squared error while training" in (tmp_path / "page.html").read_text()
+    assert "Validation over training steps" in (tmp_path / "page.html").read_text()
     with pytest.raises(BadInputError, match=r"judged by mean squared error.*--at-most test_mse=1\.02"):
         compare(*sides, speed=False, tolerances=Tolerances(points=1.0))
 

@@ -218,8 +218,8 @@ ONE_ERROR = [
     (
         "unknown method",
         [("method: hankel", "method: prune")],
-        "recipe.yaml:11:11: compression.method: 'prune' is not one of hankel, none, random; write one of these, or "
-        "ask for the plug-in that has it: --plugin MODULE",
+        "recipe.yaml:11:11: compression.method: 'prune' is not one of hankel, magnitude, none, random; write one of "
+        "these, or ask for the plug-in that has it: --plugin MODULE",
     ),
     (
         "missing schedule kind",

@@ -203,7 +203,7 @@ def test_compress_export_and_compare(container: Container, printed: dict[str, st
     assert (container.work / "small.pt").is_file()
     assert [p.name for p in (container.work / "exported").iterdir()] == ["model.safetensors"]
     assert "Verdict" in printed["compare"]
-    assert (container.work / "report.html").read_text(encoding="utf-8").count("<img") == 4
+    assert (container.work / "report.html").read_text(encoding="utf-8").count("<svg") == 6
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""A method: ``compression: {method: magnitude, keep_fraction: 0.5}``."""
+"""A method: ``compression: {method: largest, keep_fraction: 0.5}``."""
 
 from typing import Annotated, Literal
 
@@ -10,18 +10,18 @@ from compressm_cli import Axis, CheckContext, Keep, Method, MethodConfig, Plan, 
 from compressm_cli.structure.plan import UnitRecord
 
 
-class MagnitudeConfig(MethodConfig):
-    """``compression: {method: magnitude}``: keep the units with the largest weights."""
+class LargestConfig(MethodConfig):
+    """``compression: {method: largest}``: keep the units with the largest weights."""
 
-    method: Literal["magnitude"] = "magnitude"
+    method: Literal["largest"] = "largest"
     keep_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
     """Share of the units of each axis that each check keeps."""
 
 
-class Magnitude(Method):
+class Largest(Method):
     """Cuts every axis that can be cut by index, to the units with the largest product of squared norms."""
 
-    Config = MagnitudeConfig
+    Config = LargestConfig
 
     def plan(self, model: nn.Module, context: CheckContext) -> Plan:
         plan = Plan()
