@@ -84,21 +84,17 @@ def test_a_run_that_is_not_done_and_one_of_an_earlier_version(
     assert "its evaluations do not tell what was spent" in capsys.readouterr().err
 
 
+def asked_for_page(run: Path, into: Path) -> int:
+    given = ["analyze", str(run), "--no-plots", "--thresholds", "1", "--html", str(into / "x.html")]
+    return command(given)
+
+
 @pytest.mark.parametrize("read", [3, {"splits": 3}, {"splits": {"train": {"rows": 3}}}, {**READ, "more": 1}])
 def test_a_damaged_record_of_what_was_read_is_told(
     make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str], read: Any
 ) -> None:
     run = Run.open(make_run(summary=TODAY, info={"data": read}).folder)
-    given = [
-        "analyze",
-        str(run.folder),
-        "--no-plots",
-        "--thresholds",
-        "1",
-        "--html",
-        str(tmp_path / "x.html"),
-    ]
-    assert command(given) == 2
+    assert asked_for_page(run.folder, tmp_path) == 2
     assert "run.json: data is not what was read" in capsys.readouterr().err
 
 
@@ -106,16 +102,7 @@ def test_a_damaged_summary_is_told(
     make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = make_run(summary={**TODAY, "seconds": [3]})
-    given = [
-        "analyze",
-        str(run.folder),
-        "--no-plots",
-        "--thresholds",
-        "1",
-        "--html",
-        str(tmp_path / "x.html"),
-    ]
-    assert command(given) == 2
+    assert asked_for_page(run.folder, tmp_path) == 2
     assert "summary.json: is not what a run writes (TypeError: " in capsys.readouterr().err
 
 

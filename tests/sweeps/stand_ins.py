@@ -15,6 +15,16 @@ from compressm_cli.sweeps.job import Job
 SCRIPT = Path(__file__).with_name("stand_in.py")
 MakeJobs = Callable[..., list[Job]]
 Behave = Callable[..., None]
+RECIPE = """\
+name: tiny
+device: cpu
+data: {task: digits}
+model:
+  layer: {kind: lru, state_dim: 4}
+  model_dim: 4
+train: {steps: 20, batch_size: 16, learning_rate: 0.01}
+"""
+"""Of the smallest run, as a file."""
 
 
 def recipe(root: Path, name: str = "tiny", **changes: Any) -> Recipe:

@@ -10,20 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stand_ins import Behave
+from stand_ins import RECIPE, Behave
 
 from compressm_cli.cli.main import run
 from compressm_cli.sweeps import workers
 
-RECIPE = """\
-name: tiny
-device: cpu
-data: {task: digits}
-model:
-  layer: {kind: lru, state_dim: 4}
-  model_dim: 4
-train: {steps: 20, batch_size: 16, learning_rate: 0.01}
-"""
 Capture = pytest.CaptureFixture[str]
 
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from stand_ins import Behave
+from stand_ins import RECIPE, Behave
 
 from compressm_cli.cli.main import run
 from compressm_cli.core.errors import BadInputError
@@ -14,15 +14,6 @@ from compressm_cli.sweeps.grid import Axis
 from compressm_cli.sweeps.search import between
 from compressm_cli.sweeps.space import Range, ends, read_space, require_no_range
 
-RECIPE = """\
-name: tiny
-device: cpu
-data: {task: digits}
-model:
-  layer: {kind: lru, state_dim: 4}
-  model_dim: 4
-train: {steps: 20, batch_size: 16, learning_rate: 0.01}
-"""
 WORDS = [
     "tiny.yaml",
     "train.learning_rate=1e-4..1e-1:log",
