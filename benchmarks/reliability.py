@@ -39,10 +39,10 @@ PRELOADED = [
     "compressm_cli.render.plain_view",
     "compressm_cli.render.plots",
     "compressm_cli.reports",
-    # PyTorch imports the first with an optimizer, matplotlib the others with a figure: it takes longer than the run.
-    "torch._dynamo",
+    # matplotlib imports these with a figure: it takes longer than the run.
     "matplotlib.backends.backend_agg",
     "matplotlib.figure",
+    "compressm_cli.engine.preloaded",
 ]
 """What the processes have imported before they begin."""
 PROCESSES = multiprocessing.get_context("forkserver")

@@ -1,10 +1,13 @@
 """For all tests: one thread, no terminal, the same examples each time; settings of a process end with a test."""
 
+import gc
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cases
+import known_flops
 import pytest
 import torch
 from hypothesis import settings
@@ -28,6 +31,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="MODULE",
         help="a plug-in whose layers and methods are put through the conformance tests, too",
     )
+    parser.addoption(
+        "--cases",
+        choices=cases.CHOICES,
+        help="everyday, unless tests are named one by one; exhaustive: those that are left out then",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -44,10 +52,23 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileSche
     return LoadFileScheduling(config, log)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests come first, so that no process is left with one when the others are done."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The cases that are asked for; files with slow tests come first: no process is left with one at the end."""
+    named = any("::" in argument for argument in config.args)
+    if not named and (lost := cases.without_a_test(item.nodeid for item in items)):
+        raise pytest.UsageError(f"tests/cases.py names what is no test: {', '.join(lost)}")
+    default = "all" if named else "everyday"
+    items[:], left = cases.choose(items, config.getoption("--cases") or default)
+    if left:
+        config.hook.pytest_deselected(items=left)
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: the garbage collector looked through it some thousand times, a tenth of all time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -83,6 +104,14 @@ def built_in_costs() -> Iterator[None]:
     """Which form of a recurrence a run takes does not depend on how busy the machine was when it was calibrated."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training_forms, "calibrated", lambda device, precision: DEFAULT)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def flops_counted_once() -> Iterator[None]:
+    """For all tests of a process."""
+    with pytest.MonkeyPatch.context() as patch:
+        known_flops.remember(patch)
         yield
 
 

@@ -1,6 +1,6 @@
 """Runs small enough to be trained many times over."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,18 @@ def recipe_in(
 def trained(recipe: Recipe, seed: int = 0, view: View | None = None) -> Run:
     """The run of a recipe, finished."""
     return experiment.start(recipe, seed, experiment.load_data(recipe), view or SilentView(), "test")
+
+
+_KNOWN: dict[Hashable, Run] = {}
+
+
+def trained_once(recipe: Recipe) -> Run:
+    """A finished run of a recipe, for tests that only read it: those that ask for the same share it."""
+    methods = tuple(entry.value for entry in METHODS.entries().values())
+    key = (recipe.model_dump_json(exclude={"output": {"root"}}), methods, workload.training_step_flops)
+    if key not in _KNOWN:
+        _KNOWN[key] = trained(recipe)
+    return _KNOWN[key]
 
 
 @pytest.fixture
@@ -118,12 +130,12 @@ def killed(recipe: Recipe, step: int) -> Run:
     return Run.find(Path(recipe.output.root) / recipe.name)[-1]
 
 
+def parameters(model: torch.nn.Module, *_: Any) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
 def count_roughly(patch: pytest.MonkeyPatch) -> None:
     """Counting FLOPs takes longer than training such a model; here any number that goes with the shapes will do."""
-
-    def parameters(model: torch.nn.Module, *_: Any) -> int:
-        return sum(p.numel() for p in model.parameters())
-
     patch.setattr(workload, "training_step_flops", parameters)
     patch.setattr(workload, "inference_flops", parameters)
 

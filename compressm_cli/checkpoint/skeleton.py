@@ -2,15 +2,18 @@
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from compressm_cli.data.interface import DataSpec
+from compressm_cli.layers import LAYERS
 from compressm_cli.layers.interface import STATES, StateSpaceLayer, state_space_layers
-from compressm_cli.models import ModelConfig, build_model
+from compressm_cli.models import MODELS, ModelConfig, build_model
 from compressm_cli.recipe import Recipe
 from compressm_cli.structure.edits import Keep
 from compressm_cli.structure.map import StructureMap
@@ -21,6 +24,28 @@ MAPS = ("B_map", "C_map", "B_proj", "C_proj")
 """Of a cut selective layer: (channels or groups, order, length of B and C before it)."""
 CUTS = ({"B_map", "C_map"}, {"B_proj", "C_proj"}, {"kept"})
 """What a cut may add to a layer."""
+REMEMBERED = 8
+"""Skeletons: all checkpoints of a run between two cuts have the same one, and building it takes longer than writing a
+small model."""
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A skeleton that is asked for; ``shapes`` are those of the weights."""
+
+    key: Hashable
+    config: ModelConfig = field(compare=False)
+    data: DataSpec = field(compare=False)
+    sizes: Mapping[str, int] = field(compare=False)
+    shapes: Mapping[str, torch.Size] = field(compare=False)
+
+    @classmethod
+    def of(
+        cls, config: ModelConfig, data: DataSpec, sizes: Mapping[str, int], shapes: Mapping[str, torch.Size]
+    ) -> "_Wanted":
+        classes = tuple(entry.value for kinds in (MODELS, LAYERS) for entry in kinds.entries().values())
+        key = (config.model_dump_json(), repr(data), tuple(sizes.items()), tuple(shapes.items()), classes)
+        return cls(key, config, data, dict(sizes), shapes)
 
 
 def skeleton(
@@ -32,12 +57,18 @@ def skeleton(
     layer. Takes no memory for parameters and no random numbers. Raises ValueError where ``sizes`` are not those of the
     recipe's axes, or additions have no shape.
     """
-    config = grown(recipe.model, sizes)
-    model = _with_orders(config, data, sizes, weights)
+    shapes = {name: weight.shape for name, weight in weights.items()}
+    return copy.deepcopy(_skeleton(_Wanted.of(recipe.model, data, sizes, shapes)))
+
+
+@lru_cache(REMEMBERED)
+def _skeleton(wanted: _Wanted) -> nn.Module:
+    config = grown(wanted.config, wanted.sizes)
+    model = _with_orders(config, wanted.data, wanted.sizes, wanted.shapes)
     if isinstance(model, Growing):
-        model.grow_as(recipe.model)
-    cut_to(model, sizes)
-    given, layers = orders_of(sizes), state_space_layers(model)
+        model.grow_as(wanted.config)
+    cut_to(model, wanted.sizes)
+    given, layers = orders_of(wanted.sizes), state_space_layers(model)
     if list(given) != list(layers):
         raise ValueError(
             f"orders are given for {len(given)} layers, which are not the {len(layers)} of the recipe"
@@ -77,7 +108,7 @@ def orders_of(sizes: Mapping[str, int]) -> dict[str, int]:
 
 
 def _with_orders(
-    config: ModelConfig, data: DataSpec, sizes: Mapping[str, int], weights: Mapping[str, Tensor]
+    config: ModelConfig, data: DataSpec, sizes: Mapping[str, int], shapes: Mapping[str, torch.Size]
 ) -> nn.Module:
     """The model with all its sub-layers; layers in those that are to be removed have one state."""
     given = orders_of(sizes)
@@ -85,7 +116,7 @@ def _with_orders(
     if not all(sizes.values()):
         orders = {name: given.get(name, 1) for name in orders_of(start_sizes(config, data))}
     # The orders at the start of training say nothing of the shapes now, and could be of any size.
-    config = config.with_state_dims([_inner(name, order, weights) for name, order in orders.items()])
+    config = config.with_state_dims([_inner(name, order, shapes) for name, order in orders.items()])
     with torch.device("meta"):
         model = build_model(config, data)
         layers = state_space_layers(model)
@@ -94,7 +125,7 @@ def _with_orders(
                 f"orders are given for {len(given)} layers, which are not the {len(layers)} of the recipe"
             )
         for name, part in layers.items():
-            part.set_state_parameters(_added(part, name, orders[name], weights))
+            part.set_state_parameters(_added(part, name, orders[name], shapes))
     return model
 
 
@@ -115,8 +146,13 @@ def fresh_model(
 
 def start_sizes(config: ModelConfig, data: DataSpec) -> dict[str, int]:
     """How many units each axis has before any cut, by its name."""
+    return dict(_start_sizes(_Wanted.of(config, data, {}, {})))
+
+
+@lru_cache(REMEMBERED)
+def _start_sizes(wanted: _Wanted) -> dict[str, int]:
     with torch.device("meta"):
-        model = build_model(config, data)
+        model = build_model(wanted.config, wanted.data)
     return StructureMap.of(model).sizes()
 
 
@@ -150,23 +186,23 @@ def _is_empty(layer: StateSpaceLayer, name: str) -> bool:
     return getattr(layer.get_submodule(place), leaf, "") is None
 
 
-def _inner(name: str, order: int, weights: Mapping[str, Tensor]) -> int:
+def _inner(name: str, order: int, shapes: Mapping[str, torch.Size]) -> int:
     """Length of B and C before the maps that a cut has added; the order where there are none."""
     for leaf in MAPS:
-        maps = weights.get(f"{name}.{leaf}")
-        if maps is not None:
-            if maps.ndim != 3 or not order <= maps.shape[2] <= 65536:
-                raise ValueError(f"{name}.{leaf} has the shape {tuple(maps.shape)} for the order {order}")
-            return maps.shape[2]
+        shape = shapes.get(f"{name}.{leaf}")
+        if shape is not None:
+            if len(shape) != 3 or not order <= shape[2] <= 65536:
+                raise ValueError(f"{name}.{leaf} has the shape {tuple(shape)} for the order {order}")
+            return shape[2]
     return order
 
 
 def _added(
-    layer: StateSpaceLayer, name: str, order: int, weights: Mapping[str, Tensor]
+    layer: StateSpaceLayer, name: str, order: int, shapes: Mapping[str, torch.Size]
 ) -> dict[str, Tensor | None]:
     """Tensors without content for what a cut has added to a layer, and what depends on it."""
     extra = layer.state_parameters | layer.state_buffers
-    present = {n for n in extra if f"{name}.{n}" in weights and _is_empty(layer, n)}
+    present = {n for n in extra if f"{name}.{n}" in shapes and _is_empty(layer, n)}
     divisors = {n for axis in layer.axes() for n, _ in axis.divisors} & present
     values: dict[str, Tensor | None] = {n: torch.empty((), dtype=torch.int64) for n in divisors}
     present -= divisors
@@ -174,8 +210,8 @@ def _added(
         return values
     if present not in CUTS:
         raise ValueError(f"{name} has {' and '.join(sorted(present))}, which no cut leaves by itself")
-    shapes = added_shapes(layer, order, inner=layer.state_dim)
-    values |= {n: torch.empty(shapes[n], dtype=torch.int64 if n == "kept" else None) for n in present}
+    added = added_shapes(layer, order, inner=layer.state_dim)
+    values |= {n: torch.empty(added[n], dtype=torch.int64 if n == "kept" else None) for n in present}
     if "B_map" in present:
         values["A_log"] = torch.empty(layer.get_parameter("A_log").shape[0], order)
     return values

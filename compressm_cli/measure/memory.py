@@ -138,7 +138,10 @@ def _peak(model: nn.Module, batch: Split, work: Callable[[nn.Module, Split], Non
 
 
 class _LiveTensors(TorchDispatchMode):
-    """Follows the storages that operators create, each from its creation until nothing refers to it."""
+    """Follows the storages that operators create, each from its creation until nothing refers to it.
+
+    Those on the meta device take no memory; fake tensors stand for those that do.
+    """
 
     def __init__(self, known: list[Tensor]) -> None:
         super().__init__()
@@ -155,7 +158,7 @@ class _LiveTensors(TorchDispatchMode):
 
     def _note(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
-        if storage not in self._known:
+        if not tensor.is_meta and storage not in self._known:
             self._known.add(storage)
             self._now += storage.nbytes()
             self.peak = max(self.peak, self._now)

@@ -51,8 +51,7 @@ def step_memory(setting: Setting, orders: Sequence[dict[str, int]]) -> list[Step
 
 def _in_fresh_process(setting: Setting, orders: dict[str, int], kind: str) -> StepMemory:
     context = multiprocessing.get_context("forkserver")
-    # Building the first optimizer imports torch._dynamo, which takes longer than all the rest.
-    context.set_forkserver_preload([__name__, "torch._dynamo"])
+    context.set_forkserver_preload([__name__, "compressm_cli.engine.preloaded"])
     try:
         with ProcessPoolExecutor(1, mp_context=context) as pool:
             found = pool.submit(_growth, setting, orders, torch.get_num_threads()).result()

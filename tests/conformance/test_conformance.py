@@ -17,10 +17,11 @@ from fresh_process import outputs_in_a_fresh_process
 from layer_kinds import SMALL
 from plugin_package import examples
 from pydantic import ValidationError
+from tiny_runs import count_roughly, rough_flops
 from torch import Tensor
 
 from compressm_cli.checkpoint import Checkpoint
-from compressm_cli.engine import experiment, validation, workload
+from compressm_cli.engine import experiment, validation
 from compressm_cli.engine.evaluation import calibrate
 from compressm_cli.engine.view import SilentView
 from compressm_cli.layers import LAYERS
@@ -111,12 +112,20 @@ class Trained:
     run: Run
 
 
+__all__ = ["rough_flops"]
+
 Runs = Callable[[str, str], Trained]
 
 
 @pytest.fixture(scope="module")
 def inputs() -> Tensor:
     return torch.randn(4, 64, 1, generator=torch.Generator().manual_seed(0))
+
+
+def _counted_roughly(recipe: Recipe) -> Run:
+    with pytest.MonkeyPatch.context() as patch:
+        count_roughly(patch)
+        return train(recipe)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +139,7 @@ def trained(shared_folder: Path) -> Runs:
         recipe = recipe_for(root, layer, method)
         folder = root / recipe.name
         with FileLock(root / f"{recipe.name}.lock"):
-            run = Run.find(folder)[-1] if folder.exists() else train(recipe)
+            run = Run.find(folder)[-1] if folder.exists() else _counted_roughly(recipe)
         return Trained(recipe, run)
 
     return find
@@ -145,13 +154,6 @@ def reloaded(shared_folder: Path, trained: Runs, inputs: Tensor) -> dict[tuple[s
         if not (folder / "reloaded.pt").exists():
             torch.save(outputs_in_a_fresh_process(folder, inputs, checkpoints), folder / "reloaded.pt")
     return dict(zip(PAIRS, torch.load(folder / "reloaded.pt"), strict=True))
-
-
-@pytest.fixture
-def rough_flops(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counting them takes longer than training such a model, and what is compared here does not contain them."""
-    for name in ("training_step_flops", "inference_flops"):
-        monkeypatch.setattr(workload, name, lambda *_: 1)
 
 
 def test_trains_to_the_end(trained: Runs, layer: str, method: str) -> None:

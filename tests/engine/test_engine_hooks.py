@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from test_engine_longer import Telling
-from tiny_runs import killed, with_method
+from tiny_runs import killed, trained_once, with_method
 from torch import Tensor, nn
 
 from compressm_cli.checkpoint import Checkpoint, verify
@@ -206,7 +206,7 @@ def test_what_is_parked_masked_and_frozen_survives_a_kill(
     """A run that was killed between edits ends bit-equal, from a checkpoint that has parked units in it."""
     made = tiny(train={"checkpoint_every": 1})
     with_method(monkeypatch, Parking)
-    whole = train(made)
+    whole = trained_once(made)
     assert whole.read_summary()["orders"]["final"] == {"blocks.0.layer": 8}
     part = killed(made, kill)
     saved = Checkpoint.load(part.last_checkpoints()[-1])
@@ -224,7 +224,7 @@ def test_blocks_that_leave_and_come_survive_a_kill(
 ) -> None:
     made = tiny(model={"depth": 3}, train={"checkpoint_every": 1})
     with_method(monkeypatch, Rebuilding)
-    whole = train(made)
+    whole = trained_once(made)
     final = {"blocks.0.layer": 8, "blocks.2.layer": 6, "blocks.3.layer": 8}
     assert whole.read_summary()["orders"]["final"] == final
     part = killed(made, kill)
@@ -240,7 +240,7 @@ def test_blocks_that_leave_and_come_survive_a_kill(
 def test_modules_that_no_recipe_tells_are_refused_in_a_run(
     tiny: Maker, train: Trainer, same_weights: Same, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = train(tiny())
+    plain = trained_once(tiny())
     with_method(monkeypatch, Replacing)
     assert same_weights(plain, train(tiny()))
 
@@ -249,7 +249,7 @@ def test_modules_that_no_recipe_tells_are_refused_in_a_run(
 def test_an_edit_that_cannot_be_made_leaves_the_run_alone(
     tiny: Maker, train: Trainer, same_weights: Same, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = train(tiny())
+    plain = trained_once(tiny())
     with_method(monkeypatch, Wrong)
     assert same_weights(plain, train(tiny()))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_runs import trained_once
 
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.errors import BadInputError
@@ -71,7 +72,7 @@ def cuts(safety: dict[str, Any] | None, **changes: Any) -> dict[str, Any]:
 def test_a_resumed_run_ends_bit_equal(tiny: Maker, train: Trainer, same_weights: Same, step: int) -> None:
     """Interrupted while it evaluates: up to four steps of the log are newer than the checkpoint."""
     recipe = tiny(compression=cuts(None, selection="random"), train=EVERY)
-    whole, part = train(recipe), interrupted(recipe, train, step)
+    whole, part = trained_once(recipe), interrupted(recipe, train, step)
     assert Checkpoint.load(part.last_checkpoints()[-1]).step == step - 5
     resumed(part)
     assert same_weights(whole, part)
@@ -150,7 +151,7 @@ def test_a_run_killed_after_a_verdict_repeats_the_trial_without_telling_it_twice
 ) -> None:
     """The newest checkpoint is of the trial, while the log holds the verdict already."""
     recipe = tiny(compression=cuts({"trial_steps": 4, "tolerance": 1.0}), train={**EVERY, "log_every": 1})
-    whole = train(recipe)
+    whole = trained_once(recipe)
     part = interrupted(recipe, train, 15)
     assert [line["step"] for line in part.read_compression()] == [8]
     resumed(part)
@@ -160,7 +161,7 @@ def test_a_run_killed_after_a_verdict_repeats_the_trial_without_telling_it_twice
 
 def test_a_torn_last_line_is_forgotten(tiny: Maker, train: Trainer, same_weights: Same) -> None:
     recipe = tiny(compression=cuts(None), train=EVERY)
-    whole, part = train(recipe), interrupted(recipe, train, 15)
+    whole, part = trained_once(recipe), interrupted(recipe, train, 15)
     for name in ("metrics.jsonl", "compression.jsonl"):
         with (part.folder / name).open("a") as file:
             file.write('{"step": 14, "tra')
@@ -179,7 +180,7 @@ def test_entries_of_its_beginnings_may_be_null(tiny: Maker, train: Trainer) -> N
 
 def test_a_run_without_a_checkpoint_starts_again(tiny: Maker, train: Trainer, same_weights: Same) -> None:
     recipe = tiny(train=EVERY)
-    whole, part = train(recipe), interrupted(recipe, train, 5)
+    whole, part = trained_once(recipe), interrupted(recipe, train, 5)
     assert part.last_checkpoints() == []
     # As several processes do before the first step.
     part.append_metrics({"step": 0, "processes": 2, "checksum": "0" * 32})
@@ -190,7 +191,7 @@ def test_a_run_without_a_checkpoint_starts_again(tiny: Maker, train: Trainer, sa
 
 def test_a_run_can_be_interrupted_and_resumed_twice(tiny: Maker, train: Trainer, same_weights: Same) -> None:
     recipe = tiny(compression=cuts(None), train=EVERY)
-    whole, part = train(recipe), interrupted(recipe, train, 10)
+    whole, part = trained_once(recipe), interrupted(recipe, train, 10)
     with pytest.raises(KeyboardInterrupt):
         experiment.resume(part, load_recipe(part.recipe_path), Interrupting(25), "test resume")
     resumed(part)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import reliability
+from tiny_runs import trained_once
 
 from compressm_cli.checkpoint import Checkpoint, verify
 from compressm_cli.core.errors import BadInputError, RunFailedError
@@ -65,7 +66,7 @@ DAMAGE: dict[str, Callable[[Path], Any]] = {
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_checkpoint_is_passed_over(tiny: Maker, train: Trainer, damage: str) -> None:
     made = recipe(tiny)
-    whole, part = train(made), interrupted(made, train)
+    whole, part = trained_once(made), interrupted(made, train)
     assert [Checkpoint.load(path).step for path in part.last_checkpoints()] == [12, 18]
     newest, view = part.last_checkpoint(18), Told()
     DAMAGE[damage](newest)

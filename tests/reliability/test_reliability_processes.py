@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -290,7 +291,11 @@ def in_own_folder(folder: Path, *arguments: str) -> None:
 
 def threads() -> list[str]:
     """Names of the threads of this process, also of those that Python has not begun."""
-    return [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    found = []
+    for path in Path("/proc/self/task").glob("*/comm"):
+        with suppress(OSError):  # it ended meanwhile
+            found.append(path.read_text().strip())
+    return found
 
 
 @pytest.mark.slow

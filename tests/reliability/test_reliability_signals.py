@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import reliability
+from tiny_runs import trained_once
 
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.cli import main
@@ -86,7 +87,7 @@ def test_a_stopped_run_goes_on_exactly(
     if method == "_verdict" and safety is None:
         pytest.skip("no trial has no verdict")
     made = recipe(tiny, safety)
-    whole = train(made)
+    whole = trained_once(made)
     with pytest.MonkeyPatch.context() as patch:
         during(patch, owner, method, count, "SIGTERM")
         part = stopped(made, train, "SIGTERM")

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import reliability
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_runs import trained_once
 from torch.utils.tensorboard import SummaryWriter
 
 from compressm_cli.cli import main
@@ -162,7 +163,7 @@ FAILURES = [
 def test_a_tracker_that_fails_is_dropped_with_one_warning(
     tiny: Maker, train: Trainer, recorder: type[Recorder], fails: tuple[str, int]
 ) -> None:
-    whole = train(recipe(tiny))
+    whole = trained_once(recipe(tiny))
     recorder.fails = fails
     view = Told()
     run = train(recipe(tiny, "wandb"), view=view)

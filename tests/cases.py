@@ -1,0 +1,117 @@
+"""Which cases belong to every run of the tests, and which only to exhaustive ones.
+
+An everyday run takes some ten minutes and sees each mechanism at work. Exhaustive cases show the same with further
+layers, moments and numbers of processes, or take interpreters of their own: ``pytest --cases all`` runs them too, as
+continuous integration does.
+"""
+
+from collections.abc import Collection, Iterable
+
+import pytest
+
+CHOICES = ("everyday", "exhaustive", "all")
+
+EXHAUSTIVE: dict[str, Collection[str]] = {
+    "cli/test_cli_completion.py::test_in_a_real_shell": (
+        "compressm train-",
+        "compressm bench mine.yaml --device cuda-",
+    ),
+    "cli/test_cli_compress.py::test_analyze_measures_what_a_cut_would_cost": ("mamba2",),
+    "cli/test_cli_streams.py::test_a_run_goes_on_when_its_terminal_is_gone": (),
+    "cli/test_cli_streams.py::test_a_run_is_trained_to_its_end_whoever_reads": (),
+    "cli/test_cli_streams.py::test_a_run_is_trained_to_its_end_without_any_stream": (),
+    "cli/test_cli_streams.py::test_every_command_prints_in_any_encoding": ("ascii",),
+    "cli/test_cli_streams.py::test_results_that_cannot_be_printed_are_told": ("full",),
+    "conformance/test_conformance.py::test_saves_and_resumes_bit_equal": ("7-",),
+    "engine/test_engine_calibration.py::test_a_cut_passes_no_more_rows_at_once_than_training": (),
+    "engine/test_engine_forecast.py::test_what_a_dry_run_tells_is_what_is_alive": ("1-mamba", "16-lru"),
+    "engine/test_engine_hooks.py::test_blocks_that_leave_and_come_survive_a_kill": ("9", "15"),
+    "engine/test_engine_hooks.py::test_what_is_parked_masked_and_frozen_survives_a_kill": ("11", "18"),
+    "engine/test_engine_records.py::test_a_trial_goes_on_after_a_kill_as_without": (
+        "none at all-True",
+        "parked-False",
+        "a block gone-False",
+        "a block more-True",
+    ),
+    "engine/test_engine_weight_decay.py::test_a_run_begun_with_other_groups_goes_on_with_them": ("lru-10",),
+    "layers/test_layer_convolution.py::test_any_channels_may_leave_at_once": ("images", "depthwise-"),
+    "layers/test_layer_frozen.py::test_gradients_of_what_is_not_frozen_are_the_same": ("lru", "mamba2"),
+    "ops/test_ops_compiled_kernels.py::test_kernels_of_the_cache_give_the_bits_of_those_just_compiled": (),
+    "ops/test_ops_selective_triton.py::test_interpreted_kernels_match_the_definition": (
+        "Case(batch=2, length=17",
+    ),
+    "ops/test_ops_selective_triton.py::test_kernels_compile_for_devices_that_are_not_here": (),
+    "ops/test_ops_triton.py::test_interpreted_kernels_match_the_definition": (
+        "Case(batch=2, length=63",
+        "Case(batch=2, length=9",
+    ),
+    "reliability/test_reliability_container.py::test_resume": (),
+    "reliability/test_reliability_container.py::test_train": (),
+    "reliability/test_reliability_container.py::test_analyze": (),
+    "reliability/test_reliability_container.py::test_bench": (),
+    "reliability/test_reliability_container.py::test_compress_export_and_compare": (),
+    "reliability/test_reliability_container.py::test_doctor_says_where_caches_are_and_why": (),
+    "reliability/test_reliability_failing_process.py::test_all_end_soon_and_one_message_is_read": (
+        "1 of 2: bad input in load_data",
+        "0 of 2: interrupt in load_data",
+        "1 of 2: memory in training_step1",
+        "1 of 2: memory in apply_plan",
+        "1 of 3: bad input in load_data",
+        "2 of 3: lost in",
+    ),
+    "reliability/test_reliability_failing_process.py::test_torchrun_ends_soon_when_one_process_fails": (),
+    "reliability/test_reliability_failing_process.py::"
+    "test_the_loss_of_a_process_is_told_before_torchrun_ends_the_others": (),
+    "reliability/test_reliability_hooks.py::"
+    "test_the_loss_of_a_process_between_a_cut_and_its_checkpoint_changes_nothing": (),
+    "reliability/test_reliability_hooks.py::test_several_processes_park_as_one_does": (),
+    "reliability/test_reliability_kills.py::test_killed_and_resumed_runs_end_bit_identical": (),
+    "reliability/test_reliability_kills.py::test_what_differs_is_noticed": (),
+    "reliability/test_reliability_processes.py::test_a_signal_to_one_process_stops_all_and_they_go_on_exactly": (),
+    "reliability/test_reliability_processes.py::test_bad_input_is_told_once": (),
+    "reliability/test_reliability_processes.py::test_processes_with_a_part_of_the_model_each_do_what_one_does": (),
+    "reliability/test_reliability_processes.py::test_torchrun_goes_on_when_a_process_is_lost": (),
+    "reliability/test_reliability_processes.py::test_two_processes_do_what_one_does": ("lru",),
+    "reliability/test_reliability_processes.py::test_two_processes_do_what_one_does_on_data_in_files": (),
+    "reliability/test_reliability_processes.py::test_processes_share_a_budget": ("{'flops': '0.7x'}",),
+    "reliability/test_reliability_sent.py::test_a_checkpoint_goes_to_the_others_as_tensors": (),
+    "reliability/test_reliability_signals.py::test_a_stopped_run_goes_on_exactly": ("strict-",),
+    "reliability/test_reliability_versions.py::test_of_processes_that_auto_resume_at_once_one_goes_on": (),
+    "render/test_render_drawing.py::test_figures_are_the_same_whatever_the_users_settings": (),
+    "reports/test_reports_same_orders.py::test_orders_at_thresholds_are_those_that_compress_comes_to": (
+        "lru-empirical",
+        "s5-analytic",
+        "mamba-empirical",
+    ),
+    "sweeps/test_sweep_command.py::test_trainings_of_a_killed_sweep_save_and_go_on": (),
+}
+"""Test -> how the names of its everyday cases begin; of a test without parameters there are none."""
+
+
+def choose(items: list[pytest.Item], cases: str) -> tuple[list[pytest.Item], list[pytest.Item]]:
+    """Those of the cases that are asked for, and the others."""
+    chosen: list[pytest.Item] = []
+    left: list[pytest.Item] = []
+    for item in items:
+        fits = cases == "all" or (cases == "exhaustive") == _is_exhaustive(item.nodeid)
+        (chosen if fits else left).append(item)
+    return chosen, left
+
+
+def _is_exhaustive(node: str) -> bool:
+    name, _, parameters = node.removeprefix("tests/").partition("[")
+    kept = EXHAUSTIVE.get(name)
+    return kept is not None and not parameters.startswith(tuple(kept) or ("]",))
+
+
+def without_a_test(nodes: Iterable[str]) -> list[str]:
+    """What the table names and none of these nodes is, of their files."""
+    found = [node.removeprefix("tests/") for node in nodes]
+    files = {node.partition("::")[0] for node in found}
+    wanted = [
+        f"{name}[{case}" if case else name
+        for name, kept in EXHAUSTIVE.items()
+        if name.partition("::")[0] in files
+        for case in (kept or [""])
+    ]
+    return [name for name in wanted if not any(node.startswith(name) for node in found)]
