@@ -23,8 +23,10 @@ TURN = 0.5
 """Seconds."""
 POLL = 0.002
 """Seconds between two looks at a log."""
-LONGEST = 5.0
-"""Seconds that a step may take."""
+LONGEST = 30.0
+"""Seconds that ``LOGGED`` steps may take."""
+LOGGED = 10
+"""Steps between two lines of a log, as far as the turns of a training are whole."""
 WINDOW = 10
 """Turns of each between two readings."""
 STEADY = 20
@@ -40,7 +42,7 @@ class Training:
 
     def __init__(self, checkout: Path, recipe: str, cut: float, root: str, core: int) -> None:
         schedule = f"compression.schedule={{kind: listed, fractions: [{cut}]}}"
-        settings = [f"train.steps={LENGTH}", "train.threads=1", "train.log_every=1", f"output.root={root}"]
+        settings = [f"train.steps={LENGTH}", "train.threads=1", f"train.log_every={LOGGED}", f"output.root={root}"]
         settings += ["train.warmup=0", "train.eval_every=50000", "train.checkpoint_every=50000", "device=cpu"]
         self.root = Path(root)
         command = ["taskset", "-c", str(core), sys.executable, "-m", "compressm_cli", "train", recipe]
@@ -54,7 +56,7 @@ class Training:
         self.process.send_signal(signal.SIGSTOP)
 
     def turn(self) -> None:
-        """Let it run for a time, and on to the end of its step."""
+        """Let it run for a time, and on to the next line of its log."""
         end, size = time.monotonic() + TURN, 0
         self.process.send_signal(signal.SIGCONT)
         while time.monotonic() < end or (self._size() == size and time.monotonic() < end + LONGEST):
