@@ -1,10 +1,11 @@
 """Step times of shipped recipes in this checkout and in another one, a second of each by turns on one core.
 
-    python benchmarks/versions.py ../earlier --recipes quickstart/compressed,text_lm/mamba_compressed --seconds 40
+    python benchmarks/versions.py ../earlier --recipes quickstart/compressed,text_lm/mamba_compressed --pairs 6
 
 Both train at the same time, but only one of them runs: the other is stopped (SIGSTOP) meanwhile, so that whatever else
 the machine does meets both alike. Prints the processor time of a step before any cut and after one, and its ratio to
-that of the other checkout with the 95 % interval over windows of ten turns. Linux only.
+that of the other checkout with the 95 % interval over pairs of processes: where memory happens to lie makes two of one
+checkout differ by some percent for as long as they live. Linux only.
 """
 
 import argparse
@@ -27,8 +28,6 @@ LONGEST = 30.0
 """Seconds that ``LOGGED`` steps may take."""
 LOGGED = 10
 """Steps between two lines of a log, as far as the turns of a training are whole."""
-WINDOW = 10
-"""Turns of each between two readings."""
 STEADY = 20
 """Steps of each phase that are not counted."""
 LENGTH = 100_000
@@ -42,7 +41,12 @@ class Training:
 
     def __init__(self, checkout: Path, recipe: str, cut: float, root: str, core: int) -> None:
         schedule = f"compression.schedule={{kind: listed, fractions: [{cut}]}}"
-        settings = [f"train.steps={LENGTH}", "train.threads=1", f"train.log_every={LOGGED}", f"output.root={root}"]
+        settings = [
+            f"train.steps={LENGTH}",
+            "train.threads=1",
+            f"train.log_every={LOGGED}",
+            f"output.root={root}",
+        ]
         settings += ["train.warmup=0", "train.eval_every=50000", "train.checkpoint_every=50000", "device=cpu"]
         self.root = Path(root)
         command = ["taskset", "-c", str(core), sys.executable, "-m", "compressm_cli", "train", recipe]
@@ -95,25 +99,22 @@ class Training:
         self.process.wait()
 
 
-def paired(checkouts: list[Path], recipe: str, cut: float, seconds: float, core: int) -> list[list[float]]:
-    """Seconds of a step in each checkout, by windows."""
+def paired(checkouts: list[Path], recipe: str, cut: float, seconds: float, core: int) -> list[float]:
+    """Seconds of a step in each checkout, of one pair of processes."""
     with tempfile.TemporaryDirectory() as root:
         pair = [Training(c, recipe, cut, f"{root}/{i}", core) for i, c in enumerate(checkouts)]
         try:
             for training in pair:
                 while training.step() < STEADY:
                     training.turn()
-            found: list[list[float]] = []
-            while len(found) * WINDOW * TURN < seconds:
-                before = [(t.seconds(), t.step()) for t in pair]
-                for _ in range(WINDOW):
-                    for training in pair:
-                        training.turn()
-                after = [(t.seconds(), t.step()) for t in pair]
-                found.append([(s - s0) / (n - n0) for (s, n), (s0, n0) in zip(after, before, strict=True)])
+            before, began = [(t.seconds(), t.step()) for t in pair], time.monotonic()
+            while time.monotonic() - began < 2 * seconds:
+                for training in pair:
+                    training.turn()
+            after = [(t.seconds(), t.step()) for t in pair]
             if len({training.shape() for training in pair}) > 1:
                 print("not the same work:", *(training.shape() for training in pair), sep="\n  ")
-            return found
+            return [(s - s0) / (n - n0) for (s, n), (s0, n0) in zip(after, before, strict=True)]
         finally:
             for training in pair:
                 training.end()
@@ -125,7 +126,8 @@ def main() -> None:
     )
     parser.add_argument("other", type=Path, help="a checkout of an earlier version")
     parser.add_argument("--recipes", default="quickstart/compressed")
-    parser.add_argument("--seconds", type=float, default=40, help="of each checkout and phase")
+    parser.add_argument("--seconds", type=float, default=10, help="of each process")
+    parser.add_argument("--pairs", type=int, default=4, help="of processes, one after the other")
     parser.add_argument("--phases", default=",".join(PHASES))
     parser.add_argument("--core", type=int, default=0)
     given = parser.parse_args()
@@ -134,7 +136,8 @@ def main() -> None:
     print(f"{'recipe':32} {'':6} {'this':>10} {'other':>10}   ratio")
     for recipe in given.recipes.split(","):
         for name in given.phases.split(","):
-            found = paired([HERE, given.other.resolve()], recipe, PHASES[name], given.seconds, given.core)
+            both, cut = [HERE, given.other.resolve()], PHASES[name]
+            found = [paired(both, recipe, cut, given.seconds, given.core) for _ in range(given.pairs)]
             this, other = (mean([1e3 * pair[side] for pair in found]).value for side in (0, 1))
             ratio = mean([this / other for this, other in found])
             spread = "" if ratio.low is None else f" ({ratio.low:.3f} to {ratio.high:.3f})"
