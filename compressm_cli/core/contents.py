@@ -11,6 +11,7 @@ KNOWN: tuple[tuple[bytes, str], ...] = (
     ),
     (b"\xff\xfe", "it is a text in UTF-16; save it in UTF-8"),
     (b"\xfe\xff", "it is a text in UTF-16; save it in UTF-8"),
+    (b"\x1f\x8b", "gzip has packed it; unpack it with: gunzip"),
     (b"<", "it is a page of the web, not the file itself; get that again"),
 )
 """How contents begin, without blanks, and what they are."""

@@ -1,5 +1,6 @@
 """Files that cannot be decoded: whatever a library raises, the message names the file and says what to do."""
 
+import gzip
 import io
 import json
 import os
@@ -22,6 +23,7 @@ from compressm_cli.data.files import Files
 from compressm_cli.data.interface import IGNORE, Dataset, Split
 from compressm_cli.data.mqar import Mqar
 from compressm_cli.data.reading import reading
+from compressm_cli.data.text_lm import TextLm
 from compressm_cli.data.token_files import TokenFiles
 from compressm_cli.engine.evaluation import evaluate
 
@@ -130,6 +132,15 @@ def test_tables_that_cannot_be_parsed(format_: str, content: bytes) -> None:
     settings: dict[str, Any] = {"feature_columns": ["x"], "label_column": "label"}
     with pytest.raises(BadInputError, match=rf"rows\.{format_}.*; \w"):
         Files(format=format_, train=str(path), **settings).load()
+
+
+def test_a_text_whose_name_says_wrongly_that_gzip_has_packed_it() -> None:
+    text = b"some words of a text, and some more of them. " * 40
+    Path("packed.txt.gz").write_bytes(gzip.compress(text))
+    assert TextLm(task="text_lm", path="packed.txt.gz", length=8).load().train.inputs.numel() > 0
+    Path("plain.txt.gz").write_bytes(text)
+    with pytest.raises(BadInputError, match=r"plain.txt.gz: not packed by gzip, .* let it end in \.txt, or"):
+        TextLm(task="text_lm", path="plain.txt.gz", length=8).load()
 
 
 def test_numbers_that_no_float_holds() -> None:

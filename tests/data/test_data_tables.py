@@ -187,9 +187,10 @@ def test_text_may_be_packed_by_gzip():
         r"bad\.csv\.gz: cannot be read as csv",
         **XY,
     )
-    refused(
-        write("bad.csv.gz", text), "csv", r"bad\.csv\.gz: cannot be read as csv: Not a gzipped file", **XY
-    )
+    refused(write("bad.csv.gz", text), "csv", r"bad\.csv\.gz: not packed by gzip, as its name says", **XY)
+    for name, kind in (("bad.csv", "csv"), ("bad.jsonl", "jsonl")):
+        file = write(name, packed)
+        refused(file, kind, rf"{name}: gzip has packed it; let its name end in \.gz", **XY)
 
 
 def test_columns_by_pattern_are_in_natural_order():

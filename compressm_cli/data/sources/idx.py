@@ -9,6 +9,7 @@ from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.reading import reading
 from compressm_cli.data.rows import Rows
 from compressm_cli.data.sources.originals import only_folder, required
+from compressm_cli.data.sources.packed import PACKED, require_packed
 
 PARTS = {"train": "train", "test": "t10k"}
 FOLDERS = ("", "raw", "MNIST/raw")
@@ -75,7 +76,8 @@ def _values(file: Path, kind: str) -> np.ndarray:
 def _content(file: Path, most: int) -> bytes:
     """The first ``most`` bytes, as far as there are so many, whatever a head claims."""
     blocks, missing = [], most
-    with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as opened:
+    require_packed(file)
+    with gzip.open(file) if file.suffix == PACKED else file.open("rb") as opened:
         while missing and (block := opened.read(min(BLOCK, missing))):
             blocks.append(block)
             missing -= len(block)

@@ -9,6 +9,8 @@ from typing import BinaryIO, cast
 from compressm_cli.core.errors import BadInputError
 
 PACKED = ".gz"
+MARK = b"\x1f\x8b"
+"""How what gzip has packed begins."""
 
 
 def suffix_of(path: str | Path) -> str:
@@ -22,10 +24,24 @@ def require_file(path: Path) -> None:
         raise BadInputError(f"{path}: not a file; write its content into one, and give that")
 
 
+def require_packed(path: Path) -> None:
+    """BadInputError for a file whose name ends in .gz, and which gzip has not packed."""
+    if path.suffix.lower() != PACKED:
+        return
+    with path.open("rb") as file:
+        start = file.read(len(MARK))
+    if start and start != MARK:
+        raise BadInputError(
+            f"{path}: not packed by gzip, as its name says; let it end in "
+            f"{path.with_suffix('').suffix or 'what it holds'}, or pack it with: gzip"
+        )
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
     """The content of a file, unpacked where its name ends in .gz; BadInputError for what is no file."""
     require_file(path)
+    require_packed(path)
     with path.open("rb") as file:
         if path.suffix.lower() != PACKED:
             yield cast(BinaryIO, file)

@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.reading import reading
+from compressm_cli.data.sources.packed import MARK, PACKED, require_packed
 
 CHUNK = 2**20
 """Bytes that are looked at at once."""
@@ -36,7 +37,10 @@ def opened(file: Path, kind: str, encoding: str | None = None, advice: str = ADV
         reading(file, f"cannot be read as {kind}", advice),
         _bytes(file) as content,
     ):
-        found = wide_encoding(content.peek(LOOKED_AT)[:LOOKED_AT])
+        start = content.peek(LOOKED_AT)[:LOOKED_AT]
+        if start.startswith(MARK):
+            raise BadInputError(f"{file}: gzip has packed it; let its name end in {PACKED}")
+        found = wide_encoding(start)
         if found is not None and (encoding != "utf-16" or found == "utf-32"):
             raise BadInputError(f"{file}: a text in {found.upper()}; {advice}")
         yield io.TextIOWrapper(content, encoding=found or encoding or "utf-8-sig", newline="")
@@ -44,7 +48,8 @@ def opened(file: Path, kind: str, encoding: str | None = None, advice: str = ADV
 
 def _bytes(file: Path) -> Any:
     """What is in a file, unpacked; its first bytes can be looked at before they are read."""
-    return gzip.open(file) if file.suffix.lower() == ".gz" else file.open("rb")
+    require_packed(file)
+    return gzip.open(file) if file.suffix.lower() == PACKED else file.open("rb")
 
 
 def wide_encoding(start: bytes) -> str | None:
@@ -85,6 +90,8 @@ def not_utf8(text: bytes) -> int | None:
 
 def plain_text(content: bytes, place: object) -> bytes:
     """A text of UTF-8 without the mark at its beginning; BadInputError for other texts, and what is none."""
+    if content.startswith(MARK):
+        raise BadInputError(f"{place}: gzip has packed it; let its name end in {PACKED}, or unpack it first")
     if (found := wide_encoding(content[:LOOKED_AT])) is not None:
         raise BadInputError(f"{place}: a text in {found.upper()}; {ADVICE}")
     text = content.removeprefix(codecs.BOM_UTF8)
