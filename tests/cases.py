@@ -1,6 +1,6 @@
 """Which cases belong to every run of the tests, and which only to exhaustive ones.
 
-An everyday run takes some ten minutes and sees each mechanism at work. Exhaustive cases show the same with further
+An everyday run sees each mechanism at work. Exhaustive cases show the same with further
 layers, moments and numbers of processes, or take interpreters of their own: ``pytest --cases all`` runs them too, as
 continuous integration does.
 """
