@@ -1,8 +1,7 @@
 """Which cases belong to every run of the tests, and which only to exhaustive ones.
 
-An everyday run sees each mechanism at work. Exhaustive cases show the same with further
-layers, moments and numbers of processes, or take interpreters of their own: ``pytest --cases all`` runs them too, as
-continuous integration does.
+An everyday run sees each mechanism at work. Exhaustive cases show the same with further layers, moments and numbers of
+processes, or take interpreters of their own: ``pytest --cases all`` runs them too, as continuous integration does.
 """
 
 from collections.abc import Collection, Iterable
@@ -33,7 +32,7 @@ EXHAUSTIVE: dict[str, Collection[str]] = {
         "a block gone-False",
         "a block more-True",
     ),
-    "engine/test_engine_weight_decay.py::test_a_run_begun_with_other_groups_goes_on_with_them": ("lru-10",),
+    "engine/test_engine_weight_decay.py::test_a_run_begun_with_other_groups_goes_on_with_them": ("10-lru",),
     "layers/test_layer_convolution.py::test_any_channels_may_leave_at_once": ("images", "depthwise-"),
     "layers/test_layer_frozen.py::test_gradients_of_what_is_not_frozen_are_the_same": ("lru", "mamba2"),
     "ops/test_ops_compiled_kernels.py::test_kernels_of_the_cache_give_the_bits_of_those_just_compiled": (),

@@ -31,15 +31,13 @@ from compressm_cli.data.patterns import files_of, is_pattern
 from compressm_cli.data.reading import LONGEST, reading
 from compressm_cli.data.rows import Kind, Rows
 from compressm_cli.data.sources import SOURCES, Form
-from compressm_cli.data.sources.packed import PACKED
+from compressm_cli.data.sources.packed import MARK, PACKED
 from compressm_cli.data.sources.text import plain_text
 from compressm_cli.engine.prediction import encoding_of
 from compressm_cli.recipe.loading import config_from_mapping
 
 STDIN = "-"
 STANDARD_INPUT = "standard input"
-GZIP = b"\x1f\x8b"
-"""How what gzip has packed begins."""
 COLUMNS: dict[Kind, str] = {
     "texts": "data.text_column=NAME",
     "images": "data.image_column=NAME",
@@ -227,15 +225,15 @@ def _of_lines(takes: Kind) -> Rows:
 
 def _unpacked(content: bytes) -> bytes:
     """Without the packing of gzip, where it has any."""
-    return gzip.decompress(content) if content.startswith(GZIP) else content
+    return gzip.decompress(content) if content.startswith(MARK) else content
 
 
 @contextmanager
 def _copied_stdin() -> Iterator[Path]:
     """A file with what came by standard input, as long as it is read; messages name no other."""
     with tempfile.TemporaryDirectory(prefix="compressm-") as folder:
-        start = standard_input().read(len(GZIP))
-        file = Path(folder) / (f"{STANDARD_INPUT}{PACKED}" if start == GZIP else STANDARD_INPUT)
+        start = standard_input().read(len(MARK))
+        file = Path(folder) / (f"{STANDARD_INPUT}{PACKED}" if start == MARK else STANDARD_INPUT)
         with file.open("wb") as copy:
             copy.write(start)
             shutil.copyfileobj(standard_input(), copy)

@@ -2,7 +2,8 @@
 
 They need not import what a run imports nor load the machine code of the most common kernels, each of which takes
 longer than a short run; and their garbage collector need not look through all that was imported. No thread is begun,
-since none would survive the fork.
+since none would survive the fork: so the kernels are called themselves, not as ``ops.scan.load_kernels`` does, through
+autograd, which could not be used after it.
 """
 
 import gc

@@ -38,7 +38,7 @@ def step_memory(setting: Setting, orders: Sequence[dict[str, int]]) -> list[Step
     """Measure a training step at each of some orders, one after the other.
 
     On CUDA in this process; on a CPU in a new process for each order, since a process does not give all memory
-    back. Processes are forked from one that has done nothing but import PyTorch, so they cost little time.
+    back. Processes are forked from one that has trained nothing (``engine.preloaded``), so they cost little time.
     """
     kind = KIND[setting.device.type]
     if setting.device.type == "cuda":

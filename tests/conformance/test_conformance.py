@@ -32,6 +32,8 @@ from compressm_cli.runs.folder import Run
 from compressm_cli.structure import surgery
 from compressm_cli.structure.masks import masks_of
 
+__all__ = ["rough_flops"]
+
 EXAMPLES: dict[str, dict[str, Any]] = {
     "hankel": {"keep_fraction": 0.6},
     "random": {"keep_fraction": 0.6},
@@ -111,8 +113,6 @@ class Trained:
     recipe: Recipe
     run: Run
 
-
-__all__ = ["rough_flops"]
 
 Runs = Callable[[str, str], Trained]
 

@@ -201,7 +201,7 @@ def test_a_penalty_is_added_once_a_batch(
 @pytest.mark.usefixtures("rough_flops")
 @pytest.mark.parametrize("kill", [9, 11, 14, 18])
 def test_what_is_parked_masked_and_frozen_survives_a_kill(
-    tiny: Maker, train: Trainer, same_weights: Same, monkeypatch: pytest.MonkeyPatch, kill: int
+    tiny: Maker, same_weights: Same, monkeypatch: pytest.MonkeyPatch, kill: int
 ) -> None:
     """A run that was killed between edits ends bit-equal, from a checkpoint that has parked units in it."""
     made = tiny(train={"checkpoint_every": 1})
@@ -220,7 +220,7 @@ def test_what_is_parked_masked_and_frozen_survives_a_kill(
 @pytest.mark.usefixtures("rough_flops")
 @pytest.mark.parametrize("kill", [9, 11, 15, 19])
 def test_blocks_that_leave_and_come_survive_a_kill(
-    tiny: Maker, train: Trainer, same_weights: Same, monkeypatch: pytest.MonkeyPatch, kill: int
+    tiny: Maker, same_weights: Same, monkeypatch: pytest.MonkeyPatch, kill: int
 ) -> None:
     made = tiny(model={"depth": 3}, train={"checkpoint_every": 1})
     with_method(monkeypatch, Rebuilding)

@@ -164,7 +164,8 @@ def earlier(model: nn.Module, config: TrainConfig, count: int = 2, *_: Any) -> O
 
 
 @pytest.mark.usefixtures("rough_flops")
-@pytest.mark.parametrize(("kind", "stop"), [("lru", 10), ("mamba", 20), ("mamba2", 10)])
+@pytest.mark.parametrize("kind", ["lru", "mamba", "mamba2"])
+@pytest.mark.parametrize("stop", [10, 20])
 def test_a_run_begun_with_other_groups_goes_on_with_them(
     tiny: Maker,
     train: Trainer,

@@ -194,7 +194,7 @@ def test_torchrun_ends_soon_when_one_process_fails(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("place", "count", "victim"), [(DATA, 2, 1), (STEP, 2, 0)])
+@pytest.mark.parametrize(("place", "count", "victim"), [(DATA, 2, 1), (STEP, 2, 0), (STEP, 3, 1)])
 def test_the_loss_of_a_process_is_told_before_torchrun_ends_the_others(
     place: str, count: int, victim: int, tmp_path: Path
 ) -> None:

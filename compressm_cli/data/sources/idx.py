@@ -1,6 +1,5 @@
 """MNIST as it was published: idx files, packed by gzip or not."""
 
-import gzip
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.reading import reading
 from compressm_cli.data.rows import Rows
 from compressm_cli.data.sources.originals import only_folder, required
-from compressm_cli.data.sources.packed import PACKED, require_packed
+from compressm_cli.data.sources.packed import PACKED, unpacked
 
 PARTS = {"train": "train", "test": "t10k"}
 FOLDERS = ("", "raw", "MNIST/raw")
@@ -33,7 +32,7 @@ def _names(part: str, kind: str) -> list[str]:
     """How a file is called: as published or with a dot, unpacked first."""
     dimensions = MAGIC[kind] & 0xFF
     plain = [f"{part}-{kind}{sign}idx{dimensions}-ubyte" for sign in "-."]
-    return plain + [f"{name}.gz" for name in plain]
+    return plain + [f"{name}{PACKED}" for name in plain]
 
 
 def _rows(folder: Path, part: str) -> Rows:
@@ -76,8 +75,7 @@ def _values(file: Path, kind: str) -> np.ndarray:
 def _content(file: Path, most: int) -> bytes:
     """The first ``most`` bytes, as far as there are so many, whatever a head claims."""
     blocks, missing = [], most
-    require_packed(file)
-    with gzip.open(file) if file.suffix == PACKED else file.open("rb") as opened:
+    with unpacked(file) as opened:
         while missing and (block := opened.read(min(BLOCK, missing))):
             blocks.append(block)
             missing -= len(block)

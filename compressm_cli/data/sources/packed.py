@@ -3,8 +3,9 @@
 import gzip
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import cast
 
 from compressm_cli.core.errors import BadInputError
 
@@ -24,27 +25,27 @@ def require_file(path: Path) -> None:
         raise BadInputError(f"{path}: not a file; write its content into one, and give that")
 
 
-def require_packed(path: Path) -> None:
-    """BadInputError for a file whose name ends in .gz, and which gzip has not packed."""
-    if path.suffix.lower() != PACKED:
-        return
-    with path.open("rb") as file:
-        start = file.read(len(MARK))
-    if start and start != MARK:
-        raise BadInputError(
-            f"{path}: not packed by gzip, as its name says; let it end in "
-            f"{path.with_suffix('').suffix or 'what it holds'}, or pack it with: gzip"
-        )
+@contextmanager
+def opened(path: Path) -> Iterator[BufferedReader]:
+    """The content of a file, unpacked where its name ends in .gz; BadInputError for what is no file."""
+    require_file(path)
+    with unpacked(path) as content:
+        yield content
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
-    """The content of a file, unpacked where its name ends in .gz; BadInputError for what is no file."""
-    require_file(path)
-    require_packed(path)
+def unpacked(path: Path) -> Iterator[BufferedReader]:
+    """As ``opened``, of what is known to be a file; BadInputError where gzip has not packed it, as its name says."""
     with path.open("rb") as file:
         if path.suffix.lower() != PACKED:
-            yield cast(BinaryIO, file)
+            yield file
             return
-        with gzip.GzipFile(fileobj=file) as unpacked:
-            yield cast(BinaryIO, unpacked)
+        start = file.peek(len(MARK))[: len(MARK)]
+        if start and start != MARK:
+            raise BadInputError(
+                f"{path}: not packed by gzip, as its name says; let it end in "
+                f"{path.with_suffix('').suffix or 'what it holds'}, or pack it with: gzip"
+            )
+        with gzip.GzipFile(fileobj=file) as content:
+            # Which reads and can be looked into as one.
+            yield cast(BufferedReader, content)

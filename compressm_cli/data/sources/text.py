@@ -1,16 +1,15 @@
 """Files of text, perhaps packed by gzip."""
 
 import codecs
-import gzip
 import io
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.reading import reading
-from compressm_cli.data.sources.packed import MARK, PACKED, require_packed
+from compressm_cli.data.sources.packed import MARK, PACKED, unpacked
 
 CHUNK = 2**20
 """Bytes that are looked at at once."""
@@ -35,7 +34,7 @@ def opened(file: Path, kind: str, encoding: str | None = None, advice: str = ADV
     """
     with (
         reading(file, f"cannot be read as {kind}", advice),
-        _bytes(file) as content,
+        unpacked(file) as content,
     ):
         start = content.peek(LOOKED_AT)[:LOOKED_AT]
         if start.startswith(MARK):
@@ -44,12 +43,6 @@ def opened(file: Path, kind: str, encoding: str | None = None, advice: str = ADV
         if found is not None and (encoding != "utf-16" or found == "utf-32"):
             raise BadInputError(f"{file}: a text in {found.upper()}; {advice}")
         yield io.TextIOWrapper(content, encoding=found or encoding or "utf-8-sig", newline="")
-
-
-def _bytes(file: Path) -> Any:
-    """What is in a file, unpacked; its first bytes can be looked at before they are read."""
-    require_packed(file)
-    return gzip.open(file) if file.suffix.lower() == PACKED else file.open("rb")
 
 
 def wide_encoding(start: bytes) -> str | None:
