@@ -100,7 +100,7 @@ class Training:
 
 
 def paired(checkouts: list[Path], recipe: str, cut: float, seconds: float, core: int) -> list[float]:
-    """Seconds of a step in each checkout, of one pair of processes."""
+    """Seconds of a step in each checkout, of one pair of processes; the first has the first turn."""
     with tempfile.TemporaryDirectory() as root:
         pair = [Training(c, recipe, cut, f"{root}/{i}", core) for i, c in enumerate(checkouts)]
         try:
@@ -136,8 +136,10 @@ def main() -> None:
     print(f"{'recipe':32} {'':6} {'this':>10} {'other':>10}   ratio")
     for recipe in given.recipes.split(","):
         for name in given.phases.split(","):
-            both, cut = [HERE, given.other.resolve()], PHASES[name]
-            found = [paired(both, recipe, cut, given.seconds, given.core) for _ in range(given.pairs)]
+            both, cut, found = [HERE, given.other.resolve()], PHASES[name], []
+            for number in range(given.pairs):
+                order = -1 if number % 2 else 1  # who begins has 1 % more or less, whoever it is
+                found.append(paired(both[::order], recipe, cut, given.seconds, given.core)[::order])
             this, other = (mean([1e3 * pair[side] for pair in found]).value for side in (0, 1))
             ratio = mean([this / other for this, other in found])
             spread = "" if ratio.low is None else f" ({ratio.low:.3f} to {ratio.high:.3f})"
