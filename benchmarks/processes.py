@@ -57,7 +57,7 @@ def write_recipe(folder: Path, case: str, **changes: dict[str, Any]) -> Path:
     mapping = reliability.recipe(case, folder)
     mapping["model"]["dropout"] = 0.0
     for part, values in changes.items():
-        mapping[part] = {**(mapping[part] or {}), **values}
+        mapping[part] = {**(mapping.get(part) or {}), **values}
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(mapping), encoding="utf-8")

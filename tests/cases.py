@@ -146,6 +146,7 @@ EXHAUSTIVE: dict[str, Collection[str]] = {
     "reliability/test_reliability_kills.py::test_what_differs_is_noticed": (),
     "reliability/test_reliability_processes.py::test_a_signal_to_one_process_stops_all_and_they_go_on_exactly": (),
     "reliability/test_reliability_processes.py::test_bad_input_is_told_once": (),
+    "reliability/test_reliability_processes.py::test_processes_learn_from_one_teacher": (),
     "reliability/test_reliability_processes.py::test_processes_share_a_budget": ("{'flops': '0.7x'}",),
     "reliability/test_reliability_processes.py::test_processes_with_a_part_of_the_model_each_do_what_one_does": (),
     "reliability/test_reliability_processes.py::test_torchrun_goes_on_when_a_process_is_lost": (),

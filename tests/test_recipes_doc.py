@@ -20,6 +20,7 @@ from compressm_cli.methods.config import SafetyConfig
 from compressm_cli.methods.schedule import AdaptiveSchedule, EquidistantSchedule, ListedSchedule
 from compressm_cli.models.sequence import SequenceConfig
 from compressm_cli.objectives import OBJECTIVES
+from compressm_cli.objectives.teacher import TeacherConfig
 from compressm_cli.recipe import load_recipe, recipe_schema
 from compressm_cli.recipe.budget import BudgetConfig
 from compressm_cli.recipe.keys import SCHEMA
@@ -44,6 +45,7 @@ def sections() -> dict[str, type[Config]]:
         "`model:`": SequenceConfig,
         **{f"`model: {{layer: {{kind: {name}}}}}`": layer.Config for name, layer in LAYERS.items()},
         **{f"`objective: {{kind: {name}}}`": kind.Config for name, kind in OBJECTIVES.items()},
+        "`objective: {teacher: ...}`": TeacherConfig,
         "`train:`": TrainConfig,
         "`train: {on_divergence: {action: stop}}`": StopConfig,
         "`train: {on_divergence: {action: roll_back}}`": RollBackConfig,

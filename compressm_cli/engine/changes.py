@@ -16,9 +16,9 @@ from compressm_cli.runs.folder import Run
 ALLOWED = (
     "train.steps", "budget", "train.eval_every", "train.log_every", "train.checkpoint_every", "train.on_divergence",
     "train.accumulate", "train.threads", "train.parallel", "train.compile", "device", "output.keep_last",
-    "output.trackers",
+    "output.trackers", "objective.teacher.model",
 )  # fmt: skip
-"""Settings, or mappings of settings; paths of the data too, where the data are known to be the same."""
+"""Settings, or mappings of settings; paths of the data too, where they are known to be the same. So is a teacher."""
 NOT_OF_THE_RUN = ("device", "output")
 """What ``--auto-resume`` takes from the recipe at hand, whatever the run had."""
 

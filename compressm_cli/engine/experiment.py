@@ -13,6 +13,7 @@ import torch
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.errors import BadInputError, CompressmError, ElsewhereError, GroupEndedError
 from compressm_cli.data.interface import Dataset
+from compressm_cli.engine import teaching
 from compressm_cli.engine.budget import require_measurable
 from compressm_cli.engine.changes import changed_recipe, identity
 from compressm_cli.engine.course import Course
@@ -93,6 +94,7 @@ def start(
         require_same_shape(initial, dataset.spec)
 
     recipe = group.from_main(recipe.located)
+    teacher = teaching.shared(recipe, dataset, group)
 
     def create() -> Run:
         run = Run.create(Path(recipe.output.root), recipe.name)
@@ -106,6 +108,7 @@ def start(
         "from_checkpoint": initial is not None,
         "fingerprint": asdict(dataset.fingerprint),
         "data": None if dataset.report is None else asdict(dataset.report),
+        **({} if teacher is None else {teaching.KEY: teacher}),
     }
 
     def threads() -> int:
@@ -185,8 +188,10 @@ def _go_on(
         group.from_main(lambda: run.write_info({**run.read_info(), **ended}))
         return
     data = as_before(found.fingerprint, dataset())
+    teacher = teaching.shared(recipe, data, group)
 
     def begin() -> None:
+        teaching.require_same(found.info, teacher, recipe)
         if found.fingerprint is not None:
             require_same(run, found.fingerprint, data, recipe.data)
         with _writing(run):

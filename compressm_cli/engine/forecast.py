@@ -11,6 +11,7 @@ from compressm_cli.engine.course import Course
 from compressm_cli.engine.distributed.group import Group
 from compressm_cli.engine.experiment import check_recipe
 from compressm_cli.engine.precision import resolve_device
+from compressm_cli.engine.teaching import taught
 from compressm_cli.engine.workload import Workload
 from compressm_cli.layers.interface import state_space_layers
 from compressm_cli.measure.flops import CONVENTION
@@ -20,7 +21,7 @@ from compressm_cli.methods.faults import ask
 from compressm_cli.methods.method import Method
 from compressm_cli.methods.registry import method_of
 from compressm_cli.models import blocks_of, build_model
-from compressm_cli.objectives import Objective, objective_of
+from compressm_cli.objectives import Objective
 from compressm_cli.recipe import Recipe
 from compressm_cli.recipe.bounds import least_parameters
 from compressm_cli.structure import surgery
@@ -91,7 +92,7 @@ def forecast(recipe: Recipe, group: Group | None = None) -> Forecast:
     with torch.device("meta" if least_parameters(recipe) > LARGE_MODEL else "cpu"):
         model = build_model(recipe.model, spec)
     batch_size = min(recipe.train.batch_size, spec.rows[0] or recipe.train.batch_size)
-    objective = objective_of(recipe, spec)
+    objective = taught(recipe, spec, next(model.parameters()).device)
     work = Workload(recipe.train, spec, batch_size, group, objective)
     counted = work.measures(model, model, work.costs_here(model, resolve_device(recipe.device)))
     method = method_of(recipe.compression)
@@ -129,7 +130,8 @@ def _memory(
     copies = -(-(held_bytes(model) + 2 * trained) // share)
     # A trial keeps what it may go back to, in the main process's CPU memory where the model is in parts.
     saved = 0 if recipe.compression.safety is None else copies * share
-    standing = copies + (saved if on_cpu or not sharded else 0)
+    beside = sum(map(held_bytes, objective.modules()))
+    standing = copies + (saved if on_cpu or not sharded else 0) + beside
     gradients = -(-trained // share)
     # What is gathered of a model in parts for a pass, and of its gradients for the backward.
     gathered = _gathered_bytes(model, on_cpu) if sharded else 0

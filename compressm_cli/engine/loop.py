@@ -28,13 +28,14 @@ from compressm_cli.engine.saving import Saving
 from compressm_cli.engine.signals import EXIT_CODES, Stop, StoppedError
 from compressm_cli.engine.step import training_step
 from compressm_cli.engine.targets import in_own_unit
+from compressm_cli.engine.teaching import taught
 from compressm_cli.engine.train_state import TrainState
 from compressm_cli.engine.trial import Trial
 from compressm_cli.engine.validation import Validation
 from compressm_cli.engine.view import View
 from compressm_cli.engine.workload import Workload
 from compressm_cli.models import has_batch_statistics
-from compressm_cli.objectives import objective_of, primary_of
+from compressm_cli.objectives import primary_of
 from compressm_cli.recipe import Recipe
 from compressm_cli.runs.folder import Run
 
@@ -95,7 +96,7 @@ class Trainer:
         self.data = placed((dataset.train, dataset.validation, dataset.test), device)
         self.splits, self.encoding = self.data.splits, dataset.encoding
         self.batches = Batches(self.splits[0], self.config.batch_size, seed)
-        self.objective = objective = objective_of(recipe, dataset.spec)
+        self.objective = objective = taught(recipe, dataset.spec, device)
         self.work = work = Workload(self.config, dataset.spec, self.batches.batch_size, self.group, objective)
         self.running_loss = RunningLoss(self.group, ledger.clock, device)
         self.state = state = TrainState(

@@ -14,10 +14,11 @@ from compressm_cli.engine.forms import choose_forms, costs_here
 from compressm_cli.engine.optimizer import build_optimizer, set_learning_rate
 from compressm_cli.engine.precision import autocast, prepare, resolve_device
 from compressm_cli.engine.step import training_step
+from compressm_cli.engine.teaching import taught
 from compressm_cli.measure.clock import mean_seconds
 from compressm_cli.measure.probe import example_batch
 from compressm_cli.models import build_model
-from compressm_cli.objectives import Objective, objective_of
+from compressm_cli.objectives import Objective
 from compressm_cli.ops.forms import CostModel
 from compressm_cli.recipe import Recipe
 
@@ -44,7 +45,7 @@ class Setting:
 
     @property
     def objective(self) -> Objective:
-        return objective_of(self.recipe, self.data)
+        return taught(self.recipe, self.data, self.device)
 
     @property
     def device(self) -> torch.device:

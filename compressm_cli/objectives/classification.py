@@ -16,6 +16,7 @@ from compressm_cli.objectives.objective import (
     Reduction,
     Scores,
 )
+from compressm_cli.objectives.teacher import TaughtConfig
 
 ACCURACY = Metric(
     "accuracy", "accuracy", higher_is_better=True, unit="share", plural="accuracies", least=0.0, most=1.0
@@ -39,7 +40,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, reduction: Reduction = "mean")
     return functional.cross_entropy(flat, labels.reshape(-1), ignore_index=IGNORE, reduction=reduction)
 
 
-class ClassificationConfig(ObjectiveConfig):
+class ClassificationConfig(TaughtConfig):
     """``objective: {kind: classification}``: cross-entropy of a class for each sequence, or each scored step."""
 
     kind: Literal["classification"] = "classification"

@@ -1,5 +1,7 @@
 """Learning from a larger model beside the labels (Hinton, Vinyals and Dean, 2015, arXiv:1503.02531)."""
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -12,8 +14,8 @@ class Distillation(Objective):
     """``(1 - weight) * loss + weight * temperature^2 * KL(teacher || student)``, both softened by the temperature.
 
     ``loss`` is that of an objective of classes or tokens, by which the model is evaluated. The teacher, which takes the
-    same inputs and says the same classes, is in evaluation mode and gets no gradient from here on. For loops of one's
-    own: no recipe names a teacher.
+    same inputs and says the same classes, is in evaluation mode and gets no gradient from here on. Of a recipe it is
+    made where the objective names a ``teacher`` (``engine.teaching``).
     """
 
     LOSS = Metric("loss", "distillation loss", unit="nats")
@@ -39,10 +41,22 @@ class Distillation(Objective):
     def loss(self, outputs: Tensor, batch: Split, reduction: Reduction = "mean") -> Tensor:
         scored = batch.scored
         with torch.no_grad():
-            said = self._softened(self.forward(self._teacher, batch)[scored])
-        apart = nn.functional.kl_div(self._softened(outputs[scored]), said, reduction="sum", log_target=True)
+            said = self._softened(self.forward(self._teacher, batch))
+        divergence = nn.functional.kl_div(self._softened(outputs), said, reduction="none", log_target=True)
+        # Not by indexing, which needs values: FLOPs are counted without.
+        apart = torch.where(scored, divergence.sum(dim=-1), 0.0).sum()
         soft = self._temperature**2 * (apart if reduction == "sum" else apart / scored.sum())
         return (1 - self._weight) * self._objective.loss(outputs, batch, reduction) + self._weight * soft
+
+    def modules(self) -> list[nn.Module]:
+        return [self._teacher]
+
+    def on(self, device: torch.device) -> Objective:
+        place = next((tensor.device for tensor in self._teacher.parameters()), device)
+        if place == device:
+            return self
+        teacher = copy.deepcopy(self._teacher).to(device)
+        return Distillation(self._objective, teacher, self._temperature, self._weight)
 
     def _softened(self, outputs: Tensor) -> Tensor:
         """Logarithms of the probabilities (labels, classes)."""

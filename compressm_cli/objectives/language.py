@@ -5,7 +5,8 @@ from typing import Any, Literal
 
 from compressm_cli.data.interface import DataSpec, Split, TaskConfig
 from compressm_cli.objectives.classification import ACCURACY, Classification, ClassScores
-from compressm_cli.objectives.objective import Metric, ObjectiveConfig
+from compressm_cli.objectives.objective import Metric
+from compressm_cli.objectives.teacher import TaughtConfig
 
 PERPLEXITY = Metric("perplexity", "perplexity", unknown="it is beyond the floating-point numbers", least=1.0)
 BITS_PER_BYTE = Metric(
@@ -13,7 +14,7 @@ BITS_PER_BYTE = Metric(
 )
 
 
-class LanguageConfig(ObjectiveConfig):
+class LanguageConfig(TaughtConfig):
     """``objective: {kind: language}``: cross-entropy of the next token at each step."""
 
     kind: Literal["language"] = "language"

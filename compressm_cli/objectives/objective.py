@@ -3,10 +3,11 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, TypeVar
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from compressm_cli.core.config import Config
 from compressm_cli.core.errors import BadInputError
@@ -104,6 +105,14 @@ class ObjectiveConfig(Config):
 
     kind: str
     primary: str
+
+    def located(self, folder: Path) -> Self:
+        """The same with relative paths made absolute: they start at ``folder``."""
+        return self
+
+    def places(self) -> dict[str, str]:
+        """The user's files and folders that are read, by key."""
+        return {}
 
 
 class Processes(Protocol):
@@ -219,6 +228,14 @@ class Objective(ABC):
 
     def judge(self) -> "Objective":
         """By which a model is evaluated; another one where training has more in mind than the labels."""
+        return self
+
+    def modules(self) -> list[nn.Module]:
+        """Networks that its loss calls, which are not trained."""
+        return []
+
+    def on(self, device: torch.device) -> "Objective":
+        """The same for models that are on this device; another one where it has tensors of its own."""
         return self
 
     def scores(self, split: Split) -> Scores:

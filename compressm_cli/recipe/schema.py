@@ -158,18 +158,23 @@ class Recipe(Config):
         return _received, (self.model_dump(mode="json"), plugins.loaded())
 
     def located(self) -> "Recipe":
-        """The same with the paths of its data made absolute: relative ones start at the current folder.
+        """The same with the paths of its data and its teacher made absolute: relative ones start at the current folder.
 
         Raises BadInputError where that folder is called what no recipe may hold.
         """
-        data = self.data.located(Path.cwd())
-        strange = [place for place in data.places().values() if any(map(is_control, place))]
-        if strange and data != self.data:
-            raise BadInputError(
-                f"{strange[0]}: the folder has a control character in its name, which the run's recipe cannot hold; "
-                "rename it, or start from another folder and write the whole path of the data"
-            )
-        return self.model_copy(update={"data": data})
+        found: dict[str, Any] = {}
+        for name in ("data", "objective"):
+            part = getattr(self, name)
+            if part is None:
+                continue
+            found[name] = located = part.located(Path.cwd())
+            strange = [place for place in located.places().values() if any(map(is_control, place))]
+            if strange and located != part:
+                raise BadInputError(
+                    f"{strange[0]}: the folder has a control character in its name, which the run's recipe cannot "
+                    f"hold; rename it, or start from another folder and write the whole path in {name}"
+                )
+        return self.model_copy(update=found)
 
     @field_validator("seeds", mode="before")
     @classmethod

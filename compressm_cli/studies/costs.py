@@ -6,9 +6,9 @@ import torch
 
 from compressm_cli.engine.distributed.group import Group
 from compressm_cli.engine.precision import resolve_device
+from compressm_cli.engine.teaching import taught
 from compressm_cli.engine.workload import Workload
 from compressm_cli.models import build_model
-from compressm_cli.objectives import objective_of
 from compressm_cli.recipe import Recipe
 
 Count = Callable[[Recipe], int]
@@ -19,7 +19,7 @@ def counter(recipe: Recipe) -> Count:
     """Counts the steps of this recipe with other models, as its runs on this machine do; each model once."""
     spec, _ = recipe.data.described()
     batch_size = min(recipe.train.batch_size, spec.rows[0] or recipe.train.batch_size)
-    work = Workload(recipe.train, spec, batch_size, Group(), objective_of(recipe, spec))
+    work = Workload(recipe.train, spec, batch_size, Group(), taught(recipe, spec, torch.device("meta")))
     known: dict[str, int] = {}
 
     def count(other: Recipe) -> int:

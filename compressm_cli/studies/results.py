@@ -64,6 +64,13 @@ class Result(Config):
     """Of the code; with ``+`` where files differed from it."""
     machine: str | None = None
 
+    def after(self, earlier: "Result") -> "Result":
+        """With the cost of another run before it."""
+        if self.flops is None or self.seconds is None or earlier.flops is None or earlier.seconds is None:
+            raise ValueError("both runs came to their end")
+        cost = {"flops": self.flops + earlier.flops, "seconds": self.seconds + earlier.seconds}
+        return self.model_copy(update=cost)
+
 
 class ArmResult(Config):
     """What there is to say of an arm beside its runs."""

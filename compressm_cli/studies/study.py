@@ -110,10 +110,18 @@ class Study:
         ]
         return [key for key in wanted if key not in self._results]
 
+    def _teacher(self, name: str, seed: int) -> Key | None:
+        """The run that an arm learns from with this seed; None where there is none."""
+        teacher = self._arms[name].teacher
+        chosen = None if teacher is None else self.results().best(teacher).get(seed)
+        return None if chosen is None else (chosen.arm, rates.power_of(self._rate, chosen.rate), seed)
+
     def _can_be_made(self, name: str) -> bool:
         """Make an arm's recipe for each seed; where that cannot be, it is left out."""
         for seed in self._recipe.seeds:
-            source = Source(self._recipe, self._count, self._references.get(seed))
+            teacher = self._teacher(name, seed)
+            run = None if teacher is None else self._runs[teacher]
+            source = Source(self._recipe, self._count, self._references.get(seed), run)
             try:
                 self._made[name, seed] = self._arms[name].make(source)
             except BadInputError as error:  # also a recipe that is none
@@ -142,7 +150,9 @@ class Study:
         error = outcome.error or "was not begun"
         if outcome.run is not None:
             try:
-                self._results[key] = result_of(outcome.run, name, rate, seed, self._tokens, self._batch_size)
+                result = result_of(outcome.run, name, rate, seed, self._tokens, self._batch_size)
+                teacher = self._teacher(name, seed)
+                self._results[key] = result if teacher is None else result.after(self._results[teacher])
                 self._runs[key] = outcome.run
                 return
             except CompressmError as damaged:

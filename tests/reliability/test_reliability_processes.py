@@ -245,6 +245,19 @@ def test_processes_with_a_part_of_the_model_each_do_what_one_does(tmp_path: Path
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("parallel", "difference"), [("ddp", 1e-4), ("fsdp", 1e-3)])
+def test_processes_learn_from_one_teacher(parallel: str, difference: float, tmp_path: Path) -> None:
+    teacher = processes.train(tmp_path / "teacher", "lru", 1)
+    objective = {"kind": "classification", "teacher": {"model": str(teacher.folder)}}
+    one = processes.train(tmp_path / "one", "lru", 1, objective=objective)
+    two = processes.train(tmp_path / "two", "lru", 2, objective=objective, train={"parallel": parallel})
+    # As without a teacher, in each kind of parallel training.
+    assert processes.largest_difference(one, two) < difference
+    assert processes.largest_difference(teacher, two) > 100 * difference
+    assert one.read_summary()["flops"] == two.read_summary()["flops"]
+
+
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_and_they_go_on_exactly(tmp_path: Path) -> None:
     """With dropout, which each process draws for itself, and in the middle of trials of cuts."""
     changes = {"model": {"dropout": 0.1}}

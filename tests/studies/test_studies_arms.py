@@ -2,12 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny_runs import Maker, Trainer
 
+from compressm_cli.objectives.classification import ClassificationConfig
+from compressm_cli.objectives.regression import RegressionConfig
+from compressm_cli.objectives.teacher import TeacherConfig
 from compressm_cli.recipe import Recipe
+from compressm_cli.runs.folder import Run
 from compressm_cli.studies.arms import ARMS, LeftOutError, Source, chosen_arms, obstacles
 from compressm_cli.studies.arms.small import sized, sizes_up_to
 from compressm_cli.studies.costs import counter, nearest
@@ -25,6 +30,8 @@ REFERENCE = Reference(
     others=[],
 )
 
+TEACHER = Path("/outputs/dense/v0001")
+
 
 def states(recipe: Recipe) -> int:
     """What a step costs here: a hundred a block, and one a state."""
@@ -38,7 +45,7 @@ def make(tiny: Maker) -> Callable[..., Recipe]:
 
     def arm(name: str, reference: Reference = REFERENCE, **parts: Any) -> Recipe:
         recipe = tiny(compression=CUT, model={"depth": 2}, **parts)
-        return ARMS[name].make(Source(recipe, states, reference))
+        return ARMS[name].make(Source(recipe, states, reference, Run(TEACHER)))
 
     return arm
 
@@ -76,6 +83,7 @@ def test_what_each_arm_is(make: Callable[..., Recipe], budget: dict[str, Any]) -
         "post": ([8, 8], 30, None),
         # 30 steps, and the 12 that the method had after its last cut.
         "post-recovered": ([8, 8], 42, None),
+        "distilled": ([3, 5], 30, None),
     }
 
 
@@ -87,6 +95,21 @@ def test_other_scores_cut_when_and_to_what_the_method_did(make: Callable[..., Re
         assert compression.schedule.steps(30) == [9, 18]
     whole = replace(REFERENCE, final=[8, 8], cuts=[])
     assert make("random", whole).compression.method == "none"
+
+
+def test_a_pupil_is_the_small_arm_with_a_teacher(make: Callable[..., Recipe], tiny: Maker) -> None:
+    pupil = make("distilled")
+    assert pupil.objective.teacher.model == str(TEACHER)
+    assert pupil.model_copy(update={"objective": None}) == make("scratch")
+    own = make("distilled", objective={"kind": "classification", "primary": "macro_f1"}).objective
+    assert own.primary == "macro_f1"
+    with pytest.raises(LeftOutError, match="its teacher failed"):
+        ARMS["distilled"].make(Source(tiny(compression=CUT, model={"depth": 2}), states, REFERENCE))
+    assert list(chosen_arms(["distilled"], [], [])) == ["method", "dense", "distilled"]
+    taught = ClassificationConfig(teacher=TeacherConfig(model="x"))
+    for objective, why in ((RegressionConfig(), "takes no teacher"), (taught, "teacher of its own")):
+        recipe = tiny(compression=CUT).model_copy(update={"objective": objective})
+        assert why in obstacles(chosen_arms(None, [], []), recipe)["distilled"]
 
 
 def test_late_cuts_are_the_methods_to_the_orders_that_it_chose(make: Callable[..., Recipe]) -> None:

@@ -115,7 +115,7 @@ def test_all_arms_of_a_study(tiny: Maker, crew: InProcess, tmp_path: Path) -> No
     by_arm = {arm.name: results.best(arm.name) for arm in results.arms if arm.left_out is None}
     assert set(by_arm) == {
         *("method", "dense", "dense-stopped", "scratch", "scratch-matched", "average", "random", "magnitude"),
-        *("post", "post-recovered", "size-2"),
+        *("post", "post-recovered", "distilled", "size-2"),
     }
     assert all(set(runs) == {0, 1} for runs in by_arm.values())
     method = by_arm["method"]
@@ -132,6 +132,11 @@ def test_all_arms_of_a_study(tiny: Maker, crew: InProcess, tmp_path: Path) -> No
             assert flops <= spent < flops + spent / steps
         for name in ("random", "magnitude"):
             assert by_arm[name][seed].flops == flops
+        # What the teacher's training cost counts; its passes are not among these FLOPs, which are made up.
+        small, teacher, pupil = (by_arm[name][seed].flops for name in ("scratch", "dense", "distilled"))
+        assert small is not None
+        assert teacher is not None
+        assert pupil == small + teacher
     # What needs the method's orders comes after it.
     first = crew.trained[:4]
     assert {name.partition(",")[0] for name in first} == {"method-lr0.01", "dense-lr0.01"}

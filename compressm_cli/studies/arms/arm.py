@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.recipe import Recipe, recipe_from_mapping, recipe_to_mapping
+from compressm_cli.runs.folder import Run
 from compressm_cli.studies.costs import Count
 from compressm_cli.studies.reference import Reference
 
@@ -27,6 +28,15 @@ class Source:
     count: Count
     reference: Reference | None = None
     """The method's run with the same seed at its chosen rate; None for an arm that needs none."""
+
+    taught_by: Run | None = None
+    """The run of the arm's teacher with the same seed at its chosen rate; None for an arm that has none."""
+
+    @property
+    def teacher(self) -> Run:
+        if self.taught_by is None:
+            raise LeftOutError("its teacher failed at each learning rate with some seed")
+        return self.taught_by
 
     @property
     def method(self) -> Reference:
@@ -67,6 +77,8 @@ class Arm:
     """Of its training, beside the method's: an arm that costs no more can refute that the method is better."""
     unit: Unit | None = None
     """In what its cost is matched; None where it has a number of steps."""
+    teacher: str | None = None
+    """The arm that it learns from, one of the first, whose cost is part of its own."""
     is_first: bool = False
     """Whether it needs nothing of the method's run."""
     obstacle: Callable[[Recipe], str | None] = lambda _: None
