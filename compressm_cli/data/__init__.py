@@ -1,6 +1,7 @@
 """The tasks: where sequences and their labels come from, by the name that a recipe gives them."""
 
 from compressm_cli.core.registry import Registry
+from compressm_cli.data.delay import Delay
 from compressm_cli.data.digits import Digits
 from compressm_cli.data.files import Files
 from compressm_cli.data.imdb import Imdb
@@ -30,6 +31,7 @@ TASKS: Registry[TaskConfig] = Registry(
         "selective_copying": SelectiveCopying,
         "induction_heads": InductionHeads,
         "mqar": Mqar,
+        "delay": Delay,
         "text_lm": TextLm,
         "tokens": TokenFiles,
         "files": Files,

@@ -185,7 +185,7 @@ ONE_ERROR = [
         "missing mapping",
         [("data:\n  task: digits\n", "")],
         "recipe.yaml:1:1: data: missing; write a mapping with task: "
-        "digits | files | imdb | induction_heads | listops | mnist1d | mqar | scifar | "
+        "delay | digits | files | imdb | induction_heads | listops | mnist1d | mqar | scifar | "
         "selective_copying | smnist | text_lm | tokens",
     ),
     (
@@ -212,8 +212,8 @@ ONE_ERROR = [
     (
         "unknown task",
         [("task: digits", "task: digit")],
-        "recipe.yaml:4:9: data.task: 'digit' is not one of digits, files, imdb, induction_heads, listops, "
-        "mnist1d, mqar, scifar, selective_copying, smnist, text_lm, tokens; did you mean 'digits'?",
+        "recipe.yaml:4:9: data.task: 'digit' is not one of delay, digits, files, imdb, induction_heads, "
+        "listops, mnist1d, mqar, scifar, selective_copying, smnist, text_lm, tokens; did you mean 'digits'?",
     ),
     (
         "unknown method",
