@@ -119,8 +119,7 @@ def _grid_table(results: Results, verdict: Verdict) -> Table:
         chosen = rates.best(means, results.primary.higher_is_better)
         cells = []
         for power in powers:
-            value = means.get(power)
-            text = "" if power not in means else "failed" if value is None else _number(value, metric)
+            text = _mean(results, row.arm.name, power)
             cells.append(f"[{text}]" if power == chosen else text)
         rows.append([row.arm.name, *cells])
     columns = ["arm", *(f"{rates.rate(results.rate, power):.3g}" for power in powers)]
@@ -130,6 +129,16 @@ def _grid_table(results: Results, verdict: Verdict) -> Table:
         "no value."
     )
     return Table(f"Learning rates: validation {metric.title}{unit}", columns, rows, [note])
+
+
+def _mean(results: Results, arm: str, power: int) -> str:
+    """Of an arm at some rate; empty where it was not trained with it."""
+    means = results.means(arm)
+    if power not in means:
+        return ""
+    if (value := means[power]) is not None:
+        return _number(value, results.primary.metric())
+    return "unfinished" if results.is_unfinished(arm, power) else "failed"
 
 
 def _points(metric: Metric) -> str:

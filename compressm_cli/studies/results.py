@@ -116,6 +116,11 @@ class Results(Config):
         known = [value for value in values if value is not None]
         return sum(known) / len(known) if len(known) == len(values) else None
 
+    def is_unfinished(self, arm: str, power: int) -> bool:
+        """Whether an arm was not trained with each seed yet at some rate, and failed with none."""
+        there = [run for run in self.of(arm) if rates.power_of(self.rate, run.rate) == power]
+        return len(there) < len(self.seeds) and all(run.error is None for run in there)
+
     def chosen(self, arm: str) -> float | None:
         """The learning rate with the best mean; None where at each one a seed failed."""
         power = rates.best(self.means(arm), self.primary.higher_is_better)

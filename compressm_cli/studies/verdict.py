@@ -215,9 +215,7 @@ def _unknown(results: Results, rows: Sequence[Row]) -> list[str]:
         if row.arm.left_out is not None:
             found.append(f"{name}: left out: {row.arm.left_out}")
         elif row.rate is None:
-            errors = [run.error for run in results.of(name) if run.error is not None]
-            why = f": {errors[0].splitlines()[-1]}" if errors else ""
-            found.append(f"{name}: at each learning rate some seed failed{why}")
+            found.append(f"{name}: {_why_not(results, name)}")
         elif row.test is None:
             found.append(f"{name}: {results.primary.title} on the test split is not known of each seed")
     if results.sizes and any(row.gain is None for row in rows if row.arm.name in _sized(results)):
@@ -235,6 +233,18 @@ def _unknown(results: Results, rows: Sequence[Row]) -> list[str]:
     if len(machines := sorted({run.machine or "unknown" for run in results.runs if run.error is None})) > 1:
         found.append(f"the runs are of several machines or settings of them: {_listed(machines)}")
     return found
+
+
+def _why_not(results: Results, arm: str) -> str:
+    """Why an arm has no learning rate with which all seeds came to their end."""
+    powers = results.means(arm)
+    if not powers:
+        return "not trained yet"
+    if all(results.is_unfinished(arm, power) for power in powers):
+        return "not trained with all seeds yet"
+    errors = [run.error for run in results.of(arm) if run.error is not None]
+    why = f": {errors[0].splitlines()[-1]}" if errors else ""
+    return f"at each learning rate some seed failed{why}"
 
 
 def _short(commit: str | None) -> str:

@@ -104,6 +104,23 @@ def lines(known: Results) -> tuple[str, Verdict]:
     return "\n".join(study_lines(known, verdict)), verdict
 
 
+def test_what_is_not_trained_yet_has_not_failed() -> None:
+    some = [run for run in runs("b", 0.8) if run["seed"] < 2]
+    failed = [run for run in runs("c", 0.8, rates=(0.004,)) if run["seed"] < 4]
+    failed[0] |= {"error": "error: no memory", "validation": None, "test": None}
+    known = results([METHOD, arm("a"), arm("b"), arm("c")], [runs("method", 0.9), some, failed])
+    told, verdict = lines(known)
+    for part in (
+        "a: not trained yet",
+        "b: not trained with all seeds yet",
+        "c: at each learning rate some seed failed: error: no memory",
+    ):
+        assert f"Not known: {part}" in told
+    *_, grid = study_tables(known, verdict)
+    assert {row[0]: row[1:] for row in grid.rows}["b"] == ["unfinished"] * 3
+    assert {row[0]: row[1:] for row in grid.rows}["c"] == ["", "failed", ""]
+
+
 def test_what_is_not_known_is_told() -> None:
     failed = [
         {"arm": "a", "rate": rate, "seed": seed, "error": "Traceback\nerror: no memory"}
