@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from compressm_cli.studies.results import Results
 
 ASKED, OUTPUT, GOING_ON = "What is compared", "Output", "Going on with a study"
-LARGEST_SIZE = 65536
+LARGEST_SIZE = 65_536
 """As in a recipe."""
 UNITS = ("flops", "seconds")
 GRID = 3

@@ -7,6 +7,7 @@ from compressm_cli.core.errors import BadInputError, command
 from compressm_cli.engine.divergence import Rollbacks
 from compressm_cli.engine.optimizer import learning_rate
 from compressm_cli.engine.standing import Standing
+from compressm_cli.engine.teaching import placed
 from compressm_cli.methods.faults import ask
 from compressm_cli.methods.method import Method
 from compressm_cli.methods.registry import method_of
@@ -25,7 +26,7 @@ NOT_OF_THE_RUN = ("device", "output")
 
 def identity(recipe: Recipe) -> dict[str, Any]:
     """The settings that make two recipes the same experiment for ``--auto-resume``."""
-    settings = recipe_settings(recipe.located())
+    settings = recipe_settings(placed(recipe))
     return {key: value for key, value in settings.items() if key.partition(".")[0] not in NOT_OF_THE_RUN}
 
 
@@ -38,7 +39,7 @@ def is_same_run(one: Recipe, other: Recipe) -> bool:
 
 def changes(before: Recipe, after: Recipe) -> dict[str, dict[str, Any]]:
     """Every setting that differs, ``from`` what and ``to`` what."""
-    one, two = recipe_settings(before.located()), recipe_settings(after.located())
+    one, two = recipe_settings(placed(before)), recipe_settings(placed(after))
     return {
         key: {"from": one.get(key), "to": two.get(key)}
         for key in {**one, **two}

@@ -93,7 +93,7 @@ def start(
     if initial is not None:
         require_same_shape(initial, dataset.spec)
 
-    recipe = group.from_main(recipe.located)
+    recipe = group.from_main(lambda: teaching.placed(recipe))
     teacher = teaching.shared(recipe, dataset, group)
 
     def create() -> Run:
@@ -108,7 +108,7 @@ def start(
         "from_checkpoint": initial is not None,
         "fingerprint": asdict(dataset.fingerprint),
         "data": None if dataset.report is None else asdict(dataset.report),
-        **({} if teacher is None else {teaching.KEY: teacher}),
+        **({} if teacher is None else {teaching.KEY: teacher.checksum}),
     }
 
     def threads() -> int:
@@ -121,7 +121,9 @@ def start(
         _threads(run, info, threads),
     ):
         _train(
-            lambda: Trainer(recipe, seed, dataset, run, view, initial=initial, stop=stop, group=group),
+            lambda: Trainer(
+                recipe, seed, dataset, run, view, initial=initial, stop=stop, group=group, teacher=teacher
+            ),
             run,
             info,
             group,
@@ -155,7 +157,7 @@ def resume(
     run = _followed(run, group)
 
     def changed() -> Recipe:
-        wanted = (changed_recipe(run, overrides) if overrides else recipe).located()
+        wanted = teaching.placed(changed_recipe(run, overrides) if overrides else recipe)
         require_open(run, wanted)
         return wanted
 
@@ -208,7 +210,15 @@ def _go_on(
 
     def take_over() -> Trainer:
         trainer = Trainer(
-            recipe, recipe.seeds[0], data, run, view, resume=found.checkpoint, stop=stop, group=group
+            recipe,
+            recipe.seeds[0],
+            data,
+            run,
+            view,
+            resume=found.checkpoint,
+            stop=stop,
+            group=group,
+            teacher=teacher,
         )
         found.checkpoint = None  # it would take its memory for as long as the run goes on
         return trainer
@@ -234,7 +244,7 @@ def continue_or_start(
     data are not those that it was trained on.
     """
     group = group or Group()
-    own = group.from_main(lambda: recipe.model_copy(update={"seeds": [seed]}).located())
+    own = group.from_main(lambda: teaching.placed(recipe.model_copy(update={"seeds": [seed]})))
 
     def earlier() -> list[Run]:
         return [
@@ -286,8 +296,11 @@ def _earlier_runs(recipe: Recipe, tell: Callable[[str], None]) -> Iterator[Run]:
         return
     for run in reversed(runs):
         try:
-            known = load_recipe(run.recipe_path)
-            same = identity(known) == identity(recipe) and not run.read_info().get("from_checkpoint")
+            known, info = load_recipe(run.recipe_path), run.read_info()
+            same = identity(known) == identity(recipe) and not info.get("from_checkpoint")
+            if same and is_over(run) and teaching.is_other(info, recipe):
+                tell(f"seed {recipe.seeds[0]}: passed over: {run.folder}: its teacher has other weights now")
+                continue
         except CompressmError as error:  # damaged, or of another version of this tool
             tell(f"seed {recipe.seeds[0]}: passed over: {run.folder}: {error}")
             continue

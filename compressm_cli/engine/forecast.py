@@ -11,7 +11,7 @@ from compressm_cli.engine.course import Course
 from compressm_cli.engine.distributed.group import Group
 from compressm_cli.engine.experiment import check_recipe
 from compressm_cli.engine.precision import resolve_device
-from compressm_cli.engine.teaching import taught
+from compressm_cli.engine.teaching import checked, taught, teacher_of
 from compressm_cli.engine.workload import Workload
 from compressm_cli.layers.interface import state_space_layers
 from compressm_cli.measure.flops import CONVENTION
@@ -88,6 +88,8 @@ def forecast(recipe: Recipe, group: Group | None = None) -> Forecast:
     check_recipe(recipe)
     group = group or Group()
     spec, report = recipe.data.described()
+    if teacher_of(recipe) is not None:
+        checked(recipe, recipe.data.dataset())
     # Of a large one shapes are enough; the memory of a small one is counted exactly.
     with torch.device("meta" if least_parameters(recipe) > LARGE_MODEL else "cpu"):
         model = build_model(recipe.model, spec)

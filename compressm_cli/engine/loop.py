@@ -28,7 +28,7 @@ from compressm_cli.engine.saving import Saving
 from compressm_cli.engine.signals import EXIT_CODES, Stop, StoppedError
 from compressm_cli.engine.step import training_step
 from compressm_cli.engine.targets import in_own_unit
-from compressm_cli.engine.teaching import taught
+from compressm_cli.engine.teaching import Teacher, taught
 from compressm_cli.engine.train_state import TrainState
 from compressm_cli.engine.trial import Trial
 from compressm_cli.engine.validation import Validation
@@ -64,6 +64,7 @@ class Trainer:
         initial: Checkpoint | None = None,
         stop: Stop | None = None,
         group: Group | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         self.recipe, self.seed, self.run, self.config = recipe, seed, run, recipe.train
         self.stop, self.group = stop or Stop(), group or Group()
@@ -78,14 +79,16 @@ class Trainer:
         try:
             # Before the clock begins: a tracker may wait for a network.
             listeners.open(recipe, seed, 0 if resume is None else resume.step)
-            self._assemble(dataset, resume, initial)
+            self._assemble(dataset, resume, initial, teacher)
             self._set_out(resume)
             self.load_watch = LoadWatch(self.ledger.clock)
         except BaseException:
             listeners.close()
             raise
 
-    def _assemble(self, dataset: Dataset, resume: Checkpoint | None, initial: Checkpoint | None) -> None:
+    def _assemble(
+        self, dataset: Dataset, resume: Checkpoint | None, initial: Checkpoint | None, teacher: Teacher | None
+    ) -> None:
         """Make what the loop calls on, each of what was made before."""
         recipe, seed, run, device, listeners = self.recipe, self.seed, self.run, self.device, self.listeners
         self.ledger = ledger = Ledger(recipe, seed, device, self.group)
@@ -96,7 +99,7 @@ class Trainer:
         self.data = placed((dataset.train, dataset.validation, dataset.test), device)
         self.splits, self.encoding = self.data.splits, dataset.encoding
         self.batches = Batches(self.splits[0], self.config.batch_size, seed)
-        self.objective = objective = taught(recipe, dataset.spec, device)
+        self.objective = objective = taught(recipe, dataset.spec, device, teacher)
         self.work = work = Workload(self.config, dataset.spec, self.batches.batch_size, self.group, objective)
         self.running_loss = RunningLoss(self.group, ledger.clock, device)
         self.state = state = TrainState(

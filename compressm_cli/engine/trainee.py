@@ -29,6 +29,7 @@ class Setting:
 
     recipe: Recipe
     data: DataSpec
+    objective: Objective
     costs: CostModel | None
     """By which the form of each recurrence is chosen on this machine; None where nothing is to be chosen."""
     sizes: Mapping[str, int] = field(default_factory=dict)
@@ -41,11 +42,8 @@ class Setting:
         prepare(device, config.precision)
         with torch.random.fork_rng(devices=[]):
             model = build_model(recipe.model, data)
-        return cls(recipe, data, costs_here(model, config.form, device, config.precision), sizes or {})
-
-    @property
-    def objective(self) -> Objective:
-        return taught(self.recipe, self.data, self.device)
+        costs = costs_here(model, config.form, device, config.precision)
+        return cls(recipe, data, taught(recipe, data, device), costs, sizes or {})
 
     @property
     def device(self) -> torch.device:

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.text import shorten
 from compressm_cli.exchange.names import CONFIG, SAFETENSORS, WEIGHTS
 from compressm_cli.runs.folder import Run
 
@@ -14,7 +15,10 @@ ADAPTER = "adapter_config.json"
 
 def is_model_folder(path: Path) -> bool:
     """Whether a path is a folder that ``load`` is for: no run of ours, which has no such files."""
-    return path.is_dir() and any((path / name).is_file() for name in (CONFIG, SAFETENSORS))
+    try:
+        return path.is_dir() and any((path / name).is_file() for name in (CONFIG, SAFETENSORS))
+    except OSError as error:  # such as a name that is too long
+        raise BadInputError(f"{shorten(str(path))}: cannot be looked at: {error.strerror}") from error
 
 
 def find_checkpoint(path: Path) -> tuple[Path, str, Run | None]:

@@ -15,7 +15,7 @@ class TeacherConfig(Config):
 
     model: Annotated[str, Field(min_length=1)]
     """A run (``outputs/NAME``), a checkpoint, or an exported folder; relative ones start at the current folder."""
-    temperature: Annotated[float, Field(gt=0.0)] = 2.0
+    temperature: Annotated[float, Field(ge=0.01, le=1000.0)] = 2.0
     """By which the outputs of both are divided before they are compared."""
     weight: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
     """Of the teacher in the loss; the rest is that of the labels."""

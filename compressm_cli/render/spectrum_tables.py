@@ -115,6 +115,8 @@ def _size_table(report: SpectrumReport) -> Table:
         f"Counted on models of these orders. A training step has {report.batch_size} sequences, and recurrences in "
         "the form that training on this machine chooses."
     ]
+    if report.taught:
+        notes.append("Without the passes of the teacher that it learned from, which is not read here.")
     if report.timing is not None:
         columns.append("step here")
         notes.append(

@@ -7,10 +7,12 @@ from difflib import get_close_matches
 from typing import Any
 
 from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.text import shorten
 from compressm_cli.recipe.yaml_text import scalar
 from compressm_cli.reports.listing import MISSING, Entry
 
 CONDITION = re.compile(r"\s*(?P<key>[^\s=!<>~]+)\s*(?P<sign>!=|<=|>=|=|<|>|~)\s*(?P<text>.*?)\s*", re.DOTALL)
+LONGEST_KEY = 500
 QUOTES = "\"'"
 
 
@@ -34,6 +36,8 @@ class Condition:
                 "such as train.learning_rate>=0.004"
             )
         key, sign, told = found["key"], found["sign"], found["text"]
+        if len(key) > LONGEST_KEY:
+            raise BadInputError(f"--where {shorten(text)}: no run has an entry with so long a name")
         if sign == "~":
             try:
                 return cls(text, key, sign, told, re.compile(told))
@@ -58,7 +62,7 @@ class Condition:
         if _is_number(found) != _is_number(self.value) or isinstance(found, (list, dict, bool)):
             raise BadInputError(
                 f"--where {self.text}: {self.key} is {shown(found)!r} in {run.folder}, which has no order with "
-                f"{self.value!r}; compare it with = or ~"
+                f"{self.value!r}; compare it with = or ~, or put a text in quotes"
             )
         less, equal = found < self.value, found == self.value
         return {"<": less, "<=": less or equal, ">": not less and not equal, ">=": not less}[self.sign]

@@ -14,6 +14,7 @@ from compressm_cli.data.interface import DataSpec
 from compressm_cli.engine.oneshot import Outlook, asked, needs_data, outlook
 from compressm_cli.engine.precision import require_compiler, resolve_device
 from compressm_cli.engine.same_data import as_before, names_data, relation
+from compressm_cli.engine.teaching import alone, teacher_of
 from compressm_cli.engine.threads import choose_threads, using
 from compressm_cli.engine.trainee import Setting
 from compressm_cli.exchange.names import CONFIG
@@ -156,6 +157,8 @@ class SpectrumReport:
     timing: StepTiming | None = None
     step_seconds_reason: str | None = "not measured: steps are timed only when asked for (--time)"
     """Why there is no ``step_seconds``; None where there is."""
+    taught: bool = False
+    """Whether it learned from a teacher, whose passes are in none of these FLOPs and seconds."""
 
 
 @torch.random.fork_rng(devices=[])
@@ -209,6 +212,7 @@ def analyze(
         now=now,
         predicted=predicted,
         batch_size=sizes.batch_size,
+        taught=teacher_of(checkpoint.recipe) is not None,
         flop_convention=CONVENTION,
         data=data,
     )
@@ -356,7 +360,8 @@ def _exception(record: UnitRecord, reduction: Reduction) -> str | None:
 
 def _timed(report: SpectrumReport, checkpoint: Checkpoint, data: DataSpec) -> SpectrumReport:
     """The report with the seconds of a training step of every model in it, on the best device of this machine."""
-    recipe = checkpoint.recipe.model_copy(update={"device": "auto"})
+    # A model's file does not decide what else is read.
+    recipe = alone(checkpoint.recipe.model_copy(update={"device": "auto"}))
     if recipe.train.compile:
         require_compiler(resolve_device(recipe.device))
     models: list[dict[str, int]] = []

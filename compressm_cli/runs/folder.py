@@ -29,6 +29,8 @@ from compressm_cli.runs.versions import VERSION, create_version, versions
 
 MOST_NAMED = 10
 """Runs that a message lists."""
+DEEPEST = 100
+"""Mappings and lists within each other, in a file of a run."""
 MEND = "the run's record is damaged: mend the line, or delete it, with what it told"
 LONGEST_LINE = 65536
 """Bytes of a line of a log."""
@@ -314,7 +316,24 @@ class Run:
             raise BadInputError(f"{path}: cannot be read: {error}") from error
         if not isinstance(value, dict):
             raise BadInputError(f"{path}: expected a mapping, found {type(value).__name__}")
+        if _is_deeper(value, DEEPEST):
+            raise BadInputError(
+                f"{path}: mappings and lists more than {DEEPEST} deep; the run's record is damaged"
+            )
         return value
+
+
+def _is_deeper(value: Any, most: int) -> bool:
+    """Whether mappings and lists lie within each other more than so many times."""
+    level = [value]
+    for _ in range(most + 1):
+        inner = (
+            one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)
+        )
+        level = [entry for entries in inner for entry in entries]
+        if not level:
+            return False
+    return True
 
 
 def _wrong_entry(line: dict[str, Any]) -> str | None:

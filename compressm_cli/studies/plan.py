@@ -10,6 +10,7 @@ from pydantic import Field
 from compressm_cli.core.config import Config
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.files import write_atomically
+from compressm_cli.engine.teaching import placed
 from compressm_cli.methods.none import NoCompressionConfig
 from compressm_cli.recipe import Recipe, recipe_from_mapping, recipe_to_mapping
 from compressm_cli.recipe.loading import config_from_mapping
@@ -18,6 +19,8 @@ from compressm_cli.studies.arms.small import sizes_up_to
 
 FILE = "study.json"
 LARGEST_GRID = 9
+LARGEST_SIZE = 65_536
+"""As in a recipe."""
 
 
 class Plan(Config):
@@ -28,7 +31,7 @@ class Plan(Config):
     recipe: dict[str, Any]
     """Resolved, with the paths of its data absolute; its ``seeds`` are those of the study."""
     arms: Annotated[list[str], Field(min_length=1)]
-    sizes: list[Annotated[int, Field(ge=1)]]
+    sizes: list[Annotated[int, Field(ge=1, le=LARGEST_SIZE)]]
     grid: Annotated[int, Field(ge=1, le=LARGEST_GRID)]
     left_out: dict[str, str] = {}
     """Arms that there cannot be of the recipe, and why."""
@@ -64,7 +67,7 @@ class Plan(Config):
             raise BadInputError(f"--arms {wrong[0]}: {left_out[wrong[0]]}")
         return cls(
             command=command,
-            recipe=recipe_to_mapping(recipe.located()),
+            recipe=recipe_to_mapping(placed(recipe)),
             arms=[name for name in known if name not in left_out],
             sizes=sorted({size for size in found if size not in own}),
             grid=grid,
@@ -86,8 +89,11 @@ class Plan(Config):
         if not isinstance(mapping, dict):
             raise BadInputError(f"{path}: is damaged: it is no mapping")
         plan = config_from_mapping(cls, mapping, str(path))
-        if unknown := [name for name in plan.arms if name not in ARMS]:
-            raise BadInputError(f"{path}: arms: there is no arm {unknown[0]!r}")
+        for key, names in (("arms", plan.arms), ("left_out", plan.left_out)):
+            if unknown := [name for name in names if name not in ARMS]:
+                raise BadInputError(f"{path}: {key}: there is no arm {unknown[0]!r}")
+        if isinstance(plan.resolved().compression, NoCompressionConfig):
+            raise BadInputError(f"{path}: recipe: has no compression, so that there is nothing to compare")
         return plan
 
     def write(self, folder: Path) -> None:

@@ -15,13 +15,15 @@ from compressm_cli.objectives import Metric
 from compressm_cli.recipe.loading import config_from_mapping
 from compressm_cli.runs.folder import Run
 from compressm_cli.studies import rates
+from compressm_cli.studies.arms import SIZE
 
 FILE = "results.json"
 FORMAT = 1
 LARGEST = 1e100
 Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
 Amount = Annotated[float, Field(ge=0.0, le=LARGEST)]
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, le=10**18)]
+Rate = Annotated[float, Field(ge=1e-12, le=rates.LARGEST_RATE)]
 
 
 class Judged(Config):
@@ -40,9 +42,9 @@ class Result(Config):
     """One run: an arm, at a learning rate, with a seed."""
 
     arm: str
-    rate: Annotated[float, Field(gt=0.0, le=rates.LARGEST_RATE)]
+    rate: Rate
     seed: Count
-    error: str | None = None
+    error: Annotated[str, Field(min_length=1)] | None = None
     """Why there is nothing else; null where the run came to its end."""
     validation: Number | None = None
     """The primary metric of the finished model, and on the test split; null where it is not known."""
@@ -91,7 +93,7 @@ class Results(Config):
     command: str
     primary: Judged
     seeds: list[Count]
-    rate: Annotated[float, Field(gt=0.0)]
+    rate: Rate
     """The recipe's learning rate, the middle of each grid."""
     grid: Annotated[int, Field(ge=1)]
     """How many rates an arm begins with."""
@@ -160,6 +162,11 @@ def read_results(place: Path) -> Results:
 def _require_sound(results: Results, path: Path) -> None:
     """BadInputError for runs that are none of this study's."""
     names, seen = {arm.name for arm in results.arms}, set()
+    for part, given in (("arms", [arm.name for arm in results.arms]), ("seeds", results.seeds)):
+        if len(set(given)) < len(given):
+            raise BadInputError(f"{path}: {part}: one of them is there twice")
+    if strange := [size for size in results.sizes if f"{SIZE}{size}" not in names]:
+        raise BadInputError(f"{path}: sizes: there is no arm {SIZE}{strange[0]} in it")
     for number, run in enumerate(results.runs):
         place = f"{path}: runs[{number}]"
         if run.arm not in names:

@@ -206,9 +206,11 @@ class SweepFolder:
 
 
 def _places(recipe: Recipe, search: dict[str, str]) -> list[str]:
-    """The paths of the data, which are absolute, as changes: a search goes on from any folder."""
+    """The paths of the data and the teacher, which are absolute, as changes: a search goes on from any folder."""
     data = recipe_to_mapping(recipe)["data"]
     known = {f"data.{key}": data.get(key) for key in recipe.data.paths}
+    if recipe.objective is not None:
+        known |= {f"objective.{key}": value for key, value in recipe.objective.places().items()}
     return [
         f"{key}={json.dumps(value, ensure_ascii=False)}"
         for key, value in known.items()

@@ -8,6 +8,7 @@ from compressm_cli.core.errors import BadInputError, CompressmError
 from compressm_cli.core.files import write_atomically
 from compressm_cli.engine.changes import identity
 from compressm_cli.engine.resuming import is_over
+from compressm_cli.engine.teaching import is_other
 from compressm_cli.recipe import Recipe, load_recipe, recipe_to_yaml
 from compressm_cli.runs.folder import Run
 
@@ -56,7 +57,7 @@ class Job:
         """The newest of them that came to its end and says so; None where there is none."""
         for run in reversed(self.runs()):
             with suppress(BadInputError):  # a damaged record
-                if is_over(run):
+                if is_over(run) and not is_other(run.read_info(), self.recipe):
                     return run
         return None
 

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.interface import DataSpec
 from compressm_cli.engine.changes import identity
 from compressm_cli.engine.experiment import check_recipe
-from compressm_cli.objectives import objective_of
+from compressm_cli.engine.teaching import placed, taught
 from compressm_cli.recipe import Recipe, RecipeError, load_recipe, recipe_to_mapping
 from compressm_cli.recipe.problems import Place, Problem
 from compressm_cli.sweeps.grid import Change, Point
@@ -42,7 +44,7 @@ class Maker:
         extra += [] if self.seeds is None else [f"seeds={json.dumps(self.seeds)}"]
         extra += [] if self.root is None else [f"output.root={json.dumps(self.root, ensure_ascii=False)}"]
         extra += [] if name is None else [f"name={json.dumps(name)}"]
-        return load_recipe(self.source, [*self.fixed, *extra]).located()
+        return placed(load_recipe(self.source, [*self.fixed, *extra]))
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ def require_fitting(recipes: Sequence[Recipe]) -> None:
             data = json.dumps(recipe_to_mapping(recipe)["data"], sort_keys=True)
             if data not in known:
                 known[data] = recipe.data.described()[0]
-            objective_of(recipe, known[data])
+            taught(recipe, known[data], torch.device("meta"))
         except BadInputError as error:
             wrong.setdefault(str(error), []).append(recipe.name)
     if wrong:

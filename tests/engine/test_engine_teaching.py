@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,16 @@ from compressm_cli.cli.main import run as compressm
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.engine import experiment
 from compressm_cli.engine.forecast import forecast
-from compressm_cli.engine.teaching import taught
+from compressm_cli.engine.teaching import placed, taught
 from compressm_cli.engine.view import SilentView
 from compressm_cli.measure.flops import inference_flops, training_step_flops
 from compressm_cli.measure.memory import held_bytes
 from compressm_cli.measure.probe import example_batch
 from compressm_cli.recipe import Recipe
 from compressm_cli.runs.folder import Run
+from compressm_cli.sweeps.folder import _places
+from compressm_cli.sweeps.job import Job
+from compressm_cli.sweeps.plan import require_fitting
 
 Same = Callable[[Run, Run], bool]
 CUT = {"method": "hankel", "keep_fraction": 0.5, "schedule": {"kind": "listed", "fractions": [0.3]}}
@@ -111,7 +115,7 @@ def test_a_teacher_may_be_elsewhere_and_no_other_one(
         trained(recipe, view=Dying(14))
     run = Run.find(Path(recipe.output.root) / "tiny")[-1]
     place.rename(moved)
-    with pytest.raises(BadInputError, match=r"objective\.teacher\.model: .*teacher: no such"):
+    with pytest.raises(BadInputError, match=r"objective\.teacher\.model: .*no such"):
         experiment.resume(run, recipe, SilentView(), "test")
     spoiled = Checkpoint.load(moved / "checkpoints" / "final.pt")
     name = next(iter(spoiled.weights))
@@ -132,7 +136,9 @@ def test_a_place_is_where_it_was_when_the_run_began(
     shutil.copytree(teacher.folder, tmp_path / "here")
     monkeypatch.chdir(tmp_path)
     run = trained(pupil(Path("here")))
-    assert f"model: {tmp_path / 'here'}" in run.recipe_path.read_text(encoding="utf-8")
+    # Of a run the very file is kept: a newer run in that folder is another teacher.
+    file = tmp_path / "here" / "checkpoints" / "final.pt"
+    assert f"model: {file}" in run.recipe_path.read_text(encoding="utf-8")
     assert len(json.loads((run.folder / "run.json").read_text(encoding="utf-8"))["teacher"]) == 32
 
 
@@ -150,6 +156,98 @@ def test_a_model_of_other_data_teaches_nothing(
     with pytest.raises(BadInputError, match=told):
         trained(recipe)
     assert not Path(recipe.output.root).exists()
+
+
+def test_a_teacher_may_be_of_the_runs_own_name(tiny: Maker) -> None:
+    first = trained(tiny(steps=12))
+    folder = first.folder.parent
+    said = {"kind": "classification", "teacher": {"model": str(folder)}}
+    second = trained(tiny(steps=14, objective=said))
+    assert second.folder.parent == folder
+    assert f"model: {first.final_checkpoint}" in second.recipe_path.read_text(encoding="utf-8")
+    (folder / "v0003").mkdir()  # a run that has not begun is none of those that can teach
+    assert placed(tiny(steps=14, objective=said)).objective.teacher.model == str(second.final_checkpoint)
+
+
+def test_a_run_that_is_not_done_teaches_by_name_alone(pupil: Callable[..., Recipe], tiny: Maker) -> None:
+    with pytest.raises(Died):
+        trained(tiny(steps=20), view=Dying(14))
+    run = Run.find(Path(tiny().output.root) / "tiny")[-1]
+    with pytest.raises(BadInputError, match="the run is not done"):
+        trained(pupil(run.folder))
+    trained(pupil(run.last_checkpoints()[-1]))
+
+
+def test_a_done_run_of_another_teacher_is_not_taken_for_this_one(
+    pupil: Callable[..., Recipe], tmp_path: Path, teacher: Run
+) -> None:
+    place = tmp_path / "teacher"
+    shutil.copytree(teacher.folder, place)
+    recipe, told = pupil(place), []
+
+    def again() -> Run:
+        return experiment.continue_or_start(
+            recipe, 0, lambda: experiment.load_data(recipe), SilentView(), "test", told.append
+        )
+
+    run = again()
+    assert again().folder == run.folder
+    job = Job(placed(recipe).model_copy(update={"seeds": [0]}))
+    assert job.finished() is not None
+    other = Checkpoint.load(place / "checkpoints" / "final.pt")
+    name = next(iter(other.weights))
+    other.weights[name] = other.weights[name] + 1
+    other.save(place / "checkpoints" / "final.pt")
+    assert job.finished() is None
+    assert again().folder != run.folder
+    assert any("its teacher has other weights now" in line for line in told)
+    shutil.rmtree(place)  # nothing can be said of one that is gone
+    assert job.finished() is not None
+
+
+def test_what_cannot_be_known_of_its_data_is_no_guess(
+    pupil: Callable[..., Recipe], teacher: Run, tmp_path: Path
+) -> None:
+    silent = replace(Checkpoint.load(teacher.final_checkpoint), encoding=None)
+    silent.save(tmp_path / "silent.pt")
+    with pytest.raises(BadInputError, match="does not say how its data were encoded"):
+        forecast(pupil(tmp_path / "silent.pt"))
+
+
+def test_a_model_is_looked_at_without_the_teacher_that_it_names(
+    pupil: Callable[..., Recipe], tmp_path: Path, teacher: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "teacher"
+    shutil.copytree(teacher.folder, place)
+    run = trained(pupil(place, compression=CUT))
+    shutil.rmtree(place)
+    for command in (["analyze", "--time", "--no-plots"], ["evaluate"]):
+        assert compressm([command[0], str(run.folder), *command[1:]]) == 0
+    assert "Without the passes of the teacher" in " ".join(capsys.readouterr().out.split())
+    assert (
+        compressm(["export", str(run.folder), "--to", "safetensors", "--output", str(tmp_path / "out")]) == 0
+    )
+    assert (
+        compressm(["compress", str(run.folder), "--order", "1", "--output", str(tmp_path / "small.pt")]) == 0
+    )
+    assert compressm(["compare", str(teacher.folder), str(run.folder), "--no-speed"]) == 0
+
+
+def test_a_search_goes_on_with_it_from_any_folder(
+    pupil: Callable[..., Recipe], tmp_path: Path, teacher: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(teacher.folder, tmp_path / "here")
+    monkeypatch.chdir(tmp_path)
+    recipe = placed(pupil(Path("here")))
+    assert f'objective.teacher.model="{tmp_path}/here/checkpoints/final.pt"' in _places(recipe, {})
+
+
+def test_points_of_a_sweep_are_held_against_their_teachers(
+    pupil: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    require_fitting([pupil()])
+    with pytest.raises(BadInputError, match=r"objective\.teacher\.model: .*nowhere"):
+        require_fitting([pupil(), pupil(tmp_path / "nowhere")])
 
 
 def test_the_weights_of_a_teacher_stay(pupil: Callable[..., Recipe], teacher: Run) -> None:

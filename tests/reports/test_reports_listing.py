@@ -151,6 +151,7 @@ def test_the_lock_of_a_process_that_was_killed_is_held_by_nobody(tmp_path: Path)
         ("run.json", None, "has no run.json"),
         ("summary.json", "\x00", "summary.json: cannot be read"),
         ("summary.json", "{}", "summary.json: has no entry 'test.accuracy'"),
+        ("summary.json", '{"deep":' * 900 + "1" + "}" * 900, "more than 100 deep"),
         ("summary.json", json.dumps(summary(0.9, primary=[3])), "primary must be a mapping with a name"),
         ("summary.json", json.dumps(summary(0.9, steps="x")), "steps must be null or a finite number"),
         ("summary.json", json.dumps(summary(float("nan"))), "test.accuracy must be null or a finite number"),
@@ -237,6 +238,7 @@ def test_conditions(runs: list[Entry], conditions: list[str], meant: list[int]) 
     ("text", "message"),
     [
         ("status", "not a condition; write KEY=VALUE"),
+        ("a." * 3000 + "a=1", "no run has an entry with so long a name"),
         ("status==done", "not a condition"),
         ("name~(", "not a regular expression"),
         ("test>null", "has no order"),
@@ -244,7 +246,7 @@ def test_conditions(runs: list[Entry], conditions: list[str], meant: list[int]) 
         ("train.stps=3", "no run has an entry 'train.stps'; did you mean 'train.steps'"),
         ("learning_rate=3", "did you mean 'train.learning_rate'"),
         ("train.learning_rate>much", "train.learning_rate is '0.004' in .* which has no order with 'much'"),
-        ("orders.final>3", "has no order with 3; compare it with = or ~"),
+        ("orders.final>3", "has no order with 3; compare it with = or ~, or put a text in quotes"),
     ],
 )
 def test_what_is_no_condition_is_told(runs: list[Entry], text: str, message: str) -> None:

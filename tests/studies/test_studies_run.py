@@ -195,6 +195,27 @@ def test_an_uncompressed_recipe_is_no_study(tiny: Maker) -> None:
         Plan.of(two_seeds(tiny), ["smal"], None, 3, ["flops"], "test")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"arms": ["method", "dens"]}, "arms: there is no arm 'dens'"),
+        ({"left_out": {"dens": "it is none"}}, "left_out: there is no arm 'dens'"),
+        ({"sizes": [10**9]}, "sizes"),
+        ({"recipe": {"compression": {"method": "none"}}}, "recipe: has no compression"),
+    ],
+)
+def test_a_plan_that_was_changed_by_hand_is_judged_as_one_that_is_asked_for(
+    tiny: Maker, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    Plan.of(two_seeds(tiny), None, None, 1, ["flops"], "test").write(tmp_path)
+    path = tmp_path / "study.json"
+    known = json.loads(path.read_text())
+    parts = {key: known[key] | value if key == "recipe" else value for key, value in change.items()}
+    path.write_text(json.dumps(known | parts))
+    with pytest.raises(BadInputError, match=message):
+        Plan.read(tmp_path)
+
+
 def test_the_command(
     file: Path, crew: InProcess, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -218,6 +218,12 @@ def test_the_tables_say_what_was_chosen() -> None:
         ({"seeds": [7]}, "none of its seeds"),
         ({"arms": []}, "there is no arm"),
         ({"rate": 0.003}, "no power"),
+        ({"rate": 5e-324}, "rate"),
+        ({"sizes": [4, 8]}, "sizes: there is no arm size-8"),
+        ({"seeds": [0, *SEEDS]}, "seeds: one of them is there twice"),
+        ({"arms": [METHOD, METHOD]}, "arms: one of them is there twice"),
+        ({"runs": [{"arm": "method", "rate": 0.004, "seed": 0, "error": ""}]}, "error"),
+        ({"runs": [{"arm": "method", "rate": 0.004, "seed": 0, "parameters": 10**400}]}, "parameters"),
     ],
 )
 def test_damaged_results_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
