@@ -172,6 +172,8 @@ def study(
         plan, folder = _planned(
             recipe, overrides or [], arms, sizes, lr_grid or GRID, matched or UNITS[0], seeds, output
         )
+        if not dry_run:
+            _require_same(folder, plan)
     if dry_run:
         _show_plan(plan, folder, as_json)
         return
@@ -188,11 +190,11 @@ def _planned(
     seeds: str | None,
     output: Path | None,
 ) -> tuple["Plan", Path]:
-    """What is asked for, and where it goes; BadInputError where another study is there."""
+    """What is asked for, and where it goes."""
     from compressm_cli.cli.train import command_line
     from compressm_cli.recipe import load_recipe
     from compressm_cli.recipe.seeds import parse_seeds
-    from compressm_cli.studies.plan import FILE, Plan
+    from compressm_cli.studies.plan import Plan
 
     extra = [] if seeds is None else [f"seeds={parse_seeds(seeds)}"]
     resolved = load_recipe(recipe, [*overrides, *extra])
@@ -205,13 +207,28 @@ def _planned(
         units,
         command_line(),
     )
-    folder = output or Path(resolved.output.root) / "studies" / resolved.name
-    if (folder / FILE).exists() and (different := Plan.read(folder).differences(plan)):
+    return plan, output or Path(resolved.output.root) / "studies" / resolved.name
+
+
+def _require_same(folder: Path, plan: "Plan") -> None:
+    """BadInputError where another study is in the folder."""
+    from compressm_cli.core.text import shorten
+    from compressm_cli.studies.plan import FILE, Plan
+
+    if not (folder / FILE).exists():
+        return
+    before = Plan.read(folder)
+    if different := before.differences(plan):
+        told = [
+            f"{key} ({shorten(getattr(before, key))} there, {shorten(getattr(plan, key))} now)"
+            if key not in ("recipe", "left_out")
+            else key
+            for key in different
+        ]
         raise BadInputError(
-            f"{folder}: holds a study that differs in {', '.join(different)}; go on with it with --resume, or choose "
+            f"{folder}: holds a study that differs in {', '.join(told)}; go on with it with --resume, or choose "
             "another folder with --output"
         )
-    return plan, folder
 
 
 def _words(option: str, text: str, allowed: tuple[str, ...] = ()) -> list[str]:

@@ -258,6 +258,8 @@ def _dry_run(recipe: "Recipe", group: "Group") -> None:
 
 
 def _forecast_table(recipe: "Recipe", known: "Forecast") -> object:
+    from compressm_cli.engine.teaching import teacher_of
+
     rows, data = known.data.rows, known.data
     features = "one feature" if data.features == 1 else f"{data.features} features"
     steps = features if data.vocabulary is None else f"one of {data.vocabulary} tokens"
@@ -269,7 +271,13 @@ def _forecast_table(recipe: "Recipe", known: "Forecast") -> object:
         f"{rows[0]} / {rows[1]} / {rows[2]} rows, {data.length} steps of {steps}, {labels}",
     )
     for key, files in recipe.data.sources().items():
-        table.add_row(f"data.{key}", _files_in_words([str(file) for file in files]))
+        table.add_row(f"data.{key}", console.escape(_files_in_words([str(file) for file in files])))
+    if (teacher := teacher_of(recipe)) is not None:
+        table.add_row(
+            "teacher",
+            f"{console.escape(teacher.model)}, of weight {teacher.weight:g} in the loss; its passes are part of a "
+            "training step",
+        )
     table.add_row("device", known.device)
     table.add_row("orders", ", ".join(f"{name} {order}" for name, order in known.orders.items()) or "none")
     table.add_row("parameters", f"{known.parameters:,}")

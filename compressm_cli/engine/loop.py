@@ -28,7 +28,7 @@ from compressm_cli.engine.saving import Saving
 from compressm_cli.engine.signals import EXIT_CODES, Stop, StoppedError
 from compressm_cli.engine.step import training_step
 from compressm_cli.engine.targets import in_own_unit
-from compressm_cli.engine.teaching import Teacher, taught
+from compressm_cli.engine.teaching import Teacher, taught, teacher_of
 from compressm_cli.engine.train_state import TrainState
 from compressm_cli.engine.trial import Trial
 from compressm_cli.engine.validation import Validation
@@ -172,6 +172,10 @@ class Trainer:
         self.listeners.start(self.recipe, self.seed, expected, self.state.orders, self.device)
         if listed := ", ".join(f"{name} {form}" for name, form in self.ledger.now["forms"].items()):
             self.listeners.message(f"form of the recurrence: {listed}")
+        if (teacher := teacher_of(self.recipe)) is not None:
+            self.listeners.message(
+                f"taught by {teacher.model} (weight {teacher.weight:g}); its passes are counted"
+            )
         if self.data.why_host is not None:
             self.listeners.message(f"data on host: {self.data.why_host}; each batch is moved there")
         if self.budget.is_set:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -29,7 +30,6 @@ class Setting:
 
     recipe: Recipe
     data: DataSpec
-    objective: Objective
     costs: CostModel | None
     """By which the form of each recurrence is chosen on this machine; None where nothing is to be chosen."""
     sizes: Mapping[str, int] = field(default_factory=dict)
@@ -43,7 +43,14 @@ class Setting:
         with torch.random.fork_rng(devices=[]):
             model = build_model(recipe.model, data)
         costs = costs_here(model, config.form, device, config.precision)
-        return cls(recipe, data, taught(recipe, data, device), costs, sizes or {})
+        setting = cls(recipe, data, costs, sizes or {})
+        _ = setting.objective  # a teacher that is not there is told of before anything is measured
+        return setting
+
+    @cached_property
+    def objective(self) -> Objective:
+        """By which is trained; a teacher that the recipe names is read once."""
+        return taught(self.recipe, self.data, self.device)
 
     @property
     def device(self) -> torch.device:

@@ -107,7 +107,8 @@ def pareto_figure(report: ComparisonReport, key: str) -> "Figure | None":
             percent(axes.yaxis)
         axes.set_ylabel(value.title)
         axes.set_xlabel(f"{cost.title}{scaled(axes.xaxis, cost.unit)}")
-        label_points(axes, [(x, y, report.arms[i].label) for (x, y), i in zip(points, known, strict=True)])
+        named = [(x, y, report.arms[i].label, shades[i]) for (x, y), i in zip(points, known, strict=True)]
+        label_points(axes, named)
     return figure
 
 

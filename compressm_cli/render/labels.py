@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 APART = 0.065
 """Of the height of a panel, between names."""
+ASIDE, ABOVE = 0.03, 0.06
+"""Of a panel, between a point and its name."""
 LONGEST = 32
 """Characters of a name."""
 
@@ -42,24 +44,27 @@ def label_ends(axes: "Axes", ends: Sequence[tuple[float, float, str]]) -> None:
     axes.set_xlim(right=right)
 
 
-def label_points(axes: "Axes", points: Sequence[tuple[float, float, str]]) -> None:
-    """Name points beside them, above, or below where a neighbour's name is in the way."""
-    placed: list[tuple[float, float]] = []
+def label_points(axes: "Axes", points: Sequence[tuple[float, float, str, Any]]) -> None:
+    """Name points beside them, one below the other where they are close, each joined to its point by its colour.
+
+    Each of ``points`` is x, y, the name and the colour; call it when the limits of the axes are settled.
+    """
     inverse = axes.transAxes.inverted()
-    for x, y, name in points:
-        across, up = inverse.transform(axes.transData.transform((x, y)))
-        crowded = any(abs(across - a) < 0.25 and abs(up - b) < 0.09 for a, b in placed)
-        placed.append((across, up))
+    places = [inverse.transform(axes.transData.transform((x, y))) for x, y, _, _ in points]
+    heights = spread([up + ABOVE for _, up in places], APART)
+    for (x, y, name, colour), (across, _), height in zip(points, places, heights, strict=True):
         left = across > 0.6
         axes.annotate(
             _short(name),
             (x, y),
-            xytext=(-8 if left else 8, -8 if crowded else 8),
-            textcoords="offset points",
+            xytext=(across + (-ASIDE if left else ASIDE), height),
+            textcoords="axes fraction",
             color=BLACK,
             fontsize=9,
             ha="right" if left else "left",
-            va="top" if crowded else "bottom",
+            va="center",
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": colour, "lw": 1.0, "shrinkA": 1, "shrinkB": 4},
         )
 
 

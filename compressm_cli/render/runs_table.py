@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from compressm_cli.core.quantities import Unit, quantity
+from compressm_cli.core.text import one_line
 from compressm_cli.render.table import Footnotes, Table, total_width
 from compressm_cli.reports.conditions import shown
 from compressm_cli.reports.listing import COLUMNS, MISSING, Entry, is_number
@@ -17,7 +18,7 @@ MOST_ORDERS = 4
 """With more layers than this, their orders are told together."""
 LONGEST = 40
 """Characters of an entry that a table was asked for."""
-HEADINGS = {"folder": "run", "flops": "FLOPs"}
+HEADINGS = {"flops": "FLOPs"}
 
 
 def runs_table(runs: Sequence[Entry], width: int | None, columns: Sequence[str] = ()) -> Table:
@@ -28,7 +29,7 @@ def runs_table(runs: Sequence[Entry], width: int | None, columns: Sequence[str] 
     headings = {column: cells.heading(column) for column in whole}
     chosen = list(whole) if columns or width is None else _fitting(headings, whole, width)
     rows = [list(row) for row in zip(*(whole[column] for column in chosen), strict=True)]
-    return Table("Runs", [headings[column] for column in chosen], rows, notes.lines())
+    return Table(cells.title, [headings[column] for column in chosen], rows, notes.lines())
 
 
 def _fitting(headings: dict[str, str], cells: dict[str, list[str]], width: int) -> list[str]:
@@ -57,6 +58,11 @@ class _Cells:
         if column in ("test", "validation") and len(self._metrics) == 1:
             return f"{column}\n{next(iter(self._metrics))[1]}"
         return HEADINGS.get(column, column)
+
+    @property
+    def title(self) -> str:
+        """With the folder that all runs are below, which is not told of each."""
+        return "Runs" if self._top == Path() else f"Runs in {one_line(str(self._top))}"
 
     def __call__(self, run: Entry, column: str) -> str:
         value = run.value(column)
@@ -90,10 +96,10 @@ def _unit(run: Entry) -> Unit:
 
 
 def _units(counts: dict[str, int]) -> str:
-    """``9``, ``9, 11``, or ``6 layers: 60``."""
+    """``9``, ``9, 11``, ``6 layers of 10``, or ``6 layers: 60``."""
     sizes = list(counts.values())
-    if len(set(sizes)) == 1:
-        return f"{sizes[0]:,}"
+    if len(sizes) > 1 and len(set(sizes)) == 1:
+        return f"{len(sizes)} layers of {sizes[0]:,}"
     if len(sizes) <= MOST_ORDERS:
         return ", ".join(f"{size:,}" for size in sizes)
     return f"{len(sizes)} layers: {sum(sizes):,}"

@@ -3,13 +3,16 @@
 from compressm_cli.core.quantities import quantity
 from compressm_cli.core.text import counted
 from compressm_cli.objectives import Metric
-from compressm_cli.render.table import BUSY, Table, plain
+from compressm_cli.render.table import Table, plain
 from compressm_cli.reports.estimates import Estimate
 from compressm_cli.studies import rates
 from compressm_cli.studies.results import Results
 from compressm_cli.studies.verdict import Row, Verdict, judge
 
 UNKNOWN = "-"
+HINDERED = (
+    "In brackets: the machine was busy with other work meanwhile; these seconds and their ratios say little."
+)
 
 
 def study_tables(results: Results, verdict: Verdict) -> list[Table]:
@@ -32,7 +35,7 @@ def study_lines(results: Results, verdict: Verdict) -> list[str]:
     if verdict.comparisons:
         lines.append(
             f"{counted(verdict.comparisons, 'comparison')} at 95 % each, not corrected for their number: where nothing "
-            f"differed, about {0.05 * verdict.comparisons:.1f} of them would be called better or worse by chance."
+            f"differed, about {0.05 * verdict.comparisons:.2g} of them would be called better or worse by chance."
         )
     return [*lines, *(f"Not known: {what}" for what in verdict.unknown)]
 
@@ -71,7 +74,7 @@ def _arms_table(results: Results, verdict: Verdict) -> Table:
     ]
     notes = [
         f"± is half the 95 % t-interval over {counted(len(results.seeds), 'seed')}. The gain of the method is paired "
-        "by seed, and positive where it is better; + and - tell it seed by seed. Better or worse: the interval of "
+        "by seed, and positive where it is better; +, - and = tell it seed by seed. Better or worse: the interval of "
         "the gain leaves out zero. Learning rates are those that are best on the validation split."
     ]
     if any(row.rate is not None and not row.is_bracketed for row in verdict.rows):
@@ -96,7 +99,7 @@ def _costs_table(results: Results, verdict: Verdict) -> Table:
     notes = [
         "Means over the seeds, of one run each at the chosen rate. Orders are those at the end, layer by layer; "
         "seconds are of all that a run does.",
-        *([f"In brackets: {BUSY}"] if any(row.is_hindered for row in known) else []),
+        *([HINDERED] if any(row.is_hindered for row in known) else []),
         *(f"{row.arm.name}: {row.arm.about}." for row in known),
     ]
     return Table("What the arms are, and what they cost", columns, rows, notes)

@@ -2,11 +2,13 @@
 
 from typing import Any
 
-from compressm_cli.objectives import primary_of
+from compressm_cli.objectives import objective_config, primary_of
+from compressm_cli.objectives.teacher import TeacherConfig
 from compressm_cli.recipe import recipe_settings
 from compressm_cli.recipe.yaml_text import dump_yaml
 from compressm_cli.reports.arms import Arm, Member, common_seeds
 
+TEACHER = "objective.teacher"
 EXPECTED = ("name", "seeds", "output", "device", "compression", "data")
 """Parts of a recipe that may differ: names, places, and the compression that is compared. Data have their own rule."""
 
@@ -17,6 +19,10 @@ def warnings(arms: list[Arm]) -> list[str]:
     found = [note for arm in arms for note in arm.notes]
     for arm in arms:
         found += _within(arm)
+        if TEACHER in _settings(arm.members[0]):
+            found.append(
+                f"{arm.label} learned from a teacher, and what that one's training cost is not counted here"
+            )
     for other in others:
         found += _between(baseline, other)
     return list(dict.fromkeys(found))
@@ -126,7 +132,7 @@ def _listed(values: set[str]) -> str:
 
 def _changed(ours: Member, theirs: Member, expected: tuple[str, ...]) -> list[str]:
     """``key: theirs against ours`` for every setting that differs, but for the expected ones."""
-    one, two = (recipe_settings(m.recipe) for m in (ours, theirs))
+    one, two = (_settings(m) for m in (ours, theirs))
     keys = [key for key in {**one, **two} if key.partition(".")[0] not in (*expected, "budget")]
     missing = object()
     found = [
@@ -140,6 +146,19 @@ def _changed(ours: Member, theirs: Member, expected: tuple[str, ...]) -> list[st
             f"budget: {'none' if after is None else after} against {'none' if before is None else before}"
         )
     return found
+
+
+def _settings(member: Member) -> dict[str, Any]:
+    """Every setting of its recipe; an objective that is not named is the task's own, and a teacher one setting."""
+    objective = objective_config(member.recipe)
+    found = recipe_settings(member.recipe.model_copy(update={"objective": objective}))
+    teacher = getattr(objective, "teacher", None)
+    kept = {key: value for key, value in found.items() if not key.startswith(TEACHER)}
+    return kept if teacher is None else {**kept, TEACHER: f"{teacher.model} ({_strength(teacher)})"}
+
+
+def _strength(teacher: TeacherConfig) -> str:
+    return f"temperature {teacher.temperature:g}, weight {teacher.weight:g}"
 
 
 def _shown(settings: dict[str, Any], key: str) -> str:

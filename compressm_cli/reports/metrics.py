@@ -128,8 +128,12 @@ def _loss(baseline: Member) -> Metric:
 
 
 def _learned(member: Member) -> tuple[object, dict[str, Any]]:
-    """What tells one loss from another: how it is computed, and the settings beside those of metrics."""
-    settings = objectives.objective_config(member.recipe).model_dump(exclude={"kind", "primary", "metrics"})
+    """What tells one loss from another: how it is computed, and the settings beside those of metrics.
+
+    Not the teacher: models are evaluated by the labels alone.
+    """
+    beside = {"kind", "primary", "metrics", "teacher"}
+    settings = objectives.objective_config(member.recipe).model_dump(exclude=beside)
     return objectives.objective_type(member.recipe).loss, settings
 
 

@@ -41,10 +41,19 @@ def best(means: Means, higher_is_better: bool) -> int | None:
     return max(known, key=lambda power: (sign * known[power], -abs(power - middle)))
 
 
-def is_bracketed(means: Means, higher_is_better: bool) -> bool:
-    """Whether a worse rate, or one that failed, lies on both sides of the best."""
+def _plateau(means: Means, higher_is_better: bool) -> tuple[int, int] | None:
+    """The smallest and the largest power with the best mean."""
     found = best(means, higher_is_better)
-    return found is not None and min(means) < found < max(means)
+    if found is None:
+        return None
+    equal = [power for power, mean in means.items() if mean == means[found]]
+    return min(equal), max(equal)
+
+
+def is_bracketed(means: Means, higher_is_better: bool) -> bool:
+    """Whether a worse rate, or one that failed, lies on both sides of the best; an equal one is not worse."""
+    found = _plateau(means, higher_is_better)
+    return found is not None and min(means) < found[0] and found[1] < max(means)
 
 
 def extension(means: Means, higher_is_better: bool, count: int, base: float) -> int | None:
@@ -52,10 +61,10 @@ def extension(means: Means, higher_is_better: bool, count: int, base: float) -> 
 
     A grid of a single rate is not extended: who asks for one wants no search.
     """
-    found = best(means, higher_is_better)
+    found = _plateau(means, higher_is_better)
     if found is None or count == 1 or len(means) >= count + MOST_EXTENSIONS:
         return None
-    if found == max(means):
-        further = found + 1
-        return further if rate(base, further) <= LARGEST_RATE else None
-    return found - 1 if found == min(means) else None
+    lowest, highest = found
+    if highest == max(means) and rate(base, highest + 1) <= LARGEST_RATE:
+        return highest + 1
+    return lowest - 1 if lowest == min(means) else None

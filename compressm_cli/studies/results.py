@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from compressm_cli.core.config import Config
-from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.errors import BadInputError, command
 from compressm_cli.core.files import write_atomically
 from compressm_cli.core.quantities import Unit
 from compressm_cli.objectives import Metric
@@ -147,6 +147,10 @@ def read_results(place: Path) -> Results:
     try:
         mapping = json.loads(path.read_bytes().decode("utf-8"))
     except OSError as error:
+        if (place / "study.json").is_file() and not path.exists():
+            raise BadInputError(
+                f"{place}: no run of this study is done yet; go on with {command('study', '--resume', place)}"
+            ) from error
         raise BadInputError(
             f"{path}: cannot be read: {error.strerror}; give a study's folder or its {FILE}"
         ) from error

@@ -42,6 +42,8 @@ class Study:
         self._runs: dict[Key, Run] = {}
         self._results: dict[Key, Result] = {}
         self._references: dict[int, Reference] = {}
+        self._grids: dict[str, list[int]] = {}
+        """Of the arms that were begun."""
 
     def run(self) -> Results:
         """Train all arms at all learning rates that are asked for; returns what came of it."""
@@ -93,6 +95,7 @@ class Study:
     def _tune(self, names: Iterable[str]) -> None:
         """Train some arms with their grids, and beyond, until the best rate of each has a worse one on both sides."""
         grids = {name: rates.start(self._plan.grid) for name in names if self._can_be_made(name)}
+        self._grids |= grids
         while todo := self._missing(grids):
             self._train(todo)
             results = self.results()
@@ -103,6 +106,12 @@ class Study:
                 )
                 if further is not None:
                     powers.append(further)
+
+    def _expected(self) -> int:
+        """How many runs there will be, as the grids are now."""
+        names = [name for name in self._arms if name not in self._left_out]
+        first = rates.start(self._plan.grid)
+        return sum(len(self._grids.get(name, first)) for name in names) * len(self._recipe.seeds)
 
     def _missing(self, grids: dict[str, list[int]]) -> list[Key]:
         wanted = [
@@ -132,15 +141,14 @@ class Study:
 
     def _train(self, keys: list[Key]) -> None:
         by_job = {(job.recipe.name, job.seed): key for key in keys for job in [self._job(key)]}
-        done = 0
 
         def told(outcome: Outcome) -> None:
-            nonlocal done
-            done += 1
             key = by_job[outcome.job.recipe.name, outcome.job.seed]
             self._record(key, outcome)
             self._write()
-            self._tell(f"[{done} of {len(keys)}] {outcome.job.name}: {self._in_words(self._results[key])}")
+            place = f"[{len(self._results)} of {self._expected()}]"
+            known = "was done: " if outcome.was_there else ""
+            self._tell(f"{place} {outcome.job.name}: {known}{self._in_words(self._results[key])}")
 
         self._crew.run_all([self._job(key) for key in keys], told)
 

@@ -32,7 +32,7 @@ class Row:
     gain: Estimate | None
     """Of the method over it, paired by seed: positive where the method is better, whichever way that is."""
     signs: str
-    """``+``, ``-`` or ``0`` a seed: where the method is better, worse, equal."""
+    """``+``, ``-`` or ``=`` a seed: where the method is better, worse, equal."""
     word: Word | None
     """What the method is beside it; None where there is no interval, or for the method itself."""
 
@@ -121,7 +121,7 @@ def _row(results: Results, arm: ArmResult, method: dict[int, Result]) -> Row:
         runs=runs,
         test=mean(tests) if runs and len(tests) == len(runs) else None,
         gain=gain,
-        signs="".join("+" if g > 0 else "-" if g < 0 else "0" for g in gains),
+        signs="".join("+" if g > 0 else "-" if g < 0 else "=" for g in gains),
         word=None if gain is None else word(gain),
     )
 

@@ -230,7 +230,22 @@ def test_a_model_is_looked_at_without_the_teacher_that_it_names(
     assert (
         compressm(["compress", str(run.folder), "--order", "1", "--output", str(tmp_path / "small.pt")]) == 0
     )
-    assert compressm(["compare", str(teacher.folder), str(run.folder), "--no-speed"]) == 0
+    capsys.readouterr()
+    assert compressm(["compare", str(teacher.folder), str(run.folder), "--no-speed", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert any(
+        "learned from a teacher, and what that one's training cost is not counted" in w
+        for w in found["warnings"]
+    )
+    (differs,) = (w for w in found["warnings"] if "differ in more than compression" in w)
+    assert (
+        f"objective.teacher: {place}/checkpoints/final.pt (temperature 3, weight 0.7) against absent"
+        in differs
+    )
+    assert differs.count("objective") == 1
+    # Both are evaluated by the labels alone.
+    (loss,) = (row for row in found["rows"] if row["key"] == "test_loss")
+    assert all(value["mean"] is not None for value in loss["values"])
 
 
 def test_a_search_goes_on_with_it_from_any_folder(

@@ -408,7 +408,7 @@ def test_what_differs_is_told_as_a_recipe_says_it(make_run: MakeRun) -> None:
     told = next(text for text in quick(base.folder, other.folder).warnings if "more than compression" in text)
     for clause in ("train.clip_norm: 1.0 against null", "train.compile: true against false"):
         assert clause in told
-    assert "objective.metrics: [auc] against absent" in told
+    assert "objective.metrics: [auc] against []" in told
     assert told.endswith("; budget: 0.65x flops against none")
     assert told.count("budget") == 1
 

@@ -73,3 +73,17 @@ def test_no_rate_is_tried_that_no_recipe_may_have() -> None:
 def test_a_grid_of_one_is_left_as_it_is() -> None:
     assert sorted(search(2, 1)) == [0]
     assert not rates.is_bracketed(search(2, 1), True)
+
+
+def test_an_equal_rate_is_not_a_worse_one() -> None:
+    """A plateau that goes on at the edge of a grid has not been seen to end."""
+    means: dict[int, float | None] = {0: 0.5, 1: 0.5}
+    assert rates.best(means, True) == 0
+    assert not rates.is_bracketed(means, True)
+    assert rates.extension(means, True, 2, 0.004) == 2
+    means[2] = 0.4
+    assert not rates.is_bracketed(means, True)
+    assert rates.extension(means, True, 2, 0.004) == -1
+    means[-1] = 0.3
+    assert rates.is_bracketed(means, True)
+    assert rates.extension(means, True, 2, 0.004) is None

@@ -228,7 +228,7 @@ def test_the_command(
     told = capsys.readouterr()
     assert "final size from scratch, equal FLOPs" in told.out
     assert "no learning rate was tuned" in told.out
-    assert "[1 of 4]" in told.err
+    assert "[1 of 6]" in told.err
     count = len(crew.trained)
     assert compressm(["study", "--resume", "study", "--json"]) == 0
     known = json.loads(capsys.readouterr().out)
@@ -238,6 +238,8 @@ def test_the_command(
     assert "| scratch-matched |" in capsys.readouterr().out
     assert compressm([*asked, "train.steps=9"]) == 2
     assert "differs in recipe" in capsys.readouterr().err
+    # What trains nothing may be asked all the same.
+    assert compressm([*asked, "train.steps=9", "--dry-run"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def test_a_difference_is_paired_by_seed() -> None:
 
 @pytest.mark.parametrize(
     ("other", "spread", "word", "signs"),
-    [(0.9, 0.01, "tie", "-+-+-"), (0.95, 0.001, "worse", "-----"), (0.9, 0.0, "tie", "00000")],
+    [(0.9, 0.01, "tie", "-+-+-"), (0.95, 0.001, "worse", "-----"), (0.9, 0.0, "tie", "=====")],
 )
 def test_a_word_is_what_the_interval_says(other: float, spread: float, word: str, signs: str) -> None:
     row = of(results([METHOD, arm("a")], [runs("method", 0.9), runs("a", other, spread)]))["a"]
@@ -232,6 +232,23 @@ def test_damaged_results_are_refused(tmp_path: Path, change: dict[str, Any], mes
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(BadInputError, match=message):
         read_results(path)
+
+
+def test_a_study_without_a_run_yet_says_how_to_go_on(tmp_path: Path) -> None:
+    (tmp_path / "study.json").write_text("{}")
+    with pytest.raises(
+        BadInputError, match="no run of this study is done yet; go on with compressm study --resume"
+    ):
+        read_results(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("count", "told"), [(1, "about 0.05 of"), (3, "about 0.15 of"), (13, "about 0.65 of")]
+)
+def test_false_alarms_are_not_rounded_up(count: int, told: str) -> None:
+    arms = [METHOD, *(arm(f"a{number}") for number in range(count))]
+    made = [runs("method", 0.9), *(runs(f"a{number}", 0.8) for number in range(count))]
+    assert told in lines(results(arms, made))[0]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000])
