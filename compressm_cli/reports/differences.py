@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from compressm_cli.core.text import one_line
 from compressm_cli.objectives import objective_config, primary_of
 from compressm_cli.objectives.teacher import TeacherConfig
 from compressm_cli.recipe import recipe_settings
@@ -166,5 +167,8 @@ def _shown(settings: dict[str, Any], key: str) -> str:
     if key not in settings:
         return "absent"
     value = settings[key]
-    text = dump_yaml(value if isinstance(value, list) else [value]).strip()
-    return " ".join(text.split()) if isinstance(value, list) else text[1:-1]
+    if key == TEACHER:
+        return one_line(value)
+    # In one line also what YAML breaks into several.
+    text = " ".join(dump_yaml(value if isinstance(value, list) else [value]).split())
+    return text if isinstance(value, list) else text[1:-1]
