@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from compressm_cli.studies.results import Results
 
 ASKED, OUTPUT, GOING_ON = "What is compared", "Output", "Going on with a study"
-LARGEST_SIZE = 65_536
-"""As in a recipe."""
 UNITS = ("flops", "seconds")
 GRID = 3
 """Learning rates of an arm, unless more are asked for."""
@@ -245,6 +243,8 @@ def _words(option: str, text: str, allowed: tuple[str, ...] = ()) -> list[str]:
 
 def _sizes(text: str) -> list[int]:
     """``4,8`` -> ``[4, 8]``, ``none`` -> ``[]``; BadInputError for anything else."""
+    from compressm_cli.studies.plan import LARGEST_SIZE
+
     if text.strip() == "none":
         return []
     found = []

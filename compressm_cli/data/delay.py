@@ -6,14 +6,15 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 
-from compressm_cli.data.interface import Dataset, DataSpec, Split, TaskConfig
-from compressm_cli.data.splits import Rows, Seed
+from compressm_cli.data.generated import DrawnTask
+from compressm_cli.data.interface import DataSpec, Split
+from compressm_cli.data.splits import Rows
 
 WHITE = 0.5
 """Cycles a step: every frequency that there is."""
 
 
-class Delay(TaskConfig):
+class Delay(DrawnTask):
     """``data: {task: delay}``: at each step the number that came ``delay`` steps before.
 
     Inputs are Gaussian noise of variance 1 with no frequency above ``cutoff``. A linear system of n real states recalls
@@ -36,8 +37,6 @@ class Delay(TaskConfig):
     """Rows of the validation split."""
     test_rows: Rows = 1_000
     """Rows of the test split."""
-    split_seed: Seed = 0
-    """Which sequences are generated; each split has a random stream of its own."""
 
     @model_validator(mode="after")
     def _something_scored(self) -> "Delay":
@@ -53,19 +52,14 @@ class Delay(TaskConfig):
             )
         return self
 
-    def load(self) -> Dataset:
-        """Generate the rows."""
-        spec = self.spec()
-        return Dataset(spec, *(self._split(place, rows) for place, rows in enumerate(spec.rows)))
-
     def spec(self) -> DataSpec:
         """Known without generating the rows."""
-        rows = (self.train_rows, self.validation_rows, self.test_rows)
-        return DataSpec(classes=0, targets=1, length=self.length, features=1, rows=rows, per_step=True)
+        return DataSpec(
+            classes=0, targets=1, length=self.length, features=1, rows=self._rows(), per_step=True
+        )
 
     def _split(self, place: int, rows: int) -> Split:
-        # RandomState, not Generator: NumPy promises that its stream never changes between versions.
-        random = np.random.RandomState([self.split_seed, place])
+        random = self._random(place)
         inputs = np.empty((rows, self.length, 1), np.float32)
         for row in range(rows):  # one by one, so that fewer rows are the first of more
             inputs[row, :, 0] = self._noise(random)

@@ -14,8 +14,8 @@ STEPS_AT_ONCE = 2**22
 """Bounds of what is drawn in one piece, so that working memory does not grow with the data set."""
 
 
-class GeneratedTask(TaskConfig):
-    """The base of the tasks whose rows are drawn at random, all of one length, with a label for each step."""
+class DrawnTask(TaskConfig):
+    """The base of the tasks whose rows are drawn at random, each split with a random stream of its own."""
 
     train_rows: Rows = 50_000
     """Rows of the training split."""
@@ -27,6 +27,26 @@ class GeneratedTask(TaskConfig):
     """Which sequences are generated; each split has a random stream of its own."""
 
     @abstractmethod
+    def _split(self, place: int, rows: int) -> Split:
+        """So many rows of the split at this place, 0 that of training."""
+
+    def load(self) -> Dataset:
+        """Generate the rows."""
+        spec = self.spec()
+        return Dataset(spec, *(self._split(place, rows) for place, rows in enumerate(spec.rows)))
+
+    def _rows(self) -> tuple[int, int, int]:
+        return self.train_rows, self.validation_rows, self.test_rows
+
+    def _random(self, place: int) -> np.random.RandomState:
+        # RandomState, not Generator: NumPy promises that its stream never changes between versions.
+        return np.random.RandomState([self.split_seed, place])
+
+
+class GeneratedTask(DrawnTask):
+    """The base of those with tokens, all rows of one length, and a label for each step."""
+
+    @abstractmethod
     def _shape(self) -> tuple[int, int]:
         """Steps of a sequence, and number of distinct tokens with the padding."""
 
@@ -34,20 +54,15 @@ class GeneratedTask(TaskConfig):
     def _draw(self, random: np.random.RandomState, rows: int) -> tuple[np.ndarray, np.ndarray]:
         """Tokens and labels of some rows, (rows, length) each; IGNORE where a step is not scored."""
 
-    def load(self) -> Dataset:
-        """Generate the rows."""
-        spec = self.spec()
-        return Dataset(spec, *(self._split(place, rows) for place, rows in enumerate(spec.rows)))
-
     def spec(self) -> DataSpec:
         """Known without generating the rows. Labels are tokens, so there are as many classes."""
         length, vocabulary = self._shape()
-        rows = (self.train_rows, self.validation_rows, self.test_rows)
-        return DataSpec(classes=vocabulary, length=length, vocabulary=vocabulary, rows=rows, per_step=True)
+        return DataSpec(
+            classes=vocabulary, length=length, vocabulary=vocabulary, rows=self._rows(), per_step=True
+        )
 
     def _split(self, place: int, rows: int) -> Split:
-        # RandomState, not Generator: NumPy promises that its stream never changes between versions.
-        random = np.random.RandomState([self.split_seed, place])
+        random = self._random(place)
         length, vocabulary = self._shape()
         # Signed, since IGNORE is negative.
         kind = next(k for k in (np.int8, np.int16, np.int32) if vocabulary - 1 <= np.iinfo(k).max)

@@ -8,7 +8,6 @@ import torch
 
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.errors import BadInputError
-from compressm_cli.core.text import shorten
 from compressm_cli.data.checksum import checksum
 from compressm_cli.data.encodings import Ids, Tokenizer
 from compressm_cli.data.interface import Dataset, DataSpec
@@ -141,11 +140,8 @@ def _file(place: Path) -> Path:
 
     BadInputError where no run there is done.
     """
-    try:
-        if not place.is_dir() or is_model_folder(place):
-            return place
-    except OSError as error:
-        raise BadInputError(f"{shorten(str(place))}: cannot be looked at: {error.strerror}") from error
+    if is_model_folder(place) or not place.is_dir():
+        return place
     runs = Run.find(place)
     done = [run for run in runs if run.is_done and run.final_checkpoint.is_file()]
     if not done:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from compressm_cli.core.text import one_line
+from compressm_cli.engine.teaching import teacher_of
 from compressm_cli.objectives import objective_config, primary_of
 from compressm_cli.objectives.teacher import TeacherConfig
 from compressm_cli.recipe import recipe_settings
@@ -20,7 +21,7 @@ def warnings(arms: list[Arm]) -> list[str]:
     found = [note for arm in arms for note in arm.notes]
     for arm in arms:
         found += _within(arm)
-        if TEACHER in _settings(arm.members[0]):
+        if teacher_of(arm.members[0].recipe) is not None:
             found.append(
                 f"{arm.label} learned from a teacher, and what that one's training cost is not counted here"
             )
@@ -151,9 +152,8 @@ def _changed(ours: Member, theirs: Member, expected: tuple[str, ...]) -> list[st
 
 def _settings(member: Member) -> dict[str, Any]:
     """Every setting of its recipe; an objective that is not named is the task's own, and a teacher one setting."""
-    objective = objective_config(member.recipe)
-    found = recipe_settings(member.recipe.model_copy(update={"objective": objective}))
-    teacher = getattr(objective, "teacher", None)
+    recipe, teacher = member.recipe, teacher_of(member.recipe)
+    found = recipe_settings(recipe.model_copy(update={"objective": objective_config(recipe)}))
     kept = {key: value for key, value in found.items() if not key.startswith(TEACHER)}
     return kept if teacher is None else {**kept, TEACHER: f"{teacher.model} ({_strength(teacher)})"}
 

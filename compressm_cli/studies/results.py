@@ -16,6 +16,7 @@ from compressm_cli.recipe.loading import config_from_mapping
 from compressm_cli.runs.folder import Run
 from compressm_cli.studies import rates
 from compressm_cli.studies.arms import SIZE
+from compressm_cli.studies.plan import FILE as PLAN
 
 FILE = "results.json"
 FORMAT = 1
@@ -147,7 +148,7 @@ def read_results(place: Path) -> Results:
     try:
         mapping = json.loads(path.read_bytes().decode("utf-8"))
     except OSError as error:
-        if (place / "study.json").is_file() and not path.exists():
+        if (place / PLAN).is_file() and not path.exists():
             raise BadInputError(
                 f"{place}: no run of this study is done yet; go on with {command('study', '--resume', place)}"
             ) from error

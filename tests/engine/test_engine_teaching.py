@@ -49,6 +49,15 @@ def pupil(tiny: Maker, teacher: Run) -> Callable[..., Recipe]:
     return make
 
 
+def change_weights(place: Path) -> None:
+    """Of the finished model of a run."""
+    file = Run(place).final_checkpoint
+    other = Checkpoint.load(file)
+    name = next(iter(other.weights))
+    other.weights[name] = other.weights[name] + 1
+    other.save(file)
+
+
 def test_the_loss_is_that_of_labels_and_teacher(pupil: Callable[..., Recipe], teacher: Run) -> None:
     recipe = pupil()
     data = experiment.load_data(recipe)
@@ -117,10 +126,7 @@ def test_a_teacher_may_be_elsewhere_and_no_other_one(
     place.rename(moved)
     with pytest.raises(BadInputError, match=r"objective\.teacher\.model: .*no such"):
         experiment.resume(run, recipe, SilentView(), "test")
-    spoiled = Checkpoint.load(moved / "checkpoints" / "final.pt")
-    name = next(iter(spoiled.weights))
-    spoiled.weights[name] = spoiled.weights[name] + 1
-    spoiled.save(moved / "checkpoints" / "final.pt")
+    change_weights(moved)
     changed = [f"objective.teacher.model={moved}"]
     with pytest.raises(BadInputError, match="not the weights that this run began with"):
         experiment.resume(run, recipe, SilentView(), "test", overrides=changed)
@@ -194,10 +200,7 @@ def test_a_done_run_of_another_teacher_is_not_taken_for_this_one(
     assert again().folder == run.folder
     job = Job(placed(recipe).model_copy(update={"seeds": [0]}))
     assert job.finished() is not None
-    other = Checkpoint.load(place / "checkpoints" / "final.pt")
-    name = next(iter(other.weights))
-    other.weights[name] = other.weights[name] + 1
-    other.save(place / "checkpoints" / "final.pt")
+    change_weights(place)
     assert job.finished() is None
     assert again().folder != run.folder
     assert any("its teacher has other weights now" in line for line in told)
