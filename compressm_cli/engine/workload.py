@@ -90,14 +90,12 @@ class Workload:
         forget_forms(plain)
         inference = inference_flops(plain, example_batch(self._data, 1))
         batch = example_batch(self._data, self._batch_size)
-        device = next((p.device for p in plain.parameters()), batch.inputs.device)
-        objective = None if self._objective is None else self._objective.on(device)
         how = (self._config.form, costs, self.rows, self._data.length)
         choose_forms(plain, *how)
         return {
             "orders": surgery.orders(model),
             "parameters": sum(p.numel() for p in model.parameters()),
             "forms": choose_forms(model, *how),
-            "step": training_step_flops(plain, batch, objective),
+            "step": training_step_flops(plain, batch, self._objective),
             "inference": inference,
         }

@@ -59,7 +59,7 @@ def on_copy(model: nn.Module, batch: Split, measure: Callable[[nn.Module, Split]
 def training_step(model: nn.Module, batch: Split, objective: Objective | None = None) -> None:
     """Forward in training mode, loss (cross-entropy, where no objective is given), backward."""
     model.train()
-    objective = objective or Classification()
+    objective = (objective or Classification()).on(batch.inputs.device)
     objective.loss(objective.forward(model, batch), batch).backward()
 
 
