@@ -89,6 +89,8 @@ class Course:
 
     def is_over(self, step: int, spent: Spent) -> bool:
         """Whether no step is left, or no budget."""
+        if self.budget is None:
+            return step >= self.steps
         limit = self.limit
         spent_all = step >= self.planned if limit is None else spent >= limit
         return spent_all or (not self._reinvests and step >= self.steps)

@@ -15,7 +15,7 @@ from compressm_cli.methods.parameters import average_gradients
 from compressm_cli.objectives.classification import Classification
 from compressm_cli.objectives.objective import Objective
 from compressm_cli.recipe.schema import TrainConfig
-from compressm_cli.structure.masks import enforce_masks, mask_gradients
+from compressm_cli.structure.masks import Held
 from compressm_cli.structure.optimizers import method_parameters
 
 Forward = Callable[[Tensor, Tensor | None], Tensor]
@@ -49,16 +49,17 @@ def training_step(
             losses.append(_backward(part, share, config, called, objective))
     penalty = None if method is None or context is None else ask(method, Method.penalty, context)
     losses.append(_backward(last, share, config, called, objective, penalty))
-    mask_gradients(model)
+    held = Held.of(model)
+    held.mask_gradients()
     own = method_parameters(optimizer)
     if own and share.processes > 1:
         average_gradients(own)
     if method is not None and context is not None:
         ask(method, Method.after_backward, context)
     if config.clip_norm is not None:
-        nn.utils.clip_grad_norm_([*model.parameters(), *own], config.clip_norm)
+        nn.utils.clip_grad_norm_([*held.parameters, *own], config.clip_norm)
     optimizer.step()
-    enforce_masks(model)
+    held.enforce_masks()
     return sum(losses[1:], losses[0])
 
 

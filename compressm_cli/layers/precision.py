@@ -8,7 +8,7 @@ NARROW = (torch.bfloat16, torch.float16)
 
 def wide(x: Tensor) -> Tensor:
     """In float32 at least, whatever autocast made of it."""
-    return x if x.dtype == torch.float64 else x.float()
+    return x.float() if x.dtype in NARROW else x
 
 
 def wide_beside(parameter: Tensor, x: Tensor) -> Tensor:

@@ -153,7 +153,7 @@ class DiagonalLayer(TimeInvariantLayer):
     @property
     def _like(self) -> Tensor:
         """A parameter of the type that the layer is in."""
-        return next(self.parameters())
+        return next(p for p in self._parameters.values() if p is not None)
 
     @torch.no_grad()
     def initial_state(self, batch: int) -> State:

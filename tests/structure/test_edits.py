@@ -21,7 +21,7 @@ from compressm_cli.models import build_model
 from compressm_cli.models.sequence import SequenceConfig
 from compressm_cli.structure.edits import Edit, Keep, MaskEntries, Park, Train, Wake
 from compressm_cli.structure.map import StructureMap, tensors_of
-from compressm_cli.structure.masks import enforce_masks, mask_gradients, masks_of
+from compressm_cli.structure.masks import Held, enforce_masks, mask_gradients, masks_of, set_mask
 from compressm_cli.structure.modules import Insert, Replace
 from compressm_cli.structure.store import ParkedUnits, parked, parked_units, set_parked_units
 from compressm_cli.structure.surgery import apply_edits, frozen, resize, sizes
@@ -543,3 +543,18 @@ def test_modules_are_exchanged_whole_or_not_at_all() -> None:
         with pytest.raises(ValueError, match=message):
             apply_edits(model, optimizer, edits)
         assert same(before, everything(model, optimizer))
+
+
+def test_one_walk_finds_parameters_in_order_and_masks_of_shared_modules() -> None:
+    shared = nn.Linear(3, 3)
+    model = nn.Sequential(nn.Linear(2, 3), shared, nn.Sequential(nn.LayerNorm(3), shared), nn.Linear(3, 1, bias=False))
+    model[3].weight = model[0].bias  # tied
+    model[1].bias = None
+    keep = torch.tensor([[True, False, True]] * 3)
+    set_mask(model, "1.weight", keep)
+    held = Held.of(model)
+    assert [id(p) for p in held.parameters] == [id(p) for p in model.parameters()]
+    assert all(p is shared.weight and mask is masks_of(model)["1.weight"] for p, mask in held.masked)
+    assert held.masked
+    held.enforce_masks()
+    assert torch.equal(shared.weight != 0, keep)
