@@ -18,7 +18,8 @@ from compressm_cli.layers import LAYERS
 from compressm_cli.methods import METHODS
 from compressm_cli.methods.config import SafetyConfig
 from compressm_cli.methods.schedule import AdaptiveSchedule, EquidistantSchedule, ListedSchedule
-from compressm_cli.models.sequence import SequenceConfig
+from compressm_cli.models import MODELS
+from compressm_cli.models.decoder import AttentionConfig
 from compressm_cli.objectives import OBJECTIVES
 from compressm_cli.objectives.teacher import TeacherConfig
 from compressm_cli.recipe import load_recipe, recipe_schema
@@ -42,7 +43,8 @@ def sections() -> dict[str, type[Config]]:
     return {
         "The whole": Recipe,
         **{f"`data: {{task: {name}}}`": task for name, task in TASKS.items()},
-        "`model:`": SequenceConfig,
+        **{f"`model: {{kind: {name}}}`": model.Config for name, model in MODELS.items()},
+        "`model: {layers: [{kind: attention}]}`": AttentionConfig,
         **{f"`model: {{layer: {{kind: {name}}}}}`": layer.Config for name, layer in LAYERS.items()},
         **{f"`objective: {{kind: {name}}}`": kind.Config for name, kind in OBJECTIVES.items()},
         "`objective: {teacher: ...}`": TeacherConfig,
@@ -106,10 +108,17 @@ def default(rule: dict[str, Any], required: bool) -> str:
     if required or "const" in rule:
         return "(required)" if required else ""
     value = rule["default"]
-    if isinstance(value, dict):
-        value = {key: inner for key, inner in value.items() if inner is not None}
+    value = without_nulls(value)
     text = yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n").strip()
     return f"`{text}`"
+
+
+def without_nulls(value: Any) -> Any:
+    if isinstance(value, list):
+        return [without_nulls(item) for item in value]
+    if isinstance(value, dict):
+        return {key: inner for key, inner in value.items() if inner is not None}
+    return value
 
 
 def prose(text: str) -> str:

@@ -13,6 +13,8 @@ from compressm_cli.core.text import one_line
 
 T = TypeVar("T")
 BUILT_IN = "compressm"
+BY_NAME = "by_name"
+"""Marks, in a JSON schema, mappings that may be their ``kind`` alone."""
 _generation = 0
 
 
@@ -138,10 +140,22 @@ class OneOf:
     """Annotation of a field: the configuration of any class of a registry, as it is when the schema is made."""
 
     registry: Registry[Any]
+    others: Mapping[str, type[Config]] = field(default_factory=dict)
+    """Further choices, by the name that a recipe gives them."""
+    by_name: bool = False
+    """Whether a name alone may stand for its configuration with all defaults."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        choices = {name: handler.generate_schema(e.config) for name, e in self.registry.entries().items()}
-        return core_schema.tagged_union_schema(choices, discriminator=self.registry.tag)
+        configs = {name: e.config for name, e in self.registry.entries().items()} | dict(self.others)
+        choices = {name: handler.generate_schema(config) for name, config in configs.items()}
+        tag = self.registry.tag
+        if not self.by_name:
+            return core_schema.tagged_union_schema(choices, discriminator=tag)
+        marked = {"pydantic_js_updates": {BY_NAME: True}}
+        mapping = core_schema.tagged_union_schema(choices, discriminator=tag, metadata=marked)
+        return core_schema.no_info_before_validator_function(
+            lambda value: {tag: value} if isinstance(value, str) else value, mapping
+        )
 
 
 def _changed() -> None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from compressm_cli.core.validation import described
-from compressm_cli.models import SequenceModel, has_batch_statistics
+from compressm_cli.models import Stack, has_batch_statistics
 
 
 class FrozenPrefix:
@@ -26,7 +26,7 @@ class FrozenPrefix:
     (``parameter.data.mul_(...)``), or into an object that a module has: make a new one then.
     """
 
-    def __init__(self, model: SequenceModel, rows: int, limit: int) -> None:
+    def __init__(self, model: Stack, rows: int, limit: int) -> None:
         """``rows``: how many there are, numbered from 0; ``limit``: bytes that may be kept, of all rows or of none."""
         self._model, self._rows, self._limit = model, rows, limit
         self._seen: tuple[object, ...] = ()
@@ -148,7 +148,7 @@ class FrozenPrefix:
         return blocks, precision, hooks, values, [_seen(part) for part in (self._model, *parts)]
 
 
-def frozen_blocks(model: SequenceModel) -> int | None:
+def frozen_blocks(model: Stack) -> int | None:
     """How many blocks from the first on, and the encoder, put out the same for a row each time; None: not even that."""
     if not _is_fixed(model.encoder):
         return None

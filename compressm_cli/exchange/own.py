@@ -38,6 +38,7 @@ def metadata_of(checkpoint: Checkpoint) -> dict[str, str]:
         "step": checkpoint.step,
         "plugins": [asdict(origin) for origin in plugins.needed(checkpoint.recipe)],
         "fingerprint": None if checkpoint.fingerprint is None else asdict(checkpoint.fingerprint),
+        "tied": checkpoint.recipe.model.tied_weights(),
         "encoding": None if checkpoint.encoding is None else checkpoint.encoding.model_dump(mode="json"),
     }
     return {KEY: json.dumps(content, allow_nan=False)}
@@ -46,9 +47,8 @@ def metadata_of(checkpoint: Checkpoint) -> dict[str, str]:
 def weights_of(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, Tensor]:
     """The tensors of ``model.safetensors``: weights and masks, without a tied head."""
     weights = cast(checkpoint.weights, dtype)
-    model = checkpoint.recipe.model
-    if isinstance(model, SequenceConfig) and model.tie_embeddings:
-        weights.pop(HEAD)
+    for name in checkpoint.recipe.model.tied_weights():
+        weights.pop(name)
     return weights | {f"{MASKS}{name}": mask for name, mask in checkpoint.masks.items()}
 
 
@@ -87,19 +87,24 @@ def load(path: Path) -> Checkpoint:
         for name, tensor in tensors.items()
         if not name.startswith(MASKS)
     }
-    if _is_tied(content) and ENCODER in weights:
-        weights[HEAD] = weights[ENCODER]
+    for name, other in _tied(content).items():
+        if other in weights:
+            weights[name] = weights[other]
     masks = {n.removeprefix(MASKS): t for n, t in tensors.items() if n.startswith(MASKS)}
     format_of_checkpoint = FORMATS[content["format"]]
     whole = {**content, "format": format_of_checkpoint, "weights": weights, "masks": masks, "training": None}
     return Checkpoint.of_content({"parked": None, **whole}, path)
 
 
-def _is_tied(content: dict[str, Any]) -> bool:
-    """Whether the recipe, which is still to be validated, ties the head to the embedding."""
-    recipe = content.get("recipe")
+def _tied(content: dict[str, Any]) -> dict[str, str]:
+    """Names of weights that the file has under another name alone, with that; all of it is still to be validated."""
+    if "tied" in content:
+        tied = content.pop("tied")
+        names = tied if isinstance(tied, dict) else {}
+        return {name: other for name, other in names.items() if isinstance(other, str)}
+    recipe = content.get("recipe")  # as earlier versions wrote it
     model = recipe.get("model") if isinstance(recipe, dict) else None
     sequence = SequenceConfig.model_fields["kind"].default
     if not isinstance(model, dict) or model.get("kind", sequence) != sequence:
-        return False
-    return model.get("tie_embeddings") is True
+        return {}
+    return {HEAD: ENCODER} if model.get("tie_embeddings") is True else {}

@@ -1,6 +1,7 @@
 """Feed-forward layers: two linear maps with a nonlinearity between, or three with a gate."""
 
 from collections.abc import Iterator
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -13,17 +14,26 @@ from compressm_cli.layers.state import Stateless
 class FeedForward(Stateless, nn.Module):
     """``down(GELU(up(x)))`` (Vaswani et al. 2017, with the GELU of Hendrycks and Gimpel 2016), step by step.
 
-    (batch, length, H) -> (batch, length, H), with ``up.weight`` (neurons, H) and ``down.weight`` (H, neurons).
+    (batch, length, H) -> (batch, length, H), with ``up.weight`` (neurons, H) and ``down.weight`` (H, neurons). GELU is
+    exact, or its approximation by tanh, as in GPT-2.
     """
 
-    def __init__(self, model_dim: int, neurons: int, *, bias: bool = True) -> None:
+    def __init__(
+        self,
+        model_dim: int,
+        neurons: int,
+        *,
+        bias: bool = True,
+        approximate: Literal["none", "tanh"] = "none",
+    ) -> None:
         super().__init__()
+        self.approximate: Literal["none", "tanh"] = approximate
         self.up = nn.Linear(model_dim, neurons, bias=bias)
         self.down = nn.Linear(neurons, model_dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, length, H) -> (batch, length, H)."""
-        y: Tensor = self.down(functional.gelu(self.up(x)))
+        y: Tensor = self.down(functional.gelu(self.up(x), approximate=self.approximate))
         return y
 
     def axes(self) -> Iterator[Axis]:

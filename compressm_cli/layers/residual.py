@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from compressm_cli.core.axes import Axis
 from compressm_cli.layers.state import State
@@ -16,7 +17,7 @@ def sublayer_axis(is_there: bool, *modules: str) -> Axis:
 
 
 class Residual(nn.Module):
-    """``x + inner(norm(x))`` (He et al. 2016; the norm first, as in Xiong et al. 2020), and ``x`` once it is removed.
+    """``x + dropout(inner(norm(x)))`` (He et al. 2016; the norm first, as in Xiong et al. 2020), ``x`` once removed.
 
     One that a plan has removed stays where it is in its network, without ``norm`` and ``inner``, so that the parameters
     of the others keep their names.
@@ -25,11 +26,12 @@ class Residual(nn.Module):
     norm: nn.Module | None
     inner: nn.Module | None
 
-    def __init__(self, norm: nn.Module, inner: nn.Module) -> None:
-        """``norm`` and ``inner`` map (batch, length, H) to the same shape."""
+    def __init__(self, norm: nn.Module, inner: nn.Module, dropout: float = 0.0) -> None:
+        """``norm`` and ``inner`` map (batch, length, H) to the same shape; ``dropout`` is a probability."""
         super().__init__()
         self.norm = norm
         self.inner = inner
+        self.dropout = dropout
 
     @property
     def is_removed(self) -> bool:
@@ -40,7 +42,7 @@ class Residual(nn.Module):
         if self.norm is None or self.inner is None:
             return x
         y: Tensor = self.inner(self.norm(x), *arguments)
-        return x + y
+        return x + functional.dropout(y, self.dropout, self.training)
 
     def initial_state(self, batch: int) -> State:
         """That of ``inner``; empty once it is removed. ValueError where ``inner`` has no step by step form."""

@@ -6,9 +6,12 @@ from compressm_cli.core.lazy import exporter
 
 if TYPE_CHECKING:
     from compressm_cli.models.config import ModelConfig
+    from compressm_cli.models.decoder import Decoder
     from compressm_cli.models.interface import Model, blocks_of
+    from compressm_cli.models.norms import has_batch_statistics, pool_statistics
     from compressm_cli.models.registry import MODELS, build_model
-    from compressm_cli.models.sequence import SequenceModel, has_batch_statistics, pool_statistics
+    from compressm_cli.models.sequence import SequenceModel
+    from compressm_cli.models.stack import Stack
 
 __getattr__ = exporter(
     __name__,
@@ -16,15 +19,20 @@ __getattr__ = exporter(
         "config": ("ModelConfig",),
         "interface": ("Model", "blocks_of"),
         "registry": ("MODELS", "build_model"),
-        "sequence": ("SequenceModel", "has_batch_statistics", "pool_statistics"),
+        "decoder": ("Decoder",),
+        "norms": ("has_batch_statistics", "pool_statistics"),
+        "sequence": ("SequenceModel",),
+        "stack": ("Stack",),
     },
 )
 
 __all__ = [
     "MODELS",
+    "Decoder",
     "Model",
     "ModelConfig",
     "SequenceModel",
+    "Stack",
     "blocks_of",
     "build_model",
     "has_batch_statistics",

@@ -33,6 +33,10 @@ class ModelConfig(Config):
     def check_device(self, device: torch.device) -> None:
         """Raise ValueError, with what to write, where the model cannot run as it is asked to on a device."""
 
+    def tied_weights(self) -> dict[str, str]:
+        """Names of parameters that are another one of the model as well, with the name of that."""
+        return {}
+
     def least_parameters(self, ends: int) -> int:
         """A number of parameters that the model has at least; ``ends``: features or tokens, and classes, if known."""
         return 0

@@ -5,10 +5,13 @@ from typing import Any
 
 from compressm_cli.core.registry import Registry
 from compressm_cli.models.config import ModelConfig
+from compressm_cli.models.decoder import Decoder
 from compressm_cli.models.interface import Model
 from compressm_cli.models.sequence import SequenceModel
 
-MODELS: Registry[Model] = Registry("model", "kind", Model, ModelConfig, {"sequence": SequenceModel})
+MODELS: Registry[Model] = Registry(
+    "model", "kind", Model, ModelConfig, {"sequence": SequenceModel, "decoder": Decoder}
+)
 
 
 def build_model(config: Any, data: Any, orders: Mapping[str, int] | None = None) -> Model:

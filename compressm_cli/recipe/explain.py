@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from compressm_cli import plugins
 from compressm_cli.core.invocation import INVOCATION
-from compressm_cli.core.registry import generation
+from compressm_cli.core.registry import BY_NAME, generation
 from compressm_cli.core.text import described, shorten
 from compressm_cli.recipe.problems import KeyPath, Problem, key_path
 from compressm_cli.recipe.yaml_text import Node
@@ -117,6 +117,9 @@ class Outline:
     ) -> Iterator[tuple[KeyPath, Schema, Schema]]:
         """Every mapping of a recipe: its path, its schema, and where it is a member of a union that union."""
         union = part = self.settle(part)
+        if isinstance(node.value, list):
+            for number, child in enumerate(node.value):
+                yield from self.mappings(child, self.child(part, number), (*path, number))
         if not isinstance(node.value, dict):
             return
         if members := self.tags(union):
@@ -235,11 +238,15 @@ class _Explainer:
     def _tag(self, one: _Located, node: Node) -> Problem:
         part = self.outline.settle(one.part)
         allowed = list(self.outline.tags(part))
-        name = part["discriminator"]["propertyName"]
-        path = (*one.path, name)
-        tag = node.child(name)
-        if tag is None:
-            return Problem(node.place, path, f"missing; write one of {', '.join(allowed)}")
+        if part.get(BY_NAME) and isinstance(node.value, str):
+            tag, path = node, one.path
+        else:
+            name = part["discriminator"]["propertyName"]
+            path = (*one.path, name)
+            found = node.child(name)
+            if found is None:
+                return Problem(node.place, path, f"missing; write one of {', '.join(allowed)}")
+            tag = found
         return Problem(tag.place, path, _not_allowed(tag.value, allowed) + _of_plugins(tag.value, allowed))
 
     def _unknown_key(self, path: KeyPath) -> str:
@@ -288,7 +295,7 @@ class _Explainer:
 
 def _of_plugins(value: object, allowed: list[str]) -> str:
     """Where a name is none that comes near, and plug-ins may bring others: how to ask for one."""
-    is_open = any(set(registry) == set(allowed) for registry in plugins.REGISTRIES)
+    is_open = any(set(registry) <= set(allowed) for registry in plugins.REGISTRIES)
     if INVOCATION.plugins or not is_open or not isinstance(value, str) or len(value) > LONGEST_KEY:
         return ""
     if get_close_matches(value, allowed, n=1, cutoff=0.5):

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from compressm_cli import plugins
 from compressm_cli.core.config import Config
-from compressm_cli.core.registry import Registry
+from compressm_cli.core.registry import BY_NAME, Registry
 from compressm_cli.core.text import described
 from compressm_cli.data import TASKS
 from compressm_cli.layers import LAYERS
@@ -125,9 +125,21 @@ def recipe_schema() -> dict[str, Any]:
     schema["properties"]["seeds"] = {**kept, "anyOf": [seeds["items"], seeds]}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **schema,
+        **_with_names(schema),
         "title": "compressm recipe",
     }
+
+
+def _with_names(part: Any) -> Any:
+    """A schema that allows names where a mapping may be its ``kind`` alone."""
+    if isinstance(part, list):
+        return [_with_names(item) for item in part]
+    if not isinstance(part, dict):
+        return part
+    inside = {key: _with_names(value) for key, value in part.items() if key != BY_NAME}
+    if part.get(BY_NAME) is not True:
+        return {**part, **inside}
+    return {"anyOf": [{"enum": list(inside["discriminator"]["mapping"])}, inside]}
 
 
 def _validated(root: Node, problems: list[Problem]) -> Recipe:
@@ -176,6 +188,11 @@ def _names(root: Node) -> Iterator[tuple[KeyPath, Registry[Any], Node]]:
     waiting: list[tuple[KeyPath, Node | None]] = [(("model",), root.child("model"))]
     while waiting:
         path, parent = waiting.pop()
+        if parent is not None and isinstance(parent.value, list):
+            for number, node in enumerate(parent.value):
+                waiting.append(((*path, number), node))
+                if path[-1] == "layers" and isinstance(node.value, str):
+                    yield (*path, number), LAYERS, node
         if parent is not None and isinstance(parent.value, dict):
             waiting += [((*path, key), node) for key, node in parent.value.items()]
             if (node := parent.child("kind")) is not None:

@@ -53,7 +53,7 @@ class Held:
         masked, modules = [], [model]
         while modules:
             module = modules.pop()
-            for leaf, parameter in module._parameters.items():
+            for parameter in module._parameters.values():
                 if parameter is not None:
                     parameters[id(parameter)] = parameter
             for leaf, mask in module._buffers.items():

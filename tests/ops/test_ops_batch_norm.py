@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compressm_cli.models.sequence import SequenceNorm
+from compressm_cli.models.norms import SequenceNorm
 from compressm_cli.ops.batch_norm import batch_norm
 
 LENGTHS = torch.tensor([9, 4, 1, 6])

@@ -28,7 +28,7 @@ from compressm_cli.engine.batches import share_of
 from compressm_cli.engine.distributed.agreement import checksum
 from compressm_cli.engine.distributed.group import Group, joined
 from compressm_cli.engine.step import training_step
-from compressm_cli.models.sequence import SequenceNorm
+from compressm_cli.models.norms import SequenceNorm
 from compressm_cli.objectives.classification import cross_entropy
 from compressm_cli.recipe import load_recipe
 from compressm_cli.recipe.problems import RecipeError

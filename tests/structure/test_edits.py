@@ -547,7 +547,9 @@ def test_modules_are_exchanged_whole_or_not_at_all() -> None:
 
 def test_one_walk_finds_parameters_in_order_and_masks_of_shared_modules() -> None:
     shared = nn.Linear(3, 3)
-    model = nn.Sequential(nn.Linear(2, 3), shared, nn.Sequential(nn.LayerNorm(3), shared), nn.Linear(3, 1, bias=False))
+    model = nn.Sequential(
+        nn.Linear(2, 3), shared, nn.Sequential(nn.LayerNorm(3), shared), nn.Linear(3, 1, bias=False)
+    )
     model[3].weight = model[0].bias  # tied
     model[1].bias = None
     keep = torch.tensor([[True, False, True]] * 3)

@@ -11,6 +11,8 @@ def _obstacle(recipe: Recipe) -> str | None:
     depth = getattr(recipe.model, "depth", None)
     if depth is None:
         return f"a model of kind {recipe.model.kind} has no model.depth"
+    if getattr(recipe.model, "layer", None) is None:
+        return f"a model of kind {recipe.model.kind} has no model.layer, of whose states there could be fewer or more"
     return None if depth > 1 else "the model has a single block"
 
 

@@ -1,0 +1,224 @@
+"""What models have in common that are an encoder, blocks one after the other, and a head."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compressm_cli.core.errors import BadInputError
+from compressm_cli.layers.interface import state_space_layers
+from compressm_cli.layers.state import State, check_lengths
+from compressm_cli.models.encoder import Positioned
+from compressm_cli.models.interface import Model
+from compressm_cli.models.norms import has_batch_statistics, normalized
+from compressm_cli.ops.decoding import ends_of, last_real
+
+MOST_BLOCKS = 256
+"""That a model may have."""
+
+
+class Stack(Model):
+    """Encoder or embedding, blocks, final normalization, head.
+
+    Classifies sequences, ``(batch, length, ...) -> (batch, classes)`` by their mean over time, or steps,
+    ``-> (batch, length, classes)``: a language model, where the classes are the next tokens. Blocks are causal, and
+    have ``initial_state``, ``step`` and ``prefill``.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        blocks: Sequence[nn.Module],
+        norm: nn.Module,
+        head: nn.Linear,
+        per_step: bool,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = norm
+        self.head = head
+        self.per_step = per_step
+        self._config: Any = None
+
+    def grow_as(self, config: Any) -> None:
+        """Let further blocks be those of a recipe's ``model:``."""
+        self._config = config
+
+    def build_block(self) -> nn.Module:
+        """A fresh block like the recipe's last; ValueError where there are ``MOST_BLOCKS``, or no recipe is known."""
+        if len(self.blocks) >= MOST_BLOCKS:
+            raise ValueError(f"the model has {len(self.blocks)} blocks, and may have no more")
+        if self._config is None:
+            raise ValueError("nothing is known of how blocks of this model are built; give build=...")
+        return self.last_block(self._config)
+
+    @classmethod
+    @abstractmethod
+    def last_block(cls, config: Any) -> nn.Module:
+        """A fresh block like the last one of a recipe's ``model:``."""
+
+    def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """inputs (batch, length, features) or tokens (batch, length); lengths (batch,) where rows are padded.
+
+        The layers are causal, so padding at the end changes nothing but means over time: those of batch normalization
+        and the last one, which leave it out.
+        """
+        return self.from_hidden(self.hidden(inputs, lengths, 0), lengths, 0)
+
+    def hidden(self, inputs: Tensor, lengths: Tensor | None, blocks: int) -> Tensor:
+        """What the encoder and so many of the first blocks put out: (batch, length, H)."""
+        x: Tensor = self.encoder(inputs)
+        real = _real(x, lengths)
+        for block in islice(self.blocks, blocks):
+            x = block(x, real)
+        return x
+
+    def from_hidden(self, x: Tensor, lengths: Tensor | None, blocks: int) -> Tensor:
+        """What the model puts out, from ``hidden``."""
+        real = _real(x, lengths)
+        for block in islice(self.blocks, blocks, None):
+            x = block(x, real)
+        x = normalized(self.norm, x, real)
+        if self.per_step:
+            return self.head(x)
+        if real is None:
+            return self.head(x.mean(dim=1))
+        # In float32 at least: in bfloat16 a length above 256 is rounded.
+        wide = torch.promote_types(x.dtype, torch.float32)
+        total = x.where(real[..., None], 0.0).sum(dim=1, dtype=wide)
+        return self.head((total / real.sum(dim=1, keepdim=True)).to(x.dtype))
+
+    @property
+    def step_obstacle(self) -> str | None:
+        for name, layer in state_space_layers(self).items():
+            if not layer.is_steppable:
+                return f"{name}, of the kind {type(layer).__name__}, has no step by step form"
+        for name, block in self._blocks().items():
+            if not _has_steps(block):
+                return f"{name}, of the kind {type(block).__name__}, has no step by step form"
+        for name, module in self.named_modules():
+            hooked = module._forward_hooks or module._forward_pre_hooks
+            if hooked and module is not self and _has_steps(module):
+                return f"{name} has forward hooks, which a step would pass by; remove them first"
+        return None
+
+    def initial_state(self, batch: int) -> State:
+        """The states of its blocks; where it has positions, the next one; where it is pooled, the sum and the number of
+        the steps so far."""
+        self._require_steps()
+        parts = {name: block.initial_state(batch) for name, block in self._blocks().items()}
+        device = self.head.weight.device
+        if isinstance(self.encoder, Positioned):
+            parts["position"] = _position(torch.zeros(batch, dtype=torch.int64, device=device))
+        if not self.per_step:
+            sums = torch.zeros(batch, self.head.in_features, device=device)
+            parts["pool"] = _pool_state(sums, torch.zeros_like(sums[:, 0]))
+        return State(parts)
+
+    @torch.no_grad()
+    def step(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
+        self._require_evaluation()
+        self._check_inputs(inputs, "a step takes", "batch")
+        blocks = self._blocks()
+        names = [*blocks, *self._other_parts()]
+        parts = dict(zip(names, state.take_parts(names), strict=True))
+        if isinstance(self.encoder, Positioned):
+            (position,) = parts["position"].take(position=inputs.shape[:1])
+            x = self.encoder.at(inputs, position)
+            parts["position"] = _position(position + 1)
+        else:
+            x = self.encoder(inputs)
+        for name, block in blocks.items():
+            x, parts[name] = block.step(x, parts[name])
+        x = normalized(self.norm, x[:, None], None)[:, 0]
+        if not self.per_step:
+            sums, count = parts["pool"].take(sum=x.shape, count=x.shape[:1])
+            parts["pool"] = _pool_state(sums + x, count + 1)
+            x = ((sums + x) / (count + 1)[:, None]).to(x.dtype)
+        return self.head(x), State(parts)
+
+    @torch.no_grad()
+    def prefill(self, inputs: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+        self._require_steps()
+        self._check_inputs(inputs, "prefill takes", "batch, length")
+        check_lengths(inputs, lengths)
+        x: Tensor = self.encoder(inputs)
+        parts: dict[str, State] = {}
+        for name, block in self._blocks().items():
+            x, parts[name] = block.prefill(x, lengths)
+        x, ends = normalized(self.norm, x, None), ends_of(x, lengths)
+        if isinstance(self.encoder, Positioned):
+            parts["position"] = _position(ends.clone())
+        if self.per_step:
+            return self.head(last_real(x, ends)), State(parts)
+        real = torch.arange(x.shape[1], device=x.device) < ends[:, None]
+        sums = x.where(real[..., None], 0.0).sum(dim=1, dtype=torch.float64)
+        parts["pool"] = _pool_state(sums, ends)
+        return self.head((sums / ends[:, None]).to(x.dtype)), State(parts)
+
+    def _blocks(self) -> dict[str, Any]:
+        return {f"blocks.{i}": block for i, block in enumerate(self.blocks)}
+
+    def _other_parts(self) -> list[str]:
+        positions = ["position"] if isinstance(self.encoder, Positioned) else []
+        return positions if self.per_step else [*positions, "pool"]
+
+    def _require_steps(self) -> None:
+        """ValueError where it cannot be stepped, or not now."""
+        if self.step_obstacle is not None:
+            raise ValueError(self.step_obstacle)
+        self._require_evaluation()
+
+    def _require_evaluation(self) -> None:
+        """ValueError in training mode, where that gives other scores."""
+        if self.training and (has_batch_statistics(self) or any(map(_drops, self.modules()))):
+            raise ValueError(
+                "the model is in training mode, with dropout or batch normalization; call eval()"
+            )
+
+    def _check_inputs(self, inputs: Tensor, what: str, axes: str) -> None:
+        """ValueError for inputs that are no tokens of these axes, or features with one axis more."""
+        encoder = self.encoder.inner if isinstance(self.encoder, Positioned) else self.encoder
+        tokens = isinstance(encoder, nn.Embedding)
+        wanted = f"tokens ({axes})" if tokens else f"inputs ({axes}, {encoder.in_features})"
+        sizes = inputs.shape if tokens else inputs.shape[:-1]
+        if len(sizes) != len(axes.split(",")) or not (tokens or inputs.shape[-1] == encoder.in_features):
+            raise ValueError(f"{what} {wanted}, not {tuple(inputs.shape)}")
+
+
+def tied(head: nn.Linear, embedding: nn.Module, data: Any) -> None:
+    """Let the head's weight be the embedding's; BadInputError where inputs and classes are not the same tokens."""
+    if not data.per_step or data.vocabulary != data.classes:
+        raise BadInputError(
+            "model.tie_embeddings is true, but the task does not predict the tokens it reads; write false"
+        )
+    assert isinstance(embedding, nn.Embedding)
+    head.weight = embedding.weight
+
+
+def _has_steps(module: nn.Module) -> bool:
+    return all(callable(getattr(module, name, None)) for name in ("initial_state", "step", "prefill"))
+
+
+def _drops(module: nn.Module) -> bool:
+    """Whether a module has a share of dropout of its own."""
+    return isinstance(share := getattr(module, "dropout", 0.0), float) and share > 0
+
+
+def _position(position: Tensor) -> State:
+    """The number (batch,) of the next step."""
+    return State({"position": position})
+
+
+def _pool_state(sums: Tensor, count: Tensor) -> State:
+    """Sum (batch, H) and number (batch,) of the steps so far; in float64, for over many steps roundings add up."""
+    return State({"sum": sums.double(), "count": count.double()})
+
+
+def _real(x: Tensor, lengths: Tensor | None) -> Tensor | None:
+    """(batch, length), the steps that are not padding; None where none is."""
+    return None if lengths is None else torch.arange(x.shape[1], device=x.device) < lengths[:, None]
