@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from compressm_cli.models.config import ModelConfig
     from compressm_cli.models.interface import Model
     from compressm_cli.reports.predictor import Predictor
+    from compressm_cli.structure.discovery import Discovery, discover
     from compressm_cli.structure.edits import Keep, MaskEntries, Park, Train, Wake
     from compressm_cli.structure.map import StructureMap
     from compressm_cli.structure.modules import Insert, Replace
@@ -36,6 +37,7 @@ __getattr__ = exporter(
         "models.config": ("ModelConfig",),
         "models.interface": ("Model",),
         "reports.predictor": ("Predictor",),
+        "structure.discovery": ("Discovery", "discover"),
         "structure.edits": ("Keep", "MaskEntries", "Park", "Train", "Wake"),
         "structure.map": ("StructureMap",),
         "structure.modules": ("Insert", "Replace"),
@@ -50,6 +52,7 @@ __all__ = [
     "Change",
     "CheckContext",
     "Compressor",
+    "Discovery",
     "Insert",
     "Keep",
     "MaskEntries",
@@ -70,6 +73,7 @@ __all__ = [
     "__version__",
     "apply_edits",
     "compress",
+    "discover",
     "load",
     "resize",
 ]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from compressm_cli.core.axes import Axis, declared
 from compressm_cli.structure.edits import Keep, Park, Wake
+from compressm_cli.structure.shapes import follow_shapes
 from compressm_cli.structure.surgery import apply_edits
 
 M = TypeVar("M", bound=nn.Module)
@@ -98,6 +99,7 @@ def cut(model: M, removed: Removed) -> tuple[M, list[Pick]]:
                 kept = whole[~torch.isin(whole, torch.cat(removed_entries))]
                 picks.append(Pick(name, dim, kept))
                 _select(twin, picks[-1])
+            follow_shapes(twin)
     return twin, picks
 
 

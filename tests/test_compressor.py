@@ -345,6 +345,38 @@ def test_the_example_of_the_documentation() -> None:
     assert ["neurons.inner:neurons", "neuron", "64"] in [line.split() for line in table]
 
 
+def test_the_example_of_a_network_that_declares_no_axes(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "own-loop.md").read_text(encoding="utf-8")
+    _, _, page = page.partition("## Networks that declare no axes")
+    torch.manual_seed(0)
+    names: dict[str, Any] = {"__name__": "example", "torch": torch, "nn": nn, "compressm": compressm}
+    example, _, told = page.partition("```python\n")[2].partition("```")
+    exec(example, names)
+    printed = capsys.readouterr().out.splitlines()
+    for line in told.partition("```\n")[2].partition("```")[0].splitlines():
+        assert line in printed or line == "...", line
+    network = names["network"]
+    assert (network[0].out_channels, network[3].in_channels, network[7].in_features) == (6, 6, 12)
+    assert compressm.StructureMap.of(network).sizes() == {"0:channels": 6, "3:channels": 12}
+
+
+def test_a_cut_state_of_a_network_that_declares_no_axes_is_loaded() -> None:
+    def built() -> nn.Module:
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(4, 6), nn.GELU(), nn.Linear(6, 4))
+        compressm.discover(network, (torch.randn(2, 4),))
+        return network
+
+    cut, again = built(), built()
+    compressm.apply_edits(cut, None, [compressm.Keep(next(iter(compressm.StructureMap.of(cut))), [1, 2, 5])])
+    state = cut.state_dict()
+    compressm.resize(again, None, state)
+    again.load_state_dict(state)
+    inputs = torch.randn(3, 4)
+    assert torch.equal(again(inputs), cut(inputs))
+    assert compressm.StructureMap.of(again).sizes() == compressm.StructureMap.of(cut).sizes()
+
+
 def test_layers_are_exported_with_their_settings() -> None:
     for name in layers.__all__:
         assert getattr(layers, name).__module__.startswith("compressm_cli."), name

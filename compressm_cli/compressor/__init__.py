@@ -352,7 +352,7 @@ def _nothing_found(method: Method, model: nn.Module) -> str:
     structure = StructureMap.of(model)
     axes = list(structure)
     there = f"its axes are {', '.join(axes[:3])}{', ...' if len(axes) > 3 else ''}"
-    why = there if axes else "no module of it declares axes, as those of compressm_cli.layers do"
+    why = there if axes else "no module of it declares axes; compressm.discover finds those of other networks"
     for name, reason in structure.left_out.items():
         why += f"; {name} is left out: {reason}"
     return f"there is nothing to cut: {type(method).__name__} finds none of its units in the model; {why}"

@@ -166,8 +166,13 @@ def units_by_kind(sizes: Mapping[str, int]) -> dict[str, int]:
     return found
 
 
+DISCOVERED = "_discovered_axes"
+"""The attribute of a module that holds what was found in it: an object with ``axes(module)`` and ``follow(module)``."""
+
+
 def declared(module: torch.nn.Module) -> Iterator[Axis]:
-    """The axes that the parts of a model declare with a method ``axes()``, by their place in the model.
+    """The axes that the parts of a model declare with a method ``axes()``, by their place in the model, and those that
+    were discovered in it.
 
     TypeError where one gives back something else; a part of a model that is called ``axes`` declares nothing.
     """
@@ -176,6 +181,8 @@ def declared(module: torch.nn.Module) -> Iterator[Axis]:
         if callable(own) and not isinstance(own, torch.nn.Module):
             place = f"{name or 'the model'}: axes() of {type(part).__name__} gave"
             yield from (axis.within(name) for axis in axes_of(own(), place))
+        if (found := part.__dict__.get(DISCOVERED)) is not None:
+            yield from (axis.within(name) for axis in found.axes(part))
 
 
 def axes_of(given: object, place: str) -> list[Axis]:

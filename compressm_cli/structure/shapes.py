@@ -2,10 +2,14 @@
 
 from torch import Tensor, nn
 
+from compressm_cli.core.axes import DISCOVERED
+
 
 def follow_shapes(model: nn.Module) -> None:
     """Let PyTorch's own modules say the sizes that their weights have; some compute with what they say."""
     for module in model.modules():
+        if (found := module.__dict__.get(DISCOVERED)) is not None:
+            found.follow(module)
         weight = getattr(module, "weight", None)
         if not isinstance(weight, Tensor):
             continue
