@@ -161,6 +161,8 @@ def _numbers(progress: Progress, width: int) -> RenderableType:
 def _layers(progress: Progress, width: int, room: int) -> RenderableType:
     """One row a layer, or two lines where there is room; layers beyond the room are counted, not shown."""
     names = list(progress.orders)
+    if not names:
+        return Text("no layer has states; other units are shown once some are cut", style="dim")
     rows = 2 if 3 * len(names) <= room else 1
     shown = names if len(names) * rows <= room else names[: max(1, room - 1)]
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim", leading=rows - 1)

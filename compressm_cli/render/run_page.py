@@ -34,6 +34,8 @@ TITLES = {
 KINDS = ("task", "kind", "method")
 """Settings that say what the others are of: they are told also where they are the default."""
 PHASES = ("training", "evaluation", "compression", "compile", "checkpoint")
+MOST_KINDS = 3
+"""Of units that are told one by one."""
 
 
 def write_run_page(report: SpectrumReport, path: Path, tell: Tell) -> None:
@@ -110,16 +112,25 @@ def _figures(report: SpectrumReport, run: Run | None, recipe: Recipe) -> dict[st
 
 def _tiles(summary: dict[str, Any]) -> list[Tile]:
     metric = recorded_primary(summary)
-    states = [sum(summary["orders"][when].values()) for when in ("start", "final")]
     parameters = [summary["parameters"][when] for when in ("start", "final")]
     tiles = [
         Tile(metric.shown(summary["test"][metric.name]), f"test {metric.title}", "even"),
-        _course(states, "states, all layers"),
+        *_units(summary),
         _course(parameters, "parameters"),
         Tile(quantity(summary["flops"]["training"], "flops"), "FLOPs of training", "even"),
         Tile(quantity(summary["seconds"]["total"], "seconds"), "wall time", "even"),
     ]
     return [tile for tile in tiles if tile.number]
+
+
+def _units(summary: dict[str, Any]) -> list[Tile]:
+    """How many states there were and are; without any, units of the kinds that were cut."""
+    if summary["orders"]["start"]:
+        states = [sum(summary["orders"][when].values()) for when in ("start", "final")]
+        return [_course(states, "states, all layers")]
+    start, final = (summary.get("axes", {}).get(when, {}) for when in ("start", "final"))
+    kinds = [kind for kind in start if start[kind] != final.get(kind, 0)][:MOST_KINDS]
+    return [_course([start[kind], final.get(kind, 0)], f"{kind}, all") for kind in kinds]
 
 
 def _course(ends: list[int], caption: str) -> Tile:

@@ -50,7 +50,7 @@ class Progress:
         elif "flops" in line:
             self.spent = min(1.0, line["flops"] / (self._uncut * self.total))
         self.loss = line.get("train_loss", self.loss)
-        if (orders := line.get("orders")) is not None:
+        if orders := line.get("orders"):
             self.order = sum(orders.values())
             self.start_order = self.order if self.start_order is None else self.start_order
         name = f"validation_{self.metric.name}"

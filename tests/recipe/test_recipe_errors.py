@@ -391,6 +391,34 @@ def test_another_discriminator_leaves_the_keys_of_the_first(tmp_path: Path) -> N
     assert found[0].startswith("override 'model.layer.r_min=0.5': model.layer.r_min: unknown key")
 
 
+def decoder(layers: str) -> str:
+    return changed(("  layer: {kind: lru, state_dim: 64}\n", f"  kind: decoder\n  layers: {layers}\n"))
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ("[mamba, attenton]", "7:19: model.layers[1]: 'attenton' is not one of attention, gla, lru, mamba, mamba2, "
+         "s4d, s5; did you mean 'attention'?"),
+        ("[{kind: lru, stat_dim: 3}]", "7:24: model.layers[0].stat_dim: unknown key; did you mean 'state_dim'?"),
+        ("[{state_dim: 3}]", "7:12: model.layers[0].kind: missing; write one of attention, gla, lru, mamba, mamba2, "
+         "s4d, s5"),
+        ("[{kind: attention, heads: 0}]", "7:37: model.layers[0].heads: 0 is out of range; write an integer of at "
+         "least 1 and at most 4096"),
+    ],
+)  # fmt: skip
+def test_layers_by_name_or_with_settings(tmp_path: Path, layers: str, message: str) -> None:
+    assert errors_of(tmp_path, decoder("[mamba, {kind: attention, heads: 2}]")) == []
+    assert errors_of(tmp_path, decoder(layers)) == [f"recipe.yaml:{message}"]
+
+
+def test_editors_are_told_that_layers_may_be_names() -> None:
+    items = recipe_schema()["$defs"]["DecoderConfig"]["properties"]["layers"]["items"]
+    names, mapping = items["anyOf"]
+    assert names["enum"] == list(mapping["discriminator"]["mapping"])
+    assert "by_name" not in str(recipe_schema())
+
+
 def test_plain_data_is_told_by_its_origin() -> None:
     with pytest.raises(RecipeError) as caught:
         recipe_from_mapping({"name": 3, "model": {"layer": {"kind": "lru", "q": 1}}}, "final.pt")
