@@ -22,7 +22,8 @@ from torch.optim import AdamW
 from compressm_cli.data.interface import DataSpec, Split
 from compressm_cli.measure.flops import training_step_flops
 from compressm_cli.models import build_model
-from compressm_cli.models.decoder import AttentionConfig, DecoderConfig
+from compressm_cli.models.decoder import DecoderConfig
+from compressm_cli.models.transformer import AttentionConfig
 from compressm_cli.reports.estimates import mean
 from compressm_cli.structure.edits import Keep
 from compressm_cli.structure.map import StructureMap

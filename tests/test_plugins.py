@@ -214,7 +214,12 @@ def test_the_schema_for_editors_has_installed_plug_ins(
 ) -> None:
     assert main.run(["recipes", "schema"]) == 0
     schema = json.loads(capsys.readouterr().out)
-    assert set(schema["properties"]["model"]["discriminator"]["mapping"]) == {"sequence", "decoder", "pooled"}
+    assert set(schema["properties"]["model"]["discriminator"]["mapping"]) == {
+        "sequence",
+        "decoder",
+        "encoder",
+        "pooled",
+    }
     assert "neurons" in schema["$defs"]["PooledConfig"]["properties"]
 
 

@@ -19,7 +19,7 @@ from compressm_cli.methods import METHODS
 from compressm_cli.methods.config import SafetyConfig
 from compressm_cli.methods.schedule import AdaptiveSchedule, EquidistantSchedule, ListedSchedule
 from compressm_cli.models import MODELS
-from compressm_cli.models.decoder import AttentionConfig
+from compressm_cli.models.transformer import AttentionConfig
 from compressm_cli.objectives import OBJECTIVES
 from compressm_cli.objectives.teacher import TeacherConfig
 from compressm_cli.recipe import load_recipe, recipe_schema

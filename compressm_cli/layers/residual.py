@@ -44,6 +44,17 @@ class Residual(nn.Module):
         y: Tensor = self.inner(self.norm(x), *arguments)
         return x + functional.dropout(y, self.dropout, self.training)
 
+    def silent_in(self, place: str, linear: str) -> tuple[str, ...]:
+        """The names, in a module that has it at ``place``, of the weight and bias of the inner module's last map.
+
+        With zeros there it adds nothing; empty once it is removed.
+        """
+        if self.inner is None:
+            return ()
+        last = self.inner.get_submodule(linear)
+        leaves = (leaf for leaf in ("weight", "bias") if getattr(last, leaf) is not None)
+        return tuple(f"{place}.inner.{linear}.{leaf}" for leaf in leaves)
+
     def initial_state(self, batch: int) -> State:
         """That of ``inner``; empty once it is removed. ValueError where ``inner`` has no step by step form."""
         return State({}) if self.inner is None else _steps_of(self.inner).initial_state(batch)

@@ -7,6 +7,7 @@ from compressm_cli.core.lazy import exporter
 if TYPE_CHECKING:
     from compressm_cli.models.config import ModelConfig
     from compressm_cli.models.decoder import Decoder
+    from compressm_cli.models.encoder import Encoder
     from compressm_cli.models.interface import Model, blocks_of
     from compressm_cli.models.norms import has_batch_statistics, pool_statistics
     from compressm_cli.models.registry import MODELS, build_model
@@ -20,6 +21,7 @@ __getattr__ = exporter(
         "interface": ("Model", "blocks_of"),
         "registry": ("MODELS", "build_model"),
         "decoder": ("Decoder",),
+        "encoder": ("Encoder",),
         "norms": ("has_batch_statistics", "pool_statistics"),
         "sequence": ("SequenceModel",),
         "stack": ("Stack",),
@@ -29,6 +31,7 @@ __getattr__ = exporter(
 __all__ = [
     "MODELS",
     "Decoder",
+    "Encoder",
     "Model",
     "ModelConfig",
     "SequenceModel",

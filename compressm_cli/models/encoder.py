@@ -1,44 +1,112 @@
-"""What makes the first vectors of a sequence."""
+"""Encoders: blocks of attention to all steps, each with a feed-forward layer; for classes of whole sequences."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from compressm_cli.core.errors import BadInputError
+from compressm_cli.layers.residual import Residual
+from compressm_cli.models.stack import MOST_BLOCKS, Stack
+from compressm_cli.models.transformer import (
+    AttentionConfig,
+    TransformerConfig,
+    build_attention,
+    build_feed_forward,
+    build_input,
+    norm_of,
+)
 
-def build_encoder(width: int, data: Any) -> nn.Embedding | nn.Linear:
-    """An embedding where the steps of a ``DataSpec`` are tokens, else a linear map of their features."""
-    if data.vocabulary is not None:
-        return nn.Embedding(data.vocabulary, width)
-    return nn.Linear(data.features, width)
+
+class EncoderConfig(TransformerConfig):
+    """A Transformer whose steps look at all steps before and after them, but for padding (``model: {kind: encoder}``).
+
+    Each block is ``x + attention(norm(x))``, then ``x + feed_forward(norm(x))``; at the end there is the normalization
+    once more. It says one class of a sequence, by its mean over time, or one of each step of it.
+    """
+
+    kind: Literal["encoder"] = "encoder"
+    heads: Annotated[int, Field(ge=1, le=4096)] = 4
+    """Number of heads, each with queries of its own."""
+    kv_heads: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Number of heads of keys and values, which equally many heads share each; as many as ``heads`` by default."""
+    head_dim: Annotated[int, Field(ge=1, le=65536)] | None = None
+    """Length of a query; model_dim / heads by default."""
+    depth: Annotated[int, Field(ge=1, le=MOST_BLOCKS)] = 2
+    """Number of blocks."""
+
+    @model_validator(mode="after")
+    def _fitting_heads(self) -> "EncoderConfig":
+        self.attention.check_width(self.model_dim)
+        self.require_pairs(self.attention)
+        return self
+
+    @property
+    def attention(self) -> AttentionConfig:
+        """That of each block."""
+        return AttentionConfig(heads=self.heads, kv_heads=self.kv_heads, head_dim=self.head_dim)
+
+    def with_blocks(self, count: int) -> "EncoderConfig":
+        if count <= self.depth:
+            return self
+        if count > MOST_BLOCKS:
+            raise ValueError(f"there are {count} blocks; at most {MOST_BLOCKS}")
+        return self.model_copy(update={"depth": count})
+
+    def least_parameters(self, ends: int) -> int:
+        block = self.parameters_of(self.attention) + self.parameters_of_feed_forward()
+        return self.model_dim * (ends + self.depth * block)
 
 
-class Positioned(nn.Module):
-    """Another encoder, and a learned vector for each position, added to it (Vaswani et al. 2017; GPT-2's)."""
+class EncoderBlock(nn.Module):
+    """Attention to all steps and a feed-forward layer, each with its norm and its residual."""
 
-    def __init__(self, inner: nn.Embedding | nn.Linear, context: int, width: int) -> None:
-        """``context`` is the number of positions that there are."""
+    def __init__(self, mixer: Residual, feed_forward: Residual | None) -> None:
         super().__init__()
-        self.inner = inner
-        self.positions = nn.Embedding(context, width)
+        self.mixer = mixer
+        self.feed_forward = feed_forward
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Tokens (batch, length) or features (batch, length, ...) -> (batch, length, H)."""
-        length = inputs.shape[1]
-        self._require(length)
-        x: Tensor = self.inner(inputs)
-        return x + self.positions.weight[:length]
+    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
+        """x (batch, length, H); ``real`` (batch, length), the steps that are not padding, which lies behind them."""
+        x = self.mixer(x, None if real is None else real.sum(dim=1))
+        return x if self.feed_forward is None else self.feed_forward(x)
 
-    def at(self, inputs: Tensor, position: Tensor) -> Tensor:
-        """The same for one step of each row, (batch,) or (batch, features), at these positions (batch,)."""
-        if len(position):
-            self._require(int(position.max()) + 1)
-        x: Tensor = self.inner(inputs)
-        return x + self.positions(position)
+    @property
+    def silent(self) -> tuple[str, ...]:
+        """The tensors by which it adds to the residual stream: with zeros there it adds nothing."""
+        names = self.mixer.silent_in("mixer", "o")
+        if self.feed_forward is None:
+            return names
+        return (*names, *self.feed_forward.silent_in("feed_forward", "down"))
 
-    def _require(self, length: int) -> None:
-        """ValueError for more steps than there are positions."""
-        if length > self.positions.num_embeddings:
-            raise ValueError(
-                f"the model has learned {self.positions.num_embeddings} positions (model.context), and a sequence has "
-                f"{length} steps"
+
+class Encoder(Stack):
+    """A Transformer that looks both ways: embedding, blocks, final normalization, head."""
+
+    Config = EncoderConfig
+
+    @classmethod
+    def last_block(cls, config: Any) -> EncoderBlock:
+        return _block(config)
+
+    @classmethod
+    def build(cls, config: Any, data: Any, orders: Mapping[str, int] | None = None) -> "Encoder":
+        """Raises BadInputError where it would see the tokens that it is to predict, and where sequences are longer than
+        ``context``."""
+        if data.per_step and data.vocabulary is not None and data.vocabulary == data.classes:
+            raise BadInputError(
+                "model.kind: an encoder looks at all steps, also at the tokens that this task wants predicted; write "
+                "kind: decoder"
             )
+        encoder, _ = build_input(config, data)
+        blocks = [_block(config) for _ in range(config.depth)]
+        head = nn.Linear(config.model_dim, data.outputs, bias=not data.per_step)
+        model = cls(encoder, blocks, norm_of(config), head, data.per_step)
+        model.grow_as(config)
+        return model
+
+
+def _block(config: Any) -> EncoderBlock:
+    mixer = build_attention(config, config.attention, config.depth, causal=False)
+    return EncoderBlock(mixer, build_feed_forward(config, config.depth))

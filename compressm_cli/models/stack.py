@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.layers.interface import state_space_layers
 from compressm_cli.layers.state import State, check_lengths
-from compressm_cli.models.encoder import Positioned
+from compressm_cli.models.embedding import Positioned
 from compressm_cli.models.interface import Model
 from compressm_cli.models.norms import has_batch_statistics, normalized
 from compressm_cli.ops.decoding import ends_of, last_real
@@ -24,8 +24,8 @@ class Stack(Model):
     """Encoder or embedding, blocks, final normalization, head.
 
     Classifies sequences, ``(batch, length, ...) -> (batch, classes)`` by their mean over time, or steps,
-    ``-> (batch, length, classes)``: a language model, where the classes are the next tokens. Blocks are causal, and
-    have ``initial_state``, ``step`` and ``prefill``.
+    ``-> (batch, length, classes)``: a language model, where the classes are the next tokens. Blocks do not look at
+    padding; it has a step by step form where they have ``initial_state``, ``step`` and ``prefill``.
     """
 
     def __init__(
@@ -64,8 +64,8 @@ class Stack(Model):
     def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
         """inputs (batch, length, features) or tokens (batch, length); lengths (batch,) where rows are padded.
 
-        The layers are causal, so padding at the end changes nothing but means over time: those of batch normalization
-        and the last one, which leave it out.
+        Layers that are causal or leave padding out do not see it, and means over time leave it out: those of batch
+        normalization and the last one.
         """
         return self.from_hidden(self.hidden(inputs, lengths, 0), lengths, 0)
 

@@ -58,10 +58,13 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         ],
         "model_dim": 8,
     },
+    "encoder": {"heads": 2, "model_dim": 8, "feed_forward": "gelu", "norm": "layer", "positions": "learned"},
     **examples("model"),
 }
 """Settings of small models: each model, and those kinds of it that are built otherwise."""
 
+DATA = {"encoder": {"task": "digits"}, "pooled": {"task": "digits"}}
+"""Of models that do not learn language."""
 STEPS, CHECKS = 9, [3, 6]
 ROWS = torch.arange(4)
 
@@ -80,7 +83,7 @@ def recipe_for(root: Path, name: str, **changes: Any) -> Recipe:
         {
             "name": name.replace(": ", "-"),
             "device": "cpu",
-            "data": TEXT,
+            "data": DATA.get(name, TEXT),
             "model": {"kind": name.partition(":")[0], **EXAMPLES[name]},
             "train": {
                 "steps": STEPS,

@@ -223,6 +223,48 @@ def test_a_cut_that_the_code_does_not_bear_is_pinned_with_the_reason() -> None:
     assert why in {reason for _, reason in found.pinned.values()}
 
 
+def test_weights_that_are_zero_still_prove_nothing_wrong() -> None:
+    class Gated(nn.Module):
+        """What it adds begins at zero, and is divided by the size of what it sums over."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down = nn.Linear(3, 4), nn.Linear(4, 3)
+            self.gain = nn.Parameter(torch.zeros(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.relu(self.up(x))
+            z: Tensor = x + self.gain * self.down(y / y.shape[-1])
+            return z
+
+    assert not discover(Gated(), (torch.randn(2, 3),)).axes
+
+
+def test_matrices_that_are_turned_and_lengths_that_are_taken() -> None:
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down = nn.Parameter(torch.randn(5, 3)), nn.Parameter(torch.randn(3, 5))
+            self.unit = nn.Linear(3, 7)
+            self.out = nn.Linear(7, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = x + torch.sin(x @ self.up.t()) @ self.down.permute(1, 0)
+            z: Tensor = self.out(nn.functional.normalize(self.unit(y), dim=-1))
+            return z
+
+    found = discover(Turned(), (torch.randn(2, 3),))
+    assert found.axes == {"up:neurons": ("neuron", 5)}
+    assert found.pinned["unit:neurons"] == (7, "what is computed over it counts its entries")
+
+
+def test_layers_that_are_built_alike_are_tried_once() -> None:
+    pytest.importorskip("transformers")
+    _, found = searched("llama")
+    first, second = (found.pinned[f"model.layers.{i}.self_attn:ranks"][1] for i in (0, 1))
+    assert second == f"like model.layers.0.self_attn:ranks: {first}"
+
+
 def test_a_network_that_declares_its_axes_has_nothing_to_discover() -> None:
     with pytest.raises(ValueError, match="FeedForward declares its axes"):
         discover(FeedForward(3, 4), (torch.randn(2, 5, 3),))

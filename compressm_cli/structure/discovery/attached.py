@@ -65,7 +65,7 @@ class AttachedAxes:
                 for slot in slots_of(tensor, d, self.roles.get((tensor, d), "own"), dim, name, sizes)
             ]
             slots.append(Slot(self.units[name], 0))
-            yield Axis(name, kind, sizes[name], tuple(slots), name.rpartition(":")[0])
+            yield Axis(name, kind, sizes[name], tuple(slots), self.units[name].rpartition(".")[0])
 
     def follow(self, model: nn.Module) -> None:
         """Let the modules compute with the sizes that there are now."""

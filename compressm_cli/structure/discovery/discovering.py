@@ -86,19 +86,17 @@ def _proved(
 ) -> tuple[list[Found], list[Attribute], dict[str, str]]:
     """The axes that can be cut, the attributes that follow them, and why the others cannot."""
     search = _Search(model, graph, batch)
-    kept, refuted = [], {}
-    attributes: dict[tuple[str, str], Attribute] = {}
+    alike: dict[tuple[str, int], list[Found]] = {}
     for one in found:
-        chosen, why = search.attributes_of(one)
-        if chosen is None:
-            refuted[one.name] = why
-        else:
-            kept.append(one)
-            attributes |= {(a.module, a.name): a for a in chosen}
-    together = search.refutation(kept, list(attributes.values())) if kept else None
+        alike.setdefault((_pattern(one.name), one.size), []).append(one)
+    for group in alike.values():
+        search.decide(group)
+    kept = [one for one in found if one.name in search.chosen]
+    attributes = list({(a.module, a.name): a for one in kept for a in search.chosen[one.name]}.values())
+    together = search.refutation(kept, attributes) if kept else None
     if together is None:
-        return kept, list(attributes.values()), refuted
-    return [], [], refuted | {one.name: f"together with other axes: {together}" for one in kept}
+        return kept, attributes, search.refuted
+    return [], [], search.refuted | {one.name: f"together with other axes: {together}" for one in kept}
 
 
 class _Search:
@@ -108,6 +106,32 @@ class _Search:
         self._model, self._graph, self._batch = model, graph, batch
         self._learned: dict[str, list[str]] = {}
         """What did for an axis, by its name without numbers: layers are built alike."""
+        self.chosen: dict[str, list[Attribute]] = {}
+        """The attributes with which an axis can be cut."""
+        self.refuted: dict[str, str] = {}
+        """Why an axis cannot be."""
+
+    def decide(self, group: Sequence[Found]) -> None:
+        """Prove axes of layers that seem to be built alike: what does for the first is tried for the others at once.
+
+        Where the first cannot be cut, the others are not tried.
+        """
+        first, *others = group
+        chosen, why = self.attributes_of(first)
+        if chosen is None:
+            self.refuted |= {first.name: why} | {one.name: f"like {first.name}: {why}" for one in others}
+            return
+        self.chosen[first.name] = chosen
+        learned = {one.name: self._as_learned(one) for one in others}
+        if others and self.refutation(others, [a for own in learned.values() for a in own]) is None:
+            self.chosen |= learned
+            return
+        for one in others:
+            chosen, why = self.attributes_of(one)
+            if chosen is None:
+                self.refuted[one.name] = why
+            else:
+                self.chosen[one.name] = chosen
 
     def refutation(self, axes: Sequence[Found], attributes: Sequence[Attribute]) -> str | None:
         """Why these axes cannot be cut with these attributes; None where they can."""
@@ -117,15 +141,20 @@ class _Search:
 
     def attributes_of(self, one: Found) -> tuple[list[Attribute] | None, str]:
         """The attributes with which an axis can be cut; None, and why, where there are none."""
-        own, pattern, reasons = self._candidates(one), _pattern(one.name), []
-        for trial in _trials(own, self._learned.get(pattern)):
+        own, reasons = self._candidates(one), []
+        for trial in _trials(own):
             why = self.refutation([one], trial)
             if why is None:
                 chosen = self._with_likely(one, own, trial)
-                self._learned[pattern] = [_pattern(f"{a.module}.{a.name}") for a in chosen]
+                self._learned[_pattern(one.name)] = [_pattern(f"{a.module}.{a.name}") for a in chosen]
                 return chosen, ""
             reasons.append(why)
         return None, reasons[0]
+
+    def _as_learned(self, one: Found) -> list[Attribute]:
+        """The attributes that did for an axis of a layer that is built alike."""
+        learned = self._learned[_pattern(one.name)]
+        return [a for a in self._candidates(one) if _pattern(f"{a.module}.{a.name}") in learned]
 
     def _with_likely(
         self, one: Found, own: Sequence[Attribute], trial: Sequence[Attribute]
@@ -156,10 +185,8 @@ class _Search:
         return found
 
 
-def _trials(own: Sequence[Attribute], learned: Sequence[str] | None) -> Iterator[list[Attribute]]:
-    """Choices of attributes, those that did for a layer alike first, then the smallest."""
-    if learned is not None:
-        yield [a for a in own if _pattern(f"{a.module}.{a.name}") in learned]
+def _trials(own: Sequence[Attribute]) -> Iterator[list[Attribute]]:
+    """Choices of attributes, the smallest first."""
     choices = (list(choice) for size in range(len(own) + 1) for choice in combinations(own, size))
     yield from islice(choices, MOST_TRIALS)
 

@@ -34,10 +34,10 @@ class Tracer:
 
     known: dict[fx.Node, Any] = field(default_factory=dict)
     """``Dims`` of a tensor; a list of them where an operator gives several."""
-    roles: dict[tuple[int, int], Role] = field(default_factory=dict)
-    """What a dimension of a parameter is used as, by the id of its factor list and the dimension."""
-    owners: dict[int, str] = field(default_factory=dict)
-    """The parameter or buffer that has these dimensions, by the id of their list."""
+    roles: dict[tuple[str, int], Role] = field(default_factory=dict)
+    """What a dimension of a parameter is used as."""
+    owners: dict[int, tuple[str, list[int]]] = field(default_factory=dict)
+    """By the id of a list of dimensions: the parameter or buffer that it is of, and which of its dimensions."""
 
     def dims(self, node: Any) -> Dims:
         """Of an argument; fresh ones of numbers."""
@@ -49,9 +49,18 @@ class Tracer:
 
     def role(self, dims: Dims, dim: int, role: Role) -> None:
         """Say what a dimension of a parameter is used as; ``out`` stays."""
-        key = (id(dims), dim)
-        if id(dims) in self.owners and self.roles.get(key) != "out":
-            self.roles[key] = role
+        if id(dims) in self.owners:
+            name, order = self.owners[id(dims)]
+            if self.roles.get((name, order[dim])) != "out":
+                self.roles[name, order[dim]] = role
+
+    def turned(self, dims: Dims, order: Sequence[int]) -> Dims:
+        """Dimensions in another order; those of a parameter are known as its own from then on."""
+        found = [dims[i] for i in order]
+        if id(dims) in self.owners:
+            name, old = self.owners[id(dims)]
+            self.owners[id(found)] = (name, [old[i] for i in order])
+        return found
 
     def run(self, node: fx.Node) -> None:
         """Let an operator say what it knows; of one that is called in a way that is not known nothing may be cut."""
@@ -98,7 +107,8 @@ def _made(tracer: Tracer, node: fx.Node) -> Any:
 
 
 def _same(tracer: Tracer, node: fx.Node) -> Dims:
-    return list(tracer.dims(node.args[0]))
+    dims = tracer.dims(node.args[0])
+    return tracer.turned(dims, range(len(dims)))
 
 
 def _like(tracer: Tracer, node: fx.Node) -> Dims:
@@ -154,16 +164,17 @@ def _view(tracer: Tracer, node: fx.Node) -> Dims:
 
 
 def _permute(tracer: Tracer, node: fx.Node) -> Dims:
-    dims, order = tracer.dims(node.args[0]), node.args[1]
-    return [dims[i] for i in order]  # type: ignore[union-attr]
+    dims = tracer.dims(node.args[0])
+    return tracer.turned(dims, [int(i) % len(dims) for i in node.args[1]])  # type: ignore[union-attr, arg-type]
 
 
 def _transpose(tracer: Tracer, node: fx.Node) -> Dims:
-    dims = list(tracer.dims(node.args[0]))
+    dims = tracer.dims(node.args[0])
     one, other = node.args[1:3] if len(node.args) > 1 else (-1, -2)
+    order = list(range(len(dims)))
     if len(dims) > 1:
-        dims[one], dims[other] = dims[other], dims[one]  # type: ignore[index]
-    return dims
+        order[one], order[other] = order[other], order[one]  # type: ignore[index]
+    return tracer.turned(dims, order)
 
 
 def _expand(tracer: Tracer, node: fx.Node) -> Dims:
@@ -197,7 +208,8 @@ def _repeat_interleave(tracer: Tracer, node: fx.Node) -> Dims:
         node.kwargs.get("dim", node.args[2] if len(node.args) > 2 else None),
     )
     if dim is None or not isinstance(node.args[1], int):
-        return _unknown(tracer, node)  # type: ignore[no-any-return]
+        found: Dims = _unknown(tracer, node)
+        return found
     new = fresh(node.args[1])
     tag(new, "repeated")
     dims[dim] = multiplied([dims[dim], new])  # type: ignore[index]
@@ -237,9 +249,9 @@ def _parts(tracer: Tracer, node: fx.Node, dim: int, sizes: Sequence[int]) -> lis
 
 
 def _slice(tracer: Tracer, node: fx.Node) -> Dims:
-    arguments = [*node.args, *[None] * (5 - len(node.args))]
+    arguments: list[Any] = [*node.args, *[None] * (5 - len(node.args))]
     source = tracer.shape(node.args[0])  # type: ignore[arg-type]
-    dim = int(arguments[1] or 0) % len(source)  # type: ignore[arg-type, call-overload]
+    dim = int(arguments[1] or 0) % len(source)
     start, end, step = slice(arguments[2], arguments[3], arguments[4] or 1).indices(source[dim])
     if (start, end, step) == (0, source[dim], 1):
         return _same(tracer, node)
@@ -338,7 +350,8 @@ def _addmm(tracer: Tracer, node: fx.Node) -> Dims:
 def _einsum(tracer: Tracer, node: fx.Node) -> Dims:
     equation = str(node.args[0]).replace(" ", "")
     if "." in equation or "->" not in equation:
-        return _unknown(tracer, node)  # type: ignore[no-any-return]
+        found: Dims = _unknown(tracer, node)
+        return found
     left, _, right = equation.partition("->")
     named: dict[str, Factor] = {}
     nodes = list(node.args[1])  # type: ignore[arg-type]
@@ -372,7 +385,8 @@ def _attention(tracer: Tracer, node: fx.Node) -> Dims:
                     pin(factor, "groups of queries cut through what heads are made of")
                 pieces = [k[-3]]
             else:
-                tag(pieces[1], "repeated")
+                for name in ("repeated", "head"):
+                    tag(pieces[1], name)
             heads = pieces[0]
         for other in (k[-3], v[-3]):
             unify(heads, other)
@@ -395,10 +409,10 @@ def _attention(tracer: Tracer, node: fx.Node) -> Dims:
 def _convolution(tracer: Tracer, node: fx.Node) -> Dims:
     """``conv1d`` to ``conv3d`` and their transposed forms."""
     transposed = "transpose" in _name(node.target)
-    names = ("input", "weight", "bias", "stride", "padding")
-    names += ("output_padding", "groups", "dilation") if transposed else ("dilation", "groups")
-    given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
-    groups = int(given.get("groups", 1))  # type: ignore[call-overload]
+    names = ["input", "weight", "bias", "stride", "padding"]
+    names += ["output_padding", "groups", "dilation"] if transposed else ["dilation", "groups"]
+    given: dict[str, Any] = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+    groups = int(given.get("groups", 1))
     x, weight = tracer.dims(given["input"]), tracer.dims(given["weight"])
     into, out = (0, 1) if transposed else (1, 0)
     channels, places = x[1], weight[2:]
@@ -487,7 +501,8 @@ def _prelu(tracer: Tracer, node: fx.Node) -> Dims:
 
 def _reduction(tracer: Tracer, node: fx.Node) -> Any:
     dims, shape = tracer.dims(node.args[0]), node.meta["val"]
-    chosen = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+    place = 2 if "norm" in _name(node.target) else 1  # behind the order of a norm
+    chosen = node.args[place] if len(node.args) > place else node.kwargs.get("dim")
     chosen = [chosen] if isinstance(chosen, int) else chosen
     over = range(len(dims)) if not isinstance(chosen, (list, tuple)) or not chosen else chosen
     gone = {int(d) % len(dims) for d in over} if dims else set()

@@ -16,6 +16,9 @@ from compressm_cli.structure.surgery import apply_edits
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}
 """Relative. Wrong wiring is off by all of it; parts of some networks compute in float32 whatever they are given."""
 
+STIRRED, LEAST_SPREAD = 0.1, 0.1
+"""Of the spread of a tensor's entries, and the least that it is taken for."""
+
 
 class Batch:
     """What a network is called with, in a type."""
@@ -29,14 +32,14 @@ class Batch:
 
     @classmethod
     def for_proofs(cls, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> "Batch":
-        """In float64 where the network can, else in float32. What the network itself raises is passed on."""
-        exact = cls(args, kwargs, torch.float64)
+        """In float64 where the network and its device can, else in float32. What the network raises is passed on."""
         try:
-            outcome(copy.deepcopy(model), exact)
-        except RuntimeError:  # a type that its code asks for
-            exact = cls(args, kwargs, torch.float32)
-            outcome(copy.deepcopy(model), exact)
-        return exact
+            batch = cls(args, kwargs, torch.float64)
+            outcome(copy.deepcopy(model), batch)
+        except (RuntimeError, TypeError):  # a type that its code asks for, or that the device has not
+            batch = cls(args, kwargs, torch.float32)
+            outcome(copy.deepcopy(model), batch)
+        return batch
 
 
 def outcome(model: nn.Module, batch: Batch) -> tuple[list[Tensor], dict[str, Tensor]]:
@@ -75,9 +78,12 @@ def _inside(value: Any) -> list[Tensor]:
 def refutation(model: nn.Module, names: Sequence[str], batch: Batch) -> str | None:
     """Why the network without one unit of each of these axes is not the one that has it silent; None where it is.
 
-    ``model`` has the axes attached, and is left as it is.
+    ``model`` has the axes attached, and is left as it is: the two are copies of it whose weights are stirred, for zeros
+    that training has not left yet would prove anything.
     """
-    full, small = copy.deepcopy(model), copy.deepcopy(model)
+    full = copy.deepcopy(model)
+    _stir(full)
+    small = copy.deepcopy(full)
     structure = StructureMap.of(full)
     gone = {name: structure[name].size // 2 for name in names}
     _silence(full, structure, gone)
@@ -104,6 +110,19 @@ def refutation(model: nn.Module, names: Sequence[str], batch: Batch) -> str | No
     if all(_close(one, other, TOLERANCES[batch.dtype]) for one, other in pairs):
         return None
     return "the network without a unit is not the one in which that is silent"
+
+
+def _stir(model: nn.Module) -> None:
+    """Move all weights a little, and those that are all alike off what they are."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.is_floating_point() and parameter.numel():
+                spread = float(parameter.float().std()) if parameter.numel() > 1 else 0.0
+                noise = torch.randn(parameter.shape, generator=generator) * (
+                    STIRRED * max(spread, LEAST_SPREAD)
+                )
+                parameter.add_(noise.to(parameter))
 
 
 def _silence(model: nn.Module, structure: StructureMap, gone: Mapping[str, int]) -> None:

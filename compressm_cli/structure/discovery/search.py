@@ -74,11 +74,7 @@ def trace(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> G
             for result in node.all_input_nodes:
                 for factor in _flat(tracer.known.get(result)):
                     pin(factor, "it is given back")
-    graph.roles = {
-        (tracer.owners[owner], dim): role
-        for (owner, dim), role in tracer.roles.items()
-        if owner in tracer.owners
-    }
+    graph.roles = tracer.roles
     graph.others = [factor for dims in tracer.known.values() for factor in _flat(dims)]
     return graph
 
@@ -113,7 +109,7 @@ def _of_input(
     if first not in graph.tensors:
         dims = [fresh(size) for size in tensor.shape]
         graph.tensors[first] = dims
-        tracer.owners[id(dims)] = first
+        tracer.owners[id(dims)] = (first, list(range(len(dims))))
     return graph.tensors[first]
 
 
@@ -208,7 +204,7 @@ def _with_names(graph: Graph, found: list[Factor]) -> list[Found]:
 
 
 def _kind(graph: Graph, atom: Factor) -> Kind:
-    if "repeated" in atom.tags:
+    if {"repeated", "head"} <= atom.tags:
         return "query"
     for kind in ("head", "rank", "channel"):
         if kind in atom.tags:
