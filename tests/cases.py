@@ -46,6 +46,14 @@ EXHAUSTIVE: dict[str, Collection[str]] = {
         "mamba-none",
         "lru-random",
     ),
+    "conformance/test_model_conformance.py::test_a_cut_that_is_undone_leaves_no_trace": ("decoder: hybrid",),
+    "conformance/test_model_conformance.py::test_reloads_and_exports_with_identical_outputs": (
+        "decoder: gpt2",
+    ),
+    "conformance/test_model_conformance.py::test_resumes_bit_equal_between_two_cuts": (
+        "decoder: hybrid",
+        "encoder",
+    ),
     "data/test_data_large.py::test_memory_is_taken_for_a_part_alone": (),
     "data/test_data_tasks.py::test_importing_the_tasks_is_light": (),
     "engine/test_engine_budget.py::test_a_resumed_run_ends_bit_equal": ("1.0-True",),
@@ -150,6 +158,33 @@ EXHAUSTIVE: dict[str, Collection[str]] = {
         "2 of 3: lost in",
     ),
     "reliability/test_reliability_failing_process.py::"
+    "structure/test_discovery.py::test_a_cut_of_what_is_found_is_the_same_as_silence": (
+        "llama",
+        "gpt2",
+        "resnet",
+        "unet",
+        "mobilenet",
+        "crossed",
+        "branches",
+    ),
+    "structure/test_discovery.py::test_every_unit_counts": (
+        "llama",
+        "gpt2",
+        "resnet",
+        "unet",
+        "mobilenet",
+        "crossed",
+        "branches",
+    ),
+    "structure/test_discovery.py::test_which_axes_are_found": (
+        "llama",
+        "gpt2",
+        "resnet",
+        "unet",
+        "mobilenet",
+        "crossed",
+        "branches",
+    ),
     "test_the_loss_of_a_process_is_told_before_torchrun_ends_the_others": (),
     "reliability/test_reliability_failing_process.py::test_torchrun_ends_soon_when_one_process_fails": (),
     "reliability/test_reliability_failures.py::"
