@@ -201,8 +201,13 @@ class Budget:
             """Of evaluations and checkpoints after the steps from ``first`` to before ``last``."""
             return sum(((last - 1) // every - (first - 1) // every) * cost for every, cost in others)
 
-        made = self._made - SETTLING_STEPS
+        made, ends = self._made - SETTLING_STEPS, spent[2] - spent[0]
         cost = (spent[0] - opened - aside(began, step)) / made
+        if cost <= 0:
+            # On a machine that has become busier they take longer now than they did among the steps, where they are as
+            # often as they will be: all that was spent there is taken for the steps', and theirs with it.
+            others = [(every, 0.0) for every, _ in others]
+            cost = (spent[0] - opened) / made
         if cost <= 0:
             unit = self._unit
             raise RunFailedError(
@@ -211,7 +216,7 @@ class Budget:
         steps = config.steps
         beginning = max(0.0, spent[0] - cost * step - aside(1, step))
         # An evaluation follows the last step in any case; the state of training is kept of it, too.
-        whole = beginning + cost * steps + aside(1, steps) + sum(cost for _, cost in others)
+        whole = beginning + cost * steps + aside(1, steps) + ends
         self._saved["uncut"] = whole / steps
         self._course = Course.of(self._recipe, whole / steps)
         self._before = 0

@@ -461,6 +461,24 @@ def test_a_share_of_what_is_measured(tiny: Maker, train: Trainer, meter: Meter, 
     )
 
 
+def test_a_machine_that_becomes_busier_while_a_share_is_measured(
+    tiny: Maker, train: Trainer, meter: Meter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The evaluation that is measured takes longer than all steps and evaluations before it together."""
+    as_usual, calls = validation.evaluate, []
+
+    def evaluate(*args: Any) -> Any:
+        calls.append(1)
+        meter.EVALUATION = 30.0 if len(calls) == 3 else 1.0  # type: ignore[misc]
+        return as_usual(*args)
+
+    monkeypatch.setattr(validation, "evaluate", evaluate)
+    found = train(with_budget(tiny(train=LONG), seconds="0.8x")).read_summary()["budget"]
+    # 20 steps, 2 evaluations and a checkpoint are 1.2 a step; 36 were spent after the 25 steps; then 30 and 2.
+    assert found["uncut_per_step"] == pytest.approx((36 - 25 * 1.2 + 60 * 1.2 + 32) / 60)
+    assert found["spent"] >= found["limit"]
+
+
 def test_a_share_that_the_start_has_used_up_ends_the_run(tiny: Maker, train: Trainer, meter: Meter) -> None:
     meter.now = 1000.0
     with pytest.raises(
