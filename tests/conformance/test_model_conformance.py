@@ -15,7 +15,8 @@ from filelock import FileLock
 from fresh_process import outputs_in_a_fresh_process
 from layer_kinds import SMALL
 from plugin_package import examples
-from tiny_runs import count_roughly, rough_flops
+from tiny_runs import count_roughly, rough_flops, weights
+from tiny_runs import trained as train
 from torch import Tensor
 
 from compressm_cli.checkpoint import Checkpoint
@@ -99,14 +100,6 @@ def recipe_for(root: Path, name: str, **changes: Any) -> Recipe:
     )
 
 
-def train(recipe: Recipe, view: SilentView | None = None) -> Run:
-    return experiment.start(recipe, 0, experiment.load_data(recipe), view or SilentView(), "test")
-
-
-def weights(run: Run) -> dict[str, Tensor]:
-    return Checkpoint.load(run.final_checkpoint).weights
-
-
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
@@ -164,7 +157,7 @@ def test_resumes_bit_equal_between_two_cuts(trained: Runs, tmp_path: Path, name:
 
     recipe = recipe_for(tmp_path, name)
     with pytest.raises(KeyboardInterrupt):
-        train(recipe, Interrupting())
+        train(recipe, view=Interrupting())
     (run,) = Run.find(tmp_path / recipe.name)
     torch.manual_seed(1234)
     experiment.resume(run, recipe, SilentView(), "test")

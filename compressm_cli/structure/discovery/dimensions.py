@@ -110,7 +110,7 @@ def split_sum(factor: Factor, sizes: Sequence[int]) -> list[Factor] | None:
     factor, sizes = factor.found(), [size for size in sizes if size]
     if len(sizes) == 1:
         return [factor]
-    if factor.product and len(set(sizes)) == 1 and len(factor.product):
+    if factor.product and len(set(sizes)) == 1:
         # Equal parts of a product: its first factor numbers them, and must stay.
         divided = split_product(factor, [len(sizes), sizes[0]])
         if divided is None:

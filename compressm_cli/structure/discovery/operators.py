@@ -373,8 +373,7 @@ def _attention(tracer: Tracer, node: fx.Node) -> Dims:
     q, k, v = (tracer.dims(n) for n in node.args[:3])
     names = ("attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
     given = dict(zip(names, node.args[3:], strict=False)) | dict(node.kwargs)
-    for place, (one, other) in enumerate(zip(q[:-3], k[:-3], strict=True)):
-        del place
+    for one, other in zip(q[:-3], k[:-3], strict=True):
         unify(one, other)
     if len(q) > 2:
         heads = q[-3]

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from compressm_cli.structure.discovery.search import said_by
 from compressm_cli.structure.edits import Keep
-from compressm_cli.structure.map import StructureMap
+from compressm_cli.structure.map import StructureMap, tensors_of
 from compressm_cli.structure.surgery import apply_edits
 
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}
@@ -127,7 +127,7 @@ def _stir(model: nn.Module) -> None:
 
 def _silence(model: nn.Module, structure: StructureMap, gone: Mapping[str, int]) -> None:
     """Zeros in all slots of some units."""
-    tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
+    tensors = tensors_of(model)
     with torch.no_grad():
         for name, unit in gone.items():
             for slot in structure[name].slots:

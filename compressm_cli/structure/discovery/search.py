@@ -13,6 +13,7 @@ from compressm_cli.core.text import error_line
 from compressm_cli.structure.discovery.dimensions import Factor, atoms, factors_of, fresh, multiplied, pin
 from compressm_cli.structure.discovery.expressions import Expression, expression_of
 from compressm_cli.structure.discovery.operators import Dims, Tracer
+from compressm_cli.structure.map import tensors_of
 
 PLURALS: dict[str, str] = {
     "head": "heads",
@@ -62,7 +63,7 @@ def trace(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> G
             exported = torch.export.export(model, tuple(args), dict(kwargs), strict=False)
     except Exception as error:  # whatever a network's code does
         raise TraceError(f"torch.export cannot follow {type(model).__name__}: {said_by(error)}") from error
-    signature, tensors = exported.graph_signature, _named(model)
+    signature, tensors = exported.graph_signature, tensors_of(model)
     tracer, graph, known = Tracer(), Graph(), dict[int, str]()
     places = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     for node in exported.graph.nodes:
@@ -83,13 +84,6 @@ def said_by(error: Exception) -> str:
     """What an error of a network's code says, on one line that is not too long."""
     text = error_line(error, lambda _: False)
     return text if len(text) <= LONGEST_ERROR else f"{text[: LONGEST_ERROR - 4]} ..."
-
-
-def _named(model: nn.Module) -> dict[str, Tensor]:
-    return {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
 
 
 def _of_input(
@@ -151,13 +145,12 @@ def _flat(dims: Any) -> Iterator[Factor]:
 def axes_of_graph(graph: Graph) -> tuple[list[Found], list[Found]]:
     """The axes whose units may leave, and those that are pinned, each with more than one unit."""
     free, held, seen = list[Factor](), list[Factor](), set[int]()
-    for name, dims in graph.tensors.items():
+    for dims in graph.tensors.values():
         for dim in dims:
             for atom in atoms(dim):
                 if id(atom) not in seen and atom.size > 1:
                     seen.add(id(atom))
                     (held if atom.pinned else free).append(atom)
-        del name
     used = [atom for atom in free if _is_used(graph, atom)]
     for atom in free:
         if atom not in used:
