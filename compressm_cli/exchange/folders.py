@@ -1,0 +1,268 @@
+"""Folders of transformers whose networks are not ours: opened as they are, with nothing of them executed."""
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.text import error_line, shorten
+from compressm_cli.exchange.names import CONFIG
+from compressm_cli.exchange.places import found_in_folder
+from compressm_cli.exchange.tensors import read_config
+
+Task = Literal["language", "classification"]
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+)
+"""What makes tokens of texts; copied as they are where a network is saved."""
+LONGEST_ERROR = 300
+"""Characters of an error of transformers that are told."""
+WRITE_ARCHITECTURES = 'write it, such as "architectures": ["LlamaForCausalLM"]'
+
+
+@dataclass
+class Folder:
+    """An opened folder: its network in float32, on the CPU, in evaluation mode, and what lies beside it."""
+
+    path: Path
+    model: nn.Module
+    """A ``PreTrainedModel``."""
+    config: dict[str, Any]
+    """What ``config.json`` says."""
+
+    @property
+    def task(self) -> Task | None:
+        """What its outputs are: scores of the next tokens, or of classes; None for anything else."""
+        return task_of(self.config)
+
+    @property
+    def tokenizer_files(self) -> list[Path]:
+        """What makes tokens of texts for it, of the files that are there."""
+        return [self.path / name for name in TOKENIZER_FILES if (self.path / name).is_file()]
+
+    def example(self, rows: int = 2, length: int = 8, seed: int = 0) -> dict[str, Any]:
+        """Keyword arguments with which the network can be called: random tokens, or images."""
+        return example_of(self.model, rows, length, seed)
+
+
+def open_folder(path: Path, trust_code: bool = False) -> Folder:
+    """Open a folder that ``save_pretrained`` wrote: ``config.json`` beside safetensors, or pickled tensors alone.
+
+    The class is that of ``architectures`` in transformers. Code in the folder is run with ``trust_code`` only. Raises
+    BadInputError where there is no such folder, where transformers has no such network, and where the weights are not
+    exactly those that it has: none stays random.
+    """
+    config = config_of(path)
+    with quiet():
+        model, told = _loaded(path, config, trust_code)
+    _require_all(path, model, told)
+    if wrong := [name for name, value in model.state_dict().items() if not _is_finite(value)]:
+        raise BadInputError(f"{path}: {wrong[0]} has values that are not finite")
+    return Folder(path, model.eval(), config)
+
+
+def config_of(path: Path) -> dict[str, Any]:
+    """``config.json`` of a folder of transformers; BadInputError, with what is there instead, where there is none."""
+    if not path.is_dir():
+        raise BadInputError(f"{path}: no such folder; give one that has a {CONFIG} and weights beside it")
+    if not (path / CONFIG).is_file():
+        told = found_in_folder(path) or f"no {CONFIG} in this folder, which tells what network it is of"
+        raise BadInputError(f"{path}: {told}")
+    return read_config(path)
+
+
+def task_of(config: dict[str, Any]) -> Task | None:
+    """What the outputs of a configuration's network are, by the name of its class."""
+    name = next(iter(_architectures(config)), "")
+    if name.endswith(("ForCausalLM", "LMHeadModel")):
+        return "language"
+    return "classification" if name.endswith("ForSequenceClassification") else None
+
+
+def class_of(config: dict[str, Any], where: object) -> Any:
+    """transformers' class of the network that a configuration tells; BadInputError where there is none."""
+    transformers, names = library(), _architectures(config)
+    if not names:
+        raise BadInputError(
+            f"{where}: architectures is missing: the class of the network; {WRITE_ARCHITECTURES}"
+        )
+    found = getattr(transformers, names[0], None) if names[0].isidentifier() else None
+    if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
+        close = get_close_matches(names[0], [n for n in dir(transformers) if n[:1].isupper()], n=3)
+        raise BadInputError(
+            f"{where}: transformers {transformers.__version__} has no network {shorten(names[0])} (architectures)"
+            + (f"; close: {', '.join(close)}" if close else "")
+        )
+    return found
+
+
+def transformers_config(config: dict[str, Any], where: object) -> Any:
+    """transformers' object of a configuration's mapping; BadInputError where it takes it for none."""
+    transformers = library()
+    kind = config.get("model_type")
+    if not isinstance(kind, str):
+        raise BadInputError(f'{where}: model_type is missing; write it, such as "model_type": "llama"')
+    known = transformers.CONFIG_MAPPING
+    if kind not in known:
+        close = get_close_matches(kind, list(known.keys()), n=3)
+        raise BadInputError(
+            f"{where}: transformers {transformers.__version__} has no model_type {shorten(kind)}"
+            + (f"; close: {', '.join(close)}" if close else "")
+        )
+    try:
+        with quiet():
+            return known[kind].from_dict(config)
+    except Exception as error:  # what its checks raise is of many kinds
+        raise BadInputError(f"{where}: no configuration of {kind}: {said_by(error)}") from error
+
+
+def library() -> ModuleType:
+    """transformers; BadInputError, with what to install, where it is not there."""
+    try:
+        import transformers
+    except ImportError as error:
+        raise BadInputError(
+            "networks of other folders need the package transformers; install it with: pip install 'compressm[export]'"
+        ) from error
+    return transformers
+
+
+def example_of(model: nn.Module, rows: int = 2, length: int = 8, seed: int = 0) -> dict[str, Any]:
+    """Keyword arguments for a network of transformers: random tokens, none of them padding, or images.
+
+    BadInputError where it takes something else.
+    """
+    whole: Any = model.config
+    config, takes = whole.get_text_config(), parameters_of(model)
+    generator = torch.Generator().manual_seed(seed)
+    main = getattr(model, "main_input_name", "input_ids")
+    if getattr(whole, "is_encoder_decoder", False) or main not in ("input_ids", "pixel_values"):
+        raise BadInputError(
+            f"{type(model).__name__}: takes {main}"
+            f"{' and decodes them' if main == 'input_ids' else ''}; only networks of tokens or images alone can be used"
+        )
+    given: dict[str, Any] = {}
+    if main == "pixel_values":
+        side = getattr(whole, "image_size", 32)
+        high, wide = side if isinstance(side, list | tuple) else (side, side)
+        given[main] = torch.randn(rows, getattr(whole, "num_channels", 3), high, wide, generator=generator)
+    else:
+        positions = getattr(config, "max_position_embeddings", None) or length
+        size = (rows, min(length, int(positions)))
+        given[main] = _tokens(size, int(config.vocab_size), getattr(config, "pad_token_id", None), generator)
+        if "attention_mask" in takes:
+            given["attention_mask"] = torch.ones(size, dtype=torch.int64)
+    if "use_cache" in takes:
+        given["use_cache"] = False
+    return given
+
+
+def parameters_of(model: nn.Module) -> set[str]:
+    """Names of what its ``forward`` takes."""
+    import inspect
+
+    return set(inspect.signature(model.forward).parameters)
+
+
+def _tokens(
+    size: tuple[int, int], vocabulary: int, padding: int | None, generator: torch.Generator
+) -> Tensor:
+    found = torch.randint(0, vocabulary, size, generator=generator)
+    return found if padding is None else torch.where(found == padding, (found + 1) % vocabulary, found)
+
+
+def _architectures(config: dict[str, Any]) -> list[str]:
+    names = config.get("architectures")
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+
+
+def _loaded(path: Path, config: dict[str, Any], trust_code: bool) -> tuple[Any, dict[str, Any]]:
+    """The network and what was told of its weights."""
+    transformers = library()
+    settings: dict[str, Any] = {
+        "dtype": torch.float32,
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,  # they are told one by one, and refused
+        "local_files_only": True,
+        "trust_remote_code": trust_code,
+    }
+    if code := _code_of(config):
+        if not trust_code:
+            raise BadInputError(
+                f"{path}: {CONFIG} names code in this folder (auto_map: {shorten(code)}), which is never run unasked; "
+                "where you have read and trust it, say so (trust_code)"
+            )
+        return _or_unreadable(path, getattr(transformers, code).from_pretrained, settings)
+    network = class_of(config, path / CONFIG)
+    settings["config"] = transformers_config(config, path / CONFIG)
+    del settings["trust_remote_code"]
+    return _or_unreadable(path, network.from_pretrained, settings)
+
+
+def _require_all(path: Path, model: nn.Module, told: dict[str, Any]) -> None:
+    """BadInputError where the weights are not exactly those of the network."""
+    network = f"the network is a {type(model).__name__}, as {CONFIG} says"
+    for key, what in (("missing_keys", "the weights lack"), ("unexpected_keys", "there is no place for")):
+        if names := sorted(told.get(key) or ()):
+            more = f" and {len(names) - 1} more" if names[1:] else ""
+            raise BadInputError(f"{path}: {what} {names[0]}{more}; {network}")
+    for name, found, wanted in sorted(told.get("mismatched_keys") or ()):
+        raise BadInputError(
+            f"{path}: {name} has the shape {tuple(found)}, and must have {tuple(wanted)}; {network}"
+        )
+
+
+def _code_of(config: dict[str, Any]) -> str | None:
+    """The first ``Auto`` class of a network whose code a folder brings; None where transformers has the network."""
+    code = config.get("auto_map")
+    if not isinstance(code, dict) or config.get("model_type") in library().CONFIG_MAPPING:
+        return None
+    return next((str(name) for name in code if str(name).startswith("AutoModel")), "AutoModel")
+
+
+def _or_unreadable(path: Path, load: Any, settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    try:
+        return load(str(path), **settings)
+    except Exception as error:  # damaged files, other shapes, sizes that no network can have
+        raise BadInputError(f"{path}: cannot be read as {CONFIG} says: {said_by(error)}") from error
+
+
+def _is_finite(value: Tensor) -> bool:
+    return not value.is_floating_point() or bool(torch.isfinite(value).all())
+
+
+def said_by(error: Exception) -> str:
+    """What an error of transformers says, on one line that is not too long."""
+    text = error_line(error, lambda _: False).partition(": ")[2]
+    return text if len(text) <= LONGEST_ERROR else f"{text[: LONGEST_ERROR - 4]} ..."
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the reports and bars of transformers, which tell what is told as an error or is of no concern."""
+    logging = library().utils.logging
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()
