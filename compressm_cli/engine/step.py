@@ -72,13 +72,13 @@ def _backward(
     penalty: Tensor | None = None,
 ) -> Tensor:
     """Add the gradients of one part, and of a penalty; returns what the part contributes to the loss of the batch."""
+    labels = share.labels
     with autocast(part.labels.device, config.precision):
-        outputs = objective.forward(forward, part)
-    if share.labels is None:
-        loss = objective.loss(outputs, part)
+        loss = objective.training_loss(forward, part, "mean" if labels is None else "sum")
+    if labels is None:
         (loss if penalty is None else loss + penalty).backward()
         return loss.detach()
-    loss = objective.loss(outputs, part, "sum") / share.labels
+    loss = loss / labels
     # The processes' gradients are averaged, and their losses add up; each has the same penalty.
     scaled = loss * share.processes
     (scaled if penalty is None else scaled + penalty).backward()

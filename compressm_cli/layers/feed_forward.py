@@ -7,8 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compressm_cli.core.axes import Axis
+from compressm_cli.layers.plain import is_plain
 from compressm_cli.layers.slots import columns, rows
 from compressm_cli.layers.state import Stateless
+from compressm_cli.ops.swiglu import swiglu
 
 
 class FeedForward(Stateless, nn.Module):
@@ -56,8 +58,11 @@ class SwiGLU(Stateless, nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, length, H) -> (batch, length, H)."""
-        y: Tensor = self.down(functional.silu(self.gate(x)) * self.up(x))
-        return y
+        if not all(map(is_plain, (self.gate, self.up, self.down))):
+            y: Tensor = self.down(functional.silu(self.gate(x)) * self.up(x))
+            return y
+        weights = (self.gate.weight, self.up.weight, self.down.weight)
+        return swiglu(x, *weights, self.gate.bias, self.up.bias, self.down.bias)
 
     def axes(self) -> Iterator[Axis]:
         """Its neurons: a row of ``gate`` and of ``up`` each, and a column of ``down``."""

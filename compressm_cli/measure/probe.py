@@ -60,7 +60,7 @@ def training_step(model: nn.Module, batch: Split, objective: Objective | None = 
     """Forward in training mode, loss (cross-entropy, where no objective is given), backward."""
     model.train()
     objective = (objective or Classification()).on(batch.inputs.device)
-    objective.loss(objective.forward(model, batch), batch).backward()
+    objective.training_loss(model, batch).backward()
 
 
 def inference(model: nn.Module, batch: Split) -> None:

@@ -1,7 +1,7 @@
 """What models have in common that are an encoder, blocks one after the other, and a head."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.layers.interface import state_space_layers
+from compressm_cli.layers.plain import is_plain
 from compressm_cli.layers.state import State, check_lengths
 from compressm_cli.models.embedding import Positioned
 from compressm_cli.models.interface import Model
@@ -18,6 +19,8 @@ from compressm_cli.ops.decoding import ends_of, last_real
 
 MOST_BLOCKS = 256
 """That a model may have."""
+HeadLoss = Callable[[Tensor, nn.Linear], Tensor]
+"""A number, from what the head is to read (batch, length, H), and the head."""
 
 
 class Stack(Model):
@@ -61,13 +64,19 @@ class Stack(Model):
     def last_block(cls, config: Any) -> nn.Module:
         """A fresh block like the last one of a recipe's ``model:``."""
 
-    def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def forward(self, inputs: Tensor, lengths: Tensor | None = None, loss: HeadLoss | None = None) -> Tensor:
         """inputs (batch, length, features) or tokens (batch, length); lengths (batch,) where rows are padded.
 
         Layers that are causal or leave padding out do not see it, and means over time leave it out: those of batch
-        normalization and the last one.
+        normalization and the last one. ``loss`` is what is wanted in the place of scores, of a model that has a
+        ``loss_head``.
         """
-        return self.from_hidden(self.hidden(inputs, lengths, 0), lengths, 0)
+        return self.from_hidden(self.hidden(inputs, lengths, 0), lengths, 0, loss)
+
+    @property
+    def loss_head(self) -> nn.Linear | None:
+        """The head by which ``forward`` computes a loss; None where it says nothing of single steps, or has hooks."""
+        return self.head if self.per_step and is_plain(self.head) else None
 
     def hidden(self, inputs: Tensor, lengths: Tensor | None, blocks: int) -> Tensor:
         """What the encoder and so many of the first blocks put out: (batch, length, H)."""
@@ -77,12 +86,16 @@ class Stack(Model):
             x = block(x, real)
         return x
 
-    def from_hidden(self, x: Tensor, lengths: Tensor | None, blocks: int) -> Tensor:
+    def from_hidden(
+        self, x: Tensor, lengths: Tensor | None, blocks: int, loss: HeadLoss | None = None
+    ) -> Tensor:
         """What the model puts out, from ``hidden``."""
         real = _real(x, lengths)
         for block in islice(self.blocks, blocks, None):
             x = block(x, real)
         x = normalized(self.norm, x, real)
+        if loss is not None:
+            return loss(x, self.head)
         if self.per_step:
             return self.head(x)
         if real is None:

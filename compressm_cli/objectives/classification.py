@@ -4,7 +4,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import field_validator
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from compressm_cli.data.interface import IGNORE, DataSpec, Split, TaskConfig
@@ -17,6 +17,7 @@ from compressm_cli.objectives.objective import (
     Scores,
 )
 from compressm_cli.objectives.teacher import TaughtConfig
+from compressm_cli.ops.linear_cross_entropy import ENTRIES_AT_ONCE, linear_cross_entropy
 
 ACCURACY = Metric(
     "accuracy", "accuracy", higher_is_better=True, unit="share", plural="accuracies", least=0.0, most=1.0
@@ -31,13 +32,36 @@ AUC = Metric(
     least=0.0,
     most=1.0,
 )
+SCORES_AT_ONCE = ENTRIES_AT_ONCE
+"""Of a batch: with more, the loss is computed at the head, a part of the labels at a time."""
 CROSS_ENTROPY = Metric("loss", "cross-entropy", unit="nats", least=0.0)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, reduction: Reduction = "mean") -> Tensor:
     """In nats. logits (..., classes) in any floating type; labels (...), IGNORE where nothing is scored."""
-    flat = logits.reshape(-1, logits.shape[-1]).float()
-    return functional.cross_entropy(flat, labels.reshape(-1), ignore_index=IGNORE, reduction=reduction)
+    flat, labels = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)
+    if flat.requires_grad or flat.numel() <= SCORES_AT_ONCE:
+        return _cross_entropy(flat, labels, reduction)
+    rows = max(1, SCORES_AT_ONCE // flat.shape[1])
+    parts = zip(flat.split(rows), labels.split(rows), strict=True)
+    total = torch.stack([_cross_entropy(part, label, "sum") for part, label in parts]).sum()
+    return total if reduction == "sum" else total / (labels != IGNORE).sum()
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor, reduction: Reduction) -> Tensor:
+    return functional.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction=reduction)
+
+
+def loss_at_head(model: Any) -> nn.Module | None:
+    """The head of a model that computes a loss in the place of the scores of its steps; None where it does not.
+
+    Not one that is compiled: the compiler has its own way with the scores.
+    """
+    if hasattr(model, "_orig_mod"):
+        return None
+    inner = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    head = getattr(inner, "loss_head", None)
+    return head if isinstance(head, nn.Module) else None
 
 
 class ClassificationConfig(TaughtConfig):
@@ -75,6 +99,23 @@ class Classification(Objective):
 
     def loss(self, outputs: Tensor, batch: Split, reduction: Reduction = "mean") -> Tensor:
         return cross_entropy(outputs, batch.labels, reduction)
+
+    def training_loss(self, model: Any, batch: Split, reduction: Reduction = "mean") -> Tensor:
+        """Where the scores of all labels would be large, they are never there at once."""
+        head = loss_at_head(model)
+        many = head is not None and batch.labels.numel() * len(head.get_parameter("weight")) > SCORES_AT_ONCE
+        if (
+            not many
+            or type(self).loss is not Classification.loss
+            or type(self).forward is not Objective.forward
+        ):
+            return super().training_loss(model, batch, reduction)
+
+        def summed(x: Tensor, head: nn.Linear) -> Tensor:
+            return linear_cross_entropy(x, head.weight, head.bias, batch.labels, IGNORE)
+
+        total: Tensor = model(batch.inputs, batch.lengths, summed)
+        return total if reduction == "sum" else total / batch.scored.sum()
 
     def scores(self, split: Split) -> "ClassScores":
         wanted = {self.config.primary, *self.config.metrics}

@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
@@ -225,6 +226,13 @@ class Objective(ABC):
     @abstractmethod
     def loss(self, outputs: Tensor, batch: Split, reduction: Reduction = "mean") -> Tensor:
         """Over the scored labels; what training makes small."""
+
+    def training_loss(self, model: Any, batch: Split, reduction: Reduction = "mean") -> Tensor:
+        """The loss of what a model says, in the precision that autocast asks for; the loss itself is not lowered."""
+        outputs = self.forward(model, batch)
+        kind = batch.labels.device.type
+        with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():
+            return self.loss(outputs, batch, reduction)
 
     def judge(self) -> "Objective":
         """By which a model is evaluated; another one where training has more in mind than the labels."""
