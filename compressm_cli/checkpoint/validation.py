@@ -98,11 +98,15 @@ def read_spec(content: Mapping[str, Any], recipe: Recipe) -> DataSpec:
 
 
 def _spec(given: dict[str, Any], where: str) -> DataSpec:
-    given = {"targets": None, **given}  # which older versions did not write
+    given = {"targets": None, "separator": None, "mask": None, **given}  # which older versions did not write
     names = [field.name for field in fields(DataSpec)]
     require(
         sorted(map(str, given)) == sorted(names), where, f"a mapping with the keys {', '.join(names)}", given
     )
+    for name in ("separator", "mask"):
+        value = given[name]
+        right = value is None or (is_count(given["vocabulary"], 1) and is_count(value, 0, given["vocabulary"] - 1))
+        require(right, f"{where}.{name}", "null or a token of the vocabulary", value)
     rows = given["rows"]
     targets, classes = given["targets"], given["classes"]
     right = targets is None or is_count(targets, 1)

@@ -209,6 +209,10 @@ class Texts(Column[Sequence[bytes]]):
     def values(self) -> Sequence[bytes]:
         return self._texts.content()
 
+    def drained(self) -> Sequence[bytes]:
+        """Those that were added since it was asked last; they are none of the values any more."""
+        return self._texts.drained()
+
 
 def _text(value: Any, row: int, place: Place) -> bytes:
     if not isinstance(value, str):

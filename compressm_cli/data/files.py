@@ -10,10 +10,21 @@ from pydantic import Field, model_validator
 
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.encoded import encoded
-from compressm_cli.data.encodings import AnyInputs, Audio, Bytes, Classes, Encoding, Numbers, Pixels, Series
+from compressm_cli.data.encodings import (
+    AnyInputs,
+    Audio,
+    Bytes,
+    Classes,
+    Encoding,
+    Numbers,
+    Pixels,
+    Series,
+    Tokenizer,
+)
 from compressm_cli.data.encodings.audio import Features, Rate, Seconds
 from compressm_cli.data.encodings.images import WHITE, Grey, Resize, Side, on_background
 from compressm_cli.data.encodings.standardization import Standardization
+from compressm_cli.data.encodings.tokens import SPARE, numbers_of
 from compressm_cli.data.forecasting import ahead_names, stretches, windows_of
 from compressm_cli.data.interface import Dataset, DataSpec, Split, TaskConfig
 from compressm_cli.data.labels import class_names, first_order
@@ -25,17 +36,20 @@ from compressm_cli.data.rows import Rows
 from compressm_cli.data.scaling import Scaling, Standardize, scaling
 from compressm_cli.data.splits import Seed, hold_out
 from compressm_cli.data.steps import Steps
+from compressm_cli.data.tokenizer import read_tokenizer
 
 Place = Annotated[str, Field(min_length=1)]
 Places = Annotated[list[Place], Field(min_length=1)]
 Share = Annotated[float, Field(gt=0.0, lt=0.5)]
 
 KEYS = {
-    "texts": ("texts", ("max_length",)),
+    "texts": ("texts", ("max_length", "tokenizer")),
     "images": ("images", ("image_size", "resize", "colours", "background")),
     "audio": ("recordings", ("sampling_rate", "features", "chunk_seconds", "max_seconds")),
 }
 """The keys that say how some kind of rows is encoded, and what it is called."""
+TEXTS = ("texts", "pairs")
+"""Kinds of rows that are encoded alike."""
 KEYS_BEFORE = {
     *("task", "format", "train", "validation", "test", "text_column", "feature_columns", "label_column"),
     *("max_length", "split_seed"),
@@ -64,7 +78,7 @@ class Files(Layout, TaskConfig):
     they are turned as their EXIF data say.
     """
 
-    paths: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
+    paths: ClassVar[tuple[str, ...]] = ("train", "validation", "test", "tokenizer")
 
     task: Literal["files"] = "files"
     train: Place | Places
@@ -75,7 +89,11 @@ class Files(Layout, TaskConfig):
     test: Place | Places | Share = 0.1
     """The same of the test rows, or the share of the training rows to hold out."""
     max_length: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
-    """Bytes of a text that are read; null reads all."""
+    """Bytes of a text that are read, or its tokens where there is a ``tokenizer``; null reads all. Of a pair the longer
+    text loses its end; what stands between the two counts as one."""
+    tokenizer: Place | None = None
+    """Of texts: a tokenizer.json, read by the package tokenizers, whose tokens are the steps instead of bytes. Special
+    tokens are not added. It is kept in each checkpoint."""
     image_size: Annotated[list[Side], Field(min_length=2, max_length=2)] | None = None
     """Height and width that images are brought to as ``resize`` says; null refuses those of another size than the
     first."""
@@ -142,9 +160,10 @@ class Files(Layout, TaskConfig):
         return self
 
     def _keys_fit_the_kind(self) -> None:
+        own = "texts" if self.kind in TEXTS else self.kind
         for kind, (what, keys) in KEYS.items():
             given = [key for key in keys if getattr(self, key) is not None]
-            if given and self.kind != kind:
+            if given and own != kind:
                 raise ValueError(f"{given[0]} is for {what}; leave it out")
         numbers = self.target_columns or self.feature_columns or self.sequence_column or self.format == "ts"
         if self.standardize is True and not numbers:
@@ -168,9 +187,10 @@ class Files(Layout, TaskConfig):
         Raises BadInputError for what is missing in them or cannot be used, with file, row and column.
         """
         places = {"train": self.train, "validation": self.validation, "test": self.test}
-        require_there(self._places(), "folder" if self.format.endswith("_folder") else "file")
+        named = {key: place for key, place in self._places().items() if key in places}
+        require_there(named, "folder" if self.format.endswith("_folder") else "file")
         if not self.format.endswith("_folder"):
-            require_apart({key: files_of(place, self.format) for key, place in self._places().items()})
+            require_apart({key: files_of(place, self.format) for key, place in named.items()})
         read = {key: self.read(place) for key, place in places.items() if not isinstance(place, float)}
         whole, files = read["train"], list(read)
         classes = self._classes(whole)
@@ -240,8 +260,8 @@ class Files(Layout, TaskConfig):
 
     def _inputs(self, whole: Rows, rows: Rows, scalings: dict[str, Scaling]) -> AnyInputs:
         """The encoding that the training rows ask for, of the ``whole`` that was read."""
-        if rows.kind == "texts":
-            return Bytes(max_length=self.max_length)
+        if rows.kind in TEXTS:
+            return self._text_inputs(rows.kind == "pairs")
         if rows.kind == "images":
             return self._pixels(whole.content[0])
         if rows.kind == "audio":
@@ -254,6 +274,13 @@ class Files(Layout, TaskConfig):
             columns=columns,
             standardization=found.standardization,
         )
+
+    def _text_inputs(self, pairs: bool) -> Bytes | Tokenizer:
+        if self.tokenizer is None:
+            return Bytes(max_length=self.max_length, pairs=pairs)
+        text = read_tokenizer(Path(self.tokenizer))
+        size = numbers_of(text) + SPARE
+        return Tokenizer(size=size, json_text=text, max_length=self.max_length, pairs=pairs)
 
     def _pixels(self, first: bytes | np.ndarray) -> Pixels:
         """Of the size and colours that are asked for, else of the first image."""

@@ -49,6 +49,11 @@ class DataSpec:
     """Whether each step has a label of its own, else a sequence has one."""
     targets: int | None = None
     """How many real numbers a label is; None where labels are classes."""
+    separator: int | None = None
+    """The token between the two texts of a row; None where rows are no pairs of texts."""
+    mask: int | None = None
+    """A token that stands for none of the data, and may stand in the place of one that is hidden; None where there is
+    none."""
 
     @property
     def outputs(self) -> int:
@@ -69,7 +74,8 @@ class Fingerprint:
     def differences(self, now: "Fingerprint") -> list[str]:
         """What is other in the data that there are now, a clause each; empty where they are the same."""
         found = self._other_classes(now)
-        for name in (one.name for one in fields(DataSpec) if one.name not in ("classes", "rows")):
+        # Earlier versions knew no mask, which stands for nothing in the data.
+        for name in (one.name for one in fields(DataSpec) if one.name not in ("classes", "rows", "mask")):
             before, after = getattr(self.spec, name), getattr(now.spec, name)
             found += [f"{name} {after} instead of {before}"] if before != after else []
         for name, before, after in zip(SPLITS, self.spec.rows, now.spec.rows, strict=True):

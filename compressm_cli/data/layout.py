@@ -24,6 +24,7 @@ def _by_number(value: Any) -> Any:
 
 ColumnName = Annotated[str, BeforeValidator(_by_number), Field(min_length=1)]
 ColumnNames = Annotated[list[ColumnName], Field(min_length=1)]
+Pair = Annotated[list[ColumnName], Field(min_length=2, max_length=2)]
 Format = Literal[
     "csv", "json", "jsonl", "parquet", "tsv", "npz", "ts", "text_folder", "image_folder", "audio_folder"
 ]
@@ -78,8 +79,8 @@ class Layout(Config):
     """``text_folder``, ``image_folder`` and ``audio_folder`` have one folder a class. Text formats may be packed by
     gzip (.gz). ``npz`` are arrays by name, which are its columns; ``ts`` are files of the archives of time series, with
     the class or the target last."""
-    text_column: ColumnName | None = None
-    """Of a table of texts."""
+    text_column: ColumnName | Pair | None = None
+    """Of a table of texts; or two columns, ``[premise, hypothesis]``, of texts that are read together."""
     feature_columns: ColumnNames | None = None
     """Of a table of numbers: the columns whose values are the steps; with ``id_column`` the channels. Names, patterns
     such as ``t*``, ranges such as ``[t0..t49]``; ``*`` is all that are not named otherwise, 9 before 10."""
@@ -187,7 +188,7 @@ class Layout(Config):
     def kind(self) -> Kind:
         """What the rows are."""
         if self.text_column is not None:
-            return "texts"
+            return "pairs" if isinstance(self.text_column, list) else "texts"
         if self.image_column is not None:
             return "images"
         if self.audio_column is not None:

@@ -7,7 +7,9 @@ from typing import Any, Literal, Self, TypeVar, overload
 
 import numpy as np
 
-Kind = Literal["texts", "series", "images", "audio", "tokens"]
+Kind = Literal["texts", "pairs", "series", "images", "audio", "tokens"]
+PAIRED = b"\xff"
+"""What stands between the two texts of a pair: no byte of UTF-8."""
 T = TypeVar("T", bytes, np.ndarray)
 
 
@@ -88,7 +90,7 @@ class Rows:
     """The file or folder, as messages name it."""
     kind: Kind
     content: Sequence[bytes] | Sequence[np.ndarray]
-    """Of each row: a text in UTF-8; a series (steps, channels) float64; an image (height, width, channels) uint8,
+    """Of each row: a text in UTF-8, or two with ``PAIRED`` between them; a series (steps, channels) float64; an image (height, width, channels) uint8,
     grey, grey with alpha, RGB or RGBA; tokens (steps,) of any integer type; of ``audio`` they are ``Recordings``."""
     names: Sequence[str] | None = None
     """What the rows are called: files, or ids; None where they have their numbers alone, from 1."""

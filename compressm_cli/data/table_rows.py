@@ -10,11 +10,11 @@ import numpy as np
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.columns import Column, Labels, Numbers, Texts, Times
 from compressm_cli.data.file_cells import FileCells
-from compressm_cli.data.flat import SERIES_ROWS, FlatRows, Gathered
+from compressm_cli.data.flat import SERIES_ROWS, TEXT_ROWS, FlatRows, Gathered
 from compressm_cli.data.long_tables import Grouping, grouped, time_doubts
 from compressm_cli.data.padding import are_steps, end_of
 from compressm_cli.data.patterns import chosen_columns, files_of
-from compressm_cli.data.rows import AsTheyLie, Kind, Rows, lengths_of
+from compressm_cli.data.rows import PAIRED, AsTheyLie, Kind, Rows, lengths_of
 from compressm_cli.data.sequences import Sequences
 from compressm_cli.data.sources import Form
 from compressm_cli.data.sources.audio import recordings_of
@@ -55,6 +55,8 @@ class TableRows:
     def read(self) -> Rows:
         """All of them, in the order of the files and of the rows in each."""
         layout = self._layout
+        if isinstance(layout.text_column, list):
+            return self._of_pairs(layout.text_column)
         if layout.text_column is not None:
             texts = self._want(layout.text_column, Texts())
             self._table.read(self._wanted)
@@ -67,6 +69,18 @@ class TableRows:
         if layout.id_column is not None or layout.horizon is not None:
             return self._of_steps(names, [self._want(name, self._numbers()) for name in names])
         return self._of_columns(names)
+
+    def _of_pairs(self, names: list[str]) -> Rows:
+        """Two texts a row."""
+        columns = [self._want(name, Texts()) for name in names]
+        pairs = Gathered(TEXT_ROWS)
+
+        def gather() -> None:
+            texts = zip(*(column.drained() for column in columns), strict=True)
+            pairs.add([PAIRED.join(pair) for pair in texts])
+
+        self._table.read(self._wanted, gather)
+        return self._rows("pairs", pairs.content())
 
     def _of_columns(self, names: list[str]) -> Rows:
         """Series of one channel, whose steps are columns."""

@@ -170,6 +170,7 @@ class TextLm(TaskConfig):
             vocabulary=BYTE_VOCABULARY,
             rows=(train, validation, test),
             per_step=True,
+            mask=Bytes().mask,
         )
 
 

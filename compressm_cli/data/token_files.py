@@ -109,7 +109,8 @@ class TokenFiles(TaskConfig):
             window_count(len(part.tokens), self.length, stride)
             for part, stride in zip((train, validation, test), strides, strict=True)
         ]
-        return Dataset(self._spec((counts[0], counts[1], counts[2])), *splits, encoding=encoding)
+        spec = self._spec((counts[0], counts[1], counts[2]), encoding.inputs.mask)
+        return Dataset(spec, *splits, encoding=encoding)
 
     def encoded_split(self, name: str, encoding: Encoding) -> Split | None:
         """Of a split with a file of its own: as the model's tokenizer, if it has one, makes tokens of it."""
@@ -168,13 +169,14 @@ class TokenFiles(TaskConfig):
         """Known without drawing random tokens; a file is read."""
         return self._spec(self._random_rows()) if self.path is None else super().spec()
 
-    def _spec(self, rows: tuple[int, int, int]) -> DataSpec:
+    def _spec(self, rows: tuple[int, int, int], mask: int | None = None) -> DataSpec:
         return DataSpec(
             classes=self.vocabulary,
             length=self.length,
             vocabulary=self.vocabulary,
             rows=rows,
             per_step=True,
+            mask=mask,
         )
 
     def _random_rows(self) -> tuple[int, int, int]:

@@ -40,6 +40,7 @@ STDIN = "-"
 STANDARD_INPUT = "standard input"
 COLUMNS: dict[Kind, str] = {
     "texts": "data.text_column=NAME",
+    "pairs": "data.text_column=[NAME, NAME]",
     "images": "data.image_column=NAME",
     "audio": "data.audio_column=NAME",
     "series": "data.feature_columns=[NAME, ...] (of lists data.sequence_column=NAME)",

@@ -56,6 +56,8 @@ class Encoding(Config):
             rows=rows,
             per_step=isinstance(outputs, Tokens) or (isinstance(outputs, Numbers) and outputs.per_step),
             targets=said if isinstance(outputs, Numbers) else None,
+            separator=self.inputs.separator,
+            mask=self.inputs.mask,
         )
 
     def suits(self, other: "Encoding") -> bool:
@@ -73,7 +75,7 @@ class Encoding(Config):
     def misfit(self, spec: DataSpec) -> str | None:
         """What of a description is not this encoding's; None where it fits."""
         now = self.spec(spec.length, spec.rows)
-        for name in ("features", "vocabulary", "classes", "targets", "per_step"):
+        for name in ("features", "vocabulary", "separator", "classes", "targets", "per_step"):
             if getattr(now, name) != getattr(spec, name):
                 return f"{name} {getattr(now, name)}, and the data have {getattr(spec, name)}"
         if isinstance(self.inputs, Pixels) and self.inputs.height * self.inputs.width != spec.length:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from math import gcd
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import torch
@@ -25,8 +25,6 @@ Features = Literal["raw", "mfcc"]
 class Audio(Inputs):
     """A recording is the sequence of its samples, or of 13 cepstral coefficients every 10 ms, standardized."""
 
-    takes: ClassVar[Kind] = "audio"
-
     kind: Literal["audio"] = "audio"
     sampling_rate: Rate
     """Samples a second that recordings are brought to."""
@@ -44,6 +42,10 @@ class Audio(Inputs):
         if scales is not None and len(scales.mean) != self.features:
             raise ValueError(f"standardization of {len(scales.mean)} for {self.features} features")
         return self
+
+    @property
+    def takes(self) -> Kind:
+        return "audio"
 
     @property
     def features(self) -> int:

@@ -1,7 +1,7 @@
 """Images as the sequences of their pixels."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import torch
@@ -26,8 +26,6 @@ WHITE = 255
 class Pixels(Inputs):
     """An image is the sequence of its pixels, row by row: (value / 255 - mean) / deviation, channel by channel."""
 
-    takes: ClassVar[Kind] = "images"
-
     kind: Literal["pixels"] = "pixels"
     height: Side
     width: Side
@@ -40,6 +38,10 @@ class Pixels(Inputs):
     """What shows through where an image is transparent, 0 black to 255 white."""
     resize: Resize | None = None
     """How images of other sizes are brought to this one; None refuses them."""
+
+    @property
+    def takes(self) -> Kind:
+        return "images"
 
     @property
     def features(self) -> int:

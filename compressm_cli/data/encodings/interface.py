@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import numpy as np
 from torch import Tensor
@@ -28,14 +28,26 @@ class TextStream(Protocol):
 class Inputs(Config):
     """How rows become what a model takes; each kind is one subclass, named in ``encodings.Encoding``."""
 
-    takes: ClassVar[Kind]
-    """The kind of rows that are encoded."""
-
     kind: str
+
+    @property
+    @abstractmethod
+    def takes(self) -> Kind:
+        """The kind of rows that are encoded."""
 
     @property
     def vocabulary(self) -> int | None:
         """Number of distinct tokens; None where steps are real vectors."""
+        return None
+
+    @property
+    def separator(self) -> int | None:
+        """The token between the two texts of a pair; None where there are none."""
+        return None
+
+    @property
+    def mask(self) -> int | None:
+        """A token that stands for no text, and may stand in the place of one that is hidden; None where there is none."""
         return None
 
     @property

@@ -1,6 +1,6 @@
 """Series of numbers, of one channel or several."""
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import torch
@@ -16,8 +16,6 @@ from compressm_cli.data.rows import Kind, Rows, lengths_of
 
 class Series(Inputs):
     """A series is the sequence of its steps, each with a number a channel, as they stand or standardized."""
-
-    takes: ClassVar[Kind] = "series"
 
     kind: Literal["series"] = "series"
     channels: Annotated[list[str], Field(min_length=1)]
@@ -35,6 +33,10 @@ class Series(Inputs):
         if scales is not None and len(scales.mean) != len(self.channels):
             raise ValueError(f"standardization of {len(scales.mean)} for {len(self.channels)} channels")
         return self
+
+    @property
+    def takes(self) -> Kind:
+        return "series"
 
     @property
     def features(self) -> int:

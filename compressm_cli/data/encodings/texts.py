@@ -2,25 +2,44 @@
 
 from codecs import getincrementaldecoder
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from compressm_cli.data.encodings.interface import TokenInputs
-from compressm_cli.data.rows import Kind, Rows, lengths_of
+from compressm_cli.data.encodings.pairs import kept, require_room
+from compressm_cli.data.rows import PAIRED, Kind, Rows, lengths_of
 from compressm_cli.data.tokens import BYTE_VOCABULARY, byte_tokens
 
 
 class Bytes(TokenInputs):
     """A text is the sequence of its UTF-8 bytes, each one more than its value: token 0 is the padding."""
 
-    takes: ClassVar[Kind] = "texts"
-
     kind: Literal["bytes"] = "bytes"
     max_length: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
-    """Bytes of a text that are read; None reads all."""
+    """Bytes of a row that are read; None reads all."""
+    pairs: bool = False
+    """Whether a row is two texts, with a byte between them that no text in UTF-8 has."""
+
+    @model_validator(mode="after")
+    def _room_for_both(self) -> Self:
+        require_room(self.pairs, self.max_length)
+        return self
+
+    @property
+    def takes(self) -> Kind:
+        return "pairs" if self.pairs else "texts"
+
+    @property
+    def separator(self) -> int | None:
+        return PAIRED[0] + 1 if self.pairs else None
+
+    @property
+    def mask(self) -> int:
+        """The padding, which stands for no byte."""
+        return 0
 
     @property
     def vocabulary(self) -> int:
@@ -39,8 +58,18 @@ class Bytes(TokenInputs):
 
     def encode(self, rows: Rows) -> tuple[Tensor, Tensor | None]:
         self.require_kind(rows)
-        texts = [bytes(text[: self.max_length]) for text in rows.content]
+        texts = [self._cut(bytes(text)) for text in rows.content]
         return byte_tokens(texts, max(map(len, texts)))
+
+    def _cut(self, text: bytes) -> bytes:
+        """What is read of a row."""
+        if self.max_length is None or len(text) <= self.max_length:
+            return text
+        if not self.pairs:
+            return text[: self.max_length]
+        first, _, second = text.partition(PAIRED)
+        a, b = kept(len(first), len(second), self.max_length - 1)
+        return first[:a] + PAIRED + second[:b]
 
     def steps(self, rows: Rows) -> np.ndarray:
         lengths = lengths_of(rows.content)

@@ -4,20 +4,25 @@ import json
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import groupby
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.byte_tokenizer import byte_tokenizer
 from compressm_cli.data.encodings.interface import TextStream, TokenInputs
+from compressm_cli.data.encodings.pairs import kept, require_room
 from compressm_cli.data.reading import reading
-from compressm_cli.data.rows import Kind, Rows
+from compressm_cli.data.rows import PAIRED, Kind, Rows
 from compressm_cli.data.tokenizer import LARGEST, known_tokenizer
 
 Size = Annotated[int, Field(ge=1, le=10_000_000)]
+SEPARATORS, MASKS = ("[SEP]", "</s>"), ("[MASK]", "<mask>")
+"""What tokenizers call the token between two texts, and that of a hidden one."""
+SPARE = 2
+"""Tokens for the same, of a model whose tokenizer has none."""
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 """What stands for bytes that are no character, or none yet."""
 
@@ -25,11 +30,13 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 class Ids(TokenInputs):
     """Tokens are whole numbers from 0 to ``size`` - 1, as they stand."""
 
-    takes: ClassVar[Kind] = "tokens"
-
     kind: Literal["ids"] = "ids"
     size: Size
     """Number of distinct tokens."""
+
+    @property
+    def takes(self) -> Kind:
+        return "tokens"
 
     @property
     def vocabulary(self) -> int:
@@ -50,13 +57,36 @@ class Ids(TokenInputs):
 class Tokenizer(TokenInputs):
     """Texts become the tokens of a model's tokenizer, without special tokens added."""
 
-    takes: ClassVar[Kind] = "texts"
-
     kind: Literal["tokenizer"] = "tokenizer"
     size: Size
     """Number of distinct tokens of the model, which may be more than the tokenizer has."""
     json_text: Annotated[str, Field(max_length=LARGEST)]
     """The whole tokenizer.json, so that no file is needed where the model goes."""
+    max_length: Size | None = None
+    """Tokens of a row that are read; None reads all."""
+    pairs: bool = False
+    """Whether a row is two texts, with ``separator`` between them."""
+
+    @model_validator(mode="after")
+    def _room_for_both(self) -> Self:
+        require_room(self.pairs, self.max_length)
+        return self
+
+    @property
+    def takes(self) -> Kind:
+        return "pairs" if self.pairs else "texts"
+
+    @property
+    def separator(self) -> int | None:
+        """The tokenizer's own token for it; else the first number that it does not use."""
+        return _special(self.json_text, self.size, SEPARATORS, 0) if self.pairs else None
+
+    @property
+    def mask(self) -> int | None:
+        """The tokenizer's own token for it; else the second number that it does not use, or of bytes the padding."""
+        if self.json_text == byte_tokenizer():
+            return 0
+        return _special(self.json_text, self.size, MASKS, 1)
 
     @property
     def vocabulary(self) -> int:
@@ -89,12 +119,31 @@ class Tokenizer(TokenInputs):
 
     def _ids(self, rows: Rows, row: int) -> np.ndarray:
         place = f"{rows.source}, row {rows.name(row)}"
+        parts = bytes(rows.content[row]).split(PAIRED) if self.pairs else [bytes(rows.content[row])]
         try:
-            text = bytes(rows.content[row]).decode("utf-8")
+            texts = [part.decode("utf-8") for part in parts]
         except UnicodeDecodeError as error:
             raise BadInputError(f"{place}: not a UTF-8 text ({error})") from error
         with reading(place, "the model's tokenizer cannot make tokens of it", "correct it"):
-            return self.ids(text)
+            found = [self.ids(text) for text in texts]
+        return self._joined(*found, place) if self.pairs else found[0][: self.max_length]
+
+    def _joined(self, first: np.ndarray, second: np.ndarray, place: str) -> np.ndarray:
+        """Two texts as one row."""
+        separator = self.separator
+        if separator is None:
+            raise BadInputError(
+                f"{place}: the tokenizer has no token to stand between two texts, and size {self.size} leaves no room"
+            )
+        for name, tokens in (("first", first), ("second", second)):
+            if not len(tokens):
+                raise BadInputError(f"{place}: there is no token in the {name} text; correct it")
+            if separator in tokens:
+                raise BadInputError(
+                    f"{place}: the {name} text has the token {separator} in it, which stands between the two; remove it"
+                )
+        a, b = kept(len(first), len(second), (self.max_length or len(first) + len(second) + 1) - 1)
+        return np.concatenate([first[:a], [separator], second[:b]])
 
     def decode(self, tokens: Sequence[int]) -> str:
         return str(
@@ -111,6 +160,22 @@ def _unknown(json_text: str, size: int) -> tuple[int, ...]:
         return (0,)
     known = set(known_tokenizer(json_text).get_vocab(with_added_tokens=True).values())
     return tuple(token for token in range(size) if token not in known)
+
+
+@lru_cache(maxsize=16)
+def _special(json_text: str, size: int, names: tuple[str, ...], spare: int) -> int | None:
+    """The token of the first of these names; else the one after so many that the tokenizer leaves; None beyond size."""
+    known = known_tokenizer(json_text)
+    named = next((token for name in names if (token := known.token_to_id(name)) is not None), None)
+    found = numbers_of(json_text) + spare if named is None else named
+    return found if found < size else None
+
+
+@lru_cache(maxsize=4)
+def numbers_of(json_text: str) -> int:
+    """One more than the largest number that a tokenizer gives to a token."""
+    known = known_tokenizer(json_text).get_vocab(with_added_tokens=True)
+    return max(known.values(), default=-1) + 1
 
 
 @lru_cache(maxsize=4)
