@@ -105,7 +105,9 @@ def _spec(given: dict[str, Any], where: str) -> DataSpec:
     )
     for name in ("separator", "mask"):
         value = given[name]
-        right = value is None or (is_count(given["vocabulary"], 1) and is_count(value, 0, given["vocabulary"] - 1))
+        right = value is None or (
+            is_count(given["vocabulary"], 1) and is_count(value, 0, given["vocabulary"] - 1)
+        )
         require(right, f"{where}.{name}", "null or a token of the vocabulary", value)
     rows = given["rows"]
     targets, classes = given["targets"], given["classes"]

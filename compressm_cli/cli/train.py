@@ -278,6 +278,10 @@ def _forecast_table(recipe: "Recipe", known: "Forecast") -> object:
             f"{console.escape(teacher.model)}, of weight {teacher.weight:g} in the loss; its passes are part of a "
             "training step",
         )
+    if recipe.train.initial is not None:
+        table.add_row(
+            "begins with", f"{console.escape(recipe.train.initial)}, but for the head, which is a fresh one"
+        )
     table.add_row("device", known.device)
     table.add_row("orders", ", ".join(f"{name} {order}" for name, order in known.orders.items()) or "none")
     table.add_row("parameters", f"{known.parameters:,}")

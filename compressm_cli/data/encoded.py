@@ -1,6 +1,7 @@
 """Rows of files as the tensors of splits: all at once, or in parts where they are too many to be all in memory."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -8,9 +9,9 @@ import torch
 from torch import Tensor
 
 from compressm_cli.core.errors import BadInputError
-from compressm_cli.data.encodings import Encoding
+from compressm_cli.data.encodings import Encoding, Tokens
 from compressm_cli.data.flat import FlatRows
-from compressm_cli.data.interface import Split
+from compressm_cli.data.interface import IGNORE, Split
 from compressm_cli.data.mapped import Pages, in_temporary_file, is_large, let_go
 from compressm_cli.data.ragged import Ragged
 from compressm_cli.data.rows import Rows
@@ -43,8 +44,29 @@ def encoded(read: Mapping[str, Rows], encoding: Encoding) -> dict[str, Split]:
             if must:
                 raise
         else:
-            return _put_into(rooms, pieces, encoding, known, longest)
-    return of_one_length({key: encoding.split(rows) for key, rows in read.items()})
+            return _labelled(_put_into(rooms, pieces, encoding, known, longest), encoding)
+    return _labelled(of_one_length({key: encoding.split(rows) for key, rows in read.items()}), encoding)
+
+
+def _labelled(splits: dict[str, Split], encoding: Encoding) -> dict[str, Split]:
+    """The same, with their tokens as labels where these are what a model says."""
+    if not isinstance(encoding.outputs, Tokens):
+        return splits
+    return {key: replace(split, labels=_own_tokens(split)) for key, split in splits.items()}
+
+
+def _own_tokens(split: Split) -> Tensor:
+    """(rows, length), ``IGNORE`` at padding."""
+    labels = torch.full(split.padded.shape, IGNORE, dtype=split.inputs.dtype)
+    start = 0
+    for part in split.padded.parts(PART):
+        rows = slice(start, start + len(part))
+        real = torch.ones(part.shape, dtype=torch.bool)
+        if split.lengths is not None:
+            real = torch.arange(split.length) < split.lengths[rows, None]
+        labels[rows] = torch.where(real, part, IGNORE)
+        start += len(part)
+    return labels
 
 
 def _type(encoding: Encoding) -> np.dtype:

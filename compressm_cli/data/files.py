@@ -20,6 +20,7 @@ from compressm_cli.data.encodings import (
     Pixels,
     Series,
     Tokenizer,
+    Tokens,
 )
 from compressm_cli.data.encodings.audio import Features, Rate, Seconds
 from compressm_cli.data.encodings.images import WHITE, Grey, Resize, Side, on_background
@@ -66,10 +67,12 @@ class Files(Layout, TaskConfig):
 
     A row of numbers is a sequence of one feature a step, in the order of ``feature_columns``. Series with several
     features a step are lists in a row (``sequence_column``), or rows that belong together (``id_column``). A text is a
-    sequence of its UTF-8 bytes. An image is a sequence of its pixels, row by row, of one feature (grey) or three
-    (colour) scaled to -1..1. A recording (.wav, .flac, .aif, .aiff, .au) is the mean of its
-    channels, -1..1, a sample a step, or 13 mel-frequency cepstral coefficients every 10 ms, and is standardized by the
-    training rows; that takes ``pip install 'compressm[audio]'``. Paths start at the current folder.
+    sequence of its UTF-8 bytes, or of the tokens of a ``tokenizer``. Two texts of a row become one, with a token
+    between them; texts without labels are learned from by ``objective: {kind: masked_language}``. An image is a
+    sequence of its pixels, row by row, of one feature (grey) or three (colour) scaled to -1..1. A recording (.wav,
+    .flac, .aif, .aiff, .au) is the mean of its channels, -1..1, a sample a step, or 13 mel-frequency cepstral
+    coefficients every 10 ms, and is standardized by the training rows; that takes ``pip install 'compressm[audio]'``.
+    Paths start at the current folder.
 
     Of a folder, the outermost folders are the classes, and all files below them with a fitting suffix, in upper or
     lower case, are rows; those of texts are .txt, .text,
@@ -137,7 +140,7 @@ class Files(Layout, TaskConfig):
         has_labels = (
             self.label_column is not None or self.target_columns is not None or self.horizon is not None
         )
-        if self.format not in WITHOUT_COLUMNS and not has_labels:
+        if self.format not in WITHOUT_COLUMNS and not has_labels and not self.own_tokens:
             raise ValueError(
                 f"{self.format} needs label_column and {self.inputs_in_words}, or target_columns"
             )
@@ -175,6 +178,11 @@ class Files(Layout, TaskConfig):
                 "chunk_seconds reads all of a recording and max_seconds its beginning; give one of them"
             )
 
+    @property
+    def own_tokens(self) -> bool:
+        """Of a table of texts without labels."""
+        return self.text_column is not None and self.label_column is None and self.target_columns is None
+
     def default_objective(self) -> str:
         """Numbers are learned by regression, of the steps that follow by forecasting."""
         if self.horizon is not None:
@@ -197,7 +205,7 @@ class Files(Layout, TaskConfig):
         shares = {key: share for key, share in places.items() if isinstance(share, float)}
         read |= self._held_out(whole, classes, shares)
         scalings = self._scalings(read["train"])
-        outputs = classes or self._numbers(scalings["targets"])
+        outputs = Tokens(ahead=0) if self.own_tokens else classes or self._numbers(scalings["targets"])
         encoding = Encoding(inputs=self._inputs(whole, read["train"], scalings), outputs=outputs)
         read = {key: self._windows(key, rows) for key, rows in read.items()}
         splits = encoded(read, encoding)
@@ -218,8 +226,8 @@ class Files(Layout, TaskConfig):
         return encoded({name: self._windows(name, self.read(place))}, encoding)[name]
 
     def _classes(self, rows: Rows) -> Classes | None:
-        """The classes of all rows of the training file; None where they have targets instead."""
-        if self.target_columns is not None or self.horizon is not None:
+        """The classes of all rows of the training file; None where they have targets instead, or say themselves."""
+        if self.target_columns is not None or self.horizon is not None or self.own_tokens:
             return None
         names = class_names(rows.labels or [])
         if len(names) < 2:

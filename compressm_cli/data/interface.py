@@ -164,6 +164,11 @@ class TaskConfig(Config):
             return values
         return {key: expanded(value) if key in cls.paths else value for key, value in values.items()}
 
+    @property
+    def own_tokens(self) -> bool:
+        """Whether the labels are the very tokens of the rows, for objectives that hide them."""
+        return False
+
     def default_objective(self) -> str:
         """The kind of objective for a recipe that names none, where it depends on the settings."""
         return self.own_objective

@@ -1,6 +1,6 @@
 """What was read of the user's files: rows, classes, lengths, what became of the numbers, and what looks wrong."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -61,10 +61,30 @@ def report_of(
         left_out={key: dict(rows.left_out) for key, rows in read.items() if _is_told(key, read, from_files)},
         filled={key: read[key].filled for key in from_files if read[key].filled},
         warnings=[
+            *_cut(splits, encoding),
             *(f"{read[key].source}: {warning}" for key in from_files for warning in read[key].warnings),
             *suspicions(read, splits, names, scalings),
         ],
     )
+
+
+def _cut(splits: Mapping[str, Split], encoding: Encoding) -> Iterator[str]:
+    """That pairs of texts do not fit into the length that is read."""
+    most = getattr(encoding.inputs, "max_length", None)
+    if encoding.inputs.separator is None or most is None:
+        return
+    counts = {
+        key: (len(split) if split.length == most else 0)
+        if split.lengths is None
+        else int((split.lengths == most).sum())
+        for key, split in splits.items()
+    }
+    if any(counts.values()):
+        told = ", ".join(f"{count:,} of {key}" for key, count in counts.items() if count)
+        yield (
+            f"pairs that fill max_length ({most:,}): {told}; of longer ones the longer text has lost its end, which a "
+            "larger data.max_length keeps"
+        )
 
 
 def _is_told(key: str, read: Mapping[str, Rows], from_files: Sequence[str]) -> bool:

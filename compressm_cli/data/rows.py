@@ -90,8 +90,9 @@ class Rows:
     """The file or folder, as messages name it."""
     kind: Kind
     content: Sequence[bytes] | Sequence[np.ndarray]
-    """Of each row: a text in UTF-8, or two with ``PAIRED`` between them; a series (steps, channels) float64; an image (height, width, channels) uint8,
-    grey, grey with alpha, RGB or RGBA; tokens (steps,) of any integer type; of ``audio`` they are ``Recordings``."""
+    """Of each row: a text in UTF-8, or two with ``PAIRED`` between them; a series (steps, channels) float64; an image
+    (height, width, channels) uint8, grey, grey with alpha, RGB or RGBA; tokens (steps,) of any integer type; of
+    ``audio`` they are ``Recordings``."""
     names: Sequence[str] | None = None
     """What the rows are called: files, or ids; None where they have their numbers alone, from 1."""
     labels: Sequence[str] | None = None

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from compressm_cli.data.interface import Split
+from compressm_cli.objectives.objective import Objective
 
 
 def derived_generator(seed: int, *purpose: str | int) -> torch.Generator:
@@ -46,8 +47,9 @@ def share_of(batch: Split, rank: int, processes: int, parts: int, in_step: bool 
 class Batches:
     """Seeded permutations of a split, one an epoch, cut into batches; rows left over at the end are skipped."""
 
-    def __init__(self, split: Split, batch_size: int, seed: int) -> None:
-        self._split = split
+    def __init__(self, split: Split, batch_size: int, seed: int, objective: Objective | None = None) -> None:
+        """``objective`` says what is shown of them; without one it is all."""
+        self._split, self._objective = split, objective
         self._seed = seed
         self.batch_size = min(batch_size, len(split))
         self.per_epoch = len(split) // self.batch_size
@@ -56,7 +58,7 @@ class Batches:
 
     def __call__(self, step: int) -> Split:
         """The batch of a step, counted from 1."""
-        return self._split.rows(self.numbers(step))
+        return self._of(self.numbers(step), step)
 
     def numbers(self, step: int) -> Tensor:
         """The numbers in the split of the rows of a step's batch."""
@@ -73,7 +75,11 @@ class Batches:
     def calibration(self, step: int, count: int) -> Iterator[Split]:
         """Some batches for a method's measurements at a step; the order of training is not touched."""
         order = self._permutation("calibration", step)[: count * self.batch_size]
-        return (self._split.rows(part) for part in order.split(self.batch_size))
+        return (self._of(part, step) for part in order.split(self.batch_size))
+
+    def _of(self, rows: Tensor, step: int) -> Split:
+        batch = self._split.rows(rows)
+        return batch if self._objective is None else self._objective.learned(batch, rows, (self._seed, step))
 
     def _permutation(self, purpose: str, number: int) -> Tensor:
         generator = derived_generator(self._seed, purpose, number)

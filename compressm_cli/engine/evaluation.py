@@ -66,7 +66,7 @@ def evaluate(
     own = torch.arange(len(split), device=split.inputs.device).tensor_split(group.size)[group.rank]
     with in_evaluation_mode(model):
         for index in own.split(batch_size) if len(own) else ():
-            batch = split.rows(index)
+            batch = judge.learned(split.rows(index), index, None)
             with autocast(device, precision):
                 outputs = judge.forward(model, batch)
             scores.update(outputs, batch)

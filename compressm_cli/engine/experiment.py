@@ -13,7 +13,7 @@ import torch
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.errors import BadInputError, CompressmError, ElsewhereError, GroupEndedError
 from compressm_cli.data.interface import Dataset
-from compressm_cli.engine import teaching
+from compressm_cli.engine import inheriting, teaching
 from compressm_cli.engine.budget import require_measurable
 from compressm_cli.engine.changes import changed_recipe, identity
 from compressm_cli.engine.course import Course
@@ -95,6 +95,7 @@ def start(
 
     recipe = group.from_main(lambda: teaching.placed(recipe))
     teacher = teaching.shared(recipe, dataset, group)
+    inherited = inheriting.shared(recipe, seed, dataset, group) if initial is None else None
 
     def create() -> Run:
         run = Run.create(Path(recipe.output.root), recipe.name)
@@ -109,6 +110,7 @@ def start(
         "fingerprint": asdict(dataset.fingerprint),
         "data": None if dataset.report is None else asdict(dataset.report),
         **({} if teacher is None else {teaching.KEY: teacher.checksum}),
+        **({} if inherited is None else {inheriting.KEY: inheriting.weights_of(inherited)}),
     }
 
     def threads() -> int:
@@ -122,7 +124,15 @@ def start(
     ):
         _train(
             lambda: Trainer(
-                recipe, seed, dataset, run, view, initial=initial, stop=stop, group=group, teacher=teacher
+                recipe,
+                seed,
+                dataset,
+                run,
+                view,
+                initial=initial or inherited,
+                stop=stop,
+                group=group,
+                teacher=teacher,
             ),
             run,
             info,
@@ -191,9 +201,12 @@ def _go_on(
         return
     data = as_before(found.fingerprint, dataset())
     teacher = teaching.shared(recipe, data, group)
+    # What is resumed has the weights itself.
+    inherited = inheriting.shared(recipe, recipe.seeds[0], data, group) if found.checkpoint is None else None
 
     def begin() -> None:
         teaching.require_same(found.info, teacher, recipe)
+        inheriting.require_same(found.info, inherited, recipe)
         if found.fingerprint is not None:
             require_same(run, found.fingerprint, data, recipe.data)
         with _writing(run):
@@ -216,6 +229,7 @@ def _go_on(
             run,
             view,
             resume=found.checkpoint,
+            initial=inherited,
             stop=stop,
             group=group,
             teacher=teacher,

@@ -10,6 +10,7 @@ from compressm_cli.data.report import Report
 from compressm_cli.engine.course import Course
 from compressm_cli.engine.distributed.group import Group
 from compressm_cli.engine.experiment import check_recipe
+from compressm_cli.engine.inheriting import inherited
 from compressm_cli.engine.precision import resolve_device
 from compressm_cli.engine.teaching import checked, taught, teacher_of
 from compressm_cli.engine.workload import Workload
@@ -90,6 +91,8 @@ def forecast(recipe: Recipe, group: Group | None = None) -> Forecast:
     spec, report = recipe.data.described()
     if teacher_of(recipe) is not None:
         checked(recipe, recipe.data.dataset())
+    if recipe.train.initial is not None:
+        inherited(recipe, recipe.seeds[0], recipe.data.dataset())
     # Of a large one shapes are enough; the memory of a small one is counted exactly.
     with torch.device("meta" if least_parameters(recipe) > LARGE_MODEL else "cpu"):
         model = build_model(recipe.model, spec)

@@ -9,7 +9,7 @@ import numpy as np
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.text import described
 from compressm_cli.data.encodings import Inputs
-from compressm_cli.data.rows import Kind, Rows
+from compressm_cli.data.rows import PAIRED, Kind, Rows
 from compressm_cli.data.sources.audio import recordings_of
 from compressm_cli.data.sources.images import ImageRows
 from compressm_cli.data.sources.text import plain_text
@@ -17,6 +17,7 @@ from compressm_cli.data.sources.text import plain_text
 SOURCE = "the rows that were given"
 WANTED: dict[Kind, str] = {
     "texts": "a text, str or bytes",
+    "pairs": "a pair of texts, str or bytes",
     "series": "a series, an array (steps, channels) of numbers",
     "images": "an image, a path or an array (height, width, channels) of uint8",
     "audio": "a recording, the path of a file",
@@ -69,6 +70,16 @@ def _text(row: Any) -> bytes | None:
     return plain_text(row, SOURCE) if isinstance(row, bytes) else None
 
 
+def _pair(row: Any) -> bytes | None:
+    """Two texts as one row; empty where one of them is."""
+    if not isinstance(row, tuple | list) or len(row) != 2:
+        return None
+    first, second = map(_text, row)
+    if first is None or second is None:
+        return None
+    return PAIRED.join((first, second)) if first and second else b""
+
+
 def _series(row: Any) -> np.ndarray | None:
     """(steps, channels) float64."""
     values = _array(row, "iuf")
@@ -102,6 +113,7 @@ def _array(row: Any, kinds: str) -> np.ndarray | None:
 
 _READ: dict[Kind, Callable[[Any], Any]] = {
     "texts": _text,
+    "pairs": _pair,
     "series": _series,
     "images": _image,
     "tokens": _tokens,

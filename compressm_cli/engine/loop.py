@@ -98,8 +98,8 @@ class Trainer:
             listeners.progress = lambda: budget.progress
         self.data = placed((dataset.train, dataset.validation, dataset.test), device)
         self.splits, self.encoding = self.data.splits, dataset.encoding
-        self.batches = Batches(self.splits[0], self.config.batch_size, seed)
         self.objective = objective = taught(recipe, dataset.spec, device, teacher)
+        self.batches = Batches(self.splits[0], self.config.batch_size, seed, objective)
         self.work = work = Workload(self.config, dataset.spec, self.batches.batch_size, self.group, objective)
         self.running_loss = RunningLoss(self.group, ledger.clock, device)
         self.state = state = TrainState(
@@ -172,6 +172,8 @@ class Trainer:
         self.listeners.start(self.recipe, self.seed, expected, self.state.orders, self.device)
         if listed := ", ".join(f"{name} {form}" for name, form in self.ledger.now["forms"].items()):
             self.listeners.message(f"form of the recurrence: {listed}")
+        if self.recipe.train.initial is not None and self.state.step == 0:
+            self.listeners.message(f"begins with {self.recipe.train.initial}, and a fresh head")
         if (teacher := teacher_of(self.recipe)) is not None:
             self.listeners.message(
                 f"taught by {teacher.model} (weight {teacher.weight:g}); its passes are counted"

@@ -148,7 +148,8 @@ def _context(checkpoint: Checkpoint, model: nn.Module, dataset: Dataset | None) 
     def calibrated(statistics: Mapping[str, Statistic], batches: int) -> None:
         assert dataset is not None, "layers are measured on data, and there are none"
         train = checkpoint.recipe.train
-        few = Batches(dataset.train, min(train.batch_size, LARGEST_BATCH), seed=0)
+        objective = objective_of(checkpoint.recipe, dataset.spec)
+        few = Batches(dataset.train, min(train.batch_size, LARGEST_BATCH), 0, objective)
         calibrate(model, statistics, few.calibration(0, batches), train.rows())
 
     length = checkpoint.data.length if dataset is None else dataset.spec.length

@@ -59,10 +59,13 @@ class Inference:
         """Raises BadInputError for a model that says tokens, or whose encoding is not known."""
         self.encoding = encoding_of(checkpoint)
         if isinstance(self.encoding.outputs, Tokens):
-            raise BadInputError(
-                f"the model of {checkpoint.recipe.name} says the token that follows; "
-                "let it write with: compressm generate"
-            )
+            name = f"the model of {checkpoint.recipe.name}"
+            if checkpoint.recipe.model.looks_ahead:
+                raise BadInputError(
+                    f"{name} says tokens that are hidden from it, no classes; train a classifier that begins with its "
+                    "weights: train.initial=RUN"
+                )
+            raise BadInputError(f"{name} says the token that follows; let it write with: compressm generate")
         self._device = resolve_device(device)
         self._model = checkpoint.build_model().to(self._device).eval()
         self._rows = evaluation_rows(checkpoint.recipe.train)

@@ -8,18 +8,16 @@ import torch
 
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.errors import BadInputError
-from compressm_cli.data.checksum import checksum
 from compressm_cli.data.encodings import Ids, Tokenizer
 from compressm_cli.data.interface import Dataset, DataSpec
 from compressm_cli.engine.distributed.group import Group
+from compressm_cli.engine.inheriting import finished, pinned, weights_of
 from compressm_cli.engine.oneshot import require_same_shape
 from compressm_cli.exchange.loading import load
-from compressm_cli.exchange.places import is_model_folder
 from compressm_cli.objectives import Objective, objective_config, objective_of
 from compressm_cli.objectives.distillation import Distillation
 from compressm_cli.objectives.teacher import TeacherConfig
 from compressm_cli.recipe import Recipe
-from compressm_cli.runs.folder import Run
 
 KEY = "teacher"
 """Of run.json: the checksum of the teacher's weights."""
@@ -39,15 +37,16 @@ def teacher_of(recipe: Recipe) -> TeacherConfig | None:
 
 
 def placed(recipe: Recipe) -> Recipe:
-    """``Recipe.located``, with the file that a run's or a folder's newest finished run has where the teacher is one.
+    """``Recipe.located``, with the file that a run's or a folder's newest finished run has where the teacher is one, or
+    the model that it begins with.
 
     So a newer run in that folder makes it another recipe. A teacher that is not there stays as it is.
     """
-    located = recipe.located()
+    located = pinned(recipe.located())
     if (teacher := teacher_of(located)) is None:
         return located
     try:
-        file = _file(Path(teacher.model))
+        file = finished(Path(teacher.model))
     except BadInputError:
         return located
     return _with_teacher(located, teacher.model_copy(update={"model": str(file)}))
@@ -82,7 +81,7 @@ def checked(recipe: Recipe, dataset: Dataset) -> Teacher | None:
     checkpoint = _read(teacher, dataset.spec)
     if (problem := _otherwise(checkpoint, recipe, dataset)) is not None:
         raise BadInputError(f"{_place(teacher)}: {problem}; name one that was trained on such data")
-    return Teacher(checkpoint, _checksum(checkpoint))
+    return Teacher(checkpoint, weights_of(checkpoint))
 
 
 def shared(recipe: Recipe, dataset: Dataset, group: Group) -> Teacher | None:
@@ -121,13 +120,9 @@ def is_other(info: dict[str, Any], recipe: Recipe) -> bool:
     if teacher is None or info.get(KEY) is None:
         return False
     try:
-        return bool(info[KEY] != _checksum(load(_file(Path(teacher.model)))))
+        return bool(info[KEY] != weights_of(load(finished(Path(teacher.model)))))
     except BadInputError:
         return False
-
-
-def _checksum(checkpoint: Checkpoint) -> str:
-    return checksum(*(torch.atleast_1d(tensor) for _, tensor in sorted(checkpoint.weights.items())))
 
 
 def _with_teacher(recipe: Recipe, teacher: TeacherConfig | None) -> Recipe:
@@ -135,26 +130,9 @@ def _with_teacher(recipe: Recipe, teacher: TeacherConfig | None) -> Recipe:
     return recipe.model_copy(update={"objective": objective})
 
 
-def _file(place: Path) -> Path:
-    """The model that a place means: itself, or of a run, or a folder of runs, the final one of the newest that is done.
-
-    BadInputError where no run there is done.
-    """
-    if is_model_folder(place) or not place.is_dir():
-        return place
-    runs = Run.find(place)
-    done = [run for run in runs if run.is_done and run.final_checkpoint.is_file()]
-    if not done:
-        raise BadInputError(
-            f"{place}: {'the run is not' if len(runs) == 1 else 'none of its runs is'} done; train it to its end, or "
-            "name a checkpoint of it"
-        )
-    return done[-1].final_checkpoint
-
-
 def _read(teacher: TeacherConfig, spec: DataSpec) -> Checkpoint:
     try:
-        checkpoint = load(_file(Path(teacher.model)))
+        checkpoint = load(finished(Path(teacher.model)))
         require_same_shape(checkpoint, spec)
     except BadInputError as error:
         raise BadInputError(f"objective.teacher.model: {error}") from error

@@ -19,19 +19,24 @@ def sublayer_axis(is_there: bool, *modules: str) -> Axis:
 class Residual(nn.Module):
     """``x + dropout(inner(norm(x)))`` (He et al. 2016; the norm first, as in Xiong et al. 2020), ``x`` once removed.
 
-    One that a plan has removed stays where it is in its network, without ``norm`` and ``inner``, so that the parameters
-    of the others keep their names.
+    Without ``norm_first`` it is ``norm(x + dropout(inner(x)))`` (Vaswani et al. 2017), and ``norm(x)`` once removed.
+
+    One that a plan has removed stays where it is in its network, without ``inner`` and a ``norm`` before that, so that
+    the parameters of the others keep their names.
     """
 
     norm: nn.Module | None
     inner: nn.Module | None
 
-    def __init__(self, norm: nn.Module, inner: nn.Module, dropout: float = 0.0) -> None:
+    def __init__(
+        self, norm: nn.Module, inner: nn.Module, dropout: float = 0.0, norm_first: bool = True
+    ) -> None:
         """``norm`` and ``inner`` map (batch, length, H) to the same shape; ``dropout`` is a probability."""
         super().__init__()
         self.norm = norm
         self.inner = inner
         self.dropout = dropout
+        self.norm_first = norm_first
 
     @property
     def is_removed(self) -> bool:
@@ -39,10 +44,18 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor, *arguments: Tensor | None) -> Tensor:
         """(batch, length, H) -> (batch, length, H); ``arguments`` are what the inner module takes besides."""
-        if self.norm is None or self.inner is None:
-            return x
-        y: Tensor = self.inner(self.norm(x), *arguments)
-        return x + functional.dropout(y, self.dropout, self.training)
+        if self.inner is None:
+            return self._after(x)
+        y: Tensor = self.inner(self._before(x), *arguments)
+        return self._after(x + functional.dropout(y, self.dropout, self.training))
+
+    def _before(self, x: Tensor) -> Tensor:
+        """What the inner module takes."""
+        return x if self.norm is None or not self.norm_first else self.norm(x)
+
+    def _after(self, x: Tensor) -> Tensor:
+        """What becomes of the sum."""
+        return x if self.norm is None or self.norm_first else self.norm(x)
 
     def silent_in(self, place: str, linear: str) -> tuple[str, ...]:
         """The names, in a module that has it at ``place``, of the weight and bias of the inner module's last map.
@@ -62,23 +75,24 @@ class Residual(nn.Module):
     @torch.no_grad()
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """x (batch, H) at one time step; ``state`` is used up."""
-        if self.norm is None or self.inner is None:
+        if self.inner is None:
             state.take()
-            return x, State({})
-        y, after = _steps_of(self.inner).step(self.norm(x), state)
-        return x + y, after
+            return self._after(x), State({})
+        y, after = _steps_of(self.inner).step(self._before(x), state)
+        return self._after(x + y), after
 
     @torch.no_grad()
     def prefill(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, State]:
         """``forward``, and the state after the last real step of each row."""
-        if self.norm is None or self.inner is None:
-            return x, State({})
-        y, after = _steps_of(self.inner).prefill(self.norm(x), lengths)
-        return x + y, after
+        if self.inner is None:
+            return self._after(x), State({})
+        y, after = _steps_of(self.inner).prefill(self._before(x), lengths)
+        return self._after(x + y), after
 
     def axes(self) -> Iterator[Axis]:
         """Itself: one unit, which leaves with its modules; its size is 0 then."""
-        yield sublayer_axis(not self.is_removed, "norm", "inner")
+        gone = ("norm", "inner") if self.norm_first else ("inner",)
+        yield sublayer_axis(not self.is_removed, *gone)
 
 
 def _steps_of(module: nn.Module) -> Any:

@@ -1,7 +1,7 @@
 """What a recipe says of a model, whichever it is."""
 
 from collections.abc import Sequence
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 
@@ -10,6 +10,9 @@ from compressm_cli.core.config import Config
 
 class ModelConfig(Config):
     """The part of a recipe that all models share (``model:``)."""
+
+    looks_ahead: ClassVar[bool] = False
+    """Whether it looks at the steps after one, too, to say something of it."""
 
     kind: str
 

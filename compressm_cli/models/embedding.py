@@ -12,6 +12,38 @@ def build_encoder(width: int, data: Any) -> nn.Embedding | nn.Linear:
     return nn.Linear(data.features, width)
 
 
+class Segmented(nn.Module):
+    """Another encoder of pairs of texts, and a learned vector for each of the two, added to it (Devlin et al. 2019,
+    BERT's token types). What stands between them is part of the first."""
+
+    def __init__(self, inner: nn.Module, separator: int, width: int) -> None:
+        """``separator`` is the token that stands between the two."""
+        super().__init__()
+        self.inner = inner
+        self.separator = separator
+        self.segments = nn.Embedding(2, width)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Tokens (batch, length) -> (batch, length, H)."""
+        between = inputs == self.separator
+        second = between.cumsum(dim=1) > between.long()
+        return self.inner(inputs) + self.segments(second.long())
+
+
+class Normalized(nn.Module):
+    """Another encoder, and a normalization of what it puts out."""
+
+    def __init__(self, inner: nn.Module, norm: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.norm = norm
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Tokens (batch, length) or features (batch, length, ...) -> (batch, length, H)."""
+        x: Tensor = self.norm(self.inner(inputs))
+        return x
+
+
 class Positioned(nn.Module):
     """Another encoder, and a learned vector for each position, added to it (Vaswani et al. 2017; GPT-2's)."""
 

@@ -1,15 +1,16 @@
 """Encoders: blocks of attention to all steps, each with a feed-forward layer; for classes of whole sequences."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from compressm_cli.core.errors import BadInputError
 from compressm_cli.layers.residual import Residual
+from compressm_cli.models.embedding import Normalized, Segmented
 from compressm_cli.models.stack import MOST_BLOCKS, Stack
 from compressm_cli.models.transformer import (
+    EMBEDDING_STD,
     AttentionConfig,
     TransformerConfig,
     build_attention,
@@ -23,8 +24,11 @@ class EncoderConfig(TransformerConfig):
     """A Transformer whose steps look at all steps before and after them, but for padding (``model: {kind: encoder}``).
 
     Each block is ``x + attention(norm(x))``, then ``x + feed_forward(norm(x))``; at the end there is the normalization
-    once more. It says one class of a sequence, by its mean over time, or one of each step of it.
+    once more. It says one class of a sequence, by its mean over time, or one of each step of it. Of pairs of texts each
+    has a learned vector of its own, which is added to its tokens.
     """
+
+    looks_ahead: ClassVar[bool] = True
 
     kind: Literal["encoder"] = "encoder"
     heads: Annotated[int, Field(ge=1, le=4096)] = 4
@@ -35,6 +39,9 @@ class EncoderConfig(TransformerConfig):
     """Length of a query; model_dim / heads by default."""
     depth: Annotated[int, Field(ge=1, le=MOST_BLOCKS)] = 2
     """Number of blocks."""
+    norm_first: bool = True
+    """Whether the input of each layer is normalized; else each sum is, ``norm(x + layer(x))``, and what the embeddings
+    add up to, with none at the end, as in BERT."""
 
     @model_validator(mode="after")
     def _fitting_heads(self) -> "EncoderConfig":
@@ -88,25 +95,34 @@ class Encoder(Stack):
 
     @classmethod
     def last_block(cls, config: Any) -> EncoderBlock:
+        """ValueError without ``norm_first``: whatever a block adds, it normalizes what it puts out."""
+        if not config.norm_first:
+            raise ValueError(
+                "a block that normalizes its sum cannot begin by changing nothing; write norm_first: true"
+            )
         return _block(config)
 
     @classmethod
     def build(cls, config: Any, data: Any, orders: Mapping[str, int] | None = None) -> "Encoder":
-        """Raises BadInputError where it would see the tokens that it is to predict, and where sequences are longer than
-        ``context``."""
-        if data.per_step and data.vocabulary is not None and data.vocabulary == data.classes:
-            raise BadInputError(
-                "model.kind: an encoder looks at all steps, also at the tokens that this task wants predicted; write "
-                "kind: decoder"
-            )
+        """Raises BadInputError where sequences are longer than ``context``.
+
+        Tokens that it is to predict are for its objective to hide.
+        """
         encoder, _ = build_input(config, data)
+        if data.separator is not None:
+            encoder = Segmented(encoder, data.separator, config.model_dim)
+            nn.init.normal_(encoder.segments.weight, std=EMBEDDING_STD)
+        if not config.norm_first:
+            encoder = Normalized(encoder, norm_of(config))
         blocks = [_block(config) for _ in range(config.depth)]
+        norm = norm_of(config) if config.norm_first else nn.Identity()
         head = nn.Linear(config.model_dim, data.outputs, bias=not data.per_step)
-        model = cls(encoder, blocks, norm_of(config), head, data.per_step)
+        model = cls(encoder, blocks, norm, head, data.per_step)
         model.grow_as(config)
         return model
 
 
 def _block(config: Any) -> EncoderBlock:
-    mixer = build_attention(config, config.attention, config.depth, causal=False)
-    return EncoderBlock(mixer, build_feed_forward(config, config.depth))
+    first = config.norm_first
+    mixer = build_attention(config, config.attention, config.depth, causal=False, norm_first=first)
+    return EncoderBlock(mixer, build_feed_forward(config, config.depth, norm_first=first))

@@ -131,7 +131,9 @@ def build_input(config: TransformerConfig, data: Any) -> tuple[nn.Module, nn.Emb
     return positioned, embedding
 
 
-def build_attention(config: TransformerConfig, layer: AttentionConfig, depth: int, causal: bool) -> Residual:
+def build_attention(
+    config: TransformerConfig, layer: AttentionConfig, depth: int, causal: bool, norm_first: bool = True
+) -> Residual:
     """Attention with its norm and its residual, of a model of so many blocks."""
     attention = Attention(
         config.model_dim,
@@ -143,10 +145,10 @@ def build_attention(config: TransformerConfig, layer: AttentionConfig, depth: in
         rope_base=config.rope_base if config.positions == "rope" else None,
     )
     _shrink(attention.o, depth)
-    return Residual(norm_of(config), attention, config.dropout)
+    return Residual(norm_of(config), attention, config.dropout, norm_first)
 
 
-def build_feed_forward(config: TransformerConfig, depth: int) -> Residual | None:
+def build_feed_forward(config: TransformerConfig, depth: int, norm_first: bool = True) -> Residual | None:
     """The feed-forward layer with its norm and its residual; None where a recipe asks for none."""
     neurons, width = config.width_of_feed_forward(), config.model_dim
     if not neurons:
@@ -158,7 +160,7 @@ def build_feed_forward(config: TransformerConfig, depth: int) -> Residual | None
         approximate: Literal["none", "tanh"] = "tanh" if config.feed_forward == "gelu_tanh" else "none"
         inner = FeedForward(width, neurons, bias=config.bias, approximate=approximate)
     _shrink(inner.down, depth)
-    return Residual(norm_of(config), inner, config.dropout)
+    return Residual(norm_of(config), inner, config.dropout, norm_first)
 
 
 def norm_of(config: TransformerConfig) -> nn.Module:

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.registry import Registry
 from compressm_cli.data.interface import DataSpec
-from compressm_cli.objectives.classification import ACCURACY, Classification
+from compressm_cli.objectives.classification import ACCURACY, UNLABELLED, Classification
 from compressm_cli.objectives.language import Language
+from compressm_cli.objectives.masked_language import MaskedLanguage
 from compressm_cli.objectives.objective import Metric, Objective, ObjectiveConfig, Scores
 from compressm_cli.objectives.regression import Forecasting, Regression
 
@@ -17,6 +19,7 @@ OBJECTIVES: Registry[Objective] = Registry(
     {
         "classification": Classification,
         "language": Language,
+        "masked_language": MaskedLanguage,
         "regression": Regression,
         "forecasting": Forecasting,
     },
@@ -37,8 +40,32 @@ def objective_type(recipe: Any) -> type[Objective]:
 
 
 def objective_of(recipe: Any, spec: DataSpec) -> Objective:
-    """The objective of a recipe for its data; BadInputError where the labels cannot be learned so."""
-    return objective_type(recipe)(objective_config(recipe), spec, recipe.data)
+    """The objective of a recipe for its data; BadInputError where the labels cannot be learned so, by its model."""
+    objective = objective_type(recipe)(objective_config(recipe), spec, recipe.data)
+    if problem := unfit_model(recipe, spec):
+        raise BadInputError(f"model.kind: {problem}")
+    return objective
+
+
+def unfit_model(recipe: Any, spec: DataSpec | None) -> str | None:
+    """Why a recipe's model would see what it is to say, or not see what it says it by; None where it is right.
+
+    ``spec`` is None where it is not known yet.
+    """
+    both, hidden = recipe.model.looks_ahead, objective_type(recipe).hides_tokens
+    kind = recipe.model.kind
+    of_tokens = spec is not None and spec.per_step and spec.vocabulary is not None
+    if both and not hidden and spec is not None and of_tokens and spec.vocabulary == spec.classes:
+        return (
+            f"{kind} looks at all steps, also at the tokens that this task wants predicted; write kind: decoder, or "
+            "hide them with objective: {kind: masked_language}"
+        )
+    if hidden and not both:
+        return (
+            f"{kind} looks at no step after the one that it is at, and hidden tokens are told by those on both sides; "
+            "write kind: encoder, or objective: {kind: language}"
+        )
+    return None
 
 
 def primary_of(recipe: Any) -> Metric:
@@ -55,6 +82,7 @@ def recorded_primary(summary: dict[str, Any]) -> Metric:
 __all__ = [
     "ACCURACY",
     "OBJECTIVES",
+    "UNLABELLED",
     "Metric",
     "Objective",
     "ObjectiveConfig",
@@ -64,4 +92,5 @@ __all__ = [
     "objective_type",
     "primary_of",
     "recorded_primary",
+    "unfit_model",
 ]

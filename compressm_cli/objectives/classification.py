@@ -34,6 +34,10 @@ AUC = Metric(
 )
 SCORES_AT_ONCE = ENTRIES_AT_ONCE
 """Of a batch: with more, the loss is computed at the head, a part of the labels at a time."""
+UNLABELLED = (
+    "these rows have no labels; name data.label_column, or write objective: {kind: masked_language} to learn from the "
+    "texts alone"
+)
 CROSS_ENTROPY = Metric("loss", "cross-entropy", unit="nats", least=0.0)
 
 
@@ -93,7 +97,7 @@ class Classification(Objective):
     @classmethod
     def problem(cls, config: Any, spec: DataSpec, task: TaskConfig | None) -> str | None:
         if spec.targets is None:
-            return None
+            return None if task is None or not task.own_tokens else UNLABELLED
         kind = "forecasting" if spec.per_step else "regression"
         return f"{config.kind} takes classes, and these labels are real numbers; write kind: {kind}"
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from compressm_cli.data.interface import Split
 from compressm_cli.objectives.classification import Classification
-from compressm_cli.objectives.objective import Metric, Objective, Reduction
+from compressm_cli.objectives.objective import Draw, Metric, Objective, Reduction
 
 
 class Distillation(Objective):
@@ -37,6 +37,9 @@ class Distillation(Objective):
 
     def judge(self) -> Objective:
         return self._objective.judge()
+
+    def learned(self, batch: Split, rows: Tensor, draw: Draw | None) -> Split:
+        return self._objective.learned(batch, rows, draw)
 
     def loss(self, outputs: Tensor, batch: Split, reduction: Reduction = "mean") -> Tensor:
         scored = batch.scored

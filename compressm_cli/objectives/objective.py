@@ -17,6 +17,8 @@ from compressm_cli.data.interface import DataSpec, Split, TaskConfig
 
 T = TypeVar("T")
 Reduction = Literal["mean", "sum"]
+Draw = tuple[int, int]
+"""The seed of a run and a step of it, by which what is random in a batch is drawn."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,8 @@ class Objective(ABC):
     Config: ClassVar[type[ObjectiveConfig]]
     METRICS: ClassVar[tuple[Metric, ...]]
     LOSS: ClassVar[Metric]
+    hides_tokens: ClassVar[bool] = False
+    """Whether the tokens that are to be told are hidden from the model, which may look at all steps then."""
 
     def __init__(
         self, config: Any = None, spec: DataSpec | None = None, task: TaskConfig | None = None
@@ -217,6 +221,14 @@ class Objective(ABC):
     @property
     def primary(self) -> Metric:
         return self.primary_of(self.config)
+
+    def learned(self, batch: Split, rows: Tensor, draw: Draw | None) -> Split:
+        """What a model is shown of a batch, and what it is to say: the batch as it is, unless something is hidden.
+
+        rows (rows,) are their numbers in the split. Whatever is drawn is a function of these and of ``draw``, so that
+        processes agree and a resumed run sees the same; None in evaluation, which is always the same.
+        """
+        return batch
 
     def forward(self, model: Any, batch: Split) -> Tensor:
         """What a model says: (rows, outputs), or (rows, steps, outputs)."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from compressm_cli.core.quantities import quantity
 from compressm_cli.core.text import is_control, shorten
 from compressm_cli.data.interface import DataSpec, TaskConfig
-from compressm_cli.objectives import OBJECTIVES, objective_config, primary_of
+from compressm_cli.objectives import OBJECTIVES, UNLABELLED, objective_config, primary_of, unfit_model
 from compressm_cli.recipe.problems import KeyPath, Problem
 from compressm_cli.recipe.schema import Recipe
 from compressm_cli.recipe.yaml_text import Node
@@ -94,6 +94,10 @@ def _objective(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
     config, spec = objective_config(recipe), known_spec(recipe)
     if spec is not None and (problem := OBJECTIVES[config.kind].problem(config, spec, recipe.data)):
         yield ("objective",), problem
+    elif spec is None and recipe.data.own_tokens and not OBJECTIVES[config.kind].hides_tokens:
+        yield ("data",), UNLABELLED
+    elif problem := unfit_model(recipe, spec):
+        yield ("model", "kind"), problem
     safety, primary = recipe.compression.safety, primary_of(recipe)
     if safety is not None and safety.tolerance > 1 and (safety.relative or primary.unit == "share"):
         what = "a share of the value before" if safety.relative else primary.title

@@ -12,6 +12,7 @@ from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.registry import OneOf, generation
 from compressm_cli.core.text import is_control
 from compressm_cli.data import TASKS
+from compressm_cli.data.interface import expanded
 from compressm_cli.methods import METHODS
 from compressm_cli.methods.none import NoCompressionConfig
 from compressm_cli.models import MODELS
@@ -44,6 +45,9 @@ DivergenceConfig = Annotated[StopConfig | RollBackConfig, Field(discriminator="a
 class TrainConfig(Config):
     """How the model is trained (AdamW)."""
 
+    initial: Annotated[str, Field(min_length=1)] | None = None
+    """A trained model to begin with, but for its head, which is a fresh one: a run (``outputs/NAME``), a checkpoint, or
+    an exported folder, of the same ``model:`` and of inputs that are encoded alike. Null begins with fresh weights."""
     steps: PositiveInt
     """Optimizer steps of the run; with a ``budget``, of the same recipe without compression."""
     batch_size: PositiveInt = 64
@@ -86,6 +90,11 @@ class TrainConfig(Config):
     """Steps between checkpoints; null means a tenth of the run."""
     on_divergence: DivergenceConfig = StopConfig()
     """What is done when a loss, a weight or a moment of the optimizer is infinite or not a number."""
+
+    @field_validator("initial")
+    @classmethod
+    def _from_the_home_folder(cls, value: str | None) -> str | None:
+        return None if value is None else str(expanded(value))
 
     @model_validator(mode="after")
     def _parts_are_not_compiled(self) -> "TrainConfig":
@@ -158,7 +167,8 @@ class Recipe(Config):
         return _received, (self.model_dump(mode="json"), plugins.loaded())
 
     def located(self) -> "Recipe":
-        """The same with the paths of its data and its teacher made absolute: relative ones start at the current folder.
+        """The same with absolute paths of its data, its teacher and the model that it begins with; relative ones start
+        at the current folder.
 
         Raises BadInputError where that folder is called what no recipe may hold.
         """
@@ -174,6 +184,14 @@ class Recipe(Config):
                     f"{strange[0]}: the folder has a control character in its name, which the run's recipe cannot "
                     f"hold; rename it, or start from another folder and write the whole path in {name}"
                 )
+        if self.train.initial is not None:
+            place = str(Path.cwd() / self.train.initial)
+            if any(map(is_control, place)) and place != self.train.initial:
+                raise BadInputError(
+                    f"{place}: the folder has a control character in its name, which the run's recipe cannot hold; "
+                    "rename it, or start from another folder and write the whole path in train.initial"
+                )
+            found["train"] = self.train.model_copy(update={"initial": place})
         return self.model_copy(update=found)
 
     @field_validator("seeds", mode="before")

@@ -209,6 +209,7 @@ def _places(recipe: Recipe, search: dict[str, str]) -> list[str]:
     """The paths of the data and the teacher, which are absolute, as changes: a search goes on from any folder."""
     data = recipe_to_mapping(recipe)["data"]
     known = {f"data.{key}": data.get(key) for key in recipe.data.paths}
+    known["train.initial"] = recipe.train.initial
     if recipe.objective is not None:
         known |= {f"objective.{key}": value for key, value in recipe.objective.places().items()}
     return [

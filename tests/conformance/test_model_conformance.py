@@ -60,12 +60,23 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "model_dim": 8,
     },
     "encoder": {"heads": 2, "model_dim": 8, "feed_forward": "gelu", "norm": "layer", "positions": "learned"},
+    "encoder: bert": {
+        "heads": 2,
+        "model_dim": 8,
+        "feed_forward": "gelu",
+        "norm": "layer",
+        "norm_first": False,
+        "bias": True,
+        "dropout": 0.1,
+    },
     **examples("model"),
 }
 """Settings of small models: each model, and those kinds of it that are built otherwise."""
 
 DATA = {"encoder": {"task": "digits"}, "pooled": {"task": "digits"}}
 """Of models that do not learn language."""
+OBJECTIVE = {"encoder: bert": {"kind": "masked_language"}}
+"""Of models that learn something else than the task says."""
 STEPS, CHECKS = 9, [3, 6]
 ROWS = torch.arange(4)
 
@@ -86,6 +97,7 @@ def recipe_for(root: Path, name: str, **changes: Any) -> Recipe:
             "device": "cpu",
             "data": DATA.get(name, TEXT),
             "model": {"kind": name.partition(":")[0], **EXAMPLES[name]},
+            "objective": OBJECTIVE.get(name),
             "train": {
                 "steps": STEPS,
                 "batch_size": 8,

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.interface import DataSpec
 from compressm_cli.models import build_model
 from compressm_cli.models.encoder import Encoder, EncoderConfig
@@ -21,10 +20,19 @@ from compressm_cli.structure.surgery import apply_edits
 LENGTH, WIDTH = 9, 8
 TOKENS = DataSpec(classes=4, length=LENGTH, vocabulary=13)
 FEATURES = DataSpec(classes=4, length=LENGTH, features=2)
+PAIRS = DataSpec(classes=4, length=LENGTH, vocabulary=13, separator=12)
 LABELLED = DataSpec(classes=4, length=LENGTH, vocabulary=13, per_step=True)
 LENGTHS = torch.tensor([LENGTH, 4, 1])
 KINDS: dict[str, dict[str, Any]] = {
     "bert": {"feed_forward": "gelu", "norm": "layer", "positions": "learned", "bias": True, "heads": 2},
+    "norms last": {
+        "feed_forward": "gelu",
+        "norm": "layer",
+        "positions": "learned",
+        "bias": True,
+        "heads": 2,
+        "norm_first": False,
+    },
     "rotary": {"heads": 4, "kv_heads": 2},
     "without positions": {"heads": 2, "positions": "none", "feed_forward": "none"},
 }
@@ -78,6 +86,93 @@ def test_a_block_is_that_of_pytorch() -> None:
     )
 
 
+def pairs() -> tuple[Tensor, Tensor]:
+    """Pairs of texts, and the lengths of the rows."""
+    inputs = tokens() % 11 + 1
+    inputs[:, 3], inputs[0, 3], inputs[0, 5], inputs[2, 0] = 12, 1, 12, 5
+    return inputs, torch.tensor([LENGTH, 6, 4])
+
+
+def bert(model: Encoder) -> nn.Module:
+    """transformers' BERT with the weights of ours."""
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(
+        vocab_size=13,
+        hidden_size=WIDTH,
+        num_hidden_layers=len(model.blocks),
+        num_attention_heads=2,
+        intermediate_size=model.blocks[0].feed_forward.inner.up.out_features,
+        hidden_act="gelu",
+        max_position_embeddings=LENGTH,
+        type_vocab_size=2,
+        layer_norm_eps=1e-5,
+        attn_implementation="sdpa",
+    )
+    theirs = BertModel(config, add_pooling_layer=False).to(torch.float64).eval()
+    for ours, other in bert_pairs(model, theirs):
+        other.load_state_dict(ours.state_dict())
+    return theirs
+
+
+def bert_pairs(model: Encoder, theirs: Any) -> list[tuple[nn.Module, nn.Module]]:
+    """Modules of ours and of theirs that have the same weights."""
+    normalized, embeddings = model.encoder, theirs.embeddings
+    segmented = normalized.inner
+    found = [
+        (segmented.inner.inner, embeddings.word_embeddings),
+        (segmented.inner.positions, embeddings.position_embeddings),
+        (segmented.segments, embeddings.token_type_embeddings),
+        (normalized.norm, embeddings.LayerNorm),
+    ]
+    for block, layer in zip(model.blocks, theirs.encoder.layer, strict=True):
+        attention, feed_forward = block.mixer.inner, block.feed_forward.inner
+        found += [
+            (attention.q, layer.attention.self.query),
+            (attention.k, layer.attention.self.key),
+            (attention.v, layer.attention.self.value),
+            (attention.o, layer.attention.output.dense),
+            (block.mixer.norm, layer.attention.output.LayerNorm),
+            (feed_forward.up, layer.intermediate.dense),
+            (feed_forward.down, layer.output.dense),
+            (block.feed_forward.norm, layer.output.LayerNorm),
+        ]
+    return found
+
+
+def test_norms_last_and_pairs_are_those_of_bert() -> None:
+    model = randomized(build("norms last", PAIRS)).eval()
+    theirs, (inputs, lengths) = bert(model), pairs()
+    real = torch.arange(LENGTH) < lengths[:, None]
+    second = torch.tensor([[0] * 6 + [1] * 3, [0] * 4 + [1] * 5, [0] * 4 + [1] * 5])
+    wanted = theirs(inputs, attention_mask=real.long(), token_type_ids=second).last_hidden_state[real]
+    found = model.norm(model.hidden(inputs, lengths, len(model.blocks)))[real]
+    torch.testing.assert_close(found, wanted, **EXACT)
+    weights = numbers(*found.shape, seed=5).detach()
+    (found * weights).sum().backward()
+    (wanted * weights).sum().backward()
+    for ours, other in bert_pairs(model, theirs):
+        for (name, one), two in zip(ours.named_parameters(), other.parameters(), strict=True):
+            assert one.grad is not None, name
+            torch.testing.assert_close(one.grad, two.grad, **EXACT)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_two_texts_of_a_pair_are_told_apart(kind: str) -> None:
+    model, (inputs, lengths) = randomized(build(kind, PAIRS)).eval(), pairs()
+    before = model(inputs, lengths).detach()
+    segments = next(m for m in model.modules() if hasattr(m, "segments")).segments.weight
+    with torch.no_grad():
+        segments.copy_(segments.flip(0))
+    assert not torch.allclose(model(inputs, lengths), before)
+
+
+def test_norms_last_let_no_block_be_added() -> None:
+    with pytest.raises(ValueError, match="cannot begin by changing nothing; write norm_first: true"):
+        build("norms last").build_block()
+    assert isinstance(build("norms last").norm, nn.Identity)
+
+
 @pytest.mark.parametrize("data", [TOKENS, LABELLED], ids=["classes", "a label a step"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_padding_changes_nothing_and_later_steps_do(kind: str, data: DataSpec) -> None:
@@ -101,7 +196,7 @@ def test_a_cut_is_the_same_as_silence(kind: str, data: Any) -> None:
     assert_cut_is_silence(model, data.draw(removals(model)), inputs, lambda m: m(inputs, LENGTHS))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "norms last"])
 def test_sublayers_leave_and_blocks_are_added(kind: str) -> None:
     model, inputs = build(kind).double().eval(), tokens()
     before = model(inputs).detach()
@@ -114,10 +209,7 @@ def test_sublayers_leave_and_blocks_are_added(kind: str) -> None:
     )
 
 
-def test_it_does_not_see_what_it_is_to_predict() -> None:
-    language = DataSpec(classes=13, length=LENGTH, vocabulary=13, per_step=True)
-    with pytest.raises(BadInputError, match=r"an encoder looks at all steps, .*; write kind: decoder"):
-        build("rotary", language)
+def test_it_has_no_steps() -> None:
     assert build("rotary").step_obstacle == "blocks.0, of the kind EncoderBlock, has no step by step form"
 
 

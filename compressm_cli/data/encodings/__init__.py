@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -39,9 +40,11 @@ class Encoding(Config):
         return Split(inputs, self.labels(pieces), lengths)
 
     def labels(self, pieces: Rows) -> Tensor:
-        """Those of a split."""
+        """Those of a split; of rows whose own tokens are said zeros, until all rows have one length."""
         if isinstance(self.outputs, Tokens):
-            raise ValueError("tokens that follow are labels of windows, not of rows")
+            if self.outputs.ahead:
+                raise ValueError("tokens that follow are labels of windows, not of rows")
+            return torch.zeros(len(pieces), dtype=torch.int64)
         return self.outputs.encode(pieces)
 
     def spec(self, length: int, rows: tuple[int, int, int]) -> DataSpec:

@@ -47,7 +47,7 @@ class Inputs(Config):
 
     @property
     def mask(self) -> int | None:
-        """A token that stands for no text, and may stand in the place of one that is hidden; None where there is none."""
+        """A token that stands for no text, and may hide another one; None where there is none."""
         return None
 
     @property

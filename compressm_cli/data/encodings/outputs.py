@@ -91,6 +91,8 @@ class Numbers(Config):
 
 
 class Tokens(Config):
-    """The token after each step, of those that the model reads."""
+    """The token after each step, of those that the model reads; or that of the step itself, where it is hidden."""
 
     kind: Literal["tokens"] = "tokens"
+    ahead: Literal[0, 1] = 1
+    """How many steps after a step the token is that is said there."""

@@ -126,7 +126,7 @@ class Tokenizer(TokenInputs):
             raise BadInputError(f"{place}: not a UTF-8 text ({error})") from error
         with reading(place, "the model's tokenizer cannot make tokens of it", "correct it"):
             found = [self.ids(text) for text in texts]
-        return self._joined(*found, place) if self.pairs else found[0][: self.max_length]
+        return self._joined(found[0], found[1], place) if self.pairs else found[0][: self.max_length]
 
     def _joined(self, first: np.ndarray, second: np.ndarray, place: str) -> np.ndarray:
         """Two texts as one row."""
