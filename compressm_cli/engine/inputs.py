@@ -16,7 +16,7 @@ from compressm_cli.core.standard_input import standard_input
 from compressm_cli.core.text import shorten
 from compressm_cli.data.encodings import Encoding, Series
 from compressm_cli.data.files import Files, Place, Places, Share
-from compressm_cli.data.interface import expanded
+from compressm_cli.data.interface import SPLITS, expanded
 from compressm_cli.data.layout import (
     FOLDERS,
     INPUTS,
@@ -158,10 +158,10 @@ def named_place(
     """
     if checkpoint.encoding is None or not isinstance(checkpoint.recipe.data, Files):
         return None
-    named = [text for text in changes if text.startswith(tuple(f"data.{key}=" for key in Files.paths))]
+    named = [text for text in changes if text.startswith(tuple(f"data.{key}=" for key in SPLITS))]
     said = config_from_mapping(_Named, {"data": {}}, where, named).data
     places = {
-        key: expanded(value) for key in Files.paths if isinstance(value := getattr(said, key), str | list)
+        key: expanded(value) for key in SPLITS if isinstance(value := getattr(said, key), str | list)
     }
     if split not in places and (other := next((key for key in places if key != "train"), None)):
         raise BadInputError(
@@ -181,7 +181,7 @@ def task_for(
     task, encoding = checkpoint.recipe.data, checkpoint.encoding
     assert isinstance(task, Files)
     assert encoding is not None, "as of any place that is named"
-    keys, others = task.model_dump(mode="json"), tuple(f"data.{key}=" for key in Files.paths)
+    keys, others = task.model_dump(mode="json"), tuple(f"data.{key}=" for key in SPLITS)
     changes = [text for text in changes if not text.startswith(others)]
     first = Path(place if isinstance(place, str) else place[0])
     is_told = any(text.startswith("data.format=") for text in changes)
