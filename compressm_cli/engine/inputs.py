@@ -160,9 +160,7 @@ def named_place(
         return None
     named = [text for text in changes if text.startswith(tuple(f"data.{key}=" for key in SPLITS))]
     said = config_from_mapping(_Named, {"data": {}}, where, named).data
-    places = {
-        key: expanded(value) for key in SPLITS if isinstance(value := getattr(said, key), str | list)
-    }
+    places = {key: expanded(value) for key in SPLITS if isinstance(value := getattr(said, key), str | list)}
     if split not in places and (other := next((key for key in places if key != "train"), None)):
         raise BadInputError(
             f"data.{other}: names the rows of the {other} split, and the {split} split is to be judged; write "
