@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from compressm_cli.methods.method import CheckContext, Method, StepContext
     from compressm_cli.models.config import ModelConfig
     from compressm_cli.models.interface import Model
+    from compressm_cli.pruning import Pruned, Workload, prune
     from compressm_cli.reports.predictor import Predictor
     from compressm_cli.structure.discovery import Discovery, discover
-    from compressm_cli.structure.edits import Keep, MaskEntries, Park, Train, Wake
+    from compressm_cli.structure.edits import Add, Keep, MaskEntries, Park, Train, Wake
     from compressm_cli.structure.map import StructureMap
     from compressm_cli.structure.modules import Insert, Replace
     from compressm_cli.structure.plan import Plan
@@ -36,9 +37,10 @@ __getattr__ = exporter(
         "methods.method": ("CheckContext", "Method", "StepContext"),
         "models.config": ("ModelConfig",),
         "models.interface": ("Model",),
+        "pruning": ("Pruned", "Workload", "prune"),
         "reports.predictor": ("Predictor",),
         "structure.discovery": ("Discovery", "discover"),
-        "structure.edits": ("Keep", "MaskEntries", "Park", "Train", "Wake"),
+        "structure.edits": ("Add", "Keep", "MaskEntries", "Park", "Train", "Wake"),
         "structure.map": ("StructureMap",),
         "structure.modules": ("Insert", "Replace"),
         "structure.projection": ("Project",),
@@ -48,6 +50,7 @@ __getattr__ = exporter(
 )
 
 __all__ = [
+    "Add",
     "Axis",
     "Change",
     "CheckContext",
@@ -64,17 +67,20 @@ __all__ = [
     "Plan",
     "Predictor",
     "Project",
+    "Pruned",
     "Replace",
     "Slot",
     "StepContext",
     "StructureMap",
     "Train",
     "Wake",
+    "Workload",
     "__version__",
     "apply_edits",
     "compress",
     "discover",
     "load",
+    "prune",
     "resize",
 ]
 

@@ -31,6 +31,7 @@ ARROWS: dict[str, set[str]] = {
     "measure": {"objectives"},
     "exchange": {"checkpoint", "runs"},
     "engine": {"exchange", "measure"},
+    "pruning": {"methods", "measure"},
     "compressor": {"methods"},
     "sweeps": {"engine"},
     "studies": {"sweeps", "reports"},

@@ -54,6 +54,15 @@ def training_step_flops(model: nn.Module, batch: Split, objective: Objective | N
     return count_training_step(model, batch, objective).total
 
 
+def counted(run: Callable[[], Any]) -> dict[str, int]:
+    """FLOPs of all that is computed while ``run`` calls a module, under "", and of each module in that, by its name."""
+    with FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:
+        run()
+    totals = {name: sum(map(int, counts.values())) for name, counts in counter.get_flop_counts().items()}
+    inner = {name.partition(".")[2]: flops for name, flops in totals.items() if "." in name}
+    return {**inner, "": totals.get("Global", 0)}
+
+
 class TrainingFlops:
     """FLOPs of a training run: steps times FLOPs a step, summed over the segments between cuts."""
 

@@ -120,13 +120,15 @@ class Draft:
         dim: int | None = None,
         region: Tensor | None = None,
         axis: str | None = None,
+        adds: bool = False,
     ) -> None:
-        """Say that an edit changes a tensor: all of it, or entries at ``region`` along a dimension.
+        """Say that an edit changes a tensor: all of it, or entries at ``region`` along a dimension; or that it ``adds``
+        to its values, whichever entries others cut.
 
         Raises ValueError where another one does so, too. Cuts may cross; cuts for good of different axes (``axis`` is
         given) may also meet, as those of heads and of all heads' dimensions do: what either takes is gone.
         """
-        name, new = self.canonical(name), Claim(by, self._turn, dim, region, axis)
+        name, new = self.canonical(name), Claim(by, self._turn, dim, region, axis, adds)
         for other in self._claims.get(name, []):
             if other.turn != new.turn and not other.agrees_with(new):
                 raise ValueError(f"{by} and {other.by} would both change {name}; make two plans of them")
@@ -226,6 +228,16 @@ class Draft:
             raise ValueError(f"{by}: units of {name} are parked; wake them first")
         piece = self.piece(name)
         piece.value, piece.state, piece.mask = value, state, None
+
+    def add(self, name: str, change: Tensor, by: object) -> None:
+        """Add to the values of a parameter, of whose entries other edits may cut some; its state stays as it is."""
+        self.claim(name, by, adds=True)
+        if self.parked.has(self.canonical(name)):
+            raise ValueError(f"{by}: units of {name} are parked; wake them first")
+        piece = self.piece(name)
+        if piece.mask is not None:
+            raise ValueError(f"{by}: {name} has a mask; lift it first")
+        piece.add(change)
 
     def exchange(
         self, modules: Mapping[str, nn.Module | None], by: object, within: str | None = None

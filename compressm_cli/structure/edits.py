@@ -65,6 +65,33 @@ class Keep(Edit):
 
 
 @dataclass(frozen=True)
+class Add(Edit):
+    """Add to the values of a parameter, such as what units that leave by the same plan gave; in any order with cuts.
+
+    A parameter that several modules share is changed for all of them. The optimizer's state stays as it is.
+    """
+
+    parameter: str
+    change: Tensor
+    """Of the parameter's shape before the plan."""
+
+    def prepare(self, draft: "Draft") -> None:
+        shape = tuple(draft.parameter(self.parameter).shape)
+        if not isinstance(self.change, Tensor) or tuple(self.change.shape) != shape:
+            got = tuple(self.change.shape) if isinstance(self.change, Tensor) else repr(self.change)
+            raise ValueError(f"{self}: what is added is a tensor of the parameter's shape {shape}, not {got}")
+        if not bool(self.change.isfinite().all()):
+            raise ValueError(f"{self}: what is added is not finite")
+        draft.add(self.parameter, self.change.detach().cpu(), self)
+
+    def touched(self, draft: "Draft") -> list[str]:
+        return [self.parameter]
+
+    def __str__(self) -> str:
+        return f"Add({self.parameter})"
+
+
+@dataclass(frozen=True)
 class Park(Edit):
     """Cut units of an axis, and of those tied to it, out of the live tensors, and keep them and their moments apart.
 

@@ -37,6 +37,15 @@ class Piece:
         self.value = chosen(self.value)
         self.original[dim] = original[index]
 
+    def add(self, change: Tensor) -> None:
+        """Add to the entries that are left what ``change``, of the shape before the plan, has for them."""
+        assert self.value is not None
+        for dim, original in self.original.items():
+            change = change.index_select(dim, original)
+        value = self.value.detach()
+        wide = torch.promote_types(value.dtype, change.dtype)
+        self.value = (value.to(wide) + change.to(value.device, wide)).to(value.dtype)
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -50,9 +59,13 @@ class Claim:
     region: Tensor | None
     axis: str | None
     """The axis that is cut for good."""
+    adds: bool = False
+    """Whether it changes values alone, wherever what is kept of them lies in the end."""
 
     def agrees_with(self, other: "Claim") -> bool:
         """Whether both can be done, in any order."""
+        if self.adds or other.adds:
+            return (self.axis is not None) != (other.axis is not None)
         if self.dim is None or other.dim is None:
             return False
         if self.dim != other.dim:

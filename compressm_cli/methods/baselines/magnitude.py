@@ -1,5 +1,6 @@
 """Units with the largest weights: what most pruning chooses by."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -29,20 +30,25 @@ class Magnitude(Scored):
     HOW = "those with the largest weights"
 
     def scores(self, model: nn.Module, together: list[Axis], generator: torch.Generator) -> Tensor:
-        squares = torch.zeros(together[0].size, dtype=torch.float64)
-        roles, parameters = parameter_roles(model), dict(model.named_parameters())
-        for axis in together:
-            layer = model.get_submodule(axis.module)
-            if axis.kind == "state" and isinstance(layer, TimeInvariantLayer):
-                squares += _of_states(layer)
-                continue
-            for slot in axis.slots:
-                if roles.get(slot.tensor) == "matrix":
-                    entries = parameters[slot.tensor].detach().abs().double().cpu().square()
-                    along = entries.movedim(slot.dim, 0).flatten(1).sum(dim=1)
-                    places = [slot.entries(torch.tensor([unit])) for unit in range(axis.size)]
-                    squares += torch.stack([along[place].sum() for place in places])
-        return squares.sqrt()
+        return magnitudes(model, together)
+
+
+def magnitudes(model: nn.Module, together: Sequence[Axis]) -> Tensor:
+    """The norm of the weights of each unit (n,) of axes that keep the same ones, float64 on the CPU."""
+    squares = torch.zeros(together[0].size, dtype=torch.float64)
+    roles, parameters = parameter_roles(model), dict(model.named_parameters())
+    for axis in together:
+        layer = model.get_submodule(axis.module)
+        if axis.kind == "state" and isinstance(layer, TimeInvariantLayer):
+            squares += _of_states(layer)
+            continue
+        for slot in axis.slots:
+            if roles.get(slot.tensor) == "matrix":
+                entries = parameters[slot.tensor].detach().abs().double().cpu().square()
+                along = entries.movedim(slot.dim, 0).flatten(1).sum(dim=1)
+                places = [slot.entries(torch.tensor([unit])) for unit in range(axis.size)]
+                squares += torch.stack([along[place].sum() for place in places])
+    return squares.sqrt()
 
 
 def _of_states(layer: TimeInvariantLayer) -> Tensor:
