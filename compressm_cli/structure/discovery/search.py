@@ -12,7 +12,8 @@ from compressm_cli.core.axes import Kind
 from compressm_cli.core.text import error_line
 from compressm_cli.structure.discovery.dimensions import Factor, atoms, factors_of, fresh, multiplied, pin
 from compressm_cli.structure.discovery.expressions import Expression, expression_of
-from compressm_cli.structure.discovery.operators import Dims, Tracer
+from compressm_cli.structure.discovery.operators import run
+from compressm_cli.structure.discovery.tracer import Dims, Tracer
 from compressm_cli.structure.map import tensors_of
 
 PLURALS: dict[str, str] = {
@@ -117,7 +118,7 @@ def _interpret(module: fx.GraphModule, tracer: Tracer) -> None:
         if graphs and isinstance(graphs[0], fx.GraphModule):
             tracer.known[node] = _call(graphs[0], node, inner[0], tracer)
         else:
-            tracer.run(node)
+            run(tracer, node)
 
 
 def _call(module: fx.GraphModule, node: fx.Node, at: fx.Node, tracer: Tracer) -> Any:
