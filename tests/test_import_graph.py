@@ -36,8 +36,9 @@ ARROWS: dict[str, set[str]] = {
     "sweeps": {"engine"},
     "studies": {"sweeps", "reports"},
     "reports": {"sweeps"},
+    "integrations": {"reports"},
     "render": {"studies"},
-    "cli": {"render", "engine", "recipe"},
+    "cli": {"render", "engine", "recipe", "integrations"},
 }
 
 # Part -> part -> the modules of it that may be imported from there.

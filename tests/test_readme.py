@@ -14,6 +14,7 @@ from compressm_cli.reports import decoding, inference, timing
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 YOUR_DATA = (Path(__file__).parent.parent / "docs" / "your-data.md").read_text(encoding="utf-8")
+EVAL = (Path(__file__).parent.parent / "docs" / "eval.md").read_text(encoding="utf-8")
 SHORT = ["train.steps=8", "train.eval_every=4", "train.checkpoint_every=4"]
 
 
@@ -76,6 +77,7 @@ def test_the_commands_in_the_readme_work(
         "evaluate",
         "predict",
         "generate",
+        "eval",
         "compare",
         "study",
         "runs",
@@ -85,11 +87,10 @@ def test_the_commands_in_the_readme_work(
         "doctor",
     }
     for words in known:
-        if words[0] in (
-            "predict",
-            "generate",
-        ):  # of models that docs/your-data.md makes, whose tests call them
-            assert f"compressm {words[0]} {words[1]} " in YOUR_DATA
+        # Of models that pages in docs/ make, whose tests call them.
+        page = {"predict": YOUR_DATA, "generate": YOUR_DATA, "eval": EVAL}.get(words[0])
+        if page is not None:
+            assert f"compressm {words[0]} {words[1]} " in page
             continue
         training = words[0] == "train" and "--resume" not in words
         # An override in the README comes first and must not undo the shortening.

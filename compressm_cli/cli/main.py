@@ -39,6 +39,7 @@ COMMANDS = {
     ),
     "analyze": ("compressm_cli.cli.analyze", MODELS, "Show the Hankel spectrum of a checkpoint or run."),
     "evaluate": ("compressm_cli.cli.evaluate", MODELS, "Judge a trained model on a split, or on other data."),
+    "eval": ("compressm_cli.cli.eval", MODELS, "Ask language models tasks such as HellaSwag; compare them."),
     "predict": ("compressm_cli.cli.predict", MODELS, "Say the classes or numbers of the rows of a file."),
     "generate": ("compressm_cli.cli.generate", MODELS, "Let a language model write on from a prompt."),
     "compress": ("compressm_cli.cli.compress", MODELS, "Cut the states of a trained model, in one shot."),

@@ -50,7 +50,7 @@ def locate(repository: str, path: str | None, also: str = "") -> dict[str, Split
     for folder in caches:
         if found := _split_files(folder):
             return found[0]
-    if problem := _unreachable(repository):
+    if problem := unreachable(repository):
         raise _not_at_hand(repository, caches, problem)
     return _downloaded(repository, caches)
 
@@ -114,7 +114,7 @@ def _cache_folders(repository: str) -> list[Path]:
     ]
 
 
-def _unreachable(repository: str) -> str | None:
+def unreachable(repository: str) -> str | None:
     """Why the hub cannot be asked, or None where it answers.
 
     In a thread of its own, since a look-up of a name heeds no timeout.

@@ -73,7 +73,7 @@ class Writer:
         logits, state = self._model.prefill(tokens, lengths)
         ends = [tokens.shape[1]] * len(prompts) if lengths is None else lengths.tolist()
         before = [row[:end].tolist() for row, end in zip(tokens, ends, strict=True)]
-        texts = [_Text(self._inputs.stream(given), stops) for given in before]
+        texts = [WrittenText(self._inputs.stream(given), stops) for given in before]
         return self._written(logits, state, texts, most, sampling or Sampling(), _generators(before, seed))
 
     @property
@@ -85,7 +85,7 @@ class Writer:
         self,
         logits: Tensor,
         state: State,
-        texts: "Sequence[_Text]",
+        texts: "Sequence[WrittenText]",
         most: int,
         how: Sampling,
         generators: Sequence[torch.Generator],
@@ -155,7 +155,7 @@ def _numbers(prompt: str) -> np.ndarray:
         ) from None
 
 
-class _Text:
+class WrittenText:
     """One text that is being written: what may be shown of it, and whether it is over."""
 
     def __init__(self, stream: TextStream, stops: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ from compressm_cli.cli.main import run as command
 from compressm_cli.cli.streams import Stream, is_lost
 from compressm_cli.data.byte_tokenizer import byte_tokenizer
 from compressm_cli.data.encodings import Bytes, Encoding, Ids, Tokenizer, Tokens
-from compressm_cli.engine.generation import Writer, _Text
+from compressm_cli.engine.generation import Writer, WrittenText
 from compressm_cli.engine.sampling import Sampling
 from compressm_cli.models import build_model
 from compressm_cli.recipe import recipe_from_mapping
@@ -104,7 +104,7 @@ def test_a_text_ends_before_a_stop(model: torch.nn.Module, capsys: pytest.Captur
 
 
 def test_what_could_begin_a_stop_is_held_back() -> None:
-    text = _Text(Bytes().stream(), ["abc"])
+    text = WrittenText(Bytes().stream(), ["abc"])
     shown = [text.add(ord(letter) + 1, False) for letter in "xabab"]
     assert shown == ["x", "", "", "ab", ""]
     assert text.add(ord("d") + 1, True) == "abd"

@@ -106,6 +106,11 @@ class Tokenizer(TokenInputs):
         encoded = known_tokenizer(self.json_text).encode(text, add_special_tokens=False)
         return np.array(encoded.ids, dtype=np.int64)
 
+    def named(self, name: str) -> int | None:
+        """The token of this name, such as ``<|endoftext|>``; None where there is none that the model knows."""
+        token = known_tokenizer(self.json_text).token_to_id(name)
+        return token if token is not None and token < self.size else None
+
     def unread(self, text: str) -> list[str]:
         """The parts of a text, but for blanks, that no token or that of what is unknown stands for."""
         known = known_tokenizer(self.json_text)

@@ -1,0 +1,136 @@
+"""Language models in folders of transformers, of the kinds that this package does not build itself."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compressm_cli.core.errors import BadInputError
+from compressm_cli.data.encodings import Tokenizer
+from compressm_cli.data.reading import reading
+from compressm_cli.data.tokenizer import TOKENIZER, read_tokenizer
+from compressm_cli.exchange.names import CONFIG
+from compressm_cli.integrations.language_model import LanguageModel, Tokens, picked
+
+LENGTHS = ("n_positions", "max_position_embeddings", "n_ctx")
+"""Settings that tell how many tokens a model sees at once, as lm-evaluation-harness looks for them."""
+UNKNOWN_LENGTH = 2048
+"""Tokens where none of them is there; the same as in lm-evaluation-harness."""
+STARTS = ("bos_token_id", "eos_token_id")
+
+
+class TransformersModel(LanguageModel):
+    """What AutoModelForCausalLM makes of a folder; nothing in the folder is executed."""
+
+    def __init__(self, folder: Path, context: int | None, device: torch.device) -> None:
+        """Raises BadInputError for what transformers cannot build of it, or not with all its weights."""
+        settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        self._model = _built(folder).to(device).eval()
+        if not (folder / TOKENIZER).is_file():
+            raise BadInputError(f"{folder}: no {TOKENIZER} in it; put that of the model there")
+        size = self._model.get_input_embeddings().weight.shape[0]
+        inputs = Tokenizer(size=size, json_text=read_tokenizer(folder / TOKENIZER))
+        lengths = [settings[key] for key in LENGTHS if isinstance(settings.get(key), int)]
+        longest = lengths[0] if lengths else UNKNOWN_LENGTH
+        if context is not None and lengths and context > longest:
+            raise BadInputError(f"--context {context}: {folder} sees {longest} tokens at once; give no more")
+        super().__init__(str(folder), "a model of transformers", inputs, context or longest, device)
+        ids = [i[0] if isinstance(i := settings.get(key), list) and i else i for key in STARTS]
+        self._start = next((token for token in ids if isinstance(token, int)), None)
+        self._ends = settings.get("eos_token_id")
+
+    def prefix(self) -> int | None:
+        """The token that begins texts, else the one that ends them, as config.json says."""
+        return super().prefix() if self._start is None else self._start
+
+    def logits(self, tokens: Tensor, lengths: Tensor, rows: Tensor, places: Tensor) -> Tensor:
+        real = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
+
+        def call() -> Tensor:
+            found: Tensor = self._model(input_ids=tokens, attention_mask=real.long(), use_cache=False).logits
+            return found
+
+        with torch.no_grad():
+            return picked(self._model.get_output_embeddings(), rows, places, call)
+
+    def write(self, prompts: Sequence[Tokens], most: int, stops: Sequence[str]) -> list[str]:
+        """Prompts of equal length together, so that there is no padding."""
+        said = [""] * len(prompts)
+        for length in {len(prompt) for prompt in prompts}:
+            places = [place for place, prompt in enumerate(prompts) if len(prompt) == length]
+            for place, text in zip(
+                places, self._write([prompts[p] for p in places], most, stops), strict=True
+            ):
+                said[place] = text
+        return said
+
+    @torch.no_grad()
+    def _write(self, prompts: Sequence[Tokens], most: int, stops: Sequence[str]) -> list[str]:
+        from transformers import GenerationConfig
+
+        tokens, _ = self.padded(prompts)
+        begun = tokens.shape[1]
+        given = GenerationConfig(
+            max_new_tokens=most,
+            do_sample=False,
+            pad_token_id=0,
+            eos_token_id=self._ends,
+            bos_token_id=self._start,
+        )
+
+        def is_over(ids: Tensor, *_: Any, **__: Any) -> Tensor:
+            texts = [self._text(row, begun) for row in ids]
+            return torch.tensor([any(stop in text for stop in stops) for text in texts], device=ids.device)
+
+        self._model.generation_config = given
+        found = self._model.generate(
+            tokens,
+            attention_mask=torch.ones_like(tokens),
+            generation_config=given,
+            stopping_criteria=[is_over] if stops else None,
+        )
+        return [_before(self._text(row, begun), stops) for row in found]
+
+    def _text(self, row: Tensor, begun: int) -> str:
+        """What was written after the first ``begun`` tokens, before a token that ends texts."""
+        tokens = row[begun:].tolist()
+        ends = self._ends if isinstance(self._ends, list) else [self._ends]
+        end = next((place for place, token in enumerate(tokens) if token in ends), len(tokens))
+        stream = self.inputs.stream(row[:begun].tolist())
+        return "".join(map(stream.add, tokens[:end])) + stream.end()
+
+
+def _before(text: str, stops: Sequence[str]) -> str:
+    places = [place for stop in stops if (place := text.find(stop)) >= 0]
+    return text[: min(places)] if places else text
+
+
+def _built(folder: Path) -> Any:
+    try:
+        from transformers import AutoModelForCausalLM
+        from transformers.utils import logging
+    except ImportError as error:
+        raise BadInputError(
+            f"{folder}: needs the package transformers; install it with: pip install 'compressm[export]'"
+        ) from error
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    found: dict[str, Any]
+    with reading(folder, "transformers builds no language model of it", "give another folder"):
+        model, found = AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            local_files_only=True,
+            trust_remote_code=False,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    lacking = [*found["missing_keys"], *found["mismatched_keys"]]
+    if lacking:
+        raise BadInputError(
+            f"{folder}: {len(lacking)} tensors of the model are not in its files, or of another shape, such as "
+            f"{sorted(map(str, lacking))[0]}; save the whole model there"
+        )
+    return model
