@@ -1,6 +1,5 @@
 """Language models in folders of transformers, of the kinds that this package does not build itself."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,8 @@ from torch import Tensor
 
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.encodings import Tokenizer
-from compressm_cli.data.reading import reading
 from compressm_cli.data.tokenizer import TOKENIZER, read_tokenizer
-from compressm_cli.exchange.names import CONFIG
+from compressm_cli.exchange.folders import open_folder
 from compressm_cli.integrations.language_model import LanguageModel, Tokens, picked
 
 LENGTHS = ("n_positions", "max_position_embeddings", "n_ctx")
@@ -23,12 +21,18 @@ STARTS = ("bos_token_id", "eos_token_id")
 
 
 class TransformersModel(LanguageModel):
-    """What AutoModelForCausalLM makes of a folder; nothing in the folder is executed."""
+    """The network of a folder; nothing in the folder is executed."""
 
     def __init__(self, folder: Path, context: int | None, device: torch.device) -> None:
-        """Raises BadInputError for what transformers cannot build of it, or not with all its weights."""
-        settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        self._model = _built(folder).to(device).eval()
+        """Raises BadInputError for what is no language model, or lacks weights or its tokenizer."""
+        opened = open_folder(folder)
+        settings = opened.config
+        if opened.task != "language":
+            raise BadInputError(
+                f"{folder}: a {type(opened.model).__name__} says no tokens; give a language model, whose class ends in "
+                "ForCausalLM"
+            )
+        self._model: Any = opened.model.to(device)
         if not (folder / TOKENIZER).is_file():
             raise BadInputError(f"{folder}: no {TOKENIZER} in it; put that of the model there")
         size = self._model.get_input_embeddings().weight.shape[0]
@@ -106,31 +110,3 @@ class TransformersModel(LanguageModel):
 def _before(text: str, stops: Sequence[str]) -> str:
     places = [place for stop in stops if (place := text.find(stop)) >= 0]
     return text[: min(places)] if places else text
-
-
-def _built(folder: Path) -> Any:
-    try:
-        from transformers import AutoModelForCausalLM
-        from transformers.utils import logging
-    except ImportError as error:
-        raise BadInputError(
-            f"{folder}: needs the package transformers; install it with: pip install 'compressm[export]'"
-        ) from error
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    found: dict[str, Any]
-    with reading(folder, "transformers builds no language model of it", "give another folder"):
-        model, found = AutoModelForCausalLM.from_pretrained(
-            str(folder),
-            local_files_only=True,
-            trust_remote_code=False,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
-    lacking = [*found["missing_keys"], *found["mismatched_keys"]]
-    if lacking:
-        raise BadInputError(
-            f"{folder}: {len(lacking)} tensors of the model are not in its files, or of another shape, such as "
-            f"{sorted(map(str, lacking))[0]}; save the whole model there"
-        )
-    return model

@@ -162,7 +162,7 @@ def test_models_that_cannot_be_asked(tmp_path: Path) -> None:
     weights = load_file(tmp_path / "llama" / "model.safetensors")
     weights.pop("model.norm.weight")
     save_file(weights, tmp_path / "llama" / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(BadInputError, match=r"1 tensors of the model .* model\.norm\.weight"):
+    with pytest.raises(BadInputError, match=r"the weights lack model\.norm\.weight"):
         open_language_model(tmp_path / "llama", device="cpu")
     (tmp_path / "llama" / "tokenizer.json").unlink()
     save_llama(tmp_path / "bert")
