@@ -32,7 +32,8 @@ class TransformersModel(LanguageModel):
                 f"{folder}: a {type(opened.model).__name__} says no tokens; give a language model, whose class ends in "
                 "ForCausalLM"
             )
-        self._model: Any = opened.model.to(device)
+        network: Any = opened.model
+        self._model = network.to(device)
         if not (folder / TOKENIZER).is_file():
             raise BadInputError(f"{folder}: no {TOKENIZER} in it; put that of the model there")
         size = self._model.get_input_embeddings().weight.shape[0]
