@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from compressm_cli import plugins
+from compressm_cli.models import NETWORKS
 
 EXAMPLE = Path(__file__).parent / "example_plugin"
 
@@ -58,7 +59,8 @@ def examples(subject: str) -> dict[str, dict[str, Any]]:
 @contextmanager
 def on_path(folder: Path, *packages: str) -> Iterator[None]:
     """What lies in ``folder`` can be imported meanwhile; afterwards nothing of it is loaded, or registered."""
-    before = [registry.entries() for registry in plugins.REGISTRIES]
+    registries = (*plugins.REGISTRIES, NETWORKS)
+    before = [registry.entries() for registry in registries]
     path = list(sys.path)
     sys.path.insert(0, str(folder))
     invalidate_caches()
@@ -66,7 +68,7 @@ def on_path(folder: Path, *packages: str) -> Iterator[None]:
         yield
     finally:
         sys.path[:] = path
-        for registry, entries in zip(plugins.REGISTRIES, before, strict=True):
+        for registry, entries in zip(registries, before, strict=True):
             registry.restore(entries)
         plugins.origins.LOADED.clear()
         plugins.importing.BROKEN.clear()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from compressm_cli.data.interface import DataSpec
 from compressm_cli.layers import LAYERS
 from compressm_cli.layers.interface import STATES, StateSpaceLayer, state_space_layers
-from compressm_cli.models import MODELS, ModelConfig, build_model
+from compressm_cli.models import MODELS, NETWORKS, ModelConfig, build_model
 from compressm_cli.recipe import Recipe
 from compressm_cli.structure.edits import Keep
 from compressm_cli.structure.map import StructureMap
@@ -43,7 +43,9 @@ class _Wanted:
     def of(
         cls, config: ModelConfig, data: DataSpec, sizes: Mapping[str, int], shapes: Mapping[str, torch.Size]
     ) -> "_Wanted":
-        classes = tuple(entry.value for kinds in (MODELS, LAYERS) for entry in kinds.entries().values())
+        classes = tuple(
+            entry.value for kinds in (MODELS, LAYERS, NETWORKS) for entry in kinds.entries().values()
+        )
         key = (config.model_dump_json(), repr(data), tuple(sizes.items()), tuple(shapes.items()), classes)
         return cls(key, config, data, dict(sizes), shapes)
 

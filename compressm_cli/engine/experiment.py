@@ -25,6 +25,7 @@ from compressm_cli.engine.origins import beginnings, now
 from compressm_cli.engine.precision import require_compiler, resolve_device
 from compressm_cli.engine.resuming import Departure, departure, is_over, record, require_open, set_out
 from compressm_cli.engine.same_data import as_before, require_same, require_shared
+from compressm_cli.engine.settling import settled
 from compressm_cli.engine.signals import EXIT_CODES, Stop, StoppedError, listening
 from compressm_cli.engine.silent_run import SilentRun
 from compressm_cli.engine.threads import threads_to_begin, threads_to_go_on, using
@@ -93,7 +94,7 @@ def start(
     if initial is not None:
         require_same_shape(initial, dataset.spec)
 
-    recipe = group.from_main(lambda: teaching.placed(recipe))
+    recipe = group.from_main(lambda: settled(teaching.placed(recipe), dataset, initial))
     teacher = teaching.shared(recipe, dataset, group)
     inherited = inheriting.shared(recipe, seed, dataset, group) if initial is None else None
 
@@ -199,7 +200,8 @@ def _go_on(
         ended = {"status": "done", "finished": now(), "error": None, "signal": None}
         group.from_main(lambda: run.write_info({**run.read_info(), **ended}))
         return
-    data = as_before(found.fingerprint, dataset())
+    data, known = as_before(found.fingerprint, dataset()), found.checkpoint
+    recipe = group.from_main(lambda: settled(recipe, data, known))
     teacher = teaching.shared(recipe, data, group)
     # What is resumed has the weights itself.
     inherited = inheriting.shared(recipe, recipe.seeds[0], data, group) if found.checkpoint is None else None

@@ -21,6 +21,7 @@ from compressm_cli.engine.ledger import Ledger
 from compressm_cli.engine.listeners import Listeners
 from compressm_cli.engine.optimizer import build_optimizer
 from compressm_cli.engine.placement import Held, placement
+from compressm_cli.engine.settling import begun
 from compressm_cli.engine.workload import Workload
 from compressm_cli.layers.interface import ROLES
 from compressm_cli.methods.faults import MethodFaultError, ask, memory_of
@@ -28,7 +29,6 @@ from compressm_cli.methods.hooks import Hooks
 from compressm_cli.methods.method import CheckContext, Method, SetupContext, StepContext
 from compressm_cli.methods.parameters import groups_of_method
 from compressm_cli.methods.registry import method_of
-from compressm_cli.models import build_model
 from compressm_cli.ops.forms import CostModel
 from compressm_cli.recipe import Recipe
 from compressm_cli.structure import surgery
@@ -67,7 +67,7 @@ class TrainState:
         torch.manual_seed(seed)
         self.placement = placement(self._config.parallel, group, device)
         if known is None:
-            model = self.placement.fresh(lambda: build_model(recipe.model, dataset.spec))
+            model = self.placement.fresh(lambda: begun(recipe.model, dataset.spec))
         else:
             model = known.build_model()
         self.model = self.placement.place(model)

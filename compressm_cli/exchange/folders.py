@@ -1,24 +1,28 @@
 """Folders of transformers whose networks are not ours: opened as they are, with nothing of them executed."""
 
-import contextlib
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from compressm_cli.core.errors import BadInputError
-from compressm_cli.core.text import error_line, shorten
+from compressm_cli.core.text import shorten
 from compressm_cli.exchange.names import CONFIG
 from compressm_cli.exchange.places import found_in_folder
 from compressm_cli.exchange.tensors import read_config
+from compressm_cli.models.of_transformers import (
+    Task,
+    class_of,
+    library,
+    quiet,
+    said_by,
+    takes,
+    task_of,
+    transformers_config,
+)
 
-Task = Literal["language", "classification"]
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -29,9 +33,6 @@ TOKENIZER_FILES = (
     "tokenizer.model",
 )
 """What makes tokens of texts; copied as they are where a network is saved."""
-LONGEST_ERROR = 300
-"""Characters of an error of transformers that are told."""
-WRITE_ARCHITECTURES = 'write it, such as "architectures": ["LlamaForCausalLM"]'
 
 
 @dataclass
@@ -85,69 +86,13 @@ def config_of(path: Path) -> dict[str, Any]:
     return read_config(path)
 
 
-def task_of(config: dict[str, Any]) -> Task | None:
-    """What the outputs of a configuration's network are, by the name of its class."""
-    name = next(iter(_architectures(config)), "")
-    if name.endswith(("ForCausalLM", "LMHeadModel")):
-        return "language"
-    return "classification" if name.endswith("ForSequenceClassification") else None
-
-
-def class_of(config: dict[str, Any], where: object) -> Any:
-    """transformers' class of the network that a configuration tells; BadInputError where there is none."""
-    transformers, names = library(), _architectures(config)
-    if not names:
-        raise BadInputError(
-            f"{where}: architectures is missing: the class of the network; {WRITE_ARCHITECTURES}"
-        )
-    found = getattr(transformers, names[0], None) if names[0].isidentifier() else None
-    if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
-        close = get_close_matches(names[0], [n for n in dir(transformers) if n[:1].isupper()], n=3)
-        raise BadInputError(
-            f"{where}: transformers {transformers.__version__} has no network {shorten(names[0])} (architectures)"
-            + (f"; close: {', '.join(close)}" if close else "")
-        )
-    return found
-
-
-def transformers_config(config: dict[str, Any], where: object) -> Any:
-    """transformers' object of a configuration's mapping; BadInputError where it takes it for none."""
-    transformers = library()
-    kind = config.get("model_type")
-    if not isinstance(kind, str):
-        raise BadInputError(f'{where}: model_type is missing; write it, such as "model_type": "llama"')
-    known = transformers.CONFIG_MAPPING
-    if kind not in known:
-        close = get_close_matches(kind, list(known.keys()), n=3)
-        raise BadInputError(
-            f"{where}: transformers {transformers.__version__} has no model_type {shorten(kind)}"
-            + (f"; close: {', '.join(close)}" if close else "")
-        )
-    try:
-        with quiet():
-            return known[kind].from_dict(config)
-    except Exception as error:  # what its checks raise is of many kinds
-        raise BadInputError(f"{where}: no configuration of {kind}: {said_by(error)}") from error
-
-
-def library() -> ModuleType:
-    """transformers; BadInputError, with what to install, where it is not there."""
-    try:
-        import transformers
-    except ImportError as error:
-        raise BadInputError(
-            "networks of other folders need the package transformers; install it with: pip install 'compressm[export]'"
-        ) from error
-    return transformers
-
-
 def example_of(model: nn.Module, rows: int = 2, length: int = 8, seed: int = 0) -> dict[str, Any]:
-    """Keyword arguments for a network of transformers: random tokens, none of them padding, or images.
+    """Keyword arguments for a network of transformers: random tokens, the last one of several rows masked, or images.
 
     BadInputError where it takes something else.
     """
     whole: Any = model.config
-    config, takes = whole.get_text_config(), parameters_of(model)
+    config, names = whole.get_text_config(), takes(model)
     generator = torch.Generator().manual_seed(seed)
     main = getattr(model, "main_input_name", "input_ids")
     if getattr(whole, "is_encoder_decoder", False) or main not in ("input_ids", "pixel_values"):
@@ -164,18 +109,13 @@ def example_of(model: nn.Module, rows: int = 2, length: int = 8, seed: int = 0) 
         positions = getattr(config, "max_position_embeddings", None) or length
         size = (rows, min(length, int(positions)))
         given[main] = _tokens(size, int(config.vocab_size), getattr(config, "pad_token_id", None), generator)
-        if "attention_mask" in takes:
+        if "attention_mask" in names:
             given["attention_mask"] = torch.ones(size, dtype=torch.int64)
-    if "use_cache" in takes:
+            if rows > 1:  # code that runs where rows are padded alone is to be gone through, too
+                given["attention_mask"][-1, -1] = 0
+    if "use_cache" in names:
         given["use_cache"] = False
     return given
-
-
-def parameters_of(model: nn.Module) -> set[str]:
-    """Names of what its ``forward`` takes."""
-    import inspect
-
-    return set(inspect.signature(model.forward).parameters)
 
 
 def _tokens(
@@ -183,11 +123,6 @@ def _tokens(
 ) -> Tensor:
     found = torch.randint(0, vocabulary, size, generator=generator)
     return found if padding is None else torch.where(found == padding, (found + 1) % vocabulary, found)
-
-
-def _architectures(config: dict[str, Any]) -> list[str]:
-    names = config.get("architectures")
-    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
 
 def _loaded(path: Path, config: dict[str, Any], trust_code: bool) -> tuple[Any, dict[str, Any]]:
@@ -243,26 +178,3 @@ def _or_unreadable(path: Path, load: Any, settings: dict[str, Any]) -> tuple[Any
 
 def _is_finite(value: Tensor) -> bool:
     return not value.is_floating_point() or bool(torch.isfinite(value).all())
-
-
-def said_by(error: Exception) -> str:
-    """What an error of transformers says, on one line that is not too long."""
-    text = error_line(error, lambda _: False).partition(": ")[2]
-    return text if len(text) <= LONGEST_ERROR else f"{text[: LONGEST_ERROR - 4]} ..."
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without the reports and bars of transformers, which tell what is told as an error or is of no concern."""
-    logging = library().utils.logging
-    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(level)
-        if bar:
-            logging.enable_progress_bar()

@@ -14,6 +14,7 @@ from compressm_cli.checkpoint.archive import ArchiveError, read_archive, shorten
 from compressm_cli.core.contents import found_instead
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.files import write_atomically
+from compressm_cli.core.json_files import MAX_JSON, read_json
 from compressm_cli.core.text import shorten
 from compressm_cli.exchange.names import CONFIG, PICKLED, SAFETENSORS, WEIGHTS
 from compressm_cli.exchange.places import training_folder
@@ -22,8 +23,6 @@ WITHIN = ("state_dict", "model")
 """Where tools that train keep the weights beside other things."""
 PART = re.compile(r"-\d{5}-of-\d{5}\.")
 """In names of files of a model in several."""
-MAX_JSON = 64 * 2**20
-"""Bytes of a JSON file: an index of weights names each tensor."""
 MAX_NAME = 500
 """Characters of a tensor's name."""
 
@@ -31,7 +30,7 @@ MAX_NAME = 500
 def read_config(folder: Path) -> dict[str, Any]:
     """``config.json`` of a folder; BadInputError where it is none."""
     path = folder / CONFIG
-    content = _read_json(path)
+    content = read_json(path)
     if not isinstance(content, dict):
         raise BadInputError(f"{path}: found a {type(content).__name__}, not a mapping")
     return content
@@ -178,7 +177,7 @@ def _named(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
-    content = _read_json(index)
+    content = read_json(index)
     places = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(places, dict) or not all(
         isinstance(p, str) and p == Path(p).name for p in places.values()
@@ -193,20 +192,3 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
             f"{index}: the files lack {missing[0]}" + (f" and {len(missing) - 1} more" if missing[1:] else "")
         )
     return tensors
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        if not path.is_file():
-            raise BadInputError(f"{path}: no such file")
-        with path.open("rb") as file:
-            data = file.read(MAX_JSON + 1)
-        if len(data) > MAX_JSON:
-            raise BadInputError(f"{path}: larger than {MAX_JSON} bytes")
-        return json.loads(data.decode("utf-8-sig"))
-    except OSError as error:
-        raise BadInputError(f"{path}: cannot be read ({error.strerror})") from error
-    except RecursionError as error:
-        raise BadInputError(f"{path}: not usable JSON: nested too deep") from error
-    except ValueError as error:
-        raise BadInputError(f"{path}: not JSON: {found_instead(path) or shorten_line(error)}") from error

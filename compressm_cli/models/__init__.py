@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from compressm_cli.models.config import ModelConfig
     from compressm_cli.models.decoder import Decoder
     from compressm_cli.models.encoder import Encoder
+    from compressm_cli.models.external import NETWORKS, External
     from compressm_cli.models.interface import Model, blocks_of
     from compressm_cli.models.norms import has_batch_statistics, pool_statistics
     from compressm_cli.models.registry import MODELS, build_model
@@ -21,6 +22,7 @@ __getattr__ = exporter(
         "interface": ("Model", "blocks_of"),
         "registry": ("MODELS", "build_model"),
         "decoder": ("Decoder",),
+        "external": ("NETWORKS", "External"),
         "encoder": ("Encoder",),
         "norms": ("has_batch_statistics", "pool_statistics"),
         "sequence": ("SequenceModel",),
@@ -30,8 +32,10 @@ __getattr__ = exporter(
 
 __all__ = [
     "MODELS",
+    "NETWORKS",
     "Decoder",
     "Encoder",
+    "External",
     "Model",
     "ModelConfig",
     "SequenceModel",

@@ -1,6 +1,7 @@
 """What a recipe says of a model, whichever it is."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar, Self
 
 import torch
@@ -32,6 +33,14 @@ class ModelConfig(Config):
         Raises ValueError where there are more than there may be.
         """
         return self
+
+    def located(self, folder: Path) -> Self:
+        """The same with relative paths made absolute: they start at ``folder``."""
+        return self
+
+    def places(self) -> dict[str, str]:
+        """The user's files and folders that are read, by key."""
+        return {}
 
     def check_device(self, device: torch.device) -> None:
         """Raise ValueError, with what to write, where the model cannot run as it is asked to on a device."""

@@ -7,11 +7,16 @@ from compressm_cli.core.registry import Registry
 from compressm_cli.models.config import ModelConfig
 from compressm_cli.models.decoder import Decoder
 from compressm_cli.models.encoder import Encoder
+from compressm_cli.models.external import External
 from compressm_cli.models.interface import Model
 from compressm_cli.models.sequence import SequenceModel
 
 MODELS: Registry[Model] = Registry(
-    "model", "kind", Model, ModelConfig, {"sequence": SequenceModel, "decoder": Decoder, "encoder": Encoder}
+    "model",
+    "kind",
+    Model,
+    ModelConfig,
+    {"sequence": SequenceModel, "decoder": Decoder, "encoder": Encoder, "external": External},
 )
 
 

@@ -17,6 +17,7 @@ from pydantic import create_model
 from compressm_cli.core.invocation import INVOCATION
 from compressm_cli.core.registry import DuplicateNameError, Entry, Origin, Registry
 from compressm_cli.core.text import error_line, one_line, shorten
+from compressm_cli.models import NETWORKS
 from compressm_cli.plugins.origins import (
     EXPECTED,
     LOADED,
@@ -229,6 +230,9 @@ def _find_path(registry: Registry[Any], path: str, module: str, leaf: str) -> No
     value = getattr(sys.modules[module], leaf, None)
     if not (isinstance(value, type) and issubclass(value, registry.base)):
         raise PluginError(f"{shorten(path)} is no {registry.subject}: no class of {registry.base.__name__}")
+    if registry is NETWORKS:  # any class, with whatever arguments it takes
+        registry.add(path, value, registry.config, asked)
+        return
     config = checked(value, registry)
     settings: dict[str, Any] = {registry.tag: (Literal[path], path)}
     named = create_model(config.__name__, __base__=config, __module__=config.__module__, **settings)

@@ -15,7 +15,7 @@ from compressm_cli.data import TASKS
 from compressm_cli.data.checksum import bytes_checksum
 from compressm_cli.layers import LAYERS
 from compressm_cli.methods import METHODS
-from compressm_cli.models import MODELS
+from compressm_cli.models import MODELS, NETWORKS
 from compressm_cli.objectives import OBJECTIVES
 
 REGISTRIES: tuple[Registry[Any], ...] = (LAYERS, METHODS, TASKS, OBJECTIVES, MODELS)
@@ -59,7 +59,10 @@ def needed(recipe: Config) -> list[Origin]:
     """The plug-ins whose classes a recipe names, each once."""
     used = {type(config) for config in _configs(recipe)}
     entries = [entry for registry in REGISTRIES for entry in registry.entries().values()]
-    return list(dict.fromkeys(e.origin for e in entries if e.origin is not None and e.config in used))
+    found = [entry for entry in entries if entry.config in used]
+    networks = {getattr(config, "network_class", None) for config in _configs(recipe)}
+    found += [entry for name, entry in NETWORKS.entries().items() if name in networks]
+    return list(dict.fromkeys(entry.origin for entry in found if entry.origin is not None))
 
 
 def all_known() -> dict[str, Origin]:

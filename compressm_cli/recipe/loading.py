@@ -10,11 +10,11 @@ from pydantic import ValidationError
 from compressm_cli import plugins
 from compressm_cli.core.config import Config
 from compressm_cli.core.registry import BY_NAME, Registry
-from compressm_cli.core.text import described
+from compressm_cli.core.text import described, shorten
 from compressm_cli.data import TASKS
 from compressm_cli.layers import LAYERS
 from compressm_cli.methods import METHODS
-from compressm_cli.models import MODELS
+from compressm_cli.models import MODELS, NETWORKS
 from compressm_cli.objectives import OBJECTIVES
 from compressm_cli.recipe.bounds import bound_problems, text_problems
 from compressm_cli.recipe.explain import explain
@@ -26,8 +26,11 @@ from compressm_cli.recipe.yaml_text import MAX_BYTES, Node, dump_yaml, from_plai
 
 C = TypeVar("C", bound=Config)
 
-DEFAULT_KIND = "sequence"
-"""Of a model, where a recipe says nothing."""
+DEFAULT_KIND, OTHERS = "sequence", "external"
+"""Of a model, where a recipe says nothing; and where it says whose network it is, by one of ``SOURCES``."""
+SOURCES = {"from", "class"}
+NO_LAYERS = {"axes", "arguments"}
+"""Mappings of a network that is not ours, in which nothing is named that a registry has."""
 
 
 def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -79,8 +82,13 @@ def recipe_to_mapping(recipe: Recipe) -> dict[str, Any]:
 
 
 def recipe_settings(recipe: Recipe) -> dict[str, Any]:
-    """Every setting by its key path, such as ``train.steps``; lists are one setting."""
-    return _flat(recipe_to_mapping(recipe), "")
+    """Every setting by its key path, such as ``train.steps``; lists are one setting.
+
+    What a run has found in its network (``model.axes``) is none.
+    """
+    mapping = recipe_to_mapping(recipe)
+    mapping["model"].pop("axes", None)
+    return _flat(mapping, "")
 
 
 def _flat(mapping: Mapping[str, Any], prefix: str) -> dict[str, Any]:
@@ -148,7 +156,8 @@ def _validated(root: Node, problems: list[Problem]) -> Recipe:
     _find_shipped_files(root)
     model = root.child("model")
     if model is not None and isinstance(model.value, dict):
-        model.value.setdefault("kind", Node(DEFAULT_KIND, model.place))
+        kind = OTHERS if SOURCES & model.value.keys() else DEFAULT_KIND
+        model.value.setdefault("kind", Node(kind, model.place))
     settle()
     try:
         recipe = Recipe.model_validate(root.plain())
@@ -157,9 +166,22 @@ def _validated(root: Node, problems: list[Problem]) -> Recipe:
         problems += [unavailable.get(problem.path, problem) for problem in explained]
     else:
         problems += bound_problems(recipe, root)
+        problems += _network_problems(recipe, root, unavailable)
     if problems:
         raise RecipeError(problems, untold)
     return recipe
+
+
+def _network_problems(recipe: Recipe, root: Node, unavailable: Mapping[KeyPath, Problem]) -> list[Problem]:
+    """A problem where a recipe names a class of a network that is not there."""
+    path = ("model", NETWORKS.tag)
+    name = getattr(recipe.model, "network_class", None)
+    if name is None or name in NETWORKS:
+        return []
+    told = (
+        f"{shorten(name)} is no class of a plug-in; write package.module:Class, such as my_package.nets:Net"
+    )
+    return [unavailable.get(path) or Problem(root.closest(path).place, path, told)]
 
 
 def _find_shipped_files(root: Node) -> None:
@@ -185,7 +207,10 @@ def _names(root: Node) -> Iterator[tuple[KeyPath, Registry[Any], Node]]:
         parent = root.child(section)
         if parent is not None and (node := parent.child(registry.tag)) is not None:
             yield (section, registry.tag), registry, node
-    waiting: list[tuple[KeyPath, Node | None]] = [(("model",), root.child("model"))]
+    model = root.child("model")
+    if model is not None and (node := model.child(NETWORKS.tag)) is not None:
+        yield ("model", NETWORKS.tag), NETWORKS, node
+    waiting: list[tuple[KeyPath, Node | None]] = [(("model",), model)]
     while waiting:
         path, parent = waiting.pop()
         if parent is not None and isinstance(parent.value, list):
@@ -194,7 +219,7 @@ def _names(root: Node) -> Iterator[tuple[KeyPath, Registry[Any], Node]]:
                 if path[-1] == "layers" and isinstance(node.value, str):
                     yield (*path, number), LAYERS, node
         if parent is not None and isinstance(parent.value, dict):
-            waiting += [((*path, key), node) for key, node in parent.value.items()]
+            waiting += [((*path, key), node) for key, node in parent.value.items() if key not in NO_LAYERS]
             if (node := parent.child("kind")) is not None:
                 yield (*path, "kind"), MODELS if path == ("model",) else LAYERS, node
 

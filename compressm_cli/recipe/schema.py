@@ -167,13 +167,13 @@ class Recipe(Config):
         return _received, (self.model_dump(mode="json"), plugins.loaded())
 
     def located(self) -> "Recipe":
-        """The same with absolute paths of its data, its teacher and the model that it begins with; relative ones start
-        at the current folder.
+        """The same with absolute paths of its data, network, teacher and the model that it begins with; relative ones
+        start at the current folder.
 
         Raises BadInputError where that folder is called what no recipe may hold.
         """
         found: dict[str, Any] = {}
-        for name in ("data", "objective"):
+        for name in ("data", "model", "objective"):
             part = getattr(self, name)
             if part is None:
                 continue

@@ -4,6 +4,7 @@ A new model needs examples of its settings in ``EXAMPLES``. Those of a plug-in c
 examples of their settings from ``EXAMPLES`` of that module.
 """
 
+import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -33,6 +34,8 @@ from compressm_cli.runs.folder import Run
 __all__ = ["rough_flops"]
 
 TEXT = {"task": "text_lm", "max_bytes": 4000, "length": 16}
+ELSEWHERE = {"from": "elsewhere", "weights": "fresh"}
+"""Of networks of folders that are not there any more."""
 EXAMPLES: dict[str, dict[str, Any]] = {
     "sequence": {"layer": {"kind": "mamba2", "state_dim": 6, **SMALL["mamba2"]}, "model_dim": 8, "depth": 2},
     "decoder": {
@@ -69,6 +72,21 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "bias": True,
         "dropout": 0.1,
     },
+    "external": {
+        "network": json.dumps(
+            {
+                "model_type": "llama",
+                "architectures": ["LlamaForCausalLM"],
+                "vocab_size": 300,
+                "hidden_size": 16,
+                "intermediate_size": 12,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+            }
+        ),
+        **ELSEWHERE,
+    },
     **examples("model"),
 }
 """Settings of small models: each model, and those kinds of it that are built otherwise."""
@@ -84,6 +102,8 @@ pytestmark = pytest.mark.parametrize("name", EXAMPLES)
 
 
 def recipe_for(root: Path, name: str, **changes: Any) -> Recipe:
+    if name.startswith("external"):
+        pytest.importorskip("transformers")
     compression = {
         "method": "magnitude",
         "kinds": list(get_args(Kind)),

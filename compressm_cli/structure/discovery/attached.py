@@ -1,24 +1,17 @@
 """Discovered axes as a part of the network that they were found in."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from compressm_cli.core.axes import DISCOVERED, Axis, Kind, Role, Slot
+from compressm_cli.core.attached import UNITS, AttachedAxes
+from compressm_cli.core.axes import DISCOVERED
+from compressm_cli.core.expressions import axes_in
 from compressm_cli.structure.discovery.dimensions import Factor
-from compressm_cli.structure.discovery.expressions import (
-    Expression,
-    axes_in,
-    expression_of,
-    size_of,
-    slots_of,
-)
+from compressm_cli.structure.discovery.expressions import expression_of
 from compressm_cli.structure.discovery.search import Found, Graph, expressions
-
-UNITS = "_units_of_axis"
-"""What the buffers are called whose length is the size of an axis, before its number."""
 
 
 @dataclass(frozen=True)
@@ -28,50 +21,6 @@ class Attribute:
     module: str
     name: str
     factor: Factor
-
-
-@dataclass
-class AttachedAxes:
-    """What was found in a network, by the names of its tensors; it holds none of them.
-
-    How many units an axis has is the length of a buffer beside the first tensor that makes them: an edit cuts it as it
-    cuts the tensors, and a saved state has it. It holds the numbers that the units had at first. ``attributes`` are
-    written anew after each edit.
-    """
-
-    kinds: dict[str, Kind]
-    """Of each axis."""
-    units: dict[str, str]
-    """Of each axis: the buffer with an entry for each of its units."""
-    tensors: dict[str, list[Expression]]
-    """The dimensions of parameters and buffers."""
-    roles: dict[tuple[str, int], Role]
-    attributes: dict[tuple[str, str], Expression] = field(default_factory=dict)
-    """By module and name."""
-
-    def sizes(self, model: nn.Module) -> dict[str, int]:
-        """Of each axis, now."""
-        return {axis: len(model.get_buffer(buffer)) for axis, buffer in self.units.items()}
-
-    def axes(self, model: nn.Module) -> Iterator[Axis]:
-        """As modules declare theirs."""
-        sizes = self.sizes(model)
-        for name, kind in self.kinds.items():
-            slots = [
-                slot
-                for tensor, dims in self.tensors.items()
-                for d, dim in enumerate(dims)
-                if name in axes_in(dim)
-                for slot in slots_of(tensor, d, self.roles.get((tensor, d), "own"), dim, name, sizes)
-            ]
-            slots.append(Slot(self.units[name], 0))
-            yield Axis(name, kind, sizes[name], tuple(slots), self.units[name].rpartition(".")[0])
-
-    def follow(self, model: nn.Module) -> None:
-        """Let the modules compute with the sizes that there are now."""
-        sizes = self.sizes(model)
-        for (module, name), value in self.attributes.items():
-            setattr(model.get_submodule(module), name, size_of(value, sizes))
 
 
 def attach(model: nn.Module, graph: Graph, found: Sequence[Found], attributes: Sequence[Attribute]) -> None:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from compressm_cli.core.axes import Kind
+from compressm_cli.core.expressions import Expression
 from compressm_cli.core.text import error_line
 from compressm_cli.structure.discovery.dimensions import Factor, atoms, factors_of, fresh, multiplied, pin
-from compressm_cli.structure.discovery.expressions import Expression, expression_of
+from compressm_cli.structure.discovery.expressions import expression_of
 from compressm_cli.structure.discovery.operators import run
 from compressm_cli.structure.discovery.tracer import Dims, Tracer
 from compressm_cli.structure.map import tensors_of

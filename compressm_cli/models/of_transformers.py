@@ -1,0 +1,143 @@
+"""Networks of transformers by their configuration alone: which class, which configuration, what they take and give."""
+
+import contextlib
+import inspect
+import re
+import warnings
+from collections.abc import Iterator
+from difflib import get_close_matches
+from types import ModuleType
+from typing import Any, Literal
+
+from torch import nn
+
+from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.text import error_line, shorten
+
+Task = Literal["language", "classification"]
+LONGEST_ERROR = 300
+"""Characters of an error of transformers that are told."""
+WRITE_ARCHITECTURES = 'write it, such as "architectures": ["LlamaForCausalLM"]'
+COUNTS = re.compile(r"^(n_|num_).*(layers?|blocks?|experts?)$|^depths?$|^layers$")
+"""Keys of a configuration that say how often something is built."""
+MOST_BUILT = 1000
+
+
+def network_of(config: dict[str, Any], where: object) -> Any:
+    """A network with fresh weights, from torch's random state and of torch's default device and type.
+
+    Raises BadInputError where transformers has no such network, or cannot build it.
+    """
+    network, settings = class_of(config, where), transformers_config(config, where)
+    try:
+        with quiet():
+            return network(settings)
+    except Exception as error:  # sizes that do not go together are told in many ways
+        raise BadInputError(
+            f"{where}: no {network.__name__} can be built as it says: {said_by(error)}"
+        ) from error
+
+
+def task_of(config: dict[str, Any]) -> Task | None:
+    """What the outputs of a configuration's network are, by the name of its class: scores of the next tokens, or of
+    classes; None for anything else."""
+    name = next(iter(_architectures(config)), "")
+    if name.endswith(("ForCausalLM", "LMHeadModel")):
+        return "language"
+    return "classification" if name.endswith("ForSequenceClassification") else None
+
+
+def class_of(config: dict[str, Any], where: object) -> Any:
+    """transformers' class of the network that a configuration tells; BadInputError where there is none."""
+    transformers, names = library(), _architectures(config)
+    if not names:
+        raise BadInputError(
+            f"{where}: architectures is missing: the class of the network; {WRITE_ARCHITECTURES}"
+        )
+    found = getattr(transformers, names[0], None) if names[0].isidentifier() else None
+    if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
+        close = get_close_matches(names[0], [n for n in dir(transformers) if n[:1].isupper()], n=3)
+        raise BadInputError(
+            f"{where}: transformers {transformers.__version__} has no network {shorten(names[0])} (architectures)"
+            + (f"; close: {', '.join(close)}" if close else "")
+        )
+    return found
+
+
+def transformers_config(config: dict[str, Any], where: object) -> Any:
+    """transformers' object of a configuration's mapping; BadInputError where it takes it for none."""
+    transformers = library()
+    kind = config.get("model_type")
+    if not isinstance(kind, str):
+        raise BadInputError(f'{where}: model_type is missing; write it, such as "model_type": "llama"')
+    known = transformers.CONFIG_MAPPING
+    if kind not in known:
+        close = get_close_matches(kind, list(known.keys()), n=3)
+        raise BadInputError(
+            f"{where}: transformers {transformers.__version__} has no model_type {shorten(kind)}"
+            + (f"; close: {', '.join(close)}" if close else "")
+        )
+    _require_bounded(config, where)
+    try:
+        with quiet():
+            return known[kind].from_dict(config)
+    except Exception as error:  # what its checks raise is of many kinds
+        raise BadInputError(f"{where}: no configuration of {kind}: {said_by(error)}") from error
+
+
+def _require_bounded(config: dict[str, Any], where: object) -> None:
+    """BadInputError where a network would be built of more modules than any is: that takes forever, also without
+    memory for weights."""
+    waiting: list[tuple[str, Any]] = list(config.items())
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [(str(name), inner) for name, inner in value.items()]
+        elif isinstance(value, list):
+            waiting += [(key, inner) for inner in value[: MOST_BUILT + 1]]
+        elif type(value) in (int, float) and COUNTS.search(key) and abs(value) > MOST_BUILT:
+            raise BadInputError(f"{where}: {shorten(key)} is {value}; at most {MOST_BUILT} can be built")
+
+
+def library() -> ModuleType:
+    """transformers; BadInputError, with what to install, where it is not there."""
+    try:
+        import transformers
+    except ImportError as error:
+        raise BadInputError(
+            "networks of other folders need the package transformers; install it with: pip install 'compressm[export]'"
+        ) from error
+    return transformers
+
+
+def takes(module: nn.Module) -> set[str]:
+    """Names of what its ``forward`` takes."""
+    return set(inspect.signature(module.forward).parameters)
+
+
+def said_by(error: Exception) -> str:
+    """What an error of transformers says, on one line that is not too long."""
+    text = error_line(error, lambda _: False).partition(": ")[2]
+    return text if len(text) <= LONGEST_ERROR else f"{text[: LONGEST_ERROR - 4]} ..."
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the reports and bars of transformers, which tell what is told as an error or is of no concern."""
+    logging = library().utils.logging
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()
+
+
+def _architectures(config: dict[str, Any]) -> list[str]:
+    names = config.get("architectures")
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
