@@ -78,13 +78,12 @@ class LanguageModel(ABC):
 
     def require_causal(self) -> None:
         """BadInputError where what follows a token changes what is said after it, as of encoders."""
-        last = (self.inputs.vocabulary or 2) - 1
-        tokens = torch.tensor([[0, 1, 0, 1], [0, 1, 0, last]], device=self.device) % (last + 1)
-        rows, places = torch.tensor([0, 0, 1, 1]), torch.tensor([1, 2, 1, 2])
-        lengths = torch.full((2,), 4, device=self.device)
-        said = self.logits(tokens, lengths, rows.to(self.device), places.to(self.device)).double()
-        change = float((said[:2] - said[2:]).abs().max())
-        if change > ROUNDING * float(said.abs().max()):
+        last, length = (self.inputs.vocabulary or 2) - 1, min(4, self.context)
+        tokens, lengths = self.padded([[0] * length, [*[0] * (length - 1), last]])
+        before = torch.arange(length - 1, device=self.device)
+        rows = torch.tensor([0, 1], device=self.device).repeat_interleave(length - 1)
+        one, other = self.logits(tokens, lengths, rows, before.repeat(2)).double().chunk(2)
+        if float((one - other).abs().max()) > ROUNDING * float(one.abs().max()):
             raise BadInputError(
                 f"{self.name}: what it says after a token depends on later ones: it is no causal language model, and "
                 "its likelihoods of texts would mean nothing"
@@ -100,9 +99,12 @@ def picked(head: nn.Module | None, rows: Tensor, places: Tensor, call: Callable[
         return call()[rows, places]
     handle = head.register_forward_pre_hook(lambda _, given: (given[0][rows, places], *given[1:]))
     try:
-        return call()
+        found = call()
     finally:
         handle.remove()
+    if found.shape[:-1] == rows.shape:
+        return found
+    return call()[rows, places]  # it does not call its head as a module
 
 
 def _numbers(text: str) -> np.ndarray:

@@ -10,7 +10,7 @@ from torch import Tensor
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.encodings import Tokenizer
 from compressm_cli.data.tokenizer import TOKENIZER, read_tokenizer
-from compressm_cli.exchange.folders import open_folder
+from compressm_cli.exchange.folders import open_folder, parameters_of
 from compressm_cli.integrations.language_model import LanguageModel, Tokens, picked
 
 LENGTHS = ("n_positions", "max_position_embeddings", "n_ctx")
@@ -33,7 +33,7 @@ class TransformersModel(LanguageModel):
                 "ForCausalLM"
             )
         network: Any = opened.model
-        self._model = network.to(device)
+        self._model, self._takes = network.to(device), parameters_of(network)
         if not (folder / TOKENIZER).is_file():
             raise BadInputError(f"{folder}: no {TOKENIZER} in it; put that of the model there")
         size = self._model.get_input_embeddings().weight.shape[0]
@@ -53,9 +53,12 @@ class TransformersModel(LanguageModel):
 
     def logits(self, tokens: Tensor, lengths: Tensor, rows: Tensor, places: Tensor) -> Tensor:
         real = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
+        # What some have no such argument for, they do not need: padding is at the end, and they are causal.
+        settings = {"attention_mask": real.long(), "use_cache": False}
+        settings = {name: value for name, value in settings.items() if name in self._takes}
 
         def call() -> Tensor:
-            found: Tensor = self._model(input_ids=tokens, attention_mask=real.long(), use_cache=False).logits
+            found: Tensor = self._model(input_ids=tokens, **settings).logits
             return found
 
         with torch.no_grad():

@@ -43,6 +43,23 @@ generation_kwargs: {until: ["x"], max_gen_toks: 3}
 metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
 """
 
+ENDS = """
+task: {name}
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {file}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: query
+doc_to_choice: choices
+doc_to_target: gold
+metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
+"""
+GROUP = """
+group: both
+task: [first, second]
+aggregate_metric_list: [{metric: acc, weight_by_size: true}]
+"""
+
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -186,6 +203,23 @@ def test_tasks_of_yaml(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
     )
     assert command(["eval", "one.pt", "--tasks", "tasks"]) == 2
     assert "do_sample: false" in capsys.readouterr().err
+
+
+def test_groups_of_tasks(folder: Path) -> None:
+    Path("tasks").mkdir()
+    for name, rows in (("first", ENDINGS[:4]), ("second", ENDINGS[4:14])):
+        write_rows(Path(f"{name}.jsonl"), rows)
+        Path(f"tasks/{name}.yaml").write_text(ENDS.format(name=name, file=f"{name}.jsonl"), encoding="utf-8")
+    Path("tasks/both.yaml").write_text(GROUP, encoding="utf-8")
+    assert command(["eval", "one.pt", "--tasks", "tasks", "--output", "o.json"]) == 0
+    (tasks,) = results("o.json")
+    first, second, both = tasks
+    assert [task["task"] for task in tasks] == ["first", "second", "both"]
+    assert both["items"] == [*first["items"], *second["items"]]
+    right = [item["values"]["acc"] for item in both["items"]]
+    (score,) = both["scores"]
+    assert score["value"] == pytest.approx(sum(right) / len(right))
+    assert (score["metric"], score["chance"], score["is_share"]) == ("acc", 0.25, True)
 
 
 @pytest.mark.parametrize(
