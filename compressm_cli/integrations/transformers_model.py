@@ -10,8 +10,9 @@ from torch import Tensor
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.encodings import Tokenizer
 from compressm_cli.data.tokenizer import TOKENIZER, read_tokenizer
-from compressm_cli.exchange.folders import open_folder, parameters_of
+from compressm_cli.exchange.folders import open_folder
 from compressm_cli.integrations.language_model import LanguageModel, Tokens, picked
+from compressm_cli.models.of_transformers import takes
 
 LENGTHS = ("n_positions", "max_position_embeddings", "n_ctx")
 """Settings that tell how many tokens a model sees at once, as lm-evaluation-harness looks for them."""
@@ -33,7 +34,7 @@ class TransformersModel(LanguageModel):
                 "ForCausalLM"
             )
         network: Any = opened.model
-        self._model, self._takes = network.to(device), parameters_of(network)
+        self._model, self._takes = network.to(device), takes(network)
         if not (folder / TOKENIZER).is_file():
             raise BadInputError(f"{folder}: no {TOKENIZER} in it; put that of the model there")
         size = self._model.get_input_embeddings().weight.shape[0]
