@@ -53,7 +53,8 @@ def export(
     """Write a model for others to load.
 
     hf           transformers' Mamba and Mamba-2; layers of different
-                 order are padded, which is exact
+                 order are padded, which is exact; networks of other
+                 folders as they are now
     hf-ragged    transformers with code of its own beside the weights;
                  every layer keeps its order and its maps
     mamba-ssm    mamba-ssm's MambaLMHeadModel, padded too

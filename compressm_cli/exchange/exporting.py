@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from compressm_cli.checkpoint import Checkpoint
+from compressm_cli.core.axes import declared
 from compressm_cli.core.errors import BadInputError, RunFailedError
 from compressm_cli.core.files import unwritable, write_atomically
 from compressm_cli.data.byte_tokenizer import PADDING, byte_tokenizer
@@ -15,8 +16,10 @@ from compressm_cli.data.encodings import Bytes, Tokenizer
 from compressm_cli.data.tokenizer import TOKENIZER
 from compressm_cli.exchange import huggingface, mamba_ssm, own, ragged
 from compressm_cli.exchange.names import PICKLED, SAFETENSORS
+from compressm_cli.exchange.saving_folders import save_folder
 from compressm_cli.exchange.stock import stock_model
 from compressm_cli.exchange.tensors import write_config, write_pickled, write_safetensors
+from compressm_cli.models import External
 
 Target = Literal["hf", "hf-ragged", "mamba-ssm", "safetensors"]
 TARGETS: tuple[str, ...] = get_args(Target)
@@ -42,7 +45,8 @@ def export(
         raise BadInputError(f"{folder}: exists and is not an empty folder; choose another --output")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return [*_write_tokenizer(checkpoint, target, folder), *writer(folder)]
+        written = writer(folder)
+        return [*_write_tokenizer(checkpoint, target, folder), *written]
     except OSError as error:
         raise RunFailedError(unwritable(folder, error, "choose another --output")) from error
 
@@ -67,6 +71,8 @@ def _write_tokenizer(checkpoint: Checkpoint, target: Target, folder: Path) -> li
 
 
 def _hf(checkpoint: Checkpoint, dtype: torch.dtype) -> Writer:
+    if isinstance(checkpoint.recipe.model, External.Config):
+        return _external(checkpoint, dtype)
     model = stock_model(checkpoint, "hf", dtype)
     config, weights = huggingface.config_of(model), huggingface.weights_of(model)
 
@@ -75,6 +81,20 @@ def _hf(checkpoint: Checkpoint, dtype: torch.dtype) -> Writer:
         return [folder / SAFETENSORS, write_config(folder, config)]
 
     return write
+
+
+def _external(checkpoint: Checkpoint, dtype: torch.dtype) -> Writer:
+    """The network of a folder, as a folder again."""
+    config: Any = checkpoint.recipe.model
+    if config.network_class is not None:
+        raise BadInputError(
+            f"--to hf cannot hold this model: {config.network_class} is no network of transformers; use "
+            "--to safetensors"
+        )
+    model = checkpoint.build_model()
+    assert isinstance(model, External)
+    axes = list(declared(model))
+    return lambda folder: save_folder(model.network, folder, dtype=dtype, axes=axes)
 
 
 def _ragged(checkpoint: Checkpoint, dtype: torch.dtype) -> Writer:

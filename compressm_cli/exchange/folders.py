@@ -13,6 +13,7 @@ from compressm_cli.exchange.names import CONFIG
 from compressm_cli.exchange.places import found_in_folder
 from compressm_cli.exchange.tensors import read_config
 from compressm_cli.models.of_transformers import (
+    CUT,
     Task,
     class_of,
     library,
@@ -142,10 +143,25 @@ def _loaded(path: Path, config: dict[str, Any], trust_code: bool) -> tuple[Any, 
                 "where you have read and trust it, say so (trust_code)"
             )
         return _or_unreadable(path, getattr(transformers, code).from_pretrained, settings)
-    network = class_of(config, path / CONFIG)
-    settings["config"] = transformers_config(config, path / CONFIG)
+    if config.get("model_type") == CUT:
+        network, settings["config"] = cut_network(config, path / CONFIG)
+    else:
+        network = class_of(config, path / CONFIG)
+        settings["config"] = transformers_config(config, path / CONFIG)
     del settings["trust_remote_code"]
     return _or_unreadable(path, network.from_pretrained, settings)
+
+
+def cut_network(config: dict[str, Any], where: object) -> tuple[Any, Any]:
+    """The class and the configuration of a network that was saved with its sizes; its code is that of this package."""
+    library()
+    from compressm_cli.exchange.modeling_cut import classes
+
+    base = class_of(config, where)
+    kind = base.config_class.model_type
+    transformers_config({**config, "model_type": kind}, where)  # which refuses what is none
+    config_class, network = classes(base.__name__)
+    return network, config_class.from_dict({k: v for k, v in config.items() if k != "model_type"})
 
 
 def _require_all(path: Path, model: nn.Module, told: dict[str, Any]) -> None:
@@ -164,7 +180,8 @@ def _require_all(path: Path, model: nn.Module, told: dict[str, Any]) -> None:
 def _code_of(config: dict[str, Any]) -> str | None:
     """The first ``Auto`` class of a network whose code a folder brings; None where transformers has the network."""
     code = config.get("auto_map")
-    if not isinstance(code, dict) or config.get("model_type") in library().CONFIG_MAPPING:
+    known = config.get("model_type")
+    if not isinstance(code, dict) or known == CUT or known in library().CONFIG_MAPPING:
         return None
     return next((str(name) for name in code if str(name).startswith("AutoModel")), "AutoModel")
 

@@ -15,6 +15,12 @@ from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.text import error_line, shorten
 
 Task = Literal["language", "classification"]
+CUT = "compressm_cut"
+"""``model_type`` of networks that are saved with code for their sizes (``modeling_cut.py``)."""
+AUTO: dict[Task | None, str] = {
+    "language": "AutoModelForCausalLM",
+    "classification": "AutoModelForSequenceClassification",
+}
 LONGEST_ERROR = 300
 """Characters of an error of transformers that are told."""
 WRITE_ARCHITECTURES = 'write it, such as "architectures": ["LlamaForCausalLM"]'
@@ -140,4 +146,7 @@ def quiet() -> Iterator[None]:
 
 def _architectures(config: dict[str, Any]) -> list[str]:
     names = config.get("architectures")
+    if config.get("model_type") == CUT:
+        cut = config.get("cut")
+        names = [cut.get("architecture")] if isinstance(cut, dict) else None
     return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []

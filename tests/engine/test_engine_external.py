@@ -19,6 +19,8 @@ from compressm_cli.engine import experiment
 from compressm_cli.engine.changes import identity, is_same_run
 from compressm_cli.engine.settling import begun, settled
 from compressm_cli.engine.view import SilentView
+from compressm_cli.exchange.exporting import export
+from compressm_cli.exchange.folders import open_folder
 from compressm_cli.models import build_model
 from compressm_cli.recipe import Recipe, RecipeError, load_recipe, recipe_from_mapping
 from compressm_cli.runs.folder import Run
@@ -121,6 +123,21 @@ def test_a_run_is_known_again_by_its_recipe(killed_run: tuple[Run, Path]) -> Non
     assert known.model.axes is not None
     assert identity(known) == identity(recipe)
     assert is_same_run(Checkpoint.load(run.last_checkpoints()[-1]).recipe, recipe)
+
+
+def test_a_cut_network_of_a_run_is_a_folder_again(killed_run: tuple[Run, Path], tmp_path: Path) -> None:
+    known = Checkpoint.load(killed_run[0].last_checkpoints()[-1])
+    export(known, "hf", tmp_path / "hf")
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert (config["intermediate_size"], config["num_attention_heads"], config["num_key_value_heads"]) == (
+        6,
+        1,
+        1,
+    )
+    tokens = torch.arange(20).view(2, 10)
+    with torch.no_grad():
+        found = open_folder(tmp_path / "hf").model(tokens).logits
+        torch.testing.assert_close(found, known.build_model().eval()(tokens))
 
 
 def network(**changes: Any) -> dict[str, Any]:
