@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from compressm_cli.core.text import counted
 from compressm_cli.render.table import Table
 from compressm_cli.reports.paired import Paired
 from compressm_cli.reports.task_results import ModelResult, TaskResult
@@ -85,4 +86,4 @@ def _signed(value: float | None, is_share: bool) -> str:
 def _asked(task: TaskResult) -> list[str]:
     if task.what == "byte" or not task.shots:
         return []
-    return [f"{task.shots} examples before each question"]
+    return [f"{counted(task.shots, 'example')} before each question"]

@@ -174,7 +174,7 @@ def test_models_are_compared_on_the_same_items(folder: Path, capsys: pytest.Capt
     assert command(["eval", "one.json", "two.pt", *mmlu, "--shots", "1", "--output", "both.json"]) == 0
     told = capsys.readouterr().out
     assert "mmlu: 8 of 8 items cut on the left to what the model sees at once" in told
-    assert "1 examples before each question" in told
+    assert "1 example before each question" in told
     ((one,), (two,)) = results("both.json")
     assert one == results("one.json")[0][0]
     assert [item["id"] for item in one["items"]] == [item["id"] for item in two["items"]]
