@@ -30,7 +30,7 @@ ARROWS: dict[str, set[str]] = {
     "checkpoint": {"recipe"},
     "measure": {"objectives"},
     "exchange": {"checkpoint", "runs"},
-    "engine": {"exchange", "measure"},
+    "engine": {"exchange", "measure", "pruning"},
     "pruning": {"methods", "measure"},
     "compressor": {"methods"},
     "sweeps": {"engine"},

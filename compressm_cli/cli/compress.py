@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from compressm_cli.cli import candidates, console
+from compressm_cli.cli import candidates, console, pruning
 from compressm_cli.cli.commands import Command, examples
 from compressm_cli.cli.parameters import Json, Plugins, share
+from compressm_cli.cli.pruning import ScoreName
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.files import try_to_write, unwritable
 
@@ -23,6 +24,7 @@ TARGETS = {
     "energy": "energy_threshold",
 }
 TARGET = "How much is kept (one of them)"
+BUDGET = "With --budget"
 
 app = typer.Typer(add_completion=False)
 
@@ -38,6 +40,7 @@ def _smaller_share(value: float | None) -> float | None:
     epilog=examples(
         "compressm compress outputs/my-run --order 16 --output small.pt",
         "compressm compress mamba-130m --keep 0.5 --output half.pt data.path=text.txt",
+        "compressm compress outputs/decoder --budget flops=0.6x --output small.pt",
         "compressm compress big.pt --energy 0.9 --output small.pt --recover my.yaml",
     ),
 )
@@ -88,6 +91,36 @@ def compress(
             rich_help_panel=TARGET,
         ),
     ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="flops=SHAREx",
+            help="Units of all axes but states leave until no more than this share of its FLOPs is left.",
+            rich_help_panel=TARGET,
+        ),
+    ] = None,
+    score: Annotated[
+        ScoreName | None,
+        typer.Option(
+            help="By what units leave: least increase of the loss, error of what reads them, size of weights, or lots.",
+            show_default="taylor",
+            rich_help_panel=BUDGET,
+        ),
+    ] = None,
+    no_fold: Annotated[
+        bool,
+        typer.Option(
+            "--no-fold",
+            help="Do not fold what units gave into what reads them.",
+            rich_help_panel=BUDGET,
+        ),
+    ] = False,
+    uniform: Annotated[
+        bool,
+        typer.Option(
+            "--uniform", help="Layers that are built alike keep as many units.", rich_help_panel=BUDGET
+        ),
+    ] = False,
     variant: Annotated[
         str | None,
         typer.Option(
@@ -119,9 +152,10 @@ def compress(
     as_json: Json = False,
     plugin: Plugins = None,
 ) -> None:
-    """Cut the states of a trained model in one shot, and write the smaller model.
+    """Cut units of a trained model in one shot, and write the smaller model.
 
-    Give one of --order, --total, --keep and --energy. Calibration batches come from the data that the model was
+    Give one of --order, --total, --keep and --energy for states, or --budget for heads, neurons, channels and whatever
+    else the model has. Calibration batches come from the data that the model was
     trained on. Layers are measured and reduced as the recipe's own compression says, where it has one.
 
     With --recover the small model is trained on with that recipe's data, training and compression; the run folder
@@ -129,9 +163,19 @@ def compress(
     """
     given = {"order": order, "total": total, "keep": keep, "energy": energy}
     target = {TARGETS[name]: value for name, value in given.items() if value is not None}
-    if len(target) != 1:
-        raise BadInputError("give exactly one of --order, --total, --keep and --energy")
+    if len(target) + (budget is not None) != 1:
+        raise BadInputError("give exactly one of --order, --total, --keep, --energy and --budget")
+    if budget is None and (score is not None or no_fold or uniform):
+        raise BadInputError("--score, --no-fold and --uniform go with --budget, such as --budget flops=0.6x")
+    if budget is not None and (variant is not None or distill):
+        raise BadInputError("--variant and --distill are for states; they do not go with --budget")
     _require_writable(output)
+    if budget is not None:
+        how = (budget, score or "taylor", not no_fold, uniform)
+        pruned = _to_budget(model, how, overrides or [], not no_evaluation, output, as_json)
+        if recover is not None:
+            _recover(pruned, recover)
+        return
     compression: dict[str, Any] = {**target, "distill_steps": distill}
     if variant is not None:
         compression["variant"] = variant
@@ -147,6 +191,31 @@ def compress(
         _show(f"{model}: {opened}", done, output, size)
     if recover is not None:
         _recover(done.checkpoint, recover)
+
+
+def _to_budget(
+    path: Path,
+    how: tuple[str, str, bool, bool],
+    overrides: list[str],
+    evaluated: bool,
+    output: Path,
+    as_json: bool,
+) -> "Checkpoint":
+    opened, done = pruning.compressed(path, *how, overrides, evaluated)
+    if unjudged := done.checkpoint.recipe.data.unjudged():
+        console.warn(f"the cut may fit the model's own data badly, and was not judged: {unjudged}")
+    size = _write(done.checkpoint, output)
+    if as_json:
+        told = {"model": str(path), "output": str(output), "bytes": size, **pruning.model_as_json(done)}
+        typer.echo(json.dumps(told, indent=2, allow_nan=False))
+        return done.checkpoint
+    from compressm_cli.core.quantities import quantity
+
+    out = console.stdout()
+    out.print(f"{path}: {opened}, compressed", markup=False, soft_wrap=True)
+    pruning.show_model(done)
+    out.print(f"{output}: {quantity(size, 'bytes')}", markup=False, soft_wrap=True)
+    return done.checkpoint
 
 
 def _compressed(

@@ -112,6 +112,8 @@ def _why_not(group: Group) -> str | None:
 
 def by_unit(values: Tensor, slot: Slot, size: int) -> Tensor:
     """The entries of each unit of an axis (units, entries) in a tensor, of which a slot says where they lie."""
-    places = torch.stack([slot.entries(torch.tensor([unit])) for unit in range(size)])
+    step = slot.block if slot.stride is None else slot.stride
+    copies = torch.arange(slot.repeat)[:, None] * slot.span + torch.arange(slot.block)
+    places = slot.offset + torch.arange(size)[:, None, None] * step + copies
     along = values.movedim(slot.dim, 0)
     return along[places].reshape(size, -1)

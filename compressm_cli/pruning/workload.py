@@ -1,6 +1,6 @@
 """How a network is called: on what its units are judged, and at what its FLOPs are counted."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,8 @@ def no_padding(batch: Any) -> None:
 class Workload:
     """Calibration batches of any kind, what to do with one, and an example of what the network is called with."""
 
-    batches: Sequence[Any]
-    """Gone through several times, so a sequence."""
+    batches: Iterable[Any]
+    """Gone through several times: a list, or something that begins anew each time, and no generator."""
     loss: Callable[[nn.Module, Any], Tensor]
     """The mean loss of a model on a batch, over its labels; a number with a gradient."""
     labels: Callable[[Any], int]

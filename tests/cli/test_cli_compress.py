@@ -90,7 +90,7 @@ def test_the_small_model_is_trained_on(tmp_path: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        ([], "give exactly one of --order, --total, --keep and --energy"),
+        ([], "give exactly one of --order, --total, --keep, --energy and --budget"),
         (["--order", "2", "--keep", "0.5"], "give exactly one of"),
         (
             ["--order", "2", "--variant", "best"],

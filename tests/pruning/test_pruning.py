@@ -1,6 +1,8 @@
 """A budget is kept, by no more than it takes, with the same units each time; whole or not at all."""
 
 import copy
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -93,3 +95,11 @@ def test_units_that_give_nothing_leave_first_and_for_nothing() -> None:
     assert set(kept["fourth.inner:neurons"]) >= {*range(5), *range(15, 24)}
     assert found.price == 0
     assert float(language_loss(model, texts(8)).detach()) == pytest.approx(before, rel=1e-9)
+
+
+def test_the_program_in_the_documentation_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "pruning.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    exec(compile(program, "docs/pruning.md", "exec"), {})
+    told = capsys.readouterr().out.split()
+    assert float(told[1]) <= 0.5 * float(told[0])

@@ -1,0 +1,131 @@
+"""What ``compress --budget`` does and shows."""
+
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from compressm_cli.cli import console
+from compressm_cli.core.errors import BadInputError
+
+if TYPE_CHECKING:
+    from compressm_cli.engine.pruning import PrunedModel
+    from compressm_cli.pruning import Pruned
+
+ScoreName = Literal["taylor", "least_squares", "magnitude", "random"]
+"""As ``compressm_cli.pruning.SCORES`` has them, which a command line need not import."""
+
+
+def share_of(budget: str) -> float:
+    """``flops=0.6x`` -> 0.6; BadInputError for anything else."""
+    found = re.fullmatch(r"flops=(\d*\.?\d+)x", budget)
+    if found is None or not 0 < float(found[1]) < 1:
+        raise BadInputError(
+            f"--budget {budget}: write flops= and a share of the model's FLOPs, above 0 and below 1, such as flops=0.6x"
+        )
+    return float(found[1])
+
+
+def compressed(
+    path: Path, budget: str, score: str, fold: bool, uniform: bool, overrides: list[str], evaluated: bool
+) -> tuple[str, "PrunedModel"]:
+    """A model of ours, cut to a budget; and which checkpoint it was."""
+    from dataclasses import replace
+
+    from compressm_cli import reports
+    from compressm_cli.engine import experiment
+    from compressm_cli.engine.pruning import prune_checkpoint
+    from compressm_cli.engine.same_data import names_data
+    from compressm_cli.recipe import recipe_from_mapping, recipe_to_mapping
+
+    share = share_of(budget)
+    checkpoint, chosen = reports.open_model(path)
+    recipe = recipe_from_mapping(recipe_to_mapping(checkpoint.recipe), f"{path}: recipe", overrides)
+    with console.stderr().status("compressing"):
+        dataset = experiment.load_data(recipe)
+        known = replace(checkpoint, recipe=recipe.located())
+        wanted = names_data(overrides)
+        done = prune_checkpoint(
+            known, dataset, share, score, fold=fold, uniform=uniform, evaluated=evaluated, wanted=wanted
+        )
+    return chosen, done
+
+
+def as_json(pruned: "Pruned") -> dict[str, Any]:
+    """The plan's records, folds and costs as plain data."""
+    return {
+        "axes": [record.line() for record in pruned.plan.records],
+        "folds": [asdict(fold) for fold in pruned.folds],
+        "flops": {"before": pruned.before.flops, "after": pruned.after.flops},
+        "parameters": {"before": pruned.before.parameters, "after": pruned.after.parameters},
+        "price": pruned.price,
+        "price_reason": pruned.no_price,
+    }
+
+
+def model_as_json(done: "PrunedModel") -> dict[str, Any]:
+    """All that is told of a model of ours, but the files."""
+    reason = done.checkpoint.recipe.data.unjudged() or "not evaluated: --no-evaluation"
+    return {
+        "data": done.data,
+        **as_json(done.pruned),
+        "validation": {
+            "before": None if done.before is None else done.before.record(),
+            "after": None if done.after is None else done.after.record(),
+            "reason": None if done.after else reason,
+        },
+    }
+
+
+def show(pruned: "Pruned") -> None:
+    """The axes, the folds and what it all comes to."""
+    from compressm_cli.core.quantities import quantity
+
+    out = console.stdout()
+    table = console.table("axis", "units", "FLOPs saved", "parameters\nsaved", "price", "what was done")
+    for record in pruned.plan.records:
+        size = f"{record.before} -> {record.after}" if record.is_change else str(record.after)
+        known = record.details
+        saved = quantity(known["flops_saved"], "flops") if known else "-"
+        fewer = f"{known['parameters_saved']:,.0f}" if known else "-"
+        price = _price(known.get("price"))
+        table.add_row(*map(console.escape, (record.unit, size, saved, fewer, price, record.reason)))
+    out.print(table)
+    if pruned.folds:
+        folds = console.table("folded into", "inputs", "output's error,\nsilent", "folded", "what was folded")
+        for fold in pruned.folds:
+            size = f"{fold.inputs} -> {fold.inputs - fold.removed}"
+            row = (fold.module, size, _share(fold.error_silent), _share(fold.error), fold.reason)
+            folds.add_row(*map(console.escape, row))
+        out.print(folds)
+    before, after = pruned.before, pruned.after
+    out.print(f"FLOPs {before.flops:,.0f} -> {after.flops:,.0f} ({after.flops / before.flops:.3f}x)")
+    out.print(f"parameters {before.parameters:,} -> {after.parameters:,}")
+    told = f"no prediction of the loss: {pruned.no_price}"
+    out.print(
+        told if pruned.price is None else f"price: {_price(pruned.price)} of loss, predicted without folds"
+    )
+
+
+def show_model(done: "PrunedModel") -> None:
+    """The same of a model of ours, with what it was measured on and how well it does."""
+    from compressm_cli.objectives import primary_of
+
+    out = console.stdout()
+    show(done.pruned)
+    out.print(f"data: {done.data}", markup=False, soft_wrap=True)
+    before, after = done.before, done.after
+    if before is not None and after is not None:
+        metric = primary_of(done.checkpoint.recipe)
+        values = (metric.precisely(before.value(metric)), metric.precisely(after.value(metric)))
+        out.print(
+            f"validation loss {before.loss:.4f} -> {after.loss:.4f}, {metric.title} {values[0]} -> {values[1]}"
+        )
+
+
+def _price(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2g}"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f} %"
