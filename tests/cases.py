@@ -46,13 +46,18 @@ EXHAUSTIVE: dict[str, Collection[str]] = {
         "mamba-none",
         "lru-random",
     ),
-    "conformance/test_model_conformance.py::test_a_cut_that_is_undone_leaves_no_trace": ("decoder: hybrid",),
+    "conformance/test_model_conformance.py::test_a_cut_that_is_undone_leaves_no_trace": (
+        "decoder: hybrid",
+        "vit",
+    ),
     "conformance/test_model_conformance.py::test_reloads_and_exports_with_identical_outputs": (
         "decoder: gpt2",
+        "vit",
     ),
     "conformance/test_model_conformance.py::test_resumes_bit_equal_between_two_cuts": (
         "decoder: hybrid",
         "encoder",
+        "vit",
     ),
     "structure/test_discovery.py::test_a_cut_of_what_is_found_is_the_same_as_silence": (
         "llama",

@@ -219,6 +219,8 @@ def test_the_schema_for_editors_has_installed_plug_ins(
         "decoder",
         "encoder",
         "external",
+        "resnet",
+        "vit",
         "pooled",
     }
     assert "neurons" in schema["$defs"]["PooledConfig"]["properties"]

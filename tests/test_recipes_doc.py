@@ -14,6 +14,7 @@ import yaml
 
 from compressm_cli.core.config import Config
 from compressm_cli.data import TASKS
+from compressm_cli.data.augmentation import Augmentation
 from compressm_cli.layers import LAYERS
 from compressm_cli.methods import METHODS
 from compressm_cli.methods.config import SafetyConfig
@@ -44,6 +45,7 @@ def sections() -> dict[str, type[Config]]:
     return {
         "The whole": Recipe,
         **{f"`data: {{task: {name}}}`": task for name, task in TASKS.items()},
+        "`data: {augment: ...}`": Augmentation,
         **{f"`model: {{kind: {name}}}`": model.Config for name, model in MODELS.items()},
         "`model: {layers: [{kind: attention}]}`": AttentionConfig,
         **{f"`model: {{layer: {{kind: {name}}}}}`": layer.Config for name, layer in LAYERS.items()},

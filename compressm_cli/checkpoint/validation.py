@@ -98,7 +98,8 @@ def read_spec(content: Mapping[str, Any], recipe: Recipe) -> DataSpec:
 
 
 def _spec(given: dict[str, Any], where: str) -> DataSpec:
-    given = {"targets": None, "separator": None, "mask": None, **given}  # which older versions did not write
+    # What older versions did not write.
+    given = {"targets": None, "separator": None, "mask": None, "image": None, **given}
     names = [field.name for field in fields(DataSpec)]
     require(
         sorted(map(str, given)) == sorted(names), where, f"a mapping with the keys {', '.join(names)}", given
@@ -130,7 +131,18 @@ def _spec(given: dict[str, Any], where: str) -> DataSpec:
     right = isinstance(rows, (list, tuple)) and len(rows) == 3 and all(map(is_count, rows))
     require(right, f"{where}.rows", "three whole numbers", rows)
     require(type(given["per_step"]) is bool, f"{where}.per_step", "true or false", given["per_step"])
-    return DataSpec(**{**given, "rows": tuple(rows)})
+    return DataSpec(**{**given, "rows": tuple(rows), "image": _image(given, where)})
+
+
+def _image(given: dict[str, Any], where: str) -> tuple[int, int, int] | None:
+    image, features, length = given["image"], given["features"], given["length"]
+    if image is None:
+        return None
+    right = isinstance(image, (list, tuple)) and len(image) == 3 and all(is_count(size, 1) for size in image)
+    right = right and (features, length) == (image[0], image[1] * image[2])
+    wanted = f"null, or three numbers: {features} channels, height and width, of {length} pixels"
+    require(right, f"{where}.image", wanted, image)
+    return image[0], image[1], image[2]
 
 
 def read_encoding(content: Mapping[str, Any], data: DataSpec) -> Encoding | None:
@@ -179,7 +191,7 @@ def _require_task(spec: DataSpec, recipe: Recipe) -> None:
     known = known_spec(recipe)
     if known is None:
         return
-    for name in ("classes", "targets", "features", "vocabulary", "per_step"):
+    for name in ("classes", "targets", "features", "vocabulary", "per_step", "image"):
         wanted, value = getattr(known, name), getattr(spec, name)
         require(value == wanted, f"data.{name}", f"{wanted}, as of the task {recipe.data.task}", value)
 

@@ -23,7 +23,7 @@ from compressm_cli.core.text import counted
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from compressm_cli.data.interface import Dataset
+    from compressm_cli.data.interface import Dataset, DataSpec
     from compressm_cli.data.report import Report
     from compressm_cli.engine.course import Course
     from compressm_cli.engine.distributed.group import Group
@@ -261,14 +261,12 @@ def _forecast_table(recipe: "Recipe", known: "Forecast") -> object:
     from compressm_cli.engine.teaching import teacher_of
 
     rows, data = known.data.rows, known.data
-    features = "one feature" if data.features == 1 else f"{data.features} features"
-    steps = features if data.vocabulary is None else f"one of {data.vocabulary} tokens"
     targets = None if data.targets is None else counted(data.targets, "real number")
     labels = f"{data.classes} classes" if targets is None else f"{targets} to say"
     table = console.table("what", "value", title="What this recipe will do")
     table.add_row(
         "data",
-        f"{rows[0]} / {rows[1]} / {rows[2]} rows, {data.length} steps of {steps}, {labels}",
+        f"{rows[0]} / {rows[1]} / {rows[2]} rows, {_row_in_words(data)}, {labels}",
     )
     for key, files in recipe.data.sources().items():
         table.add_row(f"data.{key}", console.escape(_files_in_words([str(file) for file in files])))
@@ -294,6 +292,16 @@ def _forecast_table(recipe: "Recipe", known: "Forecast") -> object:
     table.add_row(*_checks_in_words(known.course, known.check_steps))
     table.add_row("what a FLOP is", known.flop_convention)
     return table
+
+
+def _row_in_words(data: "DataSpec") -> str:
+    """What a row is."""
+    if data.image is not None:
+        channels, height, width = data.image
+        return f"images of {height} x {width} pixels, {counted(channels, 'channel')}"
+    features = "one feature" if data.features == 1 else f"{data.features} features"
+    steps = features if data.vocabulary is None else f"one of {data.vocabulary} tokens"
+    return f"{data.length} steps of {steps}"
 
 
 def _files_in_words(files: list[str]) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.encodings import Encoding, Tokens
+from compressm_cli.data.encodings.images import of_pixels, to_pixels
 from compressm_cli.data.flat import FlatRows
 from compressm_cli.data.interface import IGNORE, Split
 from compressm_cli.data.mapped import Pages, in_temporary_file, is_large, let_go
@@ -90,9 +91,12 @@ def _put_into(
 ) -> dict[str, Split]:
     have_lengths = [_fill(rooms[key], pieces[key], encoding, steps[key]) for key in rooms]
     uneven = any(have_lengths) or any(bool((count != longest).any()) for count in steps.values())
-    return {
+    found = {
         key: _split(rooms[key], encoding.labels(pieces[key]), steps[key], longest, uneven) for key in rooms
     }
+    if (image := encoding.inputs.image) is None:
+        return found
+    return {key: replace(split, inputs=of_pixels(split.inputs, image)) for key, split in found.items()}
 
 
 def _split(room: np.ndarray, labels: Tensor, steps: np.ndarray, longest: int, uneven: bool) -> Split:
@@ -109,6 +113,7 @@ def _fill(room: np.ndarray, rows: Rows, encoding: Encoding, steps: np.ndarray) -
     have_lengths, end = False, 0
     for place in _parts(steps, PART // (prod(room.shape[1:]) * room.itemsize)):
         part, lengths = encoding.inputs.encode(rows.taken(place))
+        part = part if encoding.inputs.image is None else to_pixels(part)
         wanted = steps[place.start : place.stop]
         found = np.full(len(part), part.shape[1]) if lengths is None else lengths.numpy()
         assert np.array_equal(found, wanted), "rows have the steps that were foretold"

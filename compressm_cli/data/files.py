@@ -9,6 +9,7 @@ import torch
 from pydantic import Field, model_validator
 
 from compressm_cli.core.errors import BadInputError
+from compressm_cli.data.augmentation import ImageTaskConfig
 from compressm_cli.data.encoded import encoded
 from compressm_cli.data.encodings import (
     AnyInputs,
@@ -27,7 +28,7 @@ from compressm_cli.data.encodings.images import WHITE, Grey, Resize, Side, on_ba
 from compressm_cli.data.encodings.standardization import Standardization
 from compressm_cli.data.encodings.tokens import SPARE, numbers_of
 from compressm_cli.data.forecasting import ahead_names, stretches, windows_of
-from compressm_cli.data.interface import Dataset, DataSpec, Split, TaskConfig
+from compressm_cli.data.interface import Dataset, DataSpec, Split
 from compressm_cli.data.labels import class_names, first_order
 from compressm_cli.data.layout import WITHOUT_COLUMNS, Layout
 from compressm_cli.data.patterns import files_of, require_apart, require_there
@@ -45,7 +46,7 @@ Share = Annotated[float, Field(gt=0.0, lt=0.5)]
 
 KEYS = {
     "texts": ("texts", ("max_length", "tokenizer")),
-    "images": ("images", ("image_size", "resize", "colours", "background")),
+    "images": ("images", ("image_size", "resize", "colours", "background", "as_images", "augment")),
     "audio": ("recordings", ("sampling_rate", "features", "chunk_seconds", "max_seconds")),
 }
 """The keys that say how some kind of rows is encoded, and what it is called."""
@@ -62,17 +63,17 @@ HALF = 0.5
 """Mean and deviation that bring pixels from 0..1 to -1..1."""
 
 
-class Files(Layout, TaskConfig):
+class Files(Layout, ImageTaskConfig):
     """``data: {task: files}``: say the class or numbers of each row of a table, or the class of each file of a folder.
 
     A row of numbers is a sequence of one feature a step, in the order of ``feature_columns``. Series with several
     features a step are lists in a row (``sequence_column``), or rows that belong together (``id_column``). A text is a
     sequence of its UTF-8 bytes, or of the tokens of a ``tokenizer``. Two texts of a row become one, with a token
     between them; texts without labels are learned from by ``objective: {kind: masked_language}``. An image is a
-    sequence of its pixels, row by row, of one feature (grey) or three (colour) scaled to -1..1. A recording (.wav,
-    .flac, .aif, .aiff, .au) is the mean of its channels, -1..1, a sample a step, or 13 mel-frequency cepstral
-    coefficients every 10 ms, and is standardized by the training rows; that takes ``pip install 'compressm[audio]'``.
-    Paths start at the current folder.
+    sequence of its pixels, row by row, of one feature (grey) or three (colour) scaled to -1..1, or, with ``as_images``,
+    as it stands. A recording (.wav, .flac, .aif, .aiff, .au) is the mean of its channels, -1..1, a sample a step, or 13
+    mel-frequency cepstral coefficients every 10 ms, and is standardized by the training rows; that takes ``pip install
+    'compressm[audio]'``. Paths start at the current folder.
 
     Of a folder, the outermost folders are the classes, and all files below them with a fitting suffix, in upper or
     lower case, are rows; those of texts are .txt, .text,
@@ -165,7 +166,7 @@ class Files(Layout, TaskConfig):
     def _keys_fit_the_kind(self) -> None:
         own = "texts" if self.kind in TEXTS else self.kind
         for kind, (what, keys) in KEYS.items():
-            given = [key for key in keys if getattr(self, key) is not None]
+            given = [key for key in keys if (value := getattr(self, key)) is not None and value is not False]
             if given and own != kind:
                 raise ValueError(f"{given[0]} is for {what}; leave it out")
         numbers = self.target_columns or self.feature_columns or self.sequence_column or self.format == "ts"
@@ -305,6 +306,7 @@ class Files(Layout, TaskConfig):
             any_colours=self.colours is not None,
             background=WHITE if self.background is None else self.background,
             resize=self.resize,
+            as_images=self.as_images,
         )
 
     def _audio(self, rows: Rows) -> Audio:

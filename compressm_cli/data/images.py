@@ -1,4 +1,4 @@
-"""The tasks that read published sets of images, as sequences of their pixels."""
+"""The tasks that read published sets of images: as sequences of their pixels, or as images."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,11 +9,12 @@ import numpy as np
 
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data import hub
+from compressm_cli.data.augmentation import ImageTaskConfig
 from compressm_cli.data.columns import Labels
 from compressm_cli.data.encoded import encoded
 from compressm_cli.data.encodings import Classes, Encoding, Pixels
 from compressm_cli.data.file_cells import FileCells
-from compressm_cli.data.interface import Dataset, DataSpec, TaskConfig
+from compressm_cli.data.interface import Dataset, DataSpec
 from compressm_cli.data.labels import class_names
 from compressm_cli.data.report import Report, report_of
 from compressm_cli.data.rows import Rows
@@ -41,8 +42,8 @@ class ImageSet:
     classes: int = 10
 
 
-class ImageTask(TaskConfig):
-    """The base of the tasks that read a published set of images as sequences of pixels."""
+class ImageTask(ImageTaskConfig):
+    """The base of the tasks that read a published set of images."""
 
     published: ClassVar[ImageSet]
 
@@ -92,6 +93,7 @@ class ImageTask(TaskConfig):
             mean=list(published.mean),
             deviation=list(published.std),
             any_colours=True,
+            as_images=self.as_images,
         )
 
     def _rows(self, source: hub.SplitSource) -> Rows:
@@ -133,4 +135,11 @@ class ImageTask(TaskConfig):
 
     def _spec(self, rows: tuple[int, int, int]) -> DataSpec:
         published = self.published
-        return DataSpec(published.classes, published.side**2, features=len(published.mean), rows=rows)
+        channels, side = len(published.mean), published.side
+        return DataSpec(
+            classes=published.classes,
+            length=side**2,
+            features=channels,
+            rows=rows,
+            image=(channels, side, side) if self.as_images else None,
+        )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import model_validator
@@ -19,6 +19,7 @@ from compressm_cli.data.checksum import checksum, text_checksum
 from compressm_cli.data.split import IGNORE, Split
 
 if TYPE_CHECKING:
+    from compressm_cli.data.augmentation import Augmentation
     from compressm_cli.data.encodings import Encoding
     from compressm_cli.data.report import Report
 
@@ -54,11 +55,18 @@ class DataSpec:
     mask: int | None = None
     """A token that stands for none of the data, and may stand in the place of one that is hidden; None where there is
     none."""
+    image: tuple[int, int, int] | None = None
+    """Channels, height and width, where inputs are images; its pixels are the steps then. None of sequences."""
 
     @property
     def outputs(self) -> int:
         """How many numbers a model says of a sequence, or a step: the width of its head."""
         return self.classes if self.targets is None else self.targets
+
+    @property
+    def reads(self) -> Literal["sequences", "images"]:
+        """What a row is to a model."""
+        return "sequences" if self.image is None else "images"
 
 
 @dataclass(frozen=True)
@@ -208,6 +216,10 @@ class TaskConfig(Config):
         """One split alone, encoded as a model's own data were; None where this task's splits are made together."""
         return None
 
+    def augmentation(self) -> "Augmentation | None":
+        """What is changed of training rows at random, in each step; None where nothing is."""
+        return None
+
     def unjudged(self) -> str | None:
         """Why a loss or an accuracy on these data says nothing of a model, and what would; None where they do."""
         return None
@@ -258,7 +270,10 @@ class TaskConfig(Config):
 
 
 def _misfit(split: Split, spec: DataSpec) -> str | None:
-    """What of the labels is other than the description says; None where they fit."""
+    """What of the rows is other than the description says; None where they fit."""
+    if (spec.image is not None or split.is_of_images) and split.inputs.shape[1:] != spec.image:
+        shape = "no images" if spec.image is None else f"images of {spec.image}"
+        return f"inputs of the shape {tuple(split.inputs.shape)}, and its spec has {shape}"
     labels = split.labels
     if labels.is_floating_point() != (spec.targets is not None):
         return f"labels of {labels.dtype}, and its spec {spec.classes} classes and targets={spec.targets}"

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from compressm_cli.core.text import counted
 from compressm_cli.data.encodings import Encoding, Numbers
 from compressm_cli.data.interface import Split
 from compressm_cli.data.rows import Rows
@@ -114,6 +115,9 @@ def _inputs(rows: Rows, encoding: Encoding) -> str:
         channels = rows.channels or []
         listed = ", ".join(channels[:8]) + (f", ... {channels[-1]}" if len(channels) > 8 else "")
         return f"{len(channels):,} channels: {listed}" if len(channels) > 1 else "one number"
+    if encoding.inputs.image is not None:
+        depth, height, width = encoding.inputs.image
+        return f"a pixel of {counted(depth, 'channel')}, and a row an image of {height} x {width}"
     if encoding.inputs.features is not None:
         return "one number" if encoding.inputs.features == 1 else f"{encoding.inputs.features} numbers"
     return f"one of {encoding.inputs.vocabulary:,} tokens"

@@ -1,4 +1,4 @@
-"""Sequential CIFAR-10: colour photographs of 32 x 32 pixels, one pixel a step."""
+"""CIFAR-10, colour photographs of 32 x 32 pixels: one pixel a step, or as images."""
 
 from typing import ClassVar, Literal
 
@@ -11,6 +11,7 @@ class SequentialCifar(ImageTask):
 
     A step is the red, green and blue of one pixel, as in the experiments on in-training compression;
     Long Range Arena's image task differs, it reads the pixels in grey.
+    With ``as_images: true`` a row is the photograph, 3 channels of 32 x 32 pixels.
     """
 
     published: ClassVar[ImageSet] = ImageSet(

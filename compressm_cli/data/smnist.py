@@ -1,4 +1,4 @@
-"""Sequential MNIST: handwritten digits of 28 x 28 pixels, one pixel a step."""
+"""MNIST, handwritten digits of 28 x 28 pixels: one pixel a step, or as images."""
 
 from typing import ClassVar, Literal
 
@@ -7,7 +7,10 @@ from compressm_cli.data.sources.idx import read_idx
 
 
 class SequentialMnist(ImageTask):
-    """``data: {task: smnist}``: 784 steps of one feature, 10 classes (LeCun et al., 1998; ylecun/mnist)."""
+    """``data: {task: smnist}``: 784 steps of one feature, 10 classes (LeCun et al., 1998; ylecun/mnist).
+
+    With ``as_images: true`` a row is the image, one channel of 28 x 28 pixels.
+    """
 
     published: ClassVar[ImageSet] = ImageSet(
         repository="ylecun/mnist",

@@ -25,9 +25,10 @@ class Split:
 
     inputs: (rows, length, features) float32, or (rows, length) tokens padded with 0 at the end, kept in
     any integer type that holds them; or, with ``ragged``, the same rows one after another without padding, (steps of
-    all, features) or (steps of all,). labels: (rows,) int64, or where each step has one (rows, length) of
-    any integer type, ``IGNORE`` where a step is not scored; or real numbers, (rows, targets) or (rows, length, targets)
-    float32, NaN where one is not scored. lengths: (rows,) int64 where rows differ in length, else None.
+    all, features) or (steps of all,); or images, (rows, channels, height, width) float32. labels: (rows,) int64, or
+    where each step has one (rows, length) of any integer type, ``IGNORE`` where a step is not scored; or real numbers,
+    (rows, targets) or (rows, length, targets) float32, NaN where one is not scored. lengths: (rows,) int64 where rows
+    differ in length, else None.
     """
 
     inputs: Tensor
@@ -45,14 +46,23 @@ class Split:
 
     @property
     def length(self) -> int:
-        """Steps of a row with its padding, the same in all splits."""
+        """Steps of a row with its padding, or pixels of an image, the same in all splits."""
+        if self.is_of_images:
+            return prod(self.inputs.shape[2:])
         return self.inputs.shape[1] if self.ragged is None else self.ragged.length
 
     @property
+    def is_of_images(self) -> bool:
+        """Whether rows are images, (channels, height, width)."""
+        return self.inputs.ndim == 4
+
+    @property
     def padded(self) -> InParts:
-        """All inputs, (rows, length, ...), of which some are in memory at a time."""
-        steps = 2 if self.ragged is None else 1
-        return InParts((len(self), self.length, *self.inputs.shape[steps:]), self.inputs, self._parts)
+        """All inputs, as one tensor of rows, of which some are in memory at a time."""
+        shape = tuple(self.inputs.shape)
+        if self.ragged is not None:
+            shape = len(self), self.length, *shape[1:]
+        return InParts(shape, self.inputs, self._parts)
 
     def _parts(self, size: int) -> Iterator[Tensor]:
         """Inputs of some rows at a time, of so many values with their padding, at least one row."""
@@ -113,7 +123,9 @@ class Split:
         """Some rows, as a batch on ``device``: tokens and classes in int64, cut after the longest row of the batch."""
         lengths = None if self.lengths is None else self._batch(self.lengths, index)
         longest = self.length if lengths is None else int(lengths.max())
-        if self.ragged is None:
+        if self.is_of_images:
+            inputs = in_order(self._batch(self.inputs, index))
+        elif self.ragged is None:
             inputs = self._batch(self.inputs[:, :longest], index)
         else:
             inputs = self._sent(self.ragged.rows(self.inputs, index))
@@ -137,6 +149,14 @@ class Split:
         ready = batch.to(_type_on(self.home, batch.dtype))
         # From memory that stays where it is, a copy need not be waited for.
         return (ready.pin_memory() if self.home.type == "cuda" else ready).to(self.home, non_blocking=True)
+
+
+def in_order(images: Tensor) -> Tensor:
+    """Images (rows, channels, height, width) that lie so in memory, and say so in all their strides.
+
+    By these kernels are chosen, which round differently; with one channel, or one row, ``contiguous`` leaves others.
+    """
+    return images.clone(memory_format=torch.contiguous_format)
 
 
 def _moved(values: Tensor, device: torch.device) -> Tensor:

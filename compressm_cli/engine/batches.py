@@ -2,11 +2,12 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from compressm_cli.data.augmentation import Augmentation
 from compressm_cli.data.interface import Split
 from compressm_cli.objectives.objective import Objective
 
@@ -47,10 +48,21 @@ def share_of(batch: Split, rank: int, processes: int, parts: int, in_step: bool 
 class Batches:
     """Seeded permutations of a split, one an epoch, cut into batches; rows left over at the end are skipped."""
 
-    def __init__(self, split: Split, batch_size: int, seed: int, objective: Objective | None = None) -> None:
-        """``objective`` says what is shown of them; without one it is all."""
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        seed: int,
+        objective: Objective | None = None,
+        augment: Augmentation | None = None,
+    ) -> None:
+        """``objective`` says what is shown of them; without one it is all.
+
+        ``augment`` changes the batches of steps, and not those that a method measures on.
+        """
         self._split, self._objective = split, objective
         self._seed = seed
+        self._augment = augment
         self.batch_size = min(batch_size, len(split))
         self.per_epoch = len(split) // self.batch_size
         self._epoch = -1
@@ -58,7 +70,11 @@ class Batches:
 
     def __call__(self, step: int) -> Split:
         """The batch of a step, counted from 1."""
-        return self._of(self.numbers(step), step)
+        numbers = self.numbers(step)
+        batch = self._of(numbers, step)
+        if self._augment is None:
+            return batch
+        return replace(batch, inputs=self._augment(batch.inputs, numbers, self._seed, step))
 
     def numbers(self, step: int) -> Tensor:
         """The numbers in the split of the rows of a step's batch."""

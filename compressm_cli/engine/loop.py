@@ -99,7 +99,8 @@ class Trainer:
         self.data = placed((dataset.train, dataset.validation, dataset.test), device)
         self.splits, self.encoding = self.data.splits, dataset.encoding
         self.objective = objective = taught(recipe, dataset.spec, device, teacher)
-        self.batches = Batches(self.splits[0], self.config.batch_size, seed, objective)
+        augment = recipe.data.augmentation()
+        self.batches = Batches(self.splits[0], self.config.batch_size, seed, objective, augment)
         self.work = work = Workload(self.config, dataset.spec, self.batches.batch_size, self.group, objective)
         self.running_loss = RunningLoss(self.group, ledger.clock, device)
         self.state = state = TrainState(

@@ -158,7 +158,7 @@ def _context(checkpoint: Checkpoint, model: nn.Module, dataset: Dataset | None) 
 
 def require_same_shape(checkpoint: Checkpoint, spec: DataSpec) -> None:
     """BadInputError where a model cannot read a data set or predict its classes."""
-    for name in ("classes", "targets", "features", "vocabulary", "per_step"):
+    for name in ("classes", "targets", "features", "vocabulary", "per_step", "image"):
         model, data = getattr(checkpoint.data, name), getattr(spec, name)
         if model != data:
             raise BadInputError(

@@ -50,6 +50,14 @@ class Workload:
     def require_statistics(self, split: Split) -> None:
         """BadInputError where a pass of training could have a single step, of which there is no variance."""
         rows = self._batch_size // self._config.accumulate
+        if split.is_of_images:
+            if rows < 2:
+                raise BadInputError(
+                    f"train.batch_size: {self._batch_size} with train.accumulate: {self._config.accumulate} may pass "
+                    "a single image at once, whose statistics batch normalization would take; write a larger "
+                    "batch_size"
+                )
+            return
         shortest = split.length if split.lengths is None else int(split.lengths.min())
         if rows < 2 and shortest < 2:
             raise BadInputError(

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from compressm_cli.core.axes import Axis, Role, Slot
 from compressm_cli.layers.channel_norm import ChannelNorm
+from compressm_cli.layers.residual import sublayer_axis
 
 Activation = Literal["relu", "gelu", "silu"]
 """Each is zero at zero, so that a channel without gain and bias is silent."""
@@ -61,8 +62,12 @@ class Convolution(nn.Module):
         """(batch, inputs, *space) -> (batch, outputs, *space / stride)."""
         convolve = functional.conv1d if self.weight.ndim == 3 else functional.conv2d
         groups = self.weight.shape[0] if self.depthwise else 1
-        padding = self.weight.shape[-1] // 2
-        y = convolve(x, self.weight, self.bias, self.stride, padding, groups=groups)
+        padding, stride = self.weight.shape[-1] // 2, self.stride
+        if padding == 0 and stride > 1:
+            # The same, of the pixels that it looks at. With a stride, oneDNN's backward pass writes beyond its memory
+            # where channels come last and are few (uxlfoundation/oneDNN#6035).
+            x, stride = (x[..., ::stride] if x.ndim == 3 else x[..., ::stride, ::stride]), 1
+        y = convolve(x, self.weight, self.bias, stride, padding, groups=groups)
         y = y if self.norm is None else self.norm(y)
         return y if self.activation is None else ACTIVATIONS[self.activation](y)
 
@@ -91,10 +96,15 @@ class Convolution(nn.Module):
 class ResidualBlock(nn.Module):
     """``activation(last(first(x)) + shortcut(x))`` (He et al. 2016), over images or sequences.
 
-    ``first`` makes ``inner`` channels; with ``depthwise`` its kernel and that of ``last`` have the size 1, and a
-    depthwise convolution ``middle`` is between them (Sandler et al. 2018, "MobileNetV2"). The ``shortcut`` is a
-    convolution of size 1 with norm where the shape changes, else the identity.
+    ``first`` makes ``inner`` channels; with ``bottleneck`` its kernel and that of ``last`` have the size 1, and a
+    convolution ``middle`` is between them, with the stride; with ``depthwise`` that one is depthwise (Sandler et al.
+    2018, "MobileNetV2"). The ``shortcut`` is a convolution of size 1 with norm where the shape changes, else the
+    identity. Such a block may leave a network: it is ``activation(x)`` then, as with zeros in ``last``.
     """
+
+    first: Convolution | None
+    middle: Convolution | None
+    last: Convolution | None
 
     def __init__(
         self,
@@ -106,18 +116,23 @@ class ResidualBlock(nn.Module):
         dims: Literal[1, 2] = 2,
         stride: int = 1,
         depthwise: bool = False,
+        bottleneck: bool = False,
         norm: bool = True,
         activation: Activation = "relu",
     ) -> None:
         super().__init__()
         build = partial(Convolution, dims=dims, norm=norm)
-        outer = 1 if depthwise else kernel
-        first_stride = 1 if depthwise else stride
+        has_middle = depthwise or bottleneck
+        outer = 1 if has_middle else kernel
+        first_stride = 1 if has_middle else stride
         self.first = build(inputs, inner, outer, stride=first_stride, activation=activation)
         self.middle = None
-        if depthwise:
-            self.middle = build(inner, inner, kernel, stride=stride, depthwise=True, activation=activation)
+        if has_middle:
+            self.middle = build(
+                inner, inner, kernel, stride=stride, depthwise=depthwise, activation=activation
+            )
         self.last = build(inner, outputs, outer, activation=None)
+        self.parts = ("first", "middle", "last") if has_middle else ("first", "last")
         self.shortcut = None
         if inputs != outputs or stride != 1:
             self.shortcut = build(inputs, outputs, 1, stride=stride, activation=None)
@@ -125,28 +140,43 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, inputs, *space) -> (batch, outputs, *space / stride)."""
+        if self.first is None or self.last is None:
+            return ACTIVATIONS[self.activation](x)
         y = self.first(x)
         if self.middle is not None:
             y = self.middle(y)
         y = self.last(y) + (x if self.shortcut is None else self.shortcut(x))
         return ACTIVATIONS[self.activation](y)
 
+    @property
+    def is_removed(self) -> bool:
+        return self.first is None
+
     def axes(self) -> Iterator[Axis]:
-        """The channels between its convolutions; those that it reads and adds to are a matter of its stage."""
-        slots = self.first.output_slots("first", passed_on=self.middle is not None)
-        if self.middle is not None:
-            slots += self.middle.output_slots("middle")
-        slots += self.last.input_slots("last")
-        yield Axis(":channels", "channel", self.first.weight.shape[0], slots, "")
+        """The channels between its convolutions, and itself, where its shortcut is the identity.
+
+        Those that it reads and adds to are a matter of its stage.
+        """
+        if self.shortcut is None:
+            yield sublayer_axis(not self.is_removed, *self.parts)
+        if self.first is None or self.last is None:
+            return
+        slots, size = self.first.output_slots("first"), self.first.weight.shape[0]
+        if self.middle is not None and self.middle.depthwise:
+            slots = self.first.output_slots("first", passed_on=True) + self.middle.output_slots("middle")
+        elif self.middle is not None:
+            yield Axis(":inner", "channel", size, (*slots, *self.middle.input_slots("middle")), "")
+            slots, size = self.middle.output_slots("middle"), self.middle.weight.shape[0]
+        yield Axis(":channels", "channel", size, (*slots, *self.last.input_slots("last")), "")
 
     def output_slots(self, name: str) -> tuple[Slot, ...]:
-        """Where the channels that it adds lie, with it at ``name``."""
-        slots = self.last.output_slots(f"{name}.last")
+        """Where the channels that it adds lie, with it at ``name``; empty once it is removed."""
+        slots = () if self.last is None else self.last.output_slots(f"{name}.last")
         return slots if self.shortcut is None else slots + self.shortcut.output_slots(f"{name}.shortcut")
 
     def input_slots(self, name: str) -> tuple[Slot, ...]:
         """Where the channels that it reads lie; without a shortcut these are the ones that it adds to as well."""
-        slots = self.first.input_slots(f"{name}.first")
+        slots = () if self.first is None else self.first.input_slots(f"{name}.first")
         return slots if self.shortcut is None else slots + self.shortcut.input_slots(f"{name}.shortcut")
 
 
@@ -168,6 +198,7 @@ class ResidualStage(nn.Module):
         dims: Literal[1, 2] = 2,
         stride: int = 1,
         depthwise: bool = False,
+        bottleneck: bool = False,
         norm: bool = True,
         activation: Activation = "relu",
     ) -> None:
@@ -184,6 +215,7 @@ class ResidualStage(nn.Module):
                 dims=dims,
                 stride=1 if i else stride,
                 depthwise=depthwise,
+                bottleneck=bottleneck,
                 norm=norm,
                 activation=activation,
             )
@@ -197,7 +229,7 @@ class ResidualStage(nn.Module):
         return x
 
     def axes(self) -> Iterator[Axis]:
-        """The channels that all its blocks add to.
+        """The channels that all its blocks add to; none where all of them are removed.
 
         Whoever reads the stage ties an axis of the slots where it does so to this one; so does whoever makes its input,
         where the first block has no shortcut and adds to it (``input_slots`` is empty).
@@ -207,8 +239,9 @@ class ResidualStage(nn.Module):
             slots += block.output_slots(f"blocks.{i}")
             if block.shortcut is None:
                 slots += block.input_slots(f"blocks.{i}")
-        size = self._blocks()[-1].last.weight.shape[0]
-        yield Axis(":channels", "channel", size, slots, "")
+        last = next((block.last for block in self._blocks() if block.last is not None), None)
+        if last is not None:
+            yield Axis(":channels", "channel", last.weight.shape[0], slots, "")
 
     def input_slots(self, name: str) -> tuple[Slot, ...]:
         """Where its input channels lie, with it at ``name``; empty where they are the ones of ``axes``."""

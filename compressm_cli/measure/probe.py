@@ -21,13 +21,15 @@ T = TypeVar("T")
 
 
 def example_batch(spec: DataSpec, rows: int) -> Split:
-    """A batch of ``rows`` sequences of the longest length, all zeros; counting needs no more than its shapes.
+    """A batch of ``rows`` images, or sequences of the longest length, all zeros; counting needs its shapes alone.
 
     All entries share one number in memory, so it is for reading only.
     """
     if (spec.features is None) == (spec.vocabulary is None):
         raise ValueError("a data set has either features or a vocabulary")
-    if spec.features is None:
+    if spec.image is not None:
+        inputs = torch.zeros(()).expand(rows, *spec.image)
+    elif spec.features is None:
         inputs = torch.zeros((), dtype=torch.int64).expand(rows, spec.length)
     else:
         inputs = torch.zeros(()).expand(rows, spec.length, spec.features)

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from compressm_cli.models.interface import Model, blocks_of
     from compressm_cli.models.norms import has_batch_statistics, pool_statistics
     from compressm_cli.models.registry import MODELS, build_model
+    from compressm_cli.models.resnet import ResNet
     from compressm_cli.models.sequence import SequenceModel
     from compressm_cli.models.stack import Stack
+    from compressm_cli.models.vit import VisionTransformer
 
 __getattr__ = exporter(
     __name__,
@@ -25,8 +27,10 @@ __getattr__ = exporter(
         "external": ("NETWORKS", "External"),
         "encoder": ("Encoder",),
         "norms": ("has_batch_statistics", "pool_statistics"),
+        "resnet": ("ResNet",),
         "sequence": ("SequenceModel",),
         "stack": ("Stack",),
+        "vit": ("VisionTransformer",),
     },
 )
 
@@ -38,8 +42,10 @@ __all__ = [
     "External",
     "Model",
     "ModelConfig",
+    "ResNet",
     "SequenceModel",
     "Stack",
+    "VisionTransformer",
     "blocks_of",
     "build_model",
     "has_batch_statistics",

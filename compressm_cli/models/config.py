@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 
@@ -14,6 +14,8 @@ class ModelConfig(Config):
 
     looks_ahead: ClassVar[bool] = False
     """Whether it looks at the steps after one, too, to say something of it."""
+    reads: ClassVar[Literal["sequences", "images"] | None] = "sequences"
+    """What a row of its inputs is (``DataSpec.reads``); None where it may be either."""
 
     kind: str
 

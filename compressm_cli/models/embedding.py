@@ -47,18 +47,17 @@ class Normalized(nn.Module):
 class Positioned(nn.Module):
     """Another encoder, and a learned vector for each position, added to it (Vaswani et al. 2017; GPT-2's)."""
 
-    def __init__(self, inner: nn.Embedding | nn.Linear, context: int, width: int) -> None:
+    def __init__(self, inner: nn.Module, context: int, width: int) -> None:
         """``context`` is the number of positions that there are."""
         super().__init__()
         self.inner = inner
         self.positions = nn.Embedding(context, width)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Tokens (batch, length) or features (batch, length, ...) -> (batch, length, H)."""
-        length = inputs.shape[1]
-        self._require(length)
+        """Tokens (batch, length), features (batch, length, ...) or what else ``inner`` takes -> (batch, length, H)."""
         x: Tensor = self.inner(inputs)
-        return x + self.positions.weight[:length]
+        self._require(x.shape[1])
+        return x + self.positions.weight[: x.shape[1]]
 
     def at(self, inputs: Tensor, position: Tensor) -> Tensor:
         """The same for one step of each row, (batch,) or (batch, features), at these positions (batch,)."""

@@ -1,7 +1,7 @@
 """Encoders: blocks of attention to all steps, each with a feed-forward layer; for classes of whole sequences."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -20,17 +20,11 @@ from compressm_cli.models.transformer import (
 )
 
 
-class EncoderConfig(TransformerConfig):
-    """A Transformer whose steps look at all steps before and after them, but for padding (``model: {kind: encoder}``).
-
-    Each block is ``x + attention(norm(x))``, then ``x + feed_forward(norm(x))``; at the end there is the normalization
-    once more. It says one class of a sequence, by its mean over time, or one of each step of it. Of pairs of texts each
-    has a learned vector of its own, which is added to its tokens.
-    """
+class BothWaysConfig(TransformerConfig):
+    """The part of a recipe that models share whose attention looks at all steps."""
 
     looks_ahead: ClassVar[bool] = True
 
-    kind: Literal["encoder"] = "encoder"
     heads: Annotated[int, Field(ge=1, le=4096)] = 4
     """Number of heads, each with queries of its own."""
     kv_heads: Annotated[int, Field(ge=1, le=4096)] | None = None
@@ -39,12 +33,9 @@ class EncoderConfig(TransformerConfig):
     """Length of a query; model_dim / heads by default."""
     depth: Annotated[int, Field(ge=1, le=MOST_BLOCKS)] = 2
     """Number of blocks."""
-    norm_first: bool = True
-    """Whether the input of each layer is normalized; else each sum is, ``norm(x + layer(x))``, and what the embeddings
-    add up to, with none at the end, as in BERT."""
 
     @model_validator(mode="after")
-    def _fitting_heads(self) -> "EncoderConfig":
+    def _fitting_heads(self) -> Self:
         self.attention.check_width(self.model_dim)
         self.require_pairs(self.attention)
         return self
@@ -54,7 +45,7 @@ class EncoderConfig(TransformerConfig):
         """That of each block."""
         return AttentionConfig(heads=self.heads, kv_heads=self.kv_heads, head_dim=self.head_dim)
 
-    def with_blocks(self, count: int) -> "EncoderConfig":
+    def with_blocks(self, count: int) -> Self:
         if count <= self.depth:
             return self
         if count > MOST_BLOCKS:
@@ -64,6 +55,20 @@ class EncoderConfig(TransformerConfig):
     def least_parameters(self, ends: int) -> int:
         block = self.parameters_of(self.attention) + self.parameters_of_feed_forward()
         return self.model_dim * (ends + self.depth * block)
+
+
+class EncoderConfig(BothWaysConfig):
+    """A Transformer whose steps look at all steps before and after them, but for padding (``model: {kind: encoder}``).
+
+    Each block is ``x + attention(norm(x))``, then ``x + feed_forward(norm(x))``; at the end there is the normalization
+    once more. It says one class of a sequence, by its mean over time, or one of each step of it. Of pairs of texts each
+    has a learned vector of its own, which is added to its tokens.
+    """
+
+    kind: Literal["encoder"] = "encoder"
+    norm_first: bool = True
+    """Whether the input of each layer is normalized; else each sum is, ``norm(x + layer(x))``, and what the embeddings
+    add up to, with none at the end, as in BERT."""
 
 
 class EncoderBlock(nn.Module):
@@ -100,7 +105,7 @@ class Encoder(Stack):
             raise ValueError(
                 "a block that normalizes its sum cannot begin by changing nothing; write norm_first: true"
             )
-        return _block(config)
+        return build_block(config)
 
     @classmethod
     def build(cls, config: Any, data: Any, orders: Mapping[str, int] | None = None) -> "Encoder":
@@ -114,7 +119,7 @@ class Encoder(Stack):
             nn.init.normal_(encoder.segments.weight, std=EMBEDDING_STD)
         if not config.norm_first:
             encoder = Normalized(encoder, norm_of(config))
-        blocks = [_block(config) for _ in range(config.depth)]
+        blocks = [build_block(config, config.norm_first) for _ in range(config.depth)]
         norm = norm_of(config) if config.norm_first else nn.Identity()
         head = nn.Linear(config.model_dim, data.outputs, bias=not data.per_step)
         model = cls(encoder, blocks, norm, head, data.per_step)
@@ -122,7 +127,7 @@ class Encoder(Stack):
         return model
 
 
-def _block(config: Any) -> EncoderBlock:
-    first = config.norm_first
-    mixer = build_attention(config, config.attention, config.depth, causal=False, norm_first=first)
-    return EncoderBlock(mixer, build_feed_forward(config, config.depth, norm_first=first))
+def build_block(config: BothWaysConfig, norm_first: bool = True) -> EncoderBlock:
+    """A fresh block of a recipe's ``model:``; without ``norm_first`` each sum is normalized."""
+    mixer = build_attention(config, config.attention, config.depth, causal=False, norm_first=norm_first)
+    return EncoderBlock(mixer, build_feed_forward(config, config.depth, norm_first=norm_first))

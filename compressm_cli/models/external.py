@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, create_model, model_validator
@@ -27,6 +27,8 @@ NETWORKS: Registry[nn.Module] = Registry("network", "class", nn.Module, Config, 
 
 
 class _ExternalConfig(ModelConfig):
+    reads: ClassVar[None] = None
+
     kind: Literal["external"] = "external"
     arguments: dict[str, Any] = {}
     """What the ``class`` is called with, by keyword."""

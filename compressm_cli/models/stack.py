@@ -96,14 +96,16 @@ class Stack(Model):
         x = normalized(self.norm, x, real)
         if loss is not None:
             return loss(x, self.head)
-        if self.per_step:
-            return self.head(x)
+        return self.head(x if self.per_step else self.pooled(x, real))
+
+    def pooled(self, x: Tensor, real: Tensor | None) -> Tensor:
+        """What the head reads of x (batch, length, H) to say one class: the mean over the real steps, (batch, H)."""
         if real is None:
-            return self.head(x.mean(dim=1))
+            return x.mean(dim=1)
         # In float32 at least: in bfloat16 a length above 256 is rounded.
         wide = torch.promote_types(x.dtype, torch.float32)
         total = x.where(real[..., None], 0.0).sum(dim=1, dtype=wide)
-        return self.head((total / real.sum(dim=1, keepdim=True)).to(x.dtype))
+        return (total / real.sum(dim=1, keepdim=True)).to(x.dtype)
 
     @property
     def step_obstacle(self) -> str | None:

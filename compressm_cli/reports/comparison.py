@@ -198,7 +198,7 @@ def _speed(
     except BadInputError as error:
         return (None, str(error)) * 2
     data = checkpoints[0].data
-    inputs = {(c.data.length, c.data.features, c.data.vocabulary) for c in checkpoints}
+    inputs = {(c.data.length, c.data.features, c.data.vocabulary, c.data.image) for c in checkpoints}
     if len(inputs) > 1:
         return (None, "the models take inputs of different shapes") * 2
     models = [c.build_model() for c in checkpoints]

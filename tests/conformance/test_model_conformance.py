@@ -87,11 +87,19 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         ),
         **ELSEWHERE,
     },
+    "resnet": {"depth": 8, "width": 6},
+    "vit": {"heads": 2, "model_dim": 8, "depth": 1},
     **examples("model"),
 }
 """Settings of small models: each model, and those kinds of it that are built otherwise."""
 
-DATA = {"encoder": {"task": "digits"}, "pooled": {"task": "digits"}}
+IMAGES = {"task": "digits", "as_images": True, "augment": {"crop": 1}}
+DATA = {
+    "encoder": {"task": "digits"},
+    "pooled": {"task": "digits"},
+    "resnet": IMAGES,
+    "vit": IMAGES,
+}
 """Of models that do not learn language."""
 OBJECTIVE = {"encoder: bert": {"kind": "masked_language"}}
 """Of models that learn something else than the task says."""

@@ -27,6 +27,8 @@ from compressm_cli.layers.channel_norm import ChannelNorm
 from compressm_cli.layers.convolution import Activation, Convolution, ResidualBlock, ResidualStage
 from compressm_cli.models import pool_statistics
 from compressm_cli.ops import batch_norm
+from compressm_cli.structure.edits import Park, Wake
+from compressm_cli.structure.surgery import apply_edits
 
 SPACE = {1: (9,), 2: (7, 5)}
 
@@ -58,7 +60,8 @@ class Network(nn.Module):
         assert isinstance(second, ResidualStage)
         assert first.input_slots("stages.0") == ()
         between = self.stem.output_slots("stem") + second.input_slots("stages.1")
-        yield Axis(":between", "channel", self.stem.weight.shape[0], between, "", ("stages.0:channels",))
+        own = tuple(f"stages.0{axis.name}" for axis in first.axes())
+        yield Axis(":between", "channel", self.stem.weight.shape[0], between, "", own)
         read = (Slot("head.weight", 1),)
         yield Axis(":read", "channel", self.head.weight.shape[1], read, "", ("stages.1:channels",))
 
@@ -66,6 +69,7 @@ class Network(nn.Module):
 NETWORKS: dict[str, dict[str, Any]] = {
     "images": {"dims": 2},
     "sequences": {"dims": 1, "kernel": 5, "activation": "gelu"},
+    "bottleneck": {"dims": 2, "bottleneck": True},
     "depthwise": {"dims": 2, "depthwise": True, "activation": "silu"},
     "without norm": {"dims": 2, "norm": False},
     "depthwise without norm": {"dims": 1, "norm": False, "depthwise": True, "activation": "gelu"},
@@ -210,12 +214,15 @@ def test_a_weight_is_cut_on_both_sides(kind: str, training: bool) -> None:
     assert all(is_heard(network, {name: units}, x) for name, units in REMOVED.items())
     small, _ = cut(network, REMOVED)
     shapes = {name: tuple(p.shape[:2]) for name, p in small.named_parameters()}
-    assert shapes["stages.0.blocks.1.first.weight"] == (4, 3)
+    assert shapes["stages.0.blocks.1.first.weight"] == (7 if kind == "bottleneck" else 4, 3)
     assert shapes["stages.0.blocks.1.last.weight"] == (3, 4)
     assert shapes["stages.1.blocks.0.shortcut.weight"] == (3, 3)
     assert shapes["stem.weight"] == (3, 3)
     assert shapes["head.weight"] == (4, 3)
-    assert {name: axis.size for name, axis in axes_of(small).items()} == {
+    found = {name: axis.size for name, axis in axes_of(small).items() if axis.kind == "channel"}
+    inner = {name: found.pop(name) for name in list(found) if name.endswith(":inner")}
+    assert list(inner.values()) == ([7, 7, 6, 6] if kind == "bottleneck" else [])
+    assert found == {
         ":between": 3,
         ":read": 3,
         "stages.0:channels": 3,
@@ -231,6 +238,50 @@ def test_a_weight_is_cut_on_both_sides(kind: str, training: bool) -> None:
 def test_plans_cut_park_and_wake_its_channels(kind: str) -> None:
     network, x = network_of(kind, True)
     assert_surgery_follows(network, REMOVED, x)
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("settings_of", [{}, {"depthwise": True}, {"bottleneck": True}], ids=str)
+def test_blocks_without_a_shortcut_leave_and_come_back(
+    settings_of: dict[str, Any], activation: Activation
+) -> None:
+    network = randomized(Network(2, activation=activation, **settings_of)).eval()
+    x = numbers(2, 3, *SPACE[2])
+    before = network(x)
+    leaving = [name for name, axis in axes_of(network).items() if axis.kind == "sublayer"]
+    assert leaving == [f"stages.{place}:sublayer" for place in ("0.blocks.0", "0.blocks.1", "1.blocks.1")]
+    silent = deepcopy(network)
+    with torch.no_grad():
+        for name in leaving:
+            last = silent.get_submodule(name.removesuffix(":sublayer")).last
+            for tensor in (last.weight, last.norm.weight, last.norm.bias):
+                tensor.zero_()
+    apply_edits(network, None, [Park(name, [0]) for name in leaving])
+    assert "stages.0:channels" not in axes_of(network)  # where all blocks are removed, nothing adds to them
+    torch.testing.assert_close(network(x), silent(x), **EXACT)
+    apply_edits(network, None, [Wake(name, [0]) for name in leaving])
+    assert torch.equal(network(x), before)
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+def test_no_backward_pass_has_a_stride_over_single_pixels(
+    dims: Literal[1, 2], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of oneDNN corrupts memory where channels come last and are few."""
+    layer = Convolution(3, 4, 1, dims=dims, stride=2)
+    called = f"conv{dims}d"
+    strides: list[int] = []
+    convolve = getattr(functional, called)
+
+    def watching(
+        x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, *rest: Any, **more: Any
+    ) -> Tensor:
+        strides.append(stride)
+        return convolve(x, weight, bias, stride, *rest, **more)
+
+    monkeypatch.setattr(functional, called, watching)
+    layer(numbers(2, 3, *SPACE[dims]).float())
+    assert strides == [1]
 
 
 def by_role(block: ResidualBlock) -> dict[str, set[str]]:

@@ -61,6 +61,7 @@ class Encoding(Config):
             targets=said if isinstance(outputs, Numbers) else None,
             separator=self.inputs.separator,
             mask=self.inputs.mask,
+            image=self.inputs.image,
         )
 
     def suits(self, other: "Encoding") -> bool:
@@ -78,7 +79,7 @@ class Encoding(Config):
     def misfit(self, spec: DataSpec) -> str | None:
         """What of a description is not this encoding's; None where it fits."""
         now = self.spec(spec.length, spec.rows)
-        for name in ("features", "vocabulary", "separator", "classes", "targets", "per_step"):
+        for name in ("features", "vocabulary", "separator", "classes", "targets", "per_step", "image"):
             if getattr(now, name) != getattr(spec, name):
                 return f"{name} {getattr(now, name)}, and the data have {getattr(spec, name)}"
         if isinstance(self.inputs, Pixels) and self.inputs.height * self.inputs.width != spec.length:

@@ -1,4 +1,4 @@
-"""Images as the sequences of their pixels."""
+"""Images as they are, or as the sequences of their pixels."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,6 +11,7 @@ from torch import Tensor
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.encodings.interface import Inputs
 from compressm_cli.data.rows import Kind, Rows
+from compressm_cli.data.split import in_order
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,7 +25,10 @@ WHITE = 255
 
 
 class Pixels(Inputs):
-    """An image is the sequence of its pixels, row by row: (value / 255 - mean) / deviation, channel by channel."""
+    """An image is the sequence of its pixels, row by row: (value / 255 - mean) / deviation, channel by channel.
+
+    With ``as_images`` it is the same values as (channels, height, width).
+    """
 
     kind: Literal["pixels"] = "pixels"
     height: Side
@@ -38,6 +42,7 @@ class Pixels(Inputs):
     """What shows through where an image is transparent, 0 black to 255 white."""
     resize: Resize | None = None
     """How images of other sizes are brought to this one; None refuses them."""
+    as_images: bool = False
 
     @property
     def takes(self) -> Kind:
@@ -47,8 +52,13 @@ class Pixels(Inputs):
     def features(self) -> int:
         return len(self.mean)
 
+    @property
+    def image(self) -> tuple[int, int, int] | None:
+        return (self.features, self.height, self.width) if self.as_images else None
+
     def encode(self, rows: Rows) -> tuple[Tensor, Tensor | None]:
-        return pixel_sequences(self.pixels(rows), self.mean, self.deviation), None
+        sequences = pixel_sequences(self.pixels(rows), self.mean, self.deviation)
+        return sequences if self.image is None else in_order(of_pixels(sequences, self.image)), None
 
     def steps(self, rows: Rows) -> np.ndarray:
         return np.full(len(rows), self.height * self.width)
@@ -140,6 +150,16 @@ def pixel_sequences(pixels: np.ndarray, mean: Sequence[float], std: Sequence[flo
     rows, height, width, channels = pixels.shape
     values = torch.from_numpy(pixels).reshape(rows, height * width, channels).to(torch.float32)
     return values.div_(255.0).sub_(torch.tensor(mean)).div_(torch.tensor(std))
+
+
+def of_pixels(sequences: Tensor, image: tuple[int, int, int]) -> Tensor:
+    """Sequences of pixels (rows, height * width, channels) -> images (rows, channels, height, width), a view."""
+    return sequences.unflatten(1, image[1:]).permute(0, 3, 1, 2)
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """Images (rows, channels, height, width) -> sequences of their pixels (rows, height * width, channels)."""
+    return images.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def size_of(shape: Sequence[int]) -> str:

@@ -56,6 +56,11 @@ class Inputs(Config):
         return None
 
     @property
+    def image(self) -> tuple[int, int, int] | None:
+        """Channels, height and width, where rows are images; None where they are sequences."""
+        return None
+
+    @property
     def silent(self) -> tuple[int, ...]:
         """Tokens that stand for no text, and are never written."""
         return ()
@@ -70,7 +75,8 @@ class Inputs(Config):
 
     @abstractmethod
     def encode(self, rows: Rows) -> tuple[Tensor, Tensor | None]:
-        """(rows, length, features) float32 or (rows, length) tokens, and (rows,) lengths where they can differ.
+        """(rows, length, features) float32 or (rows, length) tokens, and (rows,) lengths where they can differ; of
+        images (rows, channels, height, width) float32.
 
         Raises BadInputError for a row that cannot be encoded so, naming it.
         """
