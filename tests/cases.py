@@ -59,6 +59,11 @@ EXHAUSTIVE: dict[str, Collection[str]] = {
         "encoder",
         "vit",
     ),
+    "exchange/test_saving_folders.py::test_what_is_saved_is_the_network": (
+        "llama-None-False",
+        "llama-2-True",
+        "gpt2-None-True",
+    ),
     "structure/test_discovery.py::test_a_cut_of_what_is_found_is_the_same_as_silence": (
         "llama",
         "gpt2",
