@@ -46,7 +46,12 @@ NARROW: dict[tuple[str, str], str | tuple[str, ...]] = {
     ("structure", "layers"): "layers.interface",
     ("methods", "layers"): ("layers.interface", "layers.time_invariant", "layers.selective"),
     ("checkpoint", "data"): ("data.interface", "data.encodings"),
-    ("engine", "exchange"): ("exchange.folders", "exchange.loading", "exchange.places"),
+    ("engine", "exchange"): (
+        "exchange.folders",
+        "exchange.loading",
+        "exchange.places",
+        "exchange.saving_folders",
+    ),
     ("measure", "data"): "data.interface",
     ("objectives", "data"): "data.interface",
     ("reports", "data"): ("data.interface", "data.encodings"),

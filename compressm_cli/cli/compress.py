@@ -121,6 +121,15 @@ def compress(
             "--uniform", help="Layers that are built alike keep as many units.", rich_help_panel=BUDGET
         ),
     ] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Text that calibrates and judges a language model of a folder of transformers.",
+            autocompletion=candidates.files,
+            rich_help_panel=BUDGET,
+        ),
+    ] = None,
     variant: Annotated[
         str | None,
         typer.Option(
@@ -169,6 +178,15 @@ def compress(
         raise BadInputError("--score, --no-fold and --uniform go with --budget, such as --budget flops=0.6x")
     if budget is not None and (variant is not None or distill):
         raise BadInputError("--variant and --distill are for states; they do not go with --budget")
+    if data is not None:
+        if budget is None or overrides or recover is not None:
+            raise BadInputError(
+                "--data goes with --budget and a folder of transformers, without KEY=VALUE and --recover"
+            )
+        pruning.folder_to_budget(
+            model, data, (budget, score or "taylor", not no_fold, uniform), output, as_json
+        )
+        return
     _require_writable(output)
     if budget is not None:
         how = (budget, score or "taylor", not no_fold, uniform)
@@ -201,7 +219,14 @@ def _to_budget(
     output: Path,
     as_json: bool,
 ) -> "Checkpoint":
-    opened, done = pruning.compressed(path, *how, overrides, evaluated)
+    try:
+        opened, done = pruning.compressed(path, *how, overrides, evaluated)
+    except BadInputError as error:
+        if not (path / "config.json").is_file():
+            raise
+        raise BadInputError(
+            f"{error}; a folder of transformers with any language model takes --data FILE"
+        ) from error
     if unjudged := done.checkpoint.recipe.data.unjudged():
         console.warn(f"the cut may fit the model's own data badly, and was not judged: {unjudged}")
     size = _write(done.checkpoint, output)

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import asdict
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -49,6 +50,30 @@ def compressed(
             known, dataset, share, score, fold=fold, uniform=uniform, evaluated=evaluated, wanted=wanted
         )
     return chosen, done
+
+
+def folder_to_budget(
+    path: Path, data: Path, how: tuple[str, str, bool, bool], output: Path, json: bool
+) -> None:
+    """A folder of transformers, cut to a budget, written as another one, and shown."""
+    budget, score, fold, uniform = how
+    share = share_of(budget)
+    if output.exists():
+        raise BadInputError(f"{output}: exists already; choose another --output")
+    from compressm_cli.engine.folder_pruning import prune_folder
+
+    with console.stderr().status("compressing"):
+        done = prune_folder(path, data, share, score, output, fold=fold, uniform=uniform)
+    if json:
+        validation = {"before": done.before, "after": done.after, "tokens": done.tokens}
+        told = {"model": str(path), "output": str(output), **as_json(done.pruned), "validation": validation}
+        console.write(dumps(told, indent=2, allow_nan=False) + "\n")
+        return
+    out = console.stdout()
+    show(done.pruned)
+    out.print(f"validation loss {done.before:.4f} -> {done.after:.4f}, on {done.tokens:,} tokens")
+    for file in done.files:
+        out.print(str(file), markup=False, soft_wrap=True)
 
 
 def as_json(pruned: "Pruned") -> dict[str, Any]:

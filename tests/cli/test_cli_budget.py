@@ -115,3 +115,41 @@ def test_shares_and_scores_are_those_that_there_are() -> None:
         with pytest.raises(BadInputError, match=r"such as flops=0\.6x"):
             share_of(wrong)
     assert ScoreName.__args__ == tuple(SCORES)  # type: ignore[attr-defined]
+
+
+def test_a_folder_of_transformers_is_cut_by_a_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("transformers")
+    from strangers import of_transformers
+
+    from compressm_cli.data.byte_tokenizer import byte_tokenizer
+    from compressm_cli.exchange.folders import open_folder
+
+    whole: Any = of_transformers(
+        "LlamaForCausalLM",
+        "LlamaConfig",
+        vocab_size=260,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=32,
+    )()
+    folder, text, output = tmp_path / "llama", tmp_path / "text.txt", tmp_path / "small"
+    whole.save_pretrained(folder)
+    (folder / "tokenizer.json").write_text(byte_tokenizer(), encoding="utf-8")
+    text.write_text("seven times seven is forty-nine. " * 40, encoding="utf-8")
+    capsys.readouterr()
+    options = ["--budget", "flops=0.9x", "--uniform", "--output", str(output), "--json"]
+    assert command(["compress", str(folder), *options]) == 2
+    assert "takes --data FILE" in capsys.readouterr().err
+    assert command(["compress", str(folder), "--data", str(tmp_path / "none"), *options]) == 2
+    assert "cannot be read as text" in capsys.readouterr().err
+    assert command(["compress", str(folder), "--data", str(text), *options]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["flops"]["after"] <= 0.9 * told["flops"]["before"]
+    assert told["validation"]["after"] == pytest.approx(told["validation"]["before"], abs=0.1)
+    small = open_folder(output).model
+    assert sum(p.numel() for p in small.parameters()) == told["parameters"]["after"]
+    assert (output / "tokenizer.json").is_file()

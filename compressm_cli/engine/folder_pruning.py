@@ -1,0 +1,105 @@
+"""Language models in folders of transformers, cut to a budget of FLOPs in one shot, and saved as folders again."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from compressm_cli.core.errors import BadInputError, RunFailedError
+from compressm_cli.core.modes import in_evaluation_mode
+from compressm_cli.data.tokenizer import known_tokenizer, read_tokenizer
+from compressm_cli.exchange.folders import Folder, example_of, open_folder
+from compressm_cli.exchange.saving_folders import save_folder
+from compressm_cli.pruning import Pruned, Workload, prune
+from compressm_cli.structure.discovery import TraceError, discover
+
+LENGTH, ROWS = 128, 8
+"""Tokens of a row, at most, and rows of a batch."""
+CALIBRATION_BATCHES = 32
+HELD_OUT = 10
+"""One row of so many, the last ones, judges the model and calibrates nothing."""
+
+
+@dataclass(frozen=True)
+class PrunedFolder:
+    """A network that was cut to a budget and saved."""
+
+    pruned: Pruned
+    before: float
+    """The loss, in nats a token, on rows that calibrated nothing."""
+    after: float
+    tokens: int
+    """On how many it is the mean."""
+    files: list[Path]
+
+
+def prune_folder(
+    path: Path, text: Path, share: float, score: str, output: Path, *, fold: bool, uniform: bool
+) -> PrunedFolder:
+    """Open a folder, find its axes, cut it by a file of text, and write it to a new folder.
+
+    FLOPs are those of one row. Raises BadInputError for what is no such folder or text, and for a budget that cannot be
+    met, and RunFailedError where the plan cannot be carried out.
+    """
+    folder = open_folder(path)
+    rows = _rows(folder, text)
+    held = rows[-max(1, len(rows) // HELD_OUT) :]
+    calibration = rows[: len(rows) - len(held)][: ROWS * CALIBRATION_BATCHES]
+    workload = Workload(
+        calibration.split(ROWS), _loss, lambda batch: batch[:, 1:].numel(), _scores, calibration[:1]
+    )
+    model = folder.model
+    try:
+        found = discover(model, (), example_of(model))
+    except TraceError as error:
+        raise BadInputError(f"{path}: its axes cannot be found: {error}") from error
+    pinned = {name: why for name, (_, why) in found.pinned.items()}
+    before = _mean_loss(model, held)
+    try:
+        pruned = prune(model, workload, share, score, fold=fold, uniform=uniform, pinned=pinned)
+    except ValueError as error:
+        raise RunFailedError(f"nothing was cut: {error}") from error
+    after = _mean_loss(model, held)
+    files = save_folder(model, output, folder.tokenizer_files)
+    return PrunedFolder(pruned, before, after, held[:, 1:].numel(), files)
+
+
+def _rows(folder: Folder, text: Path) -> Tensor:
+    """The tokens of a text in rows (rows, length) of the network's context, or shorter ones."""
+    if folder.task != "language":
+        raise BadInputError(f"{folder.path}: only language models (...ForCausalLM) are cut by a text")
+    place = folder.path / "tokenizer.json"
+    if not place.is_file():
+        raise BadInputError(f"{folder.path}: there is no tokenizer.json, which makes tokens of the text")
+    try:
+        content = text.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInputError(f"--data {text}: cannot be read as text in UTF-8: {error}") from error
+    numbers = torch.tensor(known_tokenizer(read_tokenizer(place)).encode(content).ids, dtype=torch.int64)
+    config: Any = folder.model.config
+    length = min(LENGTH, int(getattr(config, "max_position_embeddings", None) or LENGTH))
+    if len(numbers) < 2 * ROWS * length:
+        raise BadInputError(
+            f"--data {text}: has {len(numbers)} tokens; give at least {2 * ROWS * length} to calibrate and judge by"
+        )
+    if int(numbers.max()) >= config.vocab_size:
+        raise BadInputError(f"{folder.path}: tokenizer.json has tokens that the network has not")
+    return numbers[: len(numbers) // length * length].view(-1, length)
+
+
+def _scores(model: nn.Module, tokens: Tensor) -> Tensor:
+    found: Tensor = model(input_ids=tokens, use_cache=False).logits
+    return found
+
+
+def _loss(model: nn.Module, tokens: Tensor) -> Tensor:
+    return functional.cross_entropy(_scores(model, tokens)[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+
+
+def _mean_loss(model: nn.Module, rows: Tensor) -> float:
+    with torch.no_grad(), in_evaluation_mode(model):
+        losses = [float(_loss(model, part)) * len(part) for part in rows.split(ROWS)]
+    return sum(losses) / len(rows)
