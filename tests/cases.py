@@ -49,15 +49,18 @@ EXHAUSTIVE: dict[str, Collection[str]] = {
     "conformance/test_model_conformance.py::test_a_cut_that_is_undone_leaves_no_trace": (
         "decoder: hybrid",
         "vit",
+        "encoder_decoder: vaswani",
     ),
     "conformance/test_model_conformance.py::test_reloads_and_exports_with_identical_outputs": (
         "decoder: gpt2",
         "vit",
+        "encoder_decoder: vaswani",
     ),
     "conformance/test_model_conformance.py::test_resumes_bit_equal_between_two_cuts": (
         "decoder: hybrid",
         "encoder",
         "vit",
+        "encoder_decoder: vaswani",
     ),
     "exchange/test_saving_folders.py::test_what_is_saved_is_the_network": (
         "llama-None-False",

@@ -99,7 +99,7 @@ def read_spec(content: Mapping[str, Any], recipe: Recipe) -> DataSpec:
 
 def _spec(given: dict[str, Any], where: str) -> DataSpec:
     # What older versions did not write.
-    given = {"targets": None, "separator": None, "mask": None, "image": None, **given}
+    given = {"targets": None, "separator": None, "mask": None, "image": None, "source": None, **given}
     names = [field.name for field in fields(DataSpec)]
     require(
         sorted(map(str, given)) == sorted(names), where, f"a mapping with the keys {', '.join(names)}", given
@@ -131,6 +131,9 @@ def _spec(given: dict[str, Any], where: str) -> DataSpec:
     right = isinstance(rows, (list, tuple)) and len(rows) == 3 and all(map(is_count, rows))
     require(right, f"{where}.rows", "three whole numbers", rows)
     require(type(given["per_step"]) is bool, f"{where}.per_step", "true or false", given["per_step"])
+    source = given["source"]
+    right = source is None or (is_count(source, 1, given["length"] - 1) and given["vocabulary"] is not None)
+    require(right, f"{where}.source", "null, or of tokens a number below the length", source)
     return DataSpec(**{**given, "rows": tuple(rows), "image": _image(given, where)})
 
 
@@ -191,7 +194,7 @@ def _require_task(spec: DataSpec, recipe: Recipe) -> None:
     known = known_spec(recipe)
     if known is None:
         return
-    for name in ("classes", "targets", "features", "vocabulary", "per_step", "image"):
+    for name in ("classes", "targets", "features", "vocabulary", "per_step", "image", "source"):
         wanted, value = getattr(known, name), getattr(spec, name)
         require(value == wanted, f"data.{name}", f"{wanted}, as of the task {recipe.data.task}", value)
 

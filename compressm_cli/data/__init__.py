@@ -15,6 +15,7 @@ from compressm_cli.data.selective_copying import SelectiveCopying
 from compressm_cli.data.smnist import SequentialMnist
 from compressm_cli.data.text_lm import TextLm
 from compressm_cli.data.token_files import TokenFiles
+from compressm_cli.data.translation import Translation
 
 TASKS: Registry[TaskConfig] = Registry(
     "task",
@@ -31,6 +32,7 @@ TASKS: Registry[TaskConfig] = Registry(
         "selective_copying": SelectiveCopying,
         "induction_heads": InductionHeads,
         "mqar": Mqar,
+        "translation": Translation,
         "delay": Delay,
         "text_lm": TextLm,
         "tokens": TokenFiles,

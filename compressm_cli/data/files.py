@@ -1,6 +1,7 @@
 """The user's own data: a csv, json or parquet file, or a folder of texts or images."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -20,11 +21,13 @@ from compressm_cli.data.encodings import (
     Numbers,
     Pixels,
     Series,
+    Texts,
     Tokenizer,
     Tokens,
 )
 from compressm_cli.data.encodings.audio import Features, Rate, Seconds
 from compressm_cli.data.encodings.images import WHITE, Grey, Resize, Side, on_background
+from compressm_cli.data.encodings.source_target import pairs_of
 from compressm_cli.data.encodings.standardization import Standardization
 from compressm_cli.data.encodings.tokens import SPARE, numbers_of
 from compressm_cli.data.forecasting import ahead_names, stretches, windows_of
@@ -64,7 +67,8 @@ HALF = 0.5
 
 
 class Files(Layout, ImageTaskConfig):
-    """``data: {task: files}``: say the class or numbers of each row of a table, or the class of each file of a folder.
+    """``data: {task: files}``: say the class, numbers or a text of each row of a table, or the class of each file of a
+    folder.
 
     A row of numbers is a sequence of one feature a step, in the order of ``feature_columns``. Series with several
     features a step are lists in a row (``sequence_column``), or rows that belong together (``id_column``). A text is a
@@ -138,12 +142,11 @@ class Files(Layout, ImageTaskConfig):
 
     @model_validator(mode="after")
     def _keys_fit_the_format(self) -> Self:
-        has_labels = (
-            self.label_column is not None or self.target_columns is not None or self.horizon is not None
-        )
+        said = (self.label_column, self.target_text_column, self.target_columns, self.horizon)
+        has_labels = any(value is not None for value in said)
         if self.format not in WITHOUT_COLUMNS and not has_labels and not self.own_tokens:
             raise ValueError(
-                f"{self.format} needs label_column and {self.inputs_in_words}, or target_columns"
+                f"{self.format} needs label_column and {self.inputs_in_words}, or target_columns or target_text_column"
             )
         self._keys_fit_the_kind()
         if (self.horizon is None) != (self.window is None) or (
@@ -174,6 +177,8 @@ class Files(Layout, ImageTaskConfig):
             raise ValueError("standardize is for series of numbers and for target_columns; leave it out")
         if (self.image_size is None) != (self.resize is None):
             raise ValueError("image_size and resize go together, as in image_size: [32, 32], resize: fit")
+        if self.target_text_column is not None and self.max_length is not None:
+            raise ValueError("texts of pairs are read whole; leave out max_length")
         if self.chunk_seconds is not None and self.max_seconds is not None:
             raise ValueError(
                 "chunk_seconds reads all of a recording and max_seconds its beginning; give one of them"
@@ -182,12 +187,15 @@ class Files(Layout, ImageTaskConfig):
     @property
     def own_tokens(self) -> bool:
         """Of a table of texts without labels."""
-        return self.text_column is not None and self.label_column is None and self.target_columns is None
+        said = (self.label_column, self.target_columns, self.target_text_column)
+        return self.text_column is not None and all(value is None for value in said)
 
     def default_objective(self) -> str:
         """Numbers are learned by regression, of the steps that follow by forecasting."""
         if self.horizon is not None:
             return "forecasting"
+        if self.target_text_column is not None:
+            return "translation"
         return "classification" if self.target_columns is None else "regression"
 
     def load(self) -> Dataset:
@@ -206,14 +214,25 @@ class Files(Layout, ImageTaskConfig):
         shares = {key: share for key, share in places.items() if isinstance(share, float)}
         read |= self._held_out(whole, classes, shares)
         scalings = self._scalings(read["train"])
-        outputs = Tokens(ahead=0) if self.own_tokens else classes or self._numbers(scalings["targets"])
-        encoding = Encoding(inputs=self._inputs(whole, read["train"], scalings), outputs=outputs)
+        encoding = self._encoding(read, whole, classes, scalings)
         read = {key: self._windows(key, rows) for key, rows in read.items()}
         splits = encoded(read, encoding)
         counts = (len(splits["train"]), len(splits["validation"]), len(splits["test"]))
         spec = encoding.spec(splits["train"].length, counts)
         report = report_of(read, splits, encoding, scalings, files)
         return Dataset(spec, **splits, class_names=encoding.class_names, encoding=encoding, report=report)
+
+    def target_text(self, tokens: Sequence[int]) -> str:
+        return Bytes().decode(tokens)
+
+    def _encoding(
+        self, read: dict[str, Rows], whole: Rows, classes: Classes | None, scalings: dict[str, Scaling]
+    ) -> Encoding:
+        """What the rows ask for: those of training, and of pairs of texts the longest of all splits."""
+        if self.target_text_column is not None:
+            return Encoding(inputs=pairs_of(list(read.values())), outputs=Texts())
+        outputs = Tokens(ahead=0) if self.own_tokens else classes or self._numbers(scalings["targets"])
+        return Encoding(inputs=self._inputs(whole, read["train"], scalings), outputs=outputs)
 
     def described(self) -> tuple[DataSpec, Report | None]:
         dataset = self.dataset()
@@ -228,7 +247,8 @@ class Files(Layout, ImageTaskConfig):
 
     def _classes(self, rows: Rows) -> Classes | None:
         """The classes of all rows of the training file; None where they have targets instead, or say themselves."""
-        if self.target_columns is not None or self.horizon is not None or self.own_tokens:
+        others = (self.target_columns, self.target_text_column, self.horizon)
+        if any(value is not None for value in others) or self.own_tokens:
             return None
         names = class_names(rows.labels or [])
         if len(names) < 2:

@@ -57,6 +57,11 @@ class DataSpec:
     none."""
     image: tuple[int, int, int] | None = None
     """Channels, height and width, where inputs are images; its pixels are the steps then. None of sequences."""
+    source: int | None = None
+    """Of pairs of texts: the steps at the beginning of a row that are the source, padded with 0 at their end. The
+    target follows: the last token but one of the vocabulary, with which each begins, then its tokens, each of which is
+    the label of the step before it; the last token of the vocabulary, with which each ends, is a label alone. Steps of
+    the source have no label. None where rows are no pairs."""
 
     @property
     def outputs(self) -> int:
@@ -219,6 +224,10 @@ class TaskConfig(Config):
     def augmentation(self) -> "Augmentation | None":
         """What is changed of training rows at random, in each step; None where nothing is."""
         return None
+
+    def target_text(self, tokens: Sequence[int]) -> str:
+        """The text of the tokens of a target, without its beginning and its end; of rows that are pairs of texts."""
+        return " ".join(map(str, tokens))
 
     def unjudged(self) -> str | None:
         """Why a loss or an accuracy on these data says nothing of a model, and what would; None where they do."""

@@ -100,6 +100,8 @@ class Layout(Config):
     target_columns: ColumnNames | None = None
     """Of a table, instead of a label: the numbers to be said of each row. In ts a name of yours for the number at the
     end."""
+    target_text_column: ColumnName | None = None
+    """Of a table of texts, instead of a label: the text to be said of each, such as its translation."""
     id_column: ColumnName | None = None
     """Of a table with a row a step: what series a row belongs to. Its label, or its targets, must
     be the same in all of them."""
@@ -143,6 +145,15 @@ class Layout(Config):
             raise ValueError(
                 "label_column is a class and target_columns are numbers to be said; write one of them"
             )
+        if self.target_text_column is not None:
+            if not isinstance(self.text_column, str):
+                raise ValueError(
+                    "target_text_column goes with text_column, one column of the texts that are read"
+                )
+            if self.label_column is not None or self.target_columns is not None:
+                raise ValueError(
+                    "target_text_column is what is to be said; leave out label_column and target_columns"
+                )
         self._text_keys_fit()
         self._step_keys_fit()
         self._columns_differ()
@@ -201,7 +212,7 @@ class Layout(Config):
         # What is forecast from itself is an input, too.
         targets = self.target_columns if self.horizon is None else None
         named = (
-            *(self.label_column, *(targets or [])),
+            *(self.label_column, self.target_text_column, *(targets or [])),
             *(self.id_column, self.time_column, self.lengths_column),
         )
         return [name for name in named if name is not None]

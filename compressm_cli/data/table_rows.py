@@ -47,6 +47,8 @@ class TableRows:
             label, places = (None if places else LABEL), dict.fromkeys(places, TARGET)
         if labelled and label is not None:
             self._labels = self._want(label, Labels())
+        if labelled and layout.target_text_column is not None:
+            self._labels = self._want(layout.target_text_column, Labels("target text"))
         names = places if labelled and layout.horizon is None else {}
         self._labelled = labelled
         self._filled = 0

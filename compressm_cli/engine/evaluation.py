@@ -70,6 +70,7 @@ def evaluate(
             with autocast(device, precision):
                 outputs = judge.forward(model, batch)
             scores.update(outputs, batch)
+            scores.ask(model, batch, index)
             if seen is not None:
                 seen(outputs, batch)
     scores.reduce(group)

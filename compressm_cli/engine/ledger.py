@@ -12,7 +12,7 @@ from compressm_cli.measure.clock import Stopwatch, synchronize
 from compressm_cli.measure.flops import CONVENTION, TrainingFlops
 from compressm_cli.measure.joules import JouleMeter, Joules, combine, together
 from compressm_cli.measure.memory import PeakMemory, largest
-from compressm_cli.objectives import objective_config, primary_of
+from compressm_cli.objectives import objective_config, objective_type, primary_of
 from compressm_cli.recipe import Recipe
 from compressm_cli.recipe.budget import Unit
 
@@ -165,6 +165,7 @@ class Ledger:
             "processes": self._group.size,
             "objective": objective_config(self._recipe).kind,
             "primary": self.primary.record(),
+            "definitions": objective_type(self._recipe).definitions(),
             "test": test.record(),
             "validation": {
                 **validation.metrics,

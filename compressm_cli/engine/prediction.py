@@ -9,10 +9,11 @@ from torch import Tensor
 
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.errors import BadInputError, RunFailedError
-from compressm_cli.data.encodings import Classes, Encoding, Numbers, Tokens
+from compressm_cli.data.encodings import Classes, Encoding, Numbers, SourceTarget, Tokens
 from compressm_cli.data.rows import Rows
 from compressm_cli.engine.precision import resolve_device
 from compressm_cli.engine.workload import evaluation_rows
+from compressm_cli.objectives.greedy import greedy
 
 UNKNOWN = (
     "its checkpoint does not say how inputs are encoded: an earlier version wrote it, or the task {task} has no "
@@ -32,6 +33,8 @@ class Predictions:
     target_names: list[str] | None = None
     targets: np.ndarray | None = None
     """(rows, targets) float64, in the unit of the training data; None where the model says classes."""
+    texts: list[str] | None = None
+    """The translation of each row, of a model that translates; None of others."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -81,6 +84,8 @@ class Inference:
         numbers, naming it.
         """
         self.longest_seen = 0
+        if isinstance(self.encoding.inputs, SourceTarget):
+            return self._translated(rows, self.encoding.inputs)
         rows = self.encoding.inputs.pieces(rows)
         said = torch.cat(list(self._outputs(rows)))
         names = [rows.name(row) for row in range(len(rows))]
@@ -103,6 +108,18 @@ class Inference:
                 f"{self.longest:,} at most"
             )
         return found
+
+    @torch.inference_mode()
+    def _translated(self, rows: Rows, inputs: SourceTarget) -> Predictions:
+        """Greedy translations of texts."""
+        texts = []
+        for start in range(0, len(rows), self._rows):
+            part = rows.taken(range(start, min(start + self._rows, len(rows))))
+            beginnings = inputs.encode(part)[0].to(self._device, torch.int64)
+            _finite(self._model(beginnings)[:, -1].float().cpu(), part)
+            said = greedy(self._model, beginnings, inputs.end, inputs.target)
+            texts += [inputs.text(tokens) for tokens in said.tolist()]
+        return Predictions([rows.name(row) for row in range(len(rows))], texts=texts)
 
     @torch.inference_mode()
     def _outputs(self, rows: Rows) -> Iterator[Tensor]:

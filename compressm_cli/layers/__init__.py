@@ -7,6 +7,7 @@ from compressm_cli.core.lazy import exporter
 if TYPE_CHECKING:
     from compressm_cli.layers.attention import Attention
     from compressm_cli.layers.convolution import Convolution, ResidualBlock, ResidualStage
+    from compressm_cli.layers.cross_attention import CrossAttention
     from compressm_cli.layers.feed_forward import FeedForward, SwiGLU
     from compressm_cli.layers.gla import GLA, GLAConfig
     from compressm_cli.layers.lru import LRU, LRUConfig
@@ -22,6 +23,7 @@ __getattr__ = exporter(
     __name__,
     {
         "attention": ("Attention",),
+        "cross_attention": ("CrossAttention",),
         "convolution": ("Convolution", "ResidualBlock", "ResidualStage"),
         "feed_forward": ("FeedForward", "SwiGLU"),
         "gla": ("GLA", "GLAConfig"),
@@ -44,6 +46,7 @@ __all__ = [
     "S5",
     "Attention",
     "Convolution",
+    "CrossAttention",
     "FeedForward",
     "GLAConfig",
     "LRUConfig",

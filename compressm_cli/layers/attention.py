@@ -93,7 +93,7 @@ class Attention(nn.Module):
         q, k, v = self.q(x), self.k(x), self.v(x)
         groups = len(self.groups)
         heads = groups * (q.shape[-1] // k.shape[-1])
-        q, k, v = _by_head(q, heads), _by_head(k, groups), _by_head(v, groups)
+        q, k, v = by_head(q, heads), by_head(k, groups), by_head(v, groups)
         if self.rope is not None:
             q, k = self._rotated(q, positions), self._rotated(k, positions)
         return q, k, v
@@ -218,6 +218,6 @@ def _axis(name: str, kind: Kind, size: int, *slots: Slot) -> Axis:
     return Axis(f":{name}", kind, size, slots, "")
 
 
-def _by_head(x: Tensor, heads: int) -> Tensor:
+def by_head(x: Tensor, heads: int) -> Tensor:
     """(batch, length, heads * d) -> (batch, heads, length, d)."""
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)

@@ -82,11 +82,13 @@ class Residual(nn.Module):
         return self._after(x + y), after
 
     @torch.no_grad()
-    def prefill(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, State]:
-        """``forward``, and the state after the last real step of each row."""
+    def prefill(self, x: Tensor, *arguments: Tensor | None) -> tuple[Tensor, State]:
+        """``forward``, and the state after the last real step of each row; ``arguments`` are what the prefill of the
+        inner module takes besides: the lengths of rows, where they are padded.
+        """
         if self.inner is None:
             return self._after(x), State({})
-        y, after = _steps_of(self.inner).prefill(self._before(x), lengths)
+        y, after = _steps_of(self.inner).prefill(self._before(x), *arguments)
         return self._after(x + y), after
 
     def axes(self) -> Iterator[Axis]:

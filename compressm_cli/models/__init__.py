@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from compressm_cli.models.config import ModelConfig
     from compressm_cli.models.decoder import Decoder
     from compressm_cli.models.encoder import Encoder
+    from compressm_cli.models.encoder_decoder import EncoderDecoder
     from compressm_cli.models.external import NETWORKS, External
     from compressm_cli.models.interface import Model, blocks_of
     from compressm_cli.models.norms import has_batch_statistics, pool_statistics
@@ -26,6 +27,7 @@ __getattr__ = exporter(
         "decoder": ("Decoder",),
         "external": ("NETWORKS", "External"),
         "encoder": ("Encoder",),
+        "encoder_decoder": ("EncoderDecoder",),
         "norms": ("has_batch_statistics", "pool_statistics"),
         "resnet": ("ResNet",),
         "sequence": ("SequenceModel",),
@@ -39,6 +41,7 @@ __all__ = [
     "NETWORKS",
     "Decoder",
     "Encoder",
+    "EncoderDecoder",
     "External",
     "Model",
     "ModelConfig",

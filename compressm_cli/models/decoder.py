@@ -13,7 +13,8 @@ from compressm_cli.layers import LAYERS
 from compressm_cli.layers.residual import Residual
 from compressm_cli.layers.state import State
 from compressm_cli.models.block import Block
-from compressm_cli.models.stack import MOST_BLOCKS, Stack, tied
+from compressm_cli.models.blocks import MOST_BLOCKS
+from compressm_cli.models.stack import Stack, tied
 from compressm_cli.models.transformer import (
     AttentionConfig,
     TransformerConfig,

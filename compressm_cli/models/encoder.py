@@ -1,18 +1,16 @@
 """Encoders: blocks of attention to all steps, each with a feed-forward layer; for classes of whole sequences."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from compressm_cli.layers.residual import Residual
 from compressm_cli.models.embedding import Normalized, Segmented
-from compressm_cli.models.stack import MOST_BLOCKS, Stack
+from compressm_cli.models.stack import Stack
 from compressm_cli.models.transformer import (
     EMBEDDING_STD,
-    AttentionConfig,
-    TransformerConfig,
+    AlikeConfig,
     build_attention,
     build_feed_forward,
     build_input,
@@ -20,37 +18,10 @@ from compressm_cli.models.transformer import (
 )
 
 
-class BothWaysConfig(TransformerConfig):
+class BothWaysConfig(AlikeConfig):
     """The part of a recipe that models share whose attention looks at all steps."""
 
     looks_ahead: ClassVar[bool] = True
-
-    heads: Annotated[int, Field(ge=1, le=4096)] = 4
-    """Number of heads, each with queries of its own."""
-    kv_heads: Annotated[int, Field(ge=1, le=4096)] | None = None
-    """Number of heads of keys and values, which equally many heads share each; as many as ``heads`` by default."""
-    head_dim: Annotated[int, Field(ge=1, le=65536)] | None = None
-    """Length of a query; model_dim / heads by default."""
-    depth: Annotated[int, Field(ge=1, le=MOST_BLOCKS)] = 2
-    """Number of blocks."""
-
-    @model_validator(mode="after")
-    def _fitting_heads(self) -> Self:
-        self.attention.check_width(self.model_dim)
-        self.require_pairs(self.attention)
-        return self
-
-    @property
-    def attention(self) -> AttentionConfig:
-        """That of each block."""
-        return AttentionConfig(heads=self.heads, kv_heads=self.kv_heads, head_dim=self.head_dim)
-
-    def with_blocks(self, count: int) -> Self:
-        if count <= self.depth:
-            return self
-        if count > MOST_BLOCKS:
-            raise ValueError(f"there are {count} blocks; at most {MOST_BLOCKS}")
-        return self.model_copy(update={"depth": count})
 
     def least_parameters(self, ends: int) -> int:
         block = self.parameters_of(self.attention) + self.parameters_of_feed_forward()
@@ -127,7 +98,8 @@ class Encoder(Stack):
         return model
 
 
-def build_block(config: BothWaysConfig, norm_first: bool = True) -> EncoderBlock:
-    """A fresh block of a recipe's ``model:``; without ``norm_first`` each sum is normalized."""
-    mixer = build_attention(config, config.attention, config.depth, causal=False, norm_first=norm_first)
-    return EncoderBlock(mixer, build_feed_forward(config, config.depth, norm_first=norm_first))
+def build_block(config: AlikeConfig, norm_first: bool = True, depth: int | None = None) -> EncoderBlock:
+    """A fresh block of a recipe's ``model:``, of so many; without ``norm_first`` each sum is normalized."""
+    count = depth or config.depth
+    mixer = build_attention(config, config.attention, count, causal=False, norm_first=norm_first)
+    return EncoderBlock(mixer, build_feed_forward(config, count, norm_first=norm_first))

@@ -8,6 +8,7 @@ from compressm_cli.core.registry import Registry
 from compressm_cli.models.config import ModelConfig
 from compressm_cli.models.decoder import Decoder
 from compressm_cli.models.encoder import Encoder
+from compressm_cli.models.encoder_decoder import EncoderDecoder
 from compressm_cli.models.external import External
 from compressm_cli.models.interface import Model
 from compressm_cli.models.resnet import ResNet
@@ -23,6 +24,7 @@ MODELS: Registry[Model] = Registry(
         "sequence": SequenceModel,
         "decoder": Decoder,
         "encoder": Encoder,
+        "encoder_decoder": EncoderDecoder,
         "external": External,
         "resnet": ResNet,
         "vit": VisionTransformer,

@@ -10,10 +10,11 @@ from torch import nn
 from compressm_cli.core.registry import OneOf
 from compressm_cli.layers import LAYERS
 from compressm_cli.models.block import Block
+from compressm_cli.models.blocks import MOST_BLOCKS
 from compressm_cli.models.config import ModelConfig
 from compressm_cli.models.embedding import build_encoder
 from compressm_cli.models.norms import build_norm
-from compressm_cli.models.stack import MOST_BLOCKS, Stack, tied
+from compressm_cli.models.stack import Stack, tied
 
 
 class SequenceConfig(ModelConfig):

@@ -1,6 +1,5 @@
 """What models have in common that are an encoder, blocks one after the other, and a head."""
 
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
@@ -9,21 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from compressm_cli.core.errors import BadInputError
-from compressm_cli.layers.interface import state_space_layers
 from compressm_cli.layers.plain import is_plain
 from compressm_cli.layers.state import State, check_lengths
+from compressm_cli.models.blocks import BlockModel
 from compressm_cli.models.embedding import Positioned
-from compressm_cli.models.interface import Model
-from compressm_cli.models.norms import has_batch_statistics, normalized
+from compressm_cli.models.norms import normalized
 from compressm_cli.ops.decoding import ends_of, last_real
 
-MOST_BLOCKS = 256
-"""That a model may have."""
 HeadLoss = Callable[[Tensor, nn.Linear], Tensor]
 """A number, from what the head is to read (batch, length, H), and the head."""
 
 
-class Stack(Model):
+class Stack(BlockModel):
     """Encoder or embedding, blocks, final normalization, head.
 
     Classifies sequences, ``(batch, length, ...) -> (batch, classes)`` by their mean over time, or steps,
@@ -45,24 +41,6 @@ class Stack(Model):
         self.norm = norm
         self.head = head
         self.per_step = per_step
-        self._config: Any = None
-
-    def grow_as(self, config: Any) -> None:
-        """Let further blocks be those of a recipe's ``model:``."""
-        self._config = config
-
-    def build_block(self) -> nn.Module:
-        """A fresh block like the recipe's last; ValueError where there are ``MOST_BLOCKS``, or no recipe is known."""
-        if len(self.blocks) >= MOST_BLOCKS:
-            raise ValueError(f"the model has {len(self.blocks)} blocks, and may have no more")
-        if self._config is None:
-            raise ValueError("nothing is known of how blocks of this model are built; give build=...")
-        return self.last_block(self._config)
-
-    @classmethod
-    @abstractmethod
-    def last_block(cls, config: Any) -> nn.Module:
-        """A fresh block like the last one of a recipe's ``model:``."""
 
     def forward(self, inputs: Tensor, lengths: Tensor | None = None, loss: HeadLoss | None = None) -> Tensor:
         """inputs (batch, length, features) or tokens (batch, length); lengths (batch,) where rows are padded.
@@ -106,20 +84,6 @@ class Stack(Model):
         wide = torch.promote_types(x.dtype, torch.float32)
         total = x.where(real[..., None], 0.0).sum(dim=1, dtype=wide)
         return (total / real.sum(dim=1, keepdim=True)).to(x.dtype)
-
-    @property
-    def step_obstacle(self) -> str | None:
-        for name, layer in state_space_layers(self).items():
-            if not layer.is_steppable:
-                return f"{name}, of the kind {type(layer).__name__}, has no step by step form"
-        for name, block in self._blocks().items():
-            if not _has_steps(block):
-                return f"{name}, of the kind {type(block).__name__}, has no step by step form"
-        for name, module in self.named_modules():
-            hooked = module._forward_hooks or module._forward_pre_hooks
-            if hooked and module is not self and _has_steps(module):
-                return f"{name} has forward hooks, which a step would pass by; remove them first"
-        return None
 
     def initial_state(self, batch: int) -> State:
         """The states of its blocks; where it has positions, the next one; where it is pooled, the sum and the number of
@@ -175,25 +139,9 @@ class Stack(Model):
         parts["pool"] = _pool_state(sums, ends)
         return self.head((sums / ends[:, None]).to(x.dtype)), State(parts)
 
-    def _blocks(self) -> dict[str, Any]:
-        return {f"blocks.{i}": block for i, block in enumerate(self.blocks)}
-
     def _other_parts(self) -> list[str]:
         positions = ["position"] if isinstance(self.encoder, Positioned) else []
         return positions if self.per_step else [*positions, "pool"]
-
-    def _require_steps(self) -> None:
-        """ValueError where it cannot be stepped, or not now."""
-        if self.step_obstacle is not None:
-            raise ValueError(self.step_obstacle)
-        self._require_evaluation()
-
-    def _require_evaluation(self) -> None:
-        """ValueError in training mode, where that gives other scores."""
-        if self.training and (has_batch_statistics(self) or any(map(_drops, self.modules()))):
-            raise ValueError(
-                "the model is in training mode, with dropout or batch normalization; call eval()"
-            )
 
     def _check_inputs(self, inputs: Tensor, what: str, axes: str) -> None:
         """ValueError for inputs that are no tokens of these axes, or features with one axis more."""
@@ -213,15 +161,6 @@ def tied(head: nn.Linear, embedding: nn.Module, data: Any) -> None:
         )
     assert isinstance(embedding, nn.Embedding)
     head.weight = embedding.weight
-
-
-def _has_steps(module: nn.Module) -> bool:
-    return all(callable(getattr(module, name, None)) for name in ("initial_state", "step", "prefill"))
-
-
-def _drops(module: nn.Module) -> bool:
-    """Whether a module has a share of dropout of its own."""
-    return isinstance(share := getattr(module, "dropout", 0.0), float) and share > 0
 
 
 def _position(position: Tensor) -> State:

@@ -1,7 +1,7 @@
 """What decoders and encoders have in common: attention, feed-forward layers, and what recipes say of both."""
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -10,8 +10,10 @@ from torch import nn
 from compressm_cli.core.config import Config
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.layers.attention import Attention
+from compressm_cli.layers.cross_attention import CrossAttention
 from compressm_cli.layers.feed_forward import FeedForward, SwiGLU
 from compressm_cli.layers.residual import Residual
+from compressm_cli.models.blocks import MOST_BLOCKS
 from compressm_cli.models.config import ModelConfig
 from compressm_cli.models.embedding import Positioned, build_encoder
 from compressm_cli.models.norms import build_norm
@@ -109,6 +111,37 @@ class TransformerConfig(ModelConfig):
         return (3 if self.feed_forward == "swiglu" else 2) * self.width_of_feed_forward()
 
 
+class AlikeConfig(TransformerConfig):
+    """The part of a recipe that models share whose blocks all attend alike."""
+
+    heads: Annotated[int, Field(ge=1, le=4096)] = 4
+    """Number of heads, each with queries of its own."""
+    kv_heads: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Number of heads of keys and values, which equally many heads share each; as many as ``heads`` by default."""
+    head_dim: Annotated[int, Field(ge=1, le=65536)] | None = None
+    """Length of a query; model_dim / heads by default."""
+    depth: Annotated[int, Field(ge=1, le=MOST_BLOCKS)] = 2
+    """Number of blocks."""
+
+    @model_validator(mode="after")
+    def _fitting_heads(self) -> "AlikeConfig":
+        self.attention.check_width(self.model_dim)
+        self.require_pairs(self.attention)
+        return self
+
+    @property
+    def attention(self) -> AttentionConfig:
+        """That of each block."""
+        return AttentionConfig(heads=self.heads, kv_heads=self.kv_heads, head_dim=self.head_dim)
+
+    def with_blocks(self, count: int) -> Self:
+        if count <= self.depth:
+            return self
+        if count > MOST_BLOCKS:
+            raise ValueError(f"there are {count} blocks; at most {MOST_BLOCKS}")
+        return self.model_copy(update={"depth": count})
+
+
 def build_input(config: TransformerConfig, data: Any) -> tuple[nn.Module, nn.Embedding | nn.Linear]:
     """What makes the first vectors, with learned positions where a recipe asks for them, and the part that knows none.
 
@@ -146,6 +179,15 @@ def build_attention(
     )
     _shrink(attention.o, depth)
     return Residual(norm_of(config), attention, config.dropout, norm_first)
+
+
+def build_cross_attention(config: TransformerConfig, layer: AttentionConfig, depth: int) -> Residual:
+    """Attention to another sequence with its norm and its residual, of a model of so many blocks."""
+    attention = CrossAttention(
+        config.model_dim, layer.heads, kv_heads=layer.kv_heads, head_dim=layer.head_dim, bias=config.bias
+    )
+    _shrink(attention.o, depth)
+    return Residual(norm_of(config), attention, config.dropout)
 
 
 def build_feed_forward(config: TransformerConfig, depth: int, norm_first: bool = True) -> Residual | None:

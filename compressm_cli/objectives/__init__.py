@@ -10,6 +10,7 @@ from compressm_cli.objectives.language import Language
 from compressm_cli.objectives.masked_language import MaskedLanguage
 from compressm_cli.objectives.objective import Metric, Objective, ObjectiveConfig, Scores
 from compressm_cli.objectives.regression import Forecasting, Regression
+from compressm_cli.objectives.translation import Translation
 
 OBJECTIVES: Registry[Objective] = Registry(
     "objective",
@@ -22,6 +23,7 @@ OBJECTIVES: Registry[Objective] = Registry(
         "masked_language": MaskedLanguage,
         "regression": Regression,
         "forecasting": Forecasting,
+        "translation": Translation,
     },
 )
 

@@ -41,19 +41,26 @@ UNLABELLED = (
 CROSS_ENTROPY = Metric("loss", "cross-entropy", unit="nats", least=0.0)
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, reduction: Reduction = "mean") -> Tensor:
-    """In nats. logits (..., classes) in any floating type; labels (...), IGNORE where nothing is scored."""
+def cross_entropy(
+    logits: Tensor, labels: Tensor, reduction: Reduction = "mean", smoothing: float = 0.0
+) -> Tensor:
+    """In nats. logits (..., classes) in any floating type; labels (...), IGNORE where nothing is scored.
+
+    ``smoothing`` is the share of the probability that is divided equally among all classes.
+    """
     flat, labels = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)
     if flat.requires_grad or flat.numel() <= SCORES_AT_ONCE:
-        return _cross_entropy(flat, labels, reduction)
+        return _cross_entropy(flat, labels, reduction, smoothing)
     rows = max(1, SCORES_AT_ONCE // flat.shape[1])
     parts = zip(flat.split(rows), labels.split(rows), strict=True)
-    total = torch.stack([_cross_entropy(part, label, "sum") for part, label in parts]).sum()
+    total = torch.stack([_cross_entropy(part, label, "sum", smoothing) for part, label in parts]).sum()
     return total if reduction == "sum" else total / (labels != IGNORE).sum()
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor, reduction: Reduction) -> Tensor:
-    return functional.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction=reduction)
+def _cross_entropy(logits: Tensor, labels: Tensor, reduction: Reduction, smoothing: float) -> Tensor:
+    return functional.cross_entropy(
+        logits.float(), labels, ignore_index=IGNORE, reduction=reduction, label_smoothing=smoothing
+    )
 
 
 def loss_at_head(model: Any) -> nn.Module | None:

@@ -153,6 +153,12 @@ class Scores:
         self.loss += self._objective.loss(outputs, batch, "sum")
         self.labels += batch.scored.sum()
 
+    def ask(self, model: Any, batch: Split, numbers: Tensor) -> None:
+        """Take in what only the model itself can be asked for, of some rows and their ``numbers`` (rows,) in the split.
+
+        It is called after ``update`` of them, in evaluation mode, without gradients.
+        """
+
     def sums(self) -> list[Tensor]:
         """All that adds up over rows."""
         return [self.loss, self.labels]
@@ -221,6 +227,11 @@ class Objective(ABC):
     @property
     def primary(self) -> Metric:
         return self.primary_of(self.config)
+
+    @classmethod
+    def definitions(cls) -> dict[str, str]:
+        """By the name of a metric what it is exactly, where other versions of a library could say another value."""
+        return {}
 
     def learned(self, batch: Split, rows: Tensor, draw: Draw | None) -> Split:
         """What a model is shown of a batch, and what it is to say: the batch as it is, unless something is hidden.

@@ -59,6 +59,8 @@ class EvaluationReport:
     loss: float
     metrics: dict[str, float | None]
     primary: str
+    definitions: dict[str, str]
+    """What a metric is exactly, by its name, where that depends on the version of a library."""
     classes: list[ClassReport] | None
     """None where the labels are no classes with names."""
     targets: list[TargetReport] | None
@@ -101,6 +103,7 @@ def judge(
         loss=evaluated.loss,
         metrics=evaluated.metrics,
         primary=objective.primary.name,
+        definitions=objective.definitions(),
         classes=seen.classes(outputs.names) if isinstance(outputs, Classes) else None,
         targets=in_own_unit(evaluated.targets, checkpoint.encoding),
     )

@@ -22,7 +22,8 @@ Columns = dict[str, list[str] | list[float]]
 
 
 def columns_of(predictions: Predictions, top: int | None = None) -> Columns:
-    """The columns of the file: ``row``, then ``prediction`` and ``probability`` and those of all classes; or targets.
+    """The columns of the file: ``row``, then ``prediction`` and ``probability`` and those of all classes; or targets;
+    or, of a model that translates, ``row`` and ``prediction``.
 
     With ``top``, or more than ``MOST_CLASSES`` classes, the most probable ones instead, each with its name.
     """
@@ -32,6 +33,8 @@ def columns_of(predictions: Predictions, top: int | None = None) -> Columns:
         for place, name in enumerate(wanted):
             columns[_free(name, columns, wanted)] = predictions.targets[:, place].tolist()
         return columns
+    if predictions.texts is not None:
+        return columns | {"prediction": predictions.texts}
     shares, names = predictions.probabilities, predictions.class_names
     assert shares is not None, "there are targets or classes"
     assert names is not None, "beside the probabilities"

@@ -16,7 +16,7 @@ class Predictor:
 
     Its answers are ``Predictions``: ``names`` of the rows in their order, and ``classes``, ``probabilities`` (rows,
     classes) in the order of ``class_names``, or ``targets`` (rows, targets) in the unit of the training data, called
-    ``target_names``.
+    ``target_names``, or ``texts``, the translation of each.
     """
 
     def __init__(self, checkpoint: "Checkpoint", device: Literal["auto", "cpu", "cuda"] = "auto") -> None:

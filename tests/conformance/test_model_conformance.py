@@ -89,16 +89,28 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     },
     "resnet": {"depth": 8, "width": 6},
     "vit": {"heads": 2, "model_dim": 8, "depth": 1},
+    "encoder_decoder": {"heads": 4, "kv_heads": 2, "model_dim": 8, "tie_embeddings": True, "dropout": 0.1},
+    "encoder_decoder: vaswani": {
+        "heads": 2,
+        "model_dim": 8,
+        "feed_forward": "gelu",
+        "norm": "layer",
+        "positions": "learned",
+        "bias": True,
+    },
     **examples("model"),
 }
 """Settings of small models: each model, and those kinds of it that are built otherwise."""
 
+PAIRS = {"task": "translation", "train_rows": 64, "validation_rows": 8, "test_rows": 8}
 IMAGES = {"task": "digits", "as_images": True, "augment": {"crop": 1}}
 DATA = {
     "encoder": {"task": "digits"},
     "pooled": {"task": "digits"},
     "resnet": IMAGES,
     "vit": IMAGES,
+    "encoder_decoder": PAIRS,
+    "encoder_decoder: vaswani": PAIRS,
 }
 """Of models that do not learn language."""
 OBJECTIVE = {"encoder: bert": {"kind": "masked_language"}}
@@ -235,16 +247,19 @@ def test_costs_less_after_the_cuts(trained: Runs, tmp_path: Path, name: str) -> 
 
 
 def test_steps_are_the_whole(trained: Runs, tmp_path: Path, name: str) -> None:
-    model = Checkpoint.load(trained(name).final_checkpoint).build_model().double().eval()
+    checkpoint = Checkpoint.load(trained(name).final_checkpoint)
+    model = checkpoint.build_model().double().eval()
     assert isinstance(model, Model)
     inputs = inputs_of(recipe_for(tmp_path, name))
     if model.step_obstacle is not None:
         with pytest.raises(ValueError, match="step"):
             model.initial_state(4)
         return
+    source = checkpoint.data.source
     with torch.no_grad():
-        wanted, state = model(inputs), model.initial_state(4)
-    for t in range(inputs.shape[1]):
+        wanted = model(inputs)
+        state = model.initial_state(4) if source is None else model.prefill(inputs[:, : source + 1])[1]
+    for t in range(0 if source is None else source + 1, inputs.shape[1]):
         scores, state = model.step(inputs[:, t], state)
         torch.testing.assert_close(scores, wanted[:, t], rtol=1e-10, atol=1e-10)
 

@@ -186,7 +186,7 @@ ONE_ERROR = [
         [("data:\n  task: digits\n", "")],
         "recipe.yaml:1:1: data: missing; write a mapping with task: "
         "delay | digits | files | imdb | induction_heads | listops | mnist1d | mqar | scifar | "
-        "selective_copying | smnist | text_lm | tokens",
+        "selective_copying | smnist | text_lm | tokens | translation",
     ),
     (
         "a literal with a close one",
@@ -213,7 +213,8 @@ ONE_ERROR = [
         "unknown task",
         [("task: digits", "task: digit")],
         "recipe.yaml:4:9: data.task: 'digit' is not one of delay, digits, files, imdb, induction_heads, "
-        "listops, mnist1d, mqar, scifar, selective_copying, smnist, text_lm, tokens; did you mean 'digits'?",
+        "listops, mnist1d, mqar, scifar, selective_copying, smnist, text_lm, tokens, translation; "
+        "did you mean 'digits'?",
     ),
     (
         "unknown method",

@@ -96,3 +96,9 @@ class Tokens(Config):
     kind: Literal["tokens"] = "tokens"
     ahead: Literal[0, 1] = 1
     """How many steps after a step the token is that is said there."""
+
+
+class Texts(Config):
+    """A text for each row, in the tokens of its inputs."""
+
+    kind: Literal["texts"] = "texts"
