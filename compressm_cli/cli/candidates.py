@@ -24,7 +24,7 @@ METRICS = (
     *("test_loss", "total_order", "parameters", "checkpoint_bytes", "training_flops", "inference_flops"),
     *("total_seconds", "training_seconds", "step_seconds", "joules", "peak_memory"),
     *("inference_seconds_single", "inference_seconds_batch"),
-    *("test_perplexity", "test_bits_per_byte", "test_mse", "test_mae"),
+    *("test_perplexity", "test_bits_per_byte", "test_bits_per_token", "test_mse", "test_mae"),
 )
 """What a comparison may limit: ``Tolerances.metrics()``, whose module takes long to load."""
 RECIPES, MODELS = (".yaml", ".yml"), (".pt", ".safetensors")
