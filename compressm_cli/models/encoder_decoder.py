@@ -200,10 +200,13 @@ class EncoderDecoder(BlockModel):
         scores: Tensor = self.head(self.norm(x))
         return functional.pad(scores, (0, 0, self.steps, 0))
 
-    @torch.no_grad()
+    @property
+    def start_obstacle(self) -> str:
+        return "a translation has no first step without its source; begin with prefill"
+
     def initial_state(self, batch: int) -> State:
         """Raises ValueError: the state begins with the source, which ``prefill`` takes."""
-        raise ValueError("a translation has no first step without its source; begin with prefill")
+        raise ValueError(self.start_obstacle)
 
     @torch.no_grad()
     def prefill(self, inputs: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, State]:

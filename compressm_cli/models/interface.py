@@ -41,12 +41,17 @@ class Model(nn.Module, ABC):
         """Why it cannot be evaluated one time step at a time; None where ``step`` and ``prefill`` do it."""
         return f"{type(self).__name__} has no step by step form"
 
+    @property
+    def start_obstacle(self) -> str | None:
+        """Why ``initial_state`` knows no state; None where it does. Some models can only begin with ``prefill``."""
+        return self.step_obstacle
+
     def initial_state(self, batch: int) -> State:
         """What it keeps between two time steps, before the first one, for so many rows.
 
-        Raises ValueError where there is a ``step_obstacle``.
+        Raises ValueError where there is a ``start_obstacle``.
         """
-        raise ValueError(str(self.step_obstacle))
+        raise ValueError(str(self.start_obstacle))
 
     def step(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
         """Scores (batch, classes) after one more time step, and the state after it.

@@ -14,6 +14,7 @@ from compressm_cli.core.config import Config
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.quantities import Unit
 from compressm_cli.data.interface import DataSpec, Split, TaskConfig
+from compressm_cli.ops.gradients import is_autocast
 
 T = TypeVar("T")
 Reduction = Literal["mean", "sum"]
@@ -253,8 +254,8 @@ class Objective(ABC):
     def training_loss(self, model: Any, batch: Split, reduction: Reduction = "mean") -> Tensor:
         """The loss of what a model says, in the precision that autocast asks for; the loss itself is not lowered."""
         outputs = self.forward(model, batch)
-        kind = batch.labels.device.type
-        with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():
+        device = batch.labels.device
+        with torch.autocast(device.type, enabled=False) if is_autocast(device) else nullcontext():
             return self.loss(outputs, batch, reduction)
 
     def judge(self) -> "Objective":

@@ -23,7 +23,11 @@ class GradientSum:
         self.value += d.sum(0)
 
 
+def is_autocast(device: torch.device) -> bool:
+    """Whether autocast is on for a device; never for one that it does not know, such as ``meta``."""
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+
+
 def low_type(x: Tensor) -> torch.dtype:
     """The type of matrix products with x: that of autocast where it is on."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    return torch.get_autocast_dtype(x.device.type) if is_autocast(x.device) else x.dtype

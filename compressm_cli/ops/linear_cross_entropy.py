@@ -1,13 +1,14 @@
 """The cross-entropy of a head with many classes, whose scores are never all in memory."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from compressm_cli.ops.gradients import GradientSum, low_type
+from compressm_cli.ops.gradients import GradientSum, is_autocast, low_type
 
 ENTRIES_AT_ONCE = 1 << 24
 """Scores in a part of the rows."""
@@ -37,7 +38,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         dweight = GradientSum(weight, *weight.shape) if need_weight else None
         dbias = GradientSum(weight, len(weight)) if need_bias else None
         total = x.new_zeros((), dtype=torch.promote_types(x.dtype, torch.float32))
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast(x.device.type, enabled=False) if is_autocast(x.device) else nullcontext():
             rows, matrix = x.to(low), weight.to(low)
             shift = None if bias is None else bias.to(low)
             step = max(LEAST_ROWS, ENTRIES_AT_ONCE // len(weight))

@@ -59,8 +59,8 @@ def obstacle(models: Sequence[nn.Module]) -> str | None:
     for model in models:
         if not isinstance(model, Model):
             return f"{type(model).__name__} has no step by step form"
-        if model.step_obstacle is not None:
-            return model.step_obstacle
+        if model.start_obstacle is not None:
+            return model.start_obstacle
     return None
 
 
@@ -70,7 +70,7 @@ def decoding_speed(
     """Time the models in alternation: a prompt of the data's length, and steps of one and of 64 sequences.
 
     Each round times every model, so that a change of the machine's pace hits all of them; ratios are paired by round.
-    All are a ``Model`` that can be stepped (``obstacle``).
+    All are a ``Model`` that can be stepped from its first step on (``obstacle``).
     """
     busy = is_busy()
     with ExitStack() as stack, torch.inference_mode():

@@ -116,3 +116,15 @@ def test_evaluation_goes_through_many_scores_in_parts(monkeypatch: pytest.Monkey
     monkeypatch.setattr(classification, "SCORES_AT_ONCE", 50)
     parts = [classification.cross_entropy(scores, labels, r) for r in ("mean", "sum")]
     torch.testing.assert_close(parts, whole, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_without_values_it_has_a_shape(many: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FLOPs and memory are planned so."""
+    monkeypatch.setattr(classification, "SCORES_AT_ONCE", 0 if many else 1 << 24)
+    with torch.device("meta"):
+        model = build_model(DecoderConfig(**DECODER, depth=1), SPEC)
+    loss = Classification().training_loss(model, batch(False).to(torch.device("meta")))
+    loss.backward()
+    assert loss.shape == ()
+    assert all(p.grad is not None for p in model.parameters())

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from compressm_cli.data.interface import DataSpec
 from compressm_cli.layers.state import State
 from compressm_cli.models import build_model
+from compressm_cli.models.encoder_decoder import EncoderDecoderConfig
 from compressm_cli.models.interface import Model
 from compressm_cli.reports import decoding
 from compressm_cli.reports.decoding import decoding_speed, obstacle
 
 CPU = torch.device("cpu")
 DATA = DataSpec(classes=2, length=4, features=1)
+PAIRS = DataSpec(classes=7, length=8, vocabulary=7, per_step=True, source=4)
 
 
 CLOCK: list[float] = []
@@ -96,3 +98,5 @@ def test_real_models_have_states_by_their_order(monkeypatch: pytest.MonkeyPatch)
 def test_what_cannot_be_stepped_is_said() -> None:
     assert obstacle([Sleeper(0.0)]) is None
     assert obstacle([Sleeper(0.0), nn.Linear(1, 1)]) == "Linear has no step by step form"
+    told = obstacle([build_model(EncoderDecoderConfig(model_dim=8, depth=1, heads=2), PAIRS)])
+    assert told == "a translation has no first step without its source; begin with prefill"
