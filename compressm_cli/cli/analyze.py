@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from compressm_cli.cli import candidates, console
+from compressm_cli.cli.axes import show_axes
 from compressm_cli.cli.commands import Command, examples
 from compressm_cli.cli.parameters import Json, Model, Overrides, Plugins, require_writable_page
+from compressm_cli.cli.pruning import ScoreName
 from compressm_cli.core.errors import BadInputError
 
 if TYPE_CHECKING:
     from compressm_cli.reports import SpectrumReport
 
 FIGURES = "Figures"
+AXES = "Axes"
 
 app = typer.Typer(add_completion=False)
 
@@ -25,6 +28,8 @@ app = typer.Typer(add_completion=False)
         "compressm analyze outputs/quickstart-compressed",
         "compressm analyze model.pt --thresholds 0.9,0.99 --json",
         "compressm analyze outputs/quickstart-compressed --html run.html",
+        "compressm analyze outputs/decoder --axes",
+        "compressm analyze models/smollm2 --data text.txt",
     ),
 )
 def analyze(
@@ -78,6 +83,32 @@ def analyze(
     no_plots: Annotated[
         bool, typer.Option("--no-plots", help="Draw no figures.", rich_help_panel=FIGURES)
     ] = False,
+    axes: Annotated[
+        bool,
+        typer.Option(
+            "--axes",
+            help="Show all that could leave of the model, such as heads and neurons, what a unit costs and is worth.",
+            show_default="of folders of transformers",
+            rich_help_panel=AXES,
+        ),
+    ] = False,
+    score: Annotated[
+        ScoreName | None,
+        typer.Option(
+            help="What a unit is worth: increase of the loss, error of what reads it, size of its weights, or a lot.",
+            show_default="taylor; without data magnitude",
+            rich_help_panel=AXES,
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Text on which a language model of a folder of transformers is judged.",
+            autocompletion=candidates.files,
+            rich_help_panel=AXES,
+        ),
+    ] = None,
     plugin: Plugins = None,
 ) -> None:
     """Show the order, spectrum and poles of each layer, and what smaller orders would cost.
@@ -85,7 +116,21 @@ def analyze(
     Layers are measured as compress measures them: as the recipe's own compression says, else by Gramians from the
     training data; KEY=VALUE changes settings of the recipe, such as compression.gramian=analytic or
     data.path=corpus.txt. Parameters and FLOPs are counted on models of the orders shown; accuracies are not predicted.
+
+    With --axes, and of folders of transformers, it is heads, neurons, channels and the like instead, as compress
+    --budget would cut them.
     """
+    from compressm_cli import exchange
+
+    if axes or exchange.is_network_of_others(path):
+        if timed or html is not None or folder is not None or realization is not None:
+            raise BadInputError(
+                "axes have no spectra: --time, --html, --plots and --realization do not go with them"
+            )
+        show_axes(path, overrides or [], data, score, as_json)
+        return
+    if score is not None or data is not None:
+        raise BadInputError("--score and --data go with --axes, and with folders of transformers")
     if no_plots and folder is not None:
         raise BadInputError("--plots and --no-plots exclude each other; give one of them")
     if html is not None:

@@ -13,12 +13,14 @@ from compressm_cli.core.modes import in_evaluation_mode
 from compressm_cli.data.tokenizer import known_tokenizer, read_tokenizer
 from compressm_cli.exchange.folders import Folder, example_of, open_folder
 from compressm_cli.exchange.saving_folders import save_folder
-from compressm_cli.pruning import Pruned, Workload, prune
+from compressm_cli.pruning import AxesReport, Pruned, Workload, axes_report, prune
 from compressm_cli.structure.discovery import TraceError, discover
 
 LENGTH, ROWS = 128, 8
 """Tokens of a row, at most, and rows of a batch."""
 CALIBRATION_BATCHES = 32
+DATA_FREE = ("magnitude", "random")
+"""Scores that look at no batches."""
 HELD_OUT = 10
 """One row of so many, the last ones, judges the model and calibrates nothing."""
 
@@ -45,18 +47,8 @@ def prune_folder(
     met, and RunFailedError where the plan cannot be carried out.
     """
     folder = open_folder(path)
-    rows = _rows(folder, text)
-    held = rows[-max(1, len(rows) // HELD_OUT) :]
-    calibration = rows[: len(rows) - len(held)][: ROWS * CALIBRATION_BATCHES]
-    workload = Workload(
-        calibration.split(ROWS), _loss, lambda batch: batch[:, 1:].numel(), _scores, calibration[:1]
-    )
-    model = folder.model
-    try:
-        found = discover(model, (), example_of(model))
-    except TraceError as error:
-        raise BadInputError(f"{path}: its axes cannot be found: {error}") from error
-    pinned = {name: why for name, (_, why) in found.pinned.items()}
+    workload, held = _workload(folder, text)
+    model, pinned = folder.model, _discovered(folder)
     before = _mean_loss(model, held)
     try:
         pruned = prune(model, workload, share, score, fold=fold, uniform=uniform, pinned=pinned)
@@ -65,6 +57,48 @@ def prune_folder(
     after = _mean_loss(model, held)
     files = save_folder(model, output, folder.tokenizer_files)
     return PrunedFolder(pruned, before, after, held[:, 1:].numel(), files)
+
+
+def axes_of_folder(path: Path, text: Path | None, score: str) -> AxesReport:
+    """Open a folder, find its axes, and judge them by a file of text; nothing is changed.
+
+    Without a text, the folder may have any network, FLOPs are those of an example of its inputs, and ``score`` is one
+    that wants no data. Raises BadInputError as ``prune_folder``.
+    """
+    folder = open_folder(path)
+    if text is not None:
+        workload, _ = _workload(folder, text)
+    elif score in DATA_FREE:
+        workload = Workload(
+            [], _no_loss, len, lambda model, example: model(**example), folder.example(1, LENGTH)
+        )
+    else:
+        raise BadInputError(
+            f"--score {score} looks at data; give --data FILE, a text, or --score {' or '.join(DATA_FREE)}"
+        )
+    return axes_report(folder.model, workload, score, pinned=_discovered(folder))
+
+
+def _no_loss(model: nn.Module, batch: Any) -> Tensor:
+    raise AssertionError("a score that looks at no data asks for no loss")
+
+
+def _discovered(folder: Folder) -> dict[str, str]:
+    """Find the axes of its network, which has them from then on; what is pinned, and why."""
+    try:
+        found = discover(folder.model, (), example_of(folder.model))
+    except TraceError as error:
+        raise BadInputError(f"{folder.path}: its axes cannot be found: {error}") from error
+    return {name: why for name, (_, why) in found.pinned.items()}
+
+
+def _workload(folder: Folder, text: Path) -> tuple[Workload, Tensor]:
+    """What calibrates, and the rows that do not: the last ones."""
+    rows = _rows(folder, text)
+    held = rows[-max(1, len(rows) // HELD_OUT) :]
+    calibration = rows[: len(rows) - len(held)][: ROWS * CALIBRATION_BATCHES]
+    batches = calibration.split(ROWS)
+    return Workload(batches, _loss, lambda batch: batch[:, 1:].numel(), _scores, calibration[:1]), held
 
 
 def _rows(folder: Folder, text: Path) -> Tensor:

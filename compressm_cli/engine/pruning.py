@@ -16,7 +16,7 @@ from compressm_cli.engine.same_data import as_before, relation
 from compressm_cli.measure.probe import example_batch
 from compressm_cli.objectives import objective_of
 from compressm_cli.objectives.objective import Objective
-from compressm_cli.pruning import Pruned, Workload, planned
+from compressm_cli.pruning import AxesReport, Pruned, Workload, axes_report, planned
 from compressm_cli.structure import surgery
 
 CALIBRATION_BATCHES = 32
@@ -79,6 +79,20 @@ def prune_checkpoint(
         encoding=checkpoint.encoding,
     )
     return PrunedModel(small, pruned, before, after, told)
+
+
+def axes_of_checkpoint(
+    checkpoint: Checkpoint, dataset: Dataset, score: str, wanted: bool = False
+) -> tuple[AxesReport, str]:
+    """What could leave of a model, judged on the data that it was trained on; and which data these were.
+
+    FLOPs are those of one sequence of full length. Raises BadInputError and OtherDataError as ``prune_checkpoint``.
+    """
+    dataset = as_before(checkpoint.fingerprint, dataset)
+    told = relation(checkpoint, dataset, checkpoint.recipe.data, wanted)
+    require_same_shape(checkpoint, dataset.spec)
+    model, objective = checkpoint.build_model(), objective_of(checkpoint.recipe, dataset.spec)
+    return axes_report(model, workload_of(checkpoint, dataset, objective), score), told
 
 
 def workload_of(checkpoint: Checkpoint, dataset: Dataset, objective: Objective) -> Workload:

@@ -11,6 +11,7 @@ from compressm_cli.exchange.names import CONFIG, HUGGING_FACE
 from compressm_cli.exchange.stock import StockModel, add_convolution_biases
 from compressm_cli.exchange.tensors import read_weights
 
+MODEL_TYPES = ("mamba", "mamba2")
 ACTIVATIONS = ("silu", "swish")
 
 
@@ -18,7 +19,7 @@ def load(folder: Path, config: dict[str, Any], file: Path | None = None) -> Chec
     """The checkpoint of a folder whose ``model_type`` is mamba or mamba2; with the weights of ``file``, if given."""
     settings = Settings(config, str(folder / CONFIG))
     kind = config["model_type"]
-    if kind not in ("mamba", "mamba2"):
+    if kind not in MODEL_TYPES:
         raise settings.refuse("model_type", kind, f"{shown('mamba')} or {shown('mamba2')}")
     settings.require("use_bias", False)
     settings.require("hidden_act", *ACTIVATIONS)

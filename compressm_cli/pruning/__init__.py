@@ -4,11 +4,14 @@ from compressm_cli.pruning.costs import Cost, Costs
 from compressm_cli.pruning.folds import Fold
 from compressm_cli.pruning.groups import Group, Groups
 from compressm_cli.pruning.pruning import Pruned, planned, prune
+from compressm_cli.pruning.report import AxesReport, AxisReport, axes_report
 from compressm_cli.pruning.scores import SCORES, Judged, Score
 from compressm_cli.pruning.workload import Workload
 
 __all__ = [
     "SCORES",
+    "AxesReport",
+    "AxisReport",
     "Cost",
     "Costs",
     "Fold",
@@ -18,6 +21,7 @@ __all__ = [
     "Pruned",
     "Score",
     "Workload",
+    "axes_report",
     "planned",
     "prune",
 ]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from cut_models import llama, tiny_decoder
 
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.cli.main import run as command
@@ -13,34 +13,12 @@ from compressm_cli.cli.pruning import ScoreName, share_of
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.measure.flops import inference_flops
 from compressm_cli.measure.probe import example_batch
-from compressm_cli.models import build_model
 from compressm_cli.pruning import SCORES
-from compressm_cli.recipe import recipe_from_mapping
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A decoder with fresh weights and a state space layer, whose axes are not all to be cut."""
-    recipe = recipe_from_mapping(
-        {
-            "name": "tiny",
-            "data": {"task": "text_lm", "max_bytes": 20000, "length": 16},
-            "model": {
-                "kind": "decoder",
-                "layers": [{"kind": "attention", "heads": 4, "kv_heads": 2}, {"kind": "lru", "state_dim": 6}],
-                "model_dim": 16,
-                "neurons": 24,
-                "bias": True,
-            },
-            "train": {"steps": 2, "batch_size": 4},
-            "compression": {"method": "none"},
-        },
-        "test",
-    )
-    torch.manual_seed(0)
-    spec, path = recipe.data.spec(), tmp_path_factory.mktemp("model") / "decoder.pt"
-    Checkpoint.of(build_model(recipe.model, spec), recipe, spec, 2).save(path)
-    return path
+    return tiny_decoder(tmp_path_factory.mktemp("model"))
 
 
 def run(model: Path, output: Path, *options: str) -> int:
@@ -120,26 +98,10 @@ def test_shares_and_scores_are_those_that_there_are() -> None:
 def test_a_folder_of_transformers_is_cut_by_a_text(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("transformers")
-    from strangers import of_transformers
-
-    from compressm_cli.data.byte_tokenizer import byte_tokenizer
+    folder, text = llama(tmp_path)
+    output = tmp_path / "small"
     from compressm_cli.exchange.folders import open_folder
 
-    whole: Any = of_transformers(
-        "LlamaForCausalLM",
-        "LlamaConfig",
-        vocab_size=260,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=32,
-    )()
-    folder, text, output = tmp_path / "llama", tmp_path / "text.txt", tmp_path / "small"
-    whole.save_pretrained(folder)
-    (folder / "tokenizer.json").write_text(byte_tokenizer(), encoding="utf-8")
-    text.write_text("seven times seven is forty-nine. " * 40, encoding="utf-8")
     capsys.readouterr()
     options = ["--budget", "flops=0.9x", "--uniform", "--output", str(output), "--json"]
     assert command(["compress", str(folder), *options]) == 2
