@@ -35,13 +35,17 @@ def log_likelihoods(
     """Of each pair of a context, of one token at least, and a continuation, in their order.
 
     What the model cannot see at once is cut from the left of the context. Pairs that differ in the last token alone
-    are computed once; the longest come first. Raises BadInputError for a continuation that the model cannot see whole,
-    and RunFailedError where it says no numbers.
+    are computed once; those with the same context stand together, the longest first. Raises BadInputError for a
+    continuation that the model cannot see whole, and RunFailedError where it says no numbers.
     """
     rows: dict[tuple[int, ...], list[int]] = {}
     for number, (context, continuation) in enumerate(pairs):
         rows.setdefault(_shown(model, context, continuation), []).append(number)
-    order = sorted(rows, key=lambda row: (-len(row), row))
+    contexts = {row: tuple(pairs[numbers[0]][0]) for row, numbers in rows.items()}
+    longest: dict[tuple[int, ...], int] = {}
+    for row, context in contexts.items():
+        longest[context] = max(longest.get(context, 0), len(row))
+    order = sorted(rows, key=lambda row: (-longest[contexts[row]], contexts[row], -len(row), row))
     found: dict[int, Likelihood] = {}
     for begin in range(0, len(order), batch_size):
         batch = order[begin : begin + batch_size]

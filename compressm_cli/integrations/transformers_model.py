@@ -11,7 +11,8 @@ from compressm_cli.core.errors import BadInputError
 from compressm_cli.data.encodings import Tokenizer
 from compressm_cli.data.tokenizer import TOKENIZER, read_tokenizer
 from compressm_cli.exchange.folders import open_folder
-from compressm_cli.integrations.language_model import LanguageModel, Tokens, picked
+from compressm_cli.integrations.language_model import ROUNDING, LanguageModel, Tokens, picked
+from compressm_cli.integrations.shared_prefix import groups
 from compressm_cli.models.of_transformers import takes
 
 LENGTHS = ("n_positions", "max_position_embeddings", "n_ctx")
@@ -47,12 +48,57 @@ class TransformersModel(LanguageModel):
         ids = [i[0] if isinstance(i := settings.get(key), list) and i else i for key in STARTS]
         self._start = next((token for token in ids if isinstance(token, int)), None)
         self._ends = settings.get("eos_token_id")
+        self._shares, self._is_confirmed = {"use_cache", "attention_mask"} <= self._takes, False
+        """Whether it remembers the beginning of a row for several, and whether that was seen to be the same."""
 
     def prefix(self) -> int | None:
         """The token that begins texts, else the one that ends them, as config.json says."""
         return super().prefix() if self._start is None else self._start
 
     def logits(self, tokens: Tensor, lengths: Tensor, rows: Tensor, places: Tensor) -> Tensor:
+        """What rows have in common at their beginning is computed once, where that gives the same."""
+        if not self._shares:
+            return self._whole(tokens, lengths, rows, places)
+        found: Tensor | None = None
+        apart = torch.ones_like(rows, dtype=torch.bool)
+        for group, shared in groups(tokens, lengths, places, rows):
+            if not shared:
+                continue
+            own = (rows >= group.start) & (rows < group.stop)
+            part = slice(group.start, group.stop)
+            longest = int(lengths[part].max())
+            asked = (tokens[part, :longest], lengths[part], rows[own] - group.start, places[own])
+            said = self._confirmed(*asked, shared)
+            if said is None:
+                return self._whole(tokens, lengths, rows, places)
+            found = said.new_empty(len(rows), said.shape[1]) if found is None else found
+            found[own] = said
+            apart &= ~own
+        if found is None:
+            return self._whole(tokens, lengths, rows, places)
+        if bool(apart.any()):
+            left, index = rows[apart].unique(return_inverse=True)
+            longest = int(lengths[left].max())
+            found[apart] = self._whole(tokens[left, :longest], lengths[left], index, places[apart])
+        return found
+
+    def _confirmed(
+        self, tokens: Tensor, lengths: Tensor, rows: Tensor, places: Tensor, shared: int
+    ) -> Tensor | None:
+        """``_after``; None where the network cannot, or said something else the first time."""
+        if self._is_confirmed:
+            return self._after(tokens, lengths, rows, places, shared)
+        whole = self._whole(tokens, lengths, rows, places)
+        try:
+            said = self._after(tokens, lengths, rows, places, shared)
+        except (AttributeError, TypeError, ValueError, RuntimeError, NotImplementedError):
+            self._shares = False
+            return None
+        self._is_confirmed = float((said - whole).abs().max()) <= ROUNDING * float(whole.abs().max())
+        self._shares = self._is_confirmed
+        return whole if self._is_confirmed else None
+
+    def _whole(self, tokens: Tensor, lengths: Tensor, rows: Tensor, places: Tensor) -> Tensor:
         real = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
         # What some have no such argument for, they do not need: padding is at the end, and they are causal.
         settings = {"attention_mask": real.long(), "use_cache": False}
@@ -64,6 +110,20 @@ class TransformersModel(LanguageModel):
 
         with torch.no_grad():
             return picked(self._model.get_output_embeddings(), rows, places, call)
+
+    def _after(self, tokens: Tensor, lengths: Tensor, rows: Tensor, places: Tensor, shared: int) -> Tensor:
+        """``logits`` of rows whose first ``shared`` tokens are the same, which are gone through once."""
+        real = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
+        with torch.no_grad():
+            once = self._model.base_model(input_ids=tokens[:1, :shared], use_cache=True).past_key_values
+            once.batch_repeat_interleave(len(tokens))
+
+            def call() -> Tensor:
+                rest = {"input_ids": tokens[:, shared:], "past_key_values": once, "use_cache": True}
+                found: Tensor = self._model(**rest, attention_mask=real.long()).logits
+                return found
+
+            return picked(self._model.get_output_embeddings(), rows, places - shared, call)
 
     def write(self, prompts: Sequence[Tokens], most: int, stops: Sequence[str]) -> list[str]:
         """Prompts of equal length together, so that there is no padding."""
