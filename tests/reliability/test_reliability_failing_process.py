@@ -64,7 +64,7 @@ class Case:
 
 
 DATA = "compressm_cli.engine.experiment:load_data"
-MODEL = "compressm_cli.engine.train_state:build_model"
+MODEL = "compressm_cli.engine.train_state:begun"
 OPTIMIZER = "compressm_cli.engine.train_state:build_optimizer"
 COSTS = "compressm_cli.engine.workload:costs_here"
 STEP = "compressm_cli.engine.loop:training_step"
