@@ -24,7 +24,7 @@ ARROWS: dict[str, set[str]] = {
     "models": {"layers"},
     "structure": {"layers"},
     "methods": {"structure"},
-    "objectives": {"data", "ops"},
+    "objectives": {"data"},
     "plugins": {"objectives", "methods", "models"},
     "recipe": {"plugins"},
     "checkpoint": {"recipe"},

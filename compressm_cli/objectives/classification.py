@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compressm_cli.data.interface import IGNORE, DataSpec, Split, TaskConfig
+from compressm_cli.objectives.linear_cross_entropy import ENTRIES_AT_ONCE, linear_cross_entropy
 from compressm_cli.objectives.objective import (
     Metric,
     Objective,
@@ -17,7 +18,6 @@ from compressm_cli.objectives.objective import (
     Scores,
 )
 from compressm_cli.objectives.teacher import TaughtConfig
-from compressm_cli.ops.linear_cross_entropy import ENTRIES_AT_ONCE, linear_cross_entropy
 
 ACCURACY = Metric(
     "accuracy", "accuracy", higher_is_better=True, unit="share", plural="accuracies", least=0.0, most=1.0

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from compressm_cli.core.config import Config
 from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.gradients import is_autocast
 from compressm_cli.core.quantities import Unit
 from compressm_cli.data.interface import DataSpec, Split, TaskConfig
-from compressm_cli.ops.gradients import is_autocast
 
 T = TypeVar("T")
 Reduction = Literal["mean", "sum"]

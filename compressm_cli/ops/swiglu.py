@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from compressm_cli.ops.gradients import GradientSum, low_type
+from compressm_cli.core.gradients import GradientSum, low_type
 from compressm_cli.ops.parallel import runs_eagerly_on_cpu
 
 

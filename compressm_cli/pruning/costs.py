@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from compressm_cli.core.invocation import INVOCATION
-from compressm_cli.measure.flops import counted
-from compressm_cli.measure.probe import device_of, on_fake_copy, without_values
+from compressm_cli.measure.copies import device_of, on_fake_copy, without_values
+from compressm_cli.measure.formulas import counted
 from compressm_cli.pruning.groups import Group
 from compressm_cli.pruning.workload import Workload
 from compressm_cli.structure.map import tensors_of

@@ -11,8 +11,8 @@ from compressm_cli.data.interface import IGNORE, DataSpec, Split
 from compressm_cli.models import build_model
 from compressm_cli.models.decoder import DecoderConfig
 from compressm_cli.objectives import classification
+from compressm_cli.objectives import linear_cross_entropy as module
 from compressm_cli.objectives.classification import Classification, ClassificationConfig
-from compressm_cli.ops import linear_cross_entropy as module
 
 SPEC = DataSpec(classes=11, length=9, vocabulary=11, per_step=True)
 DECODER: dict[str, Any] = {"kind": "decoder", "layers": [{"kind": "attention", "heads": 2}], "model_dim": 8}

@@ -7,7 +7,7 @@ import torch
 from networks import image_workload, images, language_workload, trained
 from torch import nn
 
-from compressm_cli.measure.flops import counted
+from compressm_cli.measure.formulas import counted
 from compressm_cli.pruning import Costs, Groups, Workload
 from compressm_cli.structure.edits import Keep
 from compressm_cli.structure.surgery import apply_edits

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from compressm_cli.methods.baselines.magnitude import magnitudes
+from compressm_cli.methods.baselines.weights import magnitudes
 from compressm_cli.pruning.groups import Group
 from compressm_cli.pruning.scores.score import Judged, Score, shares
 

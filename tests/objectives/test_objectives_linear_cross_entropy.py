@@ -7,8 +7,8 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from compressm_cli.ops import linear_cross_entropy as module
-from compressm_cli.ops.linear_cross_entropy import linear_cross_entropy
+from compressm_cli.objectives import linear_cross_entropy as module
+from compressm_cli.objectives.linear_cross_entropy import linear_cross_entropy
 
 
 def example(

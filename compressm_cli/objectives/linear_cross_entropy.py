@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from compressm_cli.ops.gradients import GradientSum, is_autocast, low_type
+from compressm_cli.core.gradients import GradientSum, is_autocast, low_type
 
 ENTRIES_AT_ONCE = 1 << 24
 """Scores in a part of the rows."""
