@@ -218,6 +218,7 @@ def test_the_schema_for_editors_has_installed_plug_ins(
         "sequence",
         "decoder",
         "encoder",
+        "encoder_decoder",
         "external",
         "resnet",
         "vit",

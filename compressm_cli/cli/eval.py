@@ -10,7 +10,7 @@ import typer
 from compressm_cli.cli import candidates, console
 from compressm_cli.cli.commands import Command, examples
 from compressm_cli.cli.parameters import Device, Plugins
-from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.errors import BadInputError, command
 from compressm_cli.core.files import try_to_write, unwritable
 
 if TYPE_CHECKING:
@@ -131,8 +131,8 @@ def evaluate_tasks(
 def _require_sense(fresh: list[Path], models: list[Path], tasks: bool, output: Path | None) -> None:
     if fresh and not tasks:
         raise BadInputError(
-            f"{fresh[0]}: what is it to be asked? Give --tasks hellaswag=FILE.jsonl, for example (see: compressm eval "
-            f"--help); on its own test rows it is judged by: compressm evaluate {fresh[0]}"
+            f"{fresh[0]}: what is it to be asked? Give --tasks hellaswag=FILE.jsonl, for example (see: "
+            f"{command('eval', '--help')}); on its own test rows it is judged by: {command('evaluate', fresh[0])}"
         )
     if tasks and not fresh:
         raise BadInputError(

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from compressm_cli.core.config import Config
-from compressm_cli.core.errors import BadInputError
+from compressm_cli.core.errors import BadInputError, command
 from compressm_cli.core.files import unwritable, write_atomically
 
 
@@ -113,6 +113,6 @@ def read_results(path: Path) -> ResultsFile:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the whole file"
         raise BadInputError(
-            f"{path}: not what compressm eval --output writes: {place}: {first['msg']}; give such a file, or a model "
-            "with --tasks"
+            f"{path}: not what {command('eval')} writes with --output: {place}: {first['msg']}; give such a file, or a "
+            "model with --tasks"
         ) from error

@@ -346,7 +346,6 @@ def test_images_must_be_readable_and_of_one_kind():
     [
         ({"format": "csv"}, "needs label_column and either text_column or feature_columns"),
         ({"format": "csv", "label_column": "l"}, "needs label_column and either"),
-        ({"format": "csv", "text_column": "t"}, "needs label_column"),
         ({"format": "csv", "text_column": "t", **COLUMNS}, "either text_column or feature_columns"),
         ({"format": "csv", "max_length": 5, **COLUMNS}, "max_length is for texts"),
         ({"format": "csv", "feature_columns": ["x", "x"], "label_column": "l"}, "'x' is used twice"),

@@ -126,7 +126,7 @@ def test_every_task_names_the_keys_that_are_paths() -> None:
         texts = {key for key, field in task.model_fields.items() if str in _parts(field.annotation)}
         columns = {
             f"{one}_column"
-            for one in ("text", "image", "audio", "sequence", "label", "id", "time", "lengths")
+            for one in ("text", "target_text", "image", "audio", "sequence", "label", "id", "time", "lengths")
         }
         columns |= {"feature_columns", "target_columns", "delimiter"}
         assert texts - columns <= set(task.paths), name

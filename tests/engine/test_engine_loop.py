@@ -173,9 +173,9 @@ def test_the_files_have_exactly_the_documented_keys(cut_run: Run) -> None:
     for line in run.read_compression():
         assert set(line) == documented_keys("compression.jsonl")
     statuses = {"running", "done", "failed", "interrupted", "pruned"}
-    assert set(run.read_info()) >= documented_keys("run.json") - statuses - {
-        "teacher"
-    }  # which this has none of
+    # Which this has none of: a teacher, and a model that it began with.
+    others = {"teacher", "initial", "train.initial"}
+    assert set(run.read_info()) >= documented_keys("run.json") - statuses - others
     assert documented_keys("run.json") >= statuses
     assert run.read_info()["status"] == "done"
 

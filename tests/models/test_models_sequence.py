@@ -23,6 +23,7 @@ def model_config(kind: str = "lru", norm: str = "layer", dropout: float = 0.0, d
     layer = LAYERS[kind].Config(kind=kind, state_dim=5, **SMALL.get(kind, {}))
     return SimpleNamespace(
         kind="sequence",
+        reads="sequences",
         layer=layer,
         model_dim=6,
         depth=depth,

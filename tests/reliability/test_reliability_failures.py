@@ -747,7 +747,7 @@ def test_an_ill_conditioned_basis_costs_the_cut_alone(
 
 def test_too_few_coordinates_for_a_basis_cost_the_cut_alone(tiny: Maker, train: Trainer) -> None:
     """Nothing gets into the states of this layer: its Gramian has rank 0."""
-    build = train_state.build_model
+    build = train_state.begun
 
     def without_input(*args: Any) -> torch.nn.Module:
         model = build(*args)
@@ -759,7 +759,7 @@ def test_too_few_coordinates_for_a_basis_cost_the_cut_alone(tiny: Maker, train: 
         return model
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_state, "build_model", without_input)
+        patch.setattr(train_state, "begun", without_input)
         reason = refused(tiny, train, "mamba", variant="balanced_real")
     assert reason == "nothing cut: refused: the Gramians have numerical rank 0, less than order 3"
 
