@@ -32,13 +32,13 @@ def swiglu(
     return _SwiGLU.apply(x, gate, up, down, gate_bias, up_bias, down_bias)
 
 
-ENTRIES_AT_ONCE = 1 << 19
-"""Entries of the neurons in a part: it stays in the cache between one elementwise operation and the next."""
+ROWS_AT_ONCE = 768
+"""In a part: few enough for the neurons to stay in the cache between one elementwise operation and the next, and enough
+for the products with the weights."""
 
 
-def _parts(rows: int, neurons: int) -> list[slice]:
-    step = max(256, ENTRIES_AT_ONCE // max(1, neurons))
-    return [slice(first, first + step) for first in range(0, rows, step)]
+def _parts(rows: int) -> list[slice]:
+    return [slice(first, first + ROWS_AT_ONCE) for first in range(0, rows, ROWS_AT_ONCE)]
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ class _SwiGLU(torch.autograd.Function):
             rows = x.reshape(-1, x.shape[-1]).to(low).contiguous()
             gate, up, down = gate.to(low), up.to(low), down.to(low)
             biases = [None if bias is None else bias.to(low) for bias in (gate_bias, up_bias, down_bias)]
-            parts = _parts(len(rows), neurons)
+            parts = _parts(len(rows))
             # Without a gradient all parts use the same memory.
             room = len(rows) if kept else min(len(rows), parts[0].stop if parts else 0)
             g, u = (rows.new_empty(room, neurons) for _ in range(2))
@@ -94,7 +94,7 @@ class _SwiGLU(torch.autograd.Function):
         shapes = [(neurons, inputs), (neurons, inputs), (width, neurons), (neurons,), (neurons,), (width,)]
         sums = [GradientSum(ctx.like, *s) if n else None for n, s in zip(needs[1:], shapes, strict=True)]
         dgate, dup, ddown, dgate_bias, dup_bias, ddown_bias = sums
-        for part in _parts(len(rows), neurons):
+        for part in _parts(len(rows)):
             dy, before, linear = rows[part], g[part], u[part]
             activated = functional.silu(before)
             if ddown is not None:

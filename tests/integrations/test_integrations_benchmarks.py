@@ -243,7 +243,7 @@ def test_groups_of_tasks(folder: Path) -> None:
         (["one.pt", "--tasks", "hellaswag"], "data from it; give hellaswag=FILE.jsonl (docs/eval.md)"),
         (
             ["one.pt", "broken.json", "--tasks", "perplexity=text.txt"],
-            "not what compressm eval --output writes",
+            "not what compressm eval writes with --output",
         ),
     ],
 )

@@ -40,7 +40,7 @@ def test_it_is_the_definition(
     tolerance: float,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "ENTRIES_AT_ONCE", 300)  # several parts
+    monkeypatch.setattr(module, "ROWS_AT_ONCE", 70)  # several parts
     exact = example(*shape, biases=biases)
     expected = output_and_gradients(definition(*exact), exact)
     inputs = example(*shape, biases=biases, dtype=dtype)
