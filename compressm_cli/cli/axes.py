@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compressm_cli.cli import console
-from compressm_cli.cli.pruning import ScoreName
+from compressm_cli.cli.pruning import ScoreName, opened
 from compressm_cli.core.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -47,16 +47,7 @@ def _reported(
         return "a network of transformers", axes_of_folder(path, data, chosen), told
     if data is not None:
         raise BadInputError("--data goes with a folder of transformers; a model of ours takes data.KEY=VALUE")
-    from dataclasses import replace
-
-    from compressm_cli import reports
-    from compressm_cli.engine import experiment
     from compressm_cli.engine.pruning import axes_of_checkpoint
-    from compressm_cli.engine.same_data import names_data
-    from compressm_cli.recipe import recipe_from_mapping, recipe_to_mapping
 
-    checkpoint, opened = reports.open_model(path)
-    recipe = recipe_from_mapping(recipe_to_mapping(checkpoint.recipe), f"{path}: recipe", overrides)
-    known = replace(checkpoint, recipe=recipe.located())
-    dataset = experiment.load_data(recipe)
-    return opened, *axes_of_checkpoint(known, dataset, score or "taylor", names_data(overrides))
+    title, known, dataset, wanted = opened(path, overrides)
+    return title, *axes_of_checkpoint(known, dataset, score or "taylor", wanted)

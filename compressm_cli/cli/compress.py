@@ -325,7 +325,6 @@ def _as_json(model: Path, output: Path, size: int, done: "OneShot") -> dict[str,
 
 def _show(chosen: str, done: "OneShot", output: Path, size: int) -> None:
     from compressm_cli.core.quantities import quantity
-    from compressm_cli.objectives import primary_of
     from compressm_cli.reports.formats import percent, summed_gramians
 
     out = console.stdout()
@@ -354,12 +353,6 @@ def _show(chosen: str, done: "OneShot", output: Path, size: int) -> None:
         table.add_row(*map(console.escape, (r.title, order, variant, *map(percent, found), r.reason)))
     out.print(table)
     out.print(f"data: {done.data}", markup=False, soft_wrap=True)
-    before, after = done.before, done.after
-    if before is not None and after is not None:
-        metric = primary_of(done.checkpoint.recipe)
-        values = (metric.precisely(before.value(metric)), metric.precisely(after.value(metric)))
-        out.print(
-            f"validation loss {before.loss:.4f} -> {after.loss:.4f}, {metric.title} {values[0]} -> {values[1]}"
-        )
+    pruning.show_validation(done.checkpoint, done.before, done.after)
     out.print(f"parameters {done.parameters_before:,} -> {done.parameters_after:,}")
     out.print(f"{output}: {quantity(size, 'bytes')}", markup=False, soft_wrap=True)

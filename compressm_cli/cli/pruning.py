@@ -10,6 +10,9 @@ from compressm_cli.cli import console
 from compressm_cli.core.errors import BadInputError
 
 if TYPE_CHECKING:
+    from compressm_cli.checkpoint import Checkpoint
+    from compressm_cli.data.interface import Dataset
+    from compressm_cli.engine.evaluation import Evaluation
     from compressm_cli.engine.pruning import PrunedModel
     from compressm_cli.pruning import Pruned
 
@@ -31,25 +34,30 @@ def compressed(
     path: Path, budget: str, score: str, fold: bool, uniform: bool, overrides: list[str], evaluated: bool
 ) -> tuple[str, "PrunedModel"]:
     """A model of ours, cut to a budget; and which checkpoint it was."""
-    from dataclasses import replace
-
-    from compressm_cli import reports
-    from compressm_cli.engine import experiment
     from compressm_cli.engine.pruning import prune_checkpoint
-    from compressm_cli.engine.same_data import names_data
-    from compressm_cli.recipe import recipe_from_mapping, recipe_to_mapping
 
     share = share_of(budget)
-    checkpoint, chosen = reports.open_model(path)
-    recipe = recipe_from_mapping(recipe_to_mapping(checkpoint.recipe), f"{path}: recipe", overrides)
     with console.stderr().status("compressing"):
-        dataset = experiment.load_data(recipe)
-        known = replace(checkpoint, recipe=recipe.located())
-        wanted = names_data(overrides)
+        chosen, known, dataset, wanted = opened(path, overrides)
         done = prune_checkpoint(
             known, dataset, share, score, fold=fold, uniform=uniform, evaluated=evaluated, wanted=wanted
         )
     return chosen, done
+
+
+def opened(path: Path, overrides: list[str]) -> tuple[str, "Checkpoint", "Dataset", bool]:
+    """A model of ours with its recipe's overrides: which one it is, its data, and whether these were asked for."""
+    from dataclasses import replace
+
+    from compressm_cli import reports
+    from compressm_cli.engine import experiment
+    from compressm_cli.engine.same_data import names_data
+    from compressm_cli.recipe import recipe_from_mapping, recipe_to_mapping
+
+    checkpoint, chosen = reports.open_model(path)
+    recipe = recipe_from_mapping(recipe_to_mapping(checkpoint.recipe), f"{path}: recipe", overrides)
+    dataset = experiment.load_data(recipe)
+    return chosen, replace(checkpoint, recipe=recipe.located()), dataset, names_data(overrides)
 
 
 def folder_to_budget(
@@ -134,18 +142,24 @@ def show(pruned: "Pruned") -> None:
 
 def show_model(done: "PrunedModel") -> None:
     """The same of a model of ours, with what it was measured on and how well it does."""
+    show(done.pruned)
+    console.stdout().print(f"data: {done.data}", markup=False, soft_wrap=True)
+    show_validation(done.checkpoint, done.before, done.after)
+
+
+def show_validation(
+    checkpoint: "Checkpoint", before: "Evaluation | None", after: "Evaluation | None"
+) -> None:
+    """Loss and primary metric before and after a cut; nothing where they were not measured."""
     from compressm_cli.objectives import primary_of
 
-    out = console.stdout()
-    show(done.pruned)
-    out.print(f"data: {done.data}", markup=False, soft_wrap=True)
-    before, after = done.before, done.after
-    if before is not None and after is not None:
-        metric = primary_of(done.checkpoint.recipe)
-        values = (metric.precisely(before.value(metric)), metric.precisely(after.value(metric)))
-        out.print(
-            f"validation loss {before.loss:.4f} -> {after.loss:.4f}, {metric.title} {values[0]} -> {values[1]}"
-        )
+    if before is None or after is None:
+        return
+    metric = primary_of(checkpoint.recipe)
+    values = (metric.precisely(before.value(metric)), metric.precisely(after.value(metric)))
+    console.stdout().print(
+        f"validation loss {before.loss:.4f} -> {after.loss:.4f}, {metric.title} {values[0]} -> {values[1]}"
+    )
 
 
 def _price(value: float | None) -> str:

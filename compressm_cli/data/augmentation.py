@@ -9,12 +9,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from compressm_cli.core.config import Config
+from compressm_cli.core.splitmix import GAMMA, mixed, shifted
 from compressm_cli.data.interface import TaskConfig
 from compressm_cli.data.split import in_order
 
-# The constants of SplitMix64 (Steele et al. 2014), as the signed integers that PyTorch has.
-GAMMA = 0x9E3779B97F4A7C15 - 2**64
-MIXERS = (30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64)
 DRAWN = 2**31
 """How many values a random number has: so few that ranges of pixels divide them all but equally."""
 
@@ -60,20 +58,9 @@ def drawn(rows: Tensor, seed: int, step: int, count: int) -> Tensor:
     digest = hashlib.blake2b(repr((seed, "augment", step)).encode(), digest_size=8).digest()
     start = int.from_bytes(digest, "big", signed=True)
     # What does not fit into 64 bits is dropped, as the generator wants it.
-    states = _mixed(rows * GAMMA + start)
+    states = mixed(rows * GAMMA + start)
     numbers = torch.arange(1, count + 1, device=rows.device)[:, None] * GAMMA + states
-    return _shifted(_mixed(numbers), 33)
-
-
-def _mixed(x: Tensor) -> Tensor:
-    for shift, factor in MIXERS:
-        x = (x ^ _shifted(x, shift)) * factor
-    return x ^ _shifted(x, 31)
-
-
-def _shifted(x: Tensor, bits: int) -> Tensor:
-    """To the right, with zeros from the left."""
-    return (x >> bits) & (2 ** (64 - bits) - 1)
+    return shifted(mixed(numbers), 33)
 
 
 class ImageTaskConfig(TaskConfig):

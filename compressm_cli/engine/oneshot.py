@@ -107,10 +107,8 @@ def compress(
     OtherDataError for others than it was trained on, unless they are ``wanted``, and RunFailedError where nothing
     was cut.
     """
-    dataset = as_before(checkpoint.fingerprint, dataset)
-    told = relation(checkpoint, dataset, checkpoint.recipe.data, wanted)
+    dataset, told = matching(checkpoint, dataset, wanted)
     evaluated = evaluated and checkpoint.recipe.data.unjudged() is None
-    require_same_shape(checkpoint, dataset.spec)
     model = checkpoint.build_model()
     rows = checkpoint.recipe.train.rows()
     objective = objective_of(checkpoint.recipe, dataset.spec)
@@ -154,6 +152,18 @@ def _context(checkpoint: Checkpoint, model: nn.Module, dataset: Dataset | None) 
 
     length = checkpoint.data.length if dataset is None else dataset.spec.length
     return CheckContext(1, 1, length, derived_generator(0, "method"), calibrated)
+
+
+def matching(checkpoint: Checkpoint, dataset: Dataset, wanted: bool) -> tuple[Dataset, str]:
+    """The data as a model of a checkpoint knows them, and whether it was trained on them, in words.
+
+    Raises BadInputError for data of another shape than the model's, and OtherDataError for others than it was trained
+    on, unless they are ``wanted``.
+    """
+    dataset = as_before(checkpoint.fingerprint, dataset)
+    told = relation(checkpoint, dataset, checkpoint.recipe.data, wanted)
+    require_same_shape(checkpoint, dataset.spec)
+    return dataset, told
 
 
 def require_same_shape(checkpoint: Checkpoint, spec: DataSpec) -> None:

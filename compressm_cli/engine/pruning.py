@@ -11,8 +11,7 @@ from compressm_cli.core.errors import RunFailedError
 from compressm_cli.data.interface import Dataset, Split
 from compressm_cli.engine.batches import Batches
 from compressm_cli.engine.evaluation import Evaluation, evaluate
-from compressm_cli.engine.oneshot import LARGEST_BATCH, require_same_shape
-from compressm_cli.engine.same_data import as_before, relation
+from compressm_cli.engine.oneshot import LARGEST_BATCH, matching
 from compressm_cli.measure.probe import example_batch
 from compressm_cli.objectives import objective_of
 from compressm_cli.objectives.objective import Objective
@@ -54,9 +53,7 @@ def prune_checkpoint(
     budget that cannot be met, OtherDataError for other data than it was trained on, unless they are ``wanted``, and
     RunFailedError where the plan cannot be carried out.
     """
-    dataset = as_before(checkpoint.fingerprint, dataset)
-    told = relation(checkpoint, dataset, checkpoint.recipe.data, wanted)
-    require_same_shape(checkpoint, dataset.spec)
+    dataset, told = matching(checkpoint, dataset, wanted)
     recipe = checkpoint.recipe
     evaluated = evaluated and recipe.data.unjudged() is None
     model, objective = checkpoint.build_model(), objective_of(recipe, dataset.spec)
@@ -88,9 +85,7 @@ def axes_of_checkpoint(
 
     FLOPs are those of one sequence of full length. Raises BadInputError and OtherDataError as ``prune_checkpoint``.
     """
-    dataset = as_before(checkpoint.fingerprint, dataset)
-    told = relation(checkpoint, dataset, checkpoint.recipe.data, wanted)
-    require_same_shape(checkpoint, dataset.spec)
+    dataset, told = matching(checkpoint, dataset, wanted)
     model, objective = checkpoint.build_model(), objective_of(checkpoint.recipe, dataset.spec)
     return axes_report(model, workload_of(checkpoint, dataset, objective), score), told
 

@@ -38,13 +38,14 @@ def load(place: "str | Path | Run") -> "Checkpoint":
 
 def is_network_of_others(path: Path) -> bool:
     """Whether a path is a folder of transformers whose network is none that ``load`` makes a model of ours of."""
-    from compressm_cli.exchange.huggingface import MODEL_TYPES
     from compressm_cli.exchange.places import is_model_folder
-    from compressm_cli.exchange.ragged import MODEL_TYPE
-    from compressm_cli.exchange.tensors import read_config
 
     if not is_model_folder(path) or not (path / CONFIG).is_file():
         return False
+    from compressm_cli.exchange.huggingface import MODEL_TYPES
+    from compressm_cli.exchange.ragged import MODEL_TYPE
+    from compressm_cli.exchange.tensors import read_config
+
     return read_config(path).get("model_type", MODEL_TYPE) not in (MODEL_TYPE, *MODEL_TYPES)
 
 

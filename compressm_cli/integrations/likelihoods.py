@@ -1,5 +1,6 @@
 """Log-likelihoods of texts after others, in batches; exact, however rows are batched and padded."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -122,10 +123,6 @@ def _of_places(logits: torch.Tensor, places: list[int], tokens: list[int]) -> tu
         wide = logits[at].double().log_softmax(dim=-1)
         values += wide.gather(1, token[:, None])[:, 0].tolist()
         best += wide.argmax(dim=-1).tolist()
-    if not all(map(_is_number, values)):
+    if not all(map(math.isfinite, values)):
         raise RunFailedError("the model says numbers that are not finite; its weights are of no use")
     return values, best
-
-
-def _is_number(value: float) -> bool:
-    return value == value and abs(value) != float("inf")

@@ -1,16 +1,40 @@
 """What models have in common that have blocks one after the other: they grow by them, and are stepped through them."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from compressm_cli.layers.interface import state_space_layers
+from compressm_cli.layers.state import State
 from compressm_cli.models.interface import Model
 from compressm_cli.models.norms import has_batch_statistics
 
 MOST_BLOCKS = 256
 """That a model may have."""
+
+
+class PartsBlock(nn.Module, ABC):
+    """A block of parts one after the other, which is stepped through them."""
+
+    @abstractmethod
+    def _parts(self) -> Iterator[tuple[str, Any]]:
+        """The parts by name, in their order, each with ``initial_state``, ``step`` and ``prefill``."""
+
+    def initial_state(self, batch: int) -> State:
+        """The states of its parts before the first time step."""
+        return State({name: part.initial_state(batch) for name, part in self._parts()})
+
+    @torch.no_grad()
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """x (batch, H) at one time step, and the state of the step before, which is used up."""
+        parts = dict(self._parts())
+        before, after = state.take_parts(list(parts)), {}
+        for (name, part), own in zip(parts.items(), before, strict=True):
+            x, after[name] = part.step(x, own)
+        return x, State(after)
 
 
 class BlockModel(Model):

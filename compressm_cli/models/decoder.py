@@ -13,7 +13,7 @@ from compressm_cli.layers import LAYERS
 from compressm_cli.layers.residual import Residual
 from compressm_cli.layers.state import State
 from compressm_cli.models.block import Block
-from compressm_cli.models.blocks import MOST_BLOCKS
+from compressm_cli.models.blocks import MOST_BLOCKS, PartsBlock
 from compressm_cli.models.stack import Stack, tied
 from compressm_cli.models.transformer import (
     AttentionConfig,
@@ -111,7 +111,7 @@ class DecoderConfig(TransformerConfig):
         return self.model_dim * count
 
 
-class DecoderBlock(nn.Module):
+class DecoderBlock(PartsBlock):
     """A layer over time and a feed-forward layer, each with its norm and its residual; causal."""
 
     def __init__(self, mixer: Block | Residual, feed_forward: Residual | None) -> None:
@@ -123,19 +123,6 @@ class DecoderBlock(nn.Module):
         """x (batch, length, H); ``real`` (batch, length), the steps that are not padding, to which nothing looks."""
         x = self.mixer(x)
         return x if self.feed_forward is None else self.feed_forward(x)
-
-    def initial_state(self, batch: int) -> State:
-        """The states of its parts before the first time step."""
-        return State({name: part.initial_state(batch) for name, part in self._parts()})
-
-    @torch.no_grad()
-    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """x (batch, H) at one time step, and the state of the step before, which is used up."""
-        parts = dict(self._parts())
-        before, after = state.take_parts(list(parts)), {}
-        for (name, part), own in zip(parts.items(), before, strict=True):
-            x, after[name] = part.step(x, own)
-        return x, State(after)
 
     @torch.no_grad()
     def prefill(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, State]:

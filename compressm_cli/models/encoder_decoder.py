@@ -12,7 +12,7 @@ from torch.nn import functional
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.layers.residual import Residual
 from compressm_cli.layers.state import State, check_lengths
-from compressm_cli.models.blocks import MOST_BLOCKS, BlockModel
+from compressm_cli.models.blocks import MOST_BLOCKS, BlockModel, PartsBlock
 from compressm_cli.models.embedding import Positioned
 from compressm_cli.models.encoder import build_block
 from compressm_cli.models.transformer import (
@@ -84,8 +84,11 @@ class Source(nn.Module):
         return out
 
 
-class CrossBlock(nn.Module):
-    """Causal attention, attention to the source, and a feed-forward layer, each with its norm and its residual."""
+class CrossBlock(PartsBlock):
+    """Causal attention, attention to the source, and a feed-forward layer, each with its norm and its residual.
+
+    It begins with ``prefill``: ``initial_state`` raises ValueError, unless attention to the source is removed.
+    """
 
     def __init__(self, mixer: Residual, cross: Residual, feed_forward: Residual | None) -> None:
         super().__init__()
@@ -97,19 +100,6 @@ class CrossBlock(nn.Module):
         """x (batch, length, H), memory (batch, steps, H), and the lengths (batch,) of the rows of this."""
         x = self.cross(self.mixer(x), memory, lengths)
         return x if self.feed_forward is None else self.feed_forward(x)
-
-    def initial_state(self, batch: int) -> State:
-        """Raises ValueError: cross-attention begins with ``prefill``, unless it is removed."""
-        return State({name: part.initial_state(batch) for name, part in self._parts()})
-
-    @torch.no_grad()
-    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """x (batch, H) at one time step, and the state of the step before, which is used up."""
-        parts = dict(self._parts())
-        before, after = state.take_parts(list(parts)), {}
-        for (name, part), own in zip(parts.items(), before, strict=True):
-            x, after[name] = part.step(x, own)
-        return x, State(after)
 
     @torch.no_grad()
     def prefill(

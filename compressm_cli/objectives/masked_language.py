@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from compressm_cli.core.splitmix import GAMMA, mixed, shifted
 from compressm_cli.data.interface import IGNORE, DataSpec, Split, TaskConfig
 from compressm_cli.objectives.classification import ACCURACY, Classification, ClassScores
 from compressm_cli.objectives.language import PERPLEXITY, perplexity
@@ -20,8 +21,6 @@ PERCENT = 15
 """Of the tokens of a row, rounded, that are to be told; one at least (Devlin et al. 2019, BERT)."""
 MASKED, REPLACED = 8, 1
 """Of ten of them: the mask stands in the place of so many, another token of so many; the others stay as they are."""
-STEP = -7046029254386353131
-"""2^64 divided by the golden ratio, odd, as a signed number; all constants are splitmix64's (Steele et al. 2014)."""
 
 
 class MaskedLanguageConfig(TaughtConfig):
@@ -72,9 +71,9 @@ class MaskedLanguage(Classification):
         assert mask is not None, "refused otherwise"
         apart = _apart(mask, spec)
         noise = _noise(rows.to(inputs.device), inputs.shape[1], draw)
-        chosen = _chosen(_mixed(noise), _candidates(batch, apart))
-        how = _positive(_mixed(noise ^ 1)) % 10
-        other = _positive(_mixed(noise ^ 2)) % (spec.classes - len(apart))
+        chosen = _chosen(mixed(noise), _candidates(batch, apart))
+        how = _positive(mixed(noise ^ 1)) % 10
+        other = _positive(mixed(noise ^ 2)) % (spec.classes - len(apart))
         for token in apart:  # in ascending order
             other += other >= token
         seen = inputs.masked_fill(chosen & (how < MASKED), mask)
@@ -126,21 +125,9 @@ def _chosen(order: Tensor, candidates: Tensor) -> Tensor:
 def _noise(rows: Tensor, steps: int, draw: Draw | None) -> Tensor:
     """(rows, steps) int64, a function of the draw, of each row's number and of the step alone, on every device."""
     digest = blake2b(repr(("masked_language", draw)).encode(), digest_size=8).digest()
-    keys = _mixed(rows * STEP + int.from_bytes(digest, "little", signed=True))
-    return _mixed(keys[:, None] + torch.arange(1, steps + 1, device=rows.device) * STEP)
-
-
-def _mixed(x: Tensor) -> Tensor:
-    """splitmix64's last step on int64, whose products are modulo 2^64."""
-    x = (x ^ _shifted(x, 30)) * -4658895280553007687
-    x = (x ^ _shifted(x, 27)) * -7723592293110705685
-    return x ^ _shifted(x, 31)
-
-
-def _shifted(x: Tensor, bits: int) -> Tensor:
-    """Shifted to the right, as a number without a sign."""
-    return (x >> bits) & (2 ** (64 - bits) - 1)
+    keys = mixed(rows * GAMMA + int.from_bytes(digest, "little", signed=True))
+    return mixed(keys[:, None] + torch.arange(1, steps + 1, device=rows.device) * GAMMA)
 
 
 def _positive(x: Tensor) -> Tensor:
-    return _shifted(x, 1)
+    return shifted(x, 1)

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from compressm_cli.core.gradients import low_type
 from compressm_cli.ops.dropout import draw_seed, dropout_
 from compressm_cli.ops.parallel import runs_eagerly_on_cpu
 
@@ -46,7 +47,7 @@ class _GatedResidual(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, p: float) -> Tensor:
         _, need_y, need_weight, need_bias, _ = ctx.needs_input_grad
         ctx.p, ctx.seeds, ctx.dtype = p, (draw_seed(), draw_seed()) if p else (0, 0), y.dtype
-        low = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else y.dtype
+        low = low_type(y)
         rows = y.reshape(-1, y.shape[-1]).contiguous()
         residual = x.reshape(rows.shape)
         out = torch.empty_like(residual, memory_format=torch.contiguous_format)

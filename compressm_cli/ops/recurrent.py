@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from compressm_cli.core.gradients import low_type
 from compressm_cli.ops import cpu
 
 ENTRIES_AT_ONCE = 1 << 19
@@ -23,8 +24,7 @@ def recurrent_ssm(
     that of the poles or of C is asked for. Under autocast the projections
     run in the lower precision, the recurrence in that of the poles.
     """
-    low = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else poles_re.dtype
-    return _RecurrentSSM.apply(u, poles_re, poles_im, B, C, D, low)
+    return _RecurrentSSM.apply(u, poles_re, poles_im, B, C, D, low_type(poles_re))
 
 
 def _parts(u: Tensor, widest: int) -> Iterator[slice]:
