@@ -22,7 +22,8 @@ CALIBRATION_BATCHES = 32
 DATA_FREE = ("magnitude", "random")
 """Scores that look at no batches."""
 HELD_OUT = 10
-"""One row of so many, the last ones, judges the model and calibrates nothing."""
+"""One row of so many, the last ones, may judge the model and calibrates nothing."""
+HELD_BATCHES = 32
 
 
 @dataclass(frozen=True)
@@ -93,12 +94,19 @@ def _discovered(folder: Folder) -> dict[str, str]:
 
 
 def _workload(folder: Folder, text: Path) -> tuple[Workload, Tensor]:
-    """What calibrates, and the rows that do not: the last ones."""
+    """What calibrates, and the rows that do not, from the last part of the text."""
     rows = _rows(folder, text)
-    held = rows[-max(1, len(rows) // HELD_OUT) :]
-    calibration = rows[: len(rows) - len(held)][: ROWS * CALIBRATION_BATCHES]
+    last = max(1, len(rows) // HELD_OUT)
+    held = _spread(rows[-last:], ROWS * HELD_BATCHES)
+    calibration = _spread(rows[:-last], ROWS * CALIBRATION_BATCHES)
     batches = calibration.split(ROWS)
     return Workload(batches, _loss, lambda batch: batch[:, 1:].numel(), _scores, calibration[:1]), held
+
+
+def _spread(rows: Tensor, most: int) -> Tensor:
+    """At most so many rows, from all over a text: its beginning may be of one kind."""
+    count = min(len(rows), most)
+    return rows[torch.arange(count) * len(rows) // max(count, 1)]
 
 
 def _rows(folder: Folder, text: Path) -> Tensor:
