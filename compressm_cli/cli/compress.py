@@ -219,14 +219,13 @@ def _to_budget(
     output: Path,
     as_json: bool,
 ) -> "Checkpoint":
-    try:
-        opened, done = pruning.compressed(path, *how, overrides, evaluated)
-    except BadInputError as error:
-        if not (path / "config.json").is_file():
-            raise
+    from compressm_cli import exchange
+
+    if exchange.is_network_of_others(path):
         raise BadInputError(
-            f"{error}; a folder of transformers with any language model takes --data FILE"
-        ) from error
+            f"{path}: a folder of transformers is cut by a text, and becomes a folder again; it takes --data FILE"
+        )
+    opened, done = pruning.compressed(path, *how, overrides, evaluated)
     if unjudged := done.checkpoint.recipe.data.unjudged():
         console.warn(f"the cut may fit the model's own data badly, and was not judged: {unjudged}")
     size = _write(done.checkpoint, output)

@@ -55,7 +55,7 @@ Model = Annotated[
     typer.Argument(
         metavar="MODEL",
         help="A checkpoint (.pt), a run folder (its final checkpoint, or its newest one where the run has not "
-        "finished), or a folder of runs (the newest of them).",
+        "finished), a folder of runs (the newest of them), or a folder of transformers or mamba-ssm.",
         autocompletion=candidates.models,
     ),
 ]

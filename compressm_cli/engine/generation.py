@@ -70,6 +70,7 @@ class Writer:
         """
         # Whatever is wrong with a prompt is told before the first piece is asked for.
         tokens, lengths = self._encoded(prompts)
+        self._require_room(tokens.shape[1], most)
         logits, state = self._model.prefill(tokens, lengths)
         ends = [tokens.shape[1]] * len(prompts) if lengths is None else lengths.tolist()
         before = [row[:end].tolist() for row, end in zip(tokens, ends, strict=True)]
@@ -113,6 +114,16 @@ class Writer:
             rows = Rows("prompt", "texts", [text.encode("utf-8", "surrogateescape") for text in prompts])
         tokens, lengths = self._inputs.encode(rows)
         return tokens.to(self._device, torch.int64), None if lengths is None else lengths.to(self._device)
+
+    def _require_room(self, prompt: int, most: int) -> None:
+        """BadInputError where a text would be longer than the model takes."""
+        longest = self._model.longest
+        if longest is not None and prompt + most > longest:
+            advice = f"give --tokens {longest - prompt} at most" if prompt < longest else "shorten it"
+            raise BadInputError(
+                f"a prompt has {prompt:,} tokens and {most:,} are to follow, and the model takes {longest:,} together; "
+                f"{advice}"
+            )
 
     def _unknown(self, prompt: str) -> str | None:
         """That a part of a prompt is none to the model; None where it reads all."""

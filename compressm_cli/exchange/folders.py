@@ -15,13 +15,12 @@ from compressm_cli.exchange.tensors import read_config
 from compressm_cli.models.of_transformers import (
     CUT,
     Task,
-    class_of,
+    configured,
     library,
     quiet,
     said_by,
     takes,
     task_of,
-    transformers_config,
 )
 
 TOKENIZER_FILES = (
@@ -143,25 +142,9 @@ def _loaded(path: Path, config: dict[str, Any], trust_code: bool) -> tuple[Any, 
                 "where you have read and trust it, say so (trust_code)"
             )
         return _or_unreadable(path, getattr(transformers, code).from_pretrained, settings)
-    if config.get("model_type") == CUT:
-        network, settings["config"] = cut_network(config, path / CONFIG)
-    else:
-        network = class_of(config, path / CONFIG)
-        settings["config"] = transformers_config(config, path / CONFIG)
+    network, settings["config"] = configured(config, path / CONFIG)
     del settings["trust_remote_code"]
     return _or_unreadable(path, network.from_pretrained, settings)
-
-
-def cut_network(config: dict[str, Any], where: object) -> tuple[Any, Any]:
-    """The class and the configuration of a network that was saved with its sizes; its code is that of this package."""
-    library()
-    from compressm_cli.exchange.modeling_cut import classes
-
-    base = class_of(config, where)
-    kind = base.config_class.model_type
-    transformers_config({**config, "model_type": kind}, where)  # which refuses what is none
-    config_class, network = classes(base.__name__)
-    return network, config_class.from_dict({k: v for k, v in config.items() if k != "model_type"})
 
 
 def _require_all(path: Path, model: nn.Module, told: dict[str, Any]) -> None:

@@ -107,7 +107,7 @@ def language_model(
     gives a model of the recipe, on the meta device, the shapes that the weights must have. Raises BadInputError for
     what is missing, too much, of another shape, or not finite.
     """
-    recipe = _recipe(folder, vocabulary, model)
+    recipe = recipe_of(folder, {"vocabulary": vocabulary}, {"norm": "rms", "final_norm": True, **model})
     data = recipe.data.spec()
     with torch.device("meta"):
         skeleton = build_model(recipe.model, data)
@@ -120,13 +120,13 @@ def language_model(
     _check(folder, own, expected, embedding)
     values = {name: own[name].contiguous().to(like.dtype) for name, like in expected.items()}
     _check_finite(folder, values, embedding)
-    encoding = Encoding(inputs=_inputs(folder, vocabulary), outputs=Tokens())
+    encoding = Encoding(inputs=inputs_of(folder, vocabulary), outputs=Tokens())
     return Checkpoint(
         recipe=recipe, data=data, sizes=surgery.sizes(skeleton), weights=values, encoding=encoding
     )
 
 
-def _inputs(folder: Path, vocabulary: int) -> Ids | Tokenizer:
+def inputs_of(folder: Path, vocabulary: int) -> Ids | Tokenizer:
     """The tokenizer beside the weights; without one, the numbers of tokens."""
     file = folder / TOKENIZER
     if not file.is_file():
@@ -134,12 +134,16 @@ def _inputs(folder: Path, vocabulary: int) -> Ids | Tokenizer:
     return Tokenizer(size=vocabulary, json_text=tokenizer_text(file))
 
 
-def _recipe(folder: Path, vocabulary: int, model: dict[str, Any]) -> Recipe:
+def recipe_of(folder: Path, data: dict[str, Any], model: dict[str, Any]) -> Recipe:
+    """A recipe for a folder's model: random tokens, one training step, no compression.
+
+    ``data`` and ``model`` are mappings of a recipe. Raises BadInputError where they are none.
+    """
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).lstrip("._-")[:100] or "model"
     mapping = {
         "name": name,
-        "data": {"task": "tokens", "vocabulary": vocabulary},
-        "model": {"norm": "rms", "final_norm": True, **model},
+        "data": {"task": "tokens", **data},
+        "model": model,
         "train": {"steps": 1},
         "compression": {"method": "none"},
     }

@@ -81,12 +81,14 @@ def _load_folder(folder: Path) -> "Checkpoint":
 
 def _load_foreign(folder: Path, file: Path | None = None) -> "Checkpoint":
     """The model that a folder's configuration tells, with its weights or those of one file."""
-    from compressm_cli.exchange import huggingface, mamba_ssm, ragged
+    from compressm_cli.exchange import huggingface, mamba_ssm, networks, ragged
     from compressm_cli.exchange.foreign import SUPPORTED
     from compressm_cli.exchange.tensors import read_config
 
     config = read_config(folder)
     if "model_type" in config:
+        if file is None and is_network_of_others(folder):
+            return networks.load(folder, config)
         reader = ragged if config["model_type"] == ragged.MODEL_TYPE else huggingface
         return reader.load(folder, config, file)
     if "d_model" in config and "n_layer" in config:

@@ -14,7 +14,9 @@ from compressm_cli.core.axes import Axis, declared
 from compressm_cli.core.errors import BadInputError, RunFailedError
 from compressm_cli.core.files import unwritable
 from compressm_cli.exchange.folders import example_of, open_folder
-from compressm_cli.models.of_transformers import AUTO, quiet, said_by, task_of
+from compressm_cli.exchange.names import CONFIG
+from compressm_cli.models import of_transformers
+from compressm_cli.models.of_transformers import AUTO, CUT, class_of, quiet, said_by, task_of
 
 CODE = "modeling_cut.py"
 CLOSE = 1e-5
@@ -49,7 +51,7 @@ def save_folder(
             if saved is None:
                 saved = _with_code(whole)
                 there.mkdir()
-                (there / CODE).write_text(_code(type(whole).__name__), encoding="utf-8")
+                (there / CODE).write_text(_code(_base(whole)[0].__name__), encoding="utf-8")
             saved.save_pretrained(there)
             for file in beside:
                 shutil.copy(file, there / file.name)
@@ -66,18 +68,28 @@ def _as_stock(model: Any, changed: dict[str, int] | None) -> Any:
     """The network as its class makes it of a changed configuration; None where no such has these sizes."""
     if changed is None:
         return None
+    base, plain = _base(model)
     try:
-        config = type(model.config).from_dict({**model.config.to_dict(), **changed})
+        config = base.config_class.from_dict({**plain, **changed})
         with torch.device("meta"):
-            stock = type(model)(config)
+            stock = base(config)
     except Exception:  # numbers that a configuration of this class does not allow
         return None
     wanted = {name: value.shape for name, value in stock.state_dict().items()}
     known = model.state_dict()
     if any(name not in known or known[name].shape != shape for name, shape in wanted.items()):
         return None
-    saved = _filled(type(model)(config), known)
+    saved = _filled(base(config), known)
     return saved if _distance(saved, model) <= CLOSE else None
+
+
+def _base(model: Any) -> tuple[Any, dict[str, Any]]:
+    """The class of transformers of a network, also of one that was saved with its sizes, and its configuration."""
+    told = model.config.to_dict()
+    if told.get("model_type") != CUT:
+        return type(model), {key: value for key, value in told.items() if key != "model_type"}
+    left_out = ("model_type", "cut", "auto_map", "architectures")
+    return class_of(told, CONFIG), {key: value for key, value in told.items() if key not in left_out}
 
 
 def _changes(model: Any, axes: Iterable[Axis]) -> dict[str, int] | None:
@@ -102,8 +114,9 @@ def _changes(model: Any, axes: Iterable[Axis]) -> dict[str, int] | None:
 
 def _with_code(model: Any) -> Any:
     """The network as the code beside its weights makes it. BadInputError where that cannot hold it."""
+    base, plain = _base(model)
     with torch.device("meta"):
-        whole = type(model)(model.config)
+        whole = base(base.config_class.from_dict(plain))
     known, kept = model.state_dict(), whole.state_dict()
     shapes = {n: list(known[n].shape) for n, value in kept.items() if known[n].shape != value.shape}
     own = dict(model.named_buffers())
@@ -115,15 +128,14 @@ def _with_code(model: Any) -> Any:
         now = vars(modules[place])
         if differing := {n: now[n] for n, v in vars(module).items() if _is_size(v) and now.get(n) != v}:
             numbers[place] = differing
-    name = type(model).__name__
-    from compressm_cli.exchange.modeling_cut import classes  # which needs transformers
+    name = base.__name__
+    from compressm_cli.models.modeling_cut import classes  # which needs transformers
 
     config_class, network = classes(name)
     cut = {"architecture": name, "shapes": shapes, "numbers": numbers}
     task = AUTO.get(task_of({"architectures": [name]}), "AutoModel")
     code = CODE.removesuffix(".py")
     told = {"cut": cut, "auto_map": {"AutoConfig": f"{code}.CutConfig", task: f"{code}.CutNetwork"}}
-    plain = {key: value for key, value in model.config.to_dict().items() if key != "model_type"}
     try:
         return _filled(network(config_class.from_dict({**plain, **told})), known)
     except Exception as error:  # what another way of writing it raises
@@ -149,7 +161,7 @@ def _cast(network: nn.Module, dtype: torch.dtype) -> Any:
 
 def _code(architecture: str) -> str:
     return (
-        Path(__file__).with_name(CODE).read_text(encoding="utf-8")
+        Path(of_transformers.__file__).with_name(CODE).read_text(encoding="utf-8")
         + f'\n\nCutConfig, CutNetwork = classes("{architecture}")\n'
     )
 

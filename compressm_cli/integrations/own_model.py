@@ -12,7 +12,6 @@ from compressm_cli.data.encodings.interface import TokenInputs
 from compressm_cli.engine.generation import WrittenText
 from compressm_cli.engine.prediction import encoding_of
 from compressm_cli.integrations.language_model import LanguageModel, Tokens, picked
-from compressm_cli.models.embedding import Positioned
 from compressm_cli.models.interface import Model
 from compressm_cli.models.stack import Stack
 
@@ -33,8 +32,7 @@ class OwnModel(LanguageModel):
                 f"{name}: says classes or numbers, no text; judge it on rows of its own with: compressm evaluate"
             )
         self._model = checkpoint.build_model().to(device).eval()
-        encoder = getattr(self._model, "encoder", None)
-        positions = encoder.positions.num_embeddings if isinstance(encoder, Positioned) else None
+        positions = self._model.longest if isinstance(self._model, Stack) else None
         if context is not None and positions is not None and context > positions:
             raise BadInputError(
                 f"--context {context}: {name} has learned {positions} positions; give no more"

@@ -12,14 +12,20 @@ from torch import Tensor, nn
 from compressm_cli.core.config import Config
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.json_files import read_json
+from compressm_cli.core.modes import in_evaluation_mode
 from compressm_cli.core.registry import Registry
 from compressm_cli.core.text import error_line, shorten
+from compressm_cli.layers.state import State, check_lengths
 from compressm_cli.models.config import ModelConfig
 from compressm_cli.models.discovered import FoundAxes
 from compressm_cli.models.interface import Model
-from compressm_cli.models.of_transformers import network_of, takes, task_of, transformers_config
+from compressm_cli.models.of_transformers import configured, network_of, quiet, takes, task_of
+from compressm_cli.models.past import Past, Together
 
 CONFIG = "config.json"
+PAST = "past_key_values"
+TRIED, CLOSE = 5, 1e-4
+"""Steps with which the step by step form is tried out, and how far its scores may be off, relative to the largest."""
 LONGEST_NETWORK = 500_000
 
 NETWORKS: Registry[nn.Module] = Registry("network", "class", nn.Module, Config, {})
@@ -134,12 +140,18 @@ class External(Model):
 
     Config = ExternalConfig
 
-    def __init__(self, network: nn.Module, data: Any, is_of_transformers: bool) -> None:
+    def __init__(self, network: Any, data: Any, is_of_transformers: bool) -> None:
         super().__init__()
         self.network = network
         self.outputs, self.per_step = data.outputs, data.per_step
         self._names = takes(network)
         self._keywords = {"use_cache": False} if is_of_transformers and "use_cache" in self._names else {}
+        self._steps = is_of_transformers and data.per_step and {PAST, "use_cache"} <= self._names
+        self._last = {"use_cache": True} | ({"logits_to_keep": 1} if "logits_to_keep" in self._names else {})
+        """That it keeps what a step goes on from, and that scores of the last step are enough."""
+        self._text = network.config.get_text_config() if is_of_transformers else None
+        self._is_tried: bool | None = None
+        """Whether steps were seen to give what the whole sequence gives; None where that was not tried yet."""
         self._is_pooled = is_of_transformers and not data.per_step and isinstance(_score(network), nn.Linear)
 
     @classmethod
@@ -151,6 +163,13 @@ class External(Model):
         _own_all_tensors(model)
         if config.axes is not None:
             config.axes.attach(model)
+        return model
+
+    @classmethod
+    def of(cls, network: nn.Module, data: Any) -> "External":
+        """Around a network of transformers that is there already."""
+        model = cls(network, data, True)
+        _own_all_tensors(model)
         return model
 
     @property
@@ -177,6 +196,94 @@ class External(Model):
             )
         return scores[..., : self.outputs]  # tokens that the data do not have
 
+    @property
+    def longest(self) -> int | None:
+        return None if self._text is None else positions_of(self._text)
+
+    @property
+    def step_obstacle(self) -> str | None:
+        name = type(self.network).__name__
+        if not self._steps:
+            return f"{name} takes no {PAST} and use_cache, by which language models of transformers go on"
+        if self._is_tried is None:
+            self._is_tried = self._try_steps()
+        return (
+            None if self._is_tried else f"{name} does not say step by step what it says of the whole sequence"
+        )
+
+    def initial_state(self, batch: int) -> State:
+        self._require_steps()
+        return Past.none(batch, self._device)
+
+    @torch.no_grad()
+    def step(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
+        self._require_steps()
+        if inputs.ndim != 1 or inputs.is_floating_point():
+            raise ValueError(f"a step takes tokens (batch,), not {inputs.dtype} {tuple(inputs.shape)}")
+        if not isinstance(state, Past):
+            raise ValueError(f"the state is of another model than {type(self.network).__name__}")
+        return self._gone_on(inputs[:, None], state)
+
+    @torch.no_grad()
+    def prefill(self, inputs: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+        """Rows of equal length together, so that there is no padding."""
+        self._require_steps()
+        if inputs.ndim != 2 or inputs.is_floating_point():
+            raise ValueError(
+                f"prefill takes tokens (batch, length), not {inputs.dtype} {tuple(inputs.shape)}"
+            )
+        check_lengths(inputs, lengths)
+        if lengths is None:
+            return self._gone_on(inputs, Past.none(len(inputs), inputs.device))
+        said: list[tuple[Tensor, Tensor]] = []
+        together = []
+        for length in lengths.unique().tolist():
+            rows = (lengths == length).nonzero()[:, 0]
+            scores, past = self._gone_on(inputs[rows, :length], Past.none(len(rows), inputs.device))
+            said.append((rows, scores))
+            together += [Together(rows, part.cache) for part in past.take_together(len(rows))]
+        return _by_row(said), Past(len(inputs), together)
+
+    def _gone_on(self, tokens: Tensor, past: Past) -> tuple[Tensor, Past]:
+        """Scores (batch, outputs) after more tokens (batch, steps), and what is kept then."""
+        said, together = [], []
+        for part in past.take_together(len(tokens)):
+            found = self.network(tokens[part.rows], **self._last, **{PAST: part.cache})
+            said.append((part.rows, found.logits[:, -1, : self.outputs]))
+            together.append(Together(part.rows, getattr(found, PAST)))
+        return _by_row(said), Past(len(tokens), together)
+
+    @torch.no_grad()
+    def _try_steps(self) -> bool:
+        """Whether a prompt and steps after it give what the whole sequence gives: caches are the network's own code."""
+        tokens = torch.arange(2 * TRIED, device=self._device).view(2, TRIED) % self.outputs
+        padding = getattr(self._text, "pad_token_id", None)
+        if isinstance(padding, int) and 0 <= padding < self.outputs:
+            tokens[:, 0] = padding  # transformers warns of it once; here it is a token like any other
+        with in_evaluation_mode(self), quiet():
+            whole = self(tokens)
+            try:
+                said, past = self._gone_on(tokens[:, :-2], Past.none(2, self._device))
+                steps = [said]
+                for place in (TRIED - 2, TRIED - 1):
+                    said, past = self._gone_on(tokens[:, place : place + 1], past)
+                    steps.append(said)
+            except (AttributeError, TypeError, ValueError, RuntimeError, IndexError, NotImplementedError):
+                return False
+        off = (torch.stack(steps, dim=1) - whole[:, -3:]).abs().max()
+        return bool(off <= CLOSE * whole.abs().max())
+
+    def _require_steps(self) -> None:
+        """ValueError where there is no step by step form, or dropout would make another one of it."""
+        if (why := self.step_obstacle) is not None:
+            raise ValueError(why)
+        if self.training:
+            raise ValueError("steps are those of a model in evaluation mode; call eval() first")
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
     def _padding(self, inputs: Tensor, lengths: Tensor | None) -> dict[str, Tensor]:
         if lengths is None:
             return {}
@@ -202,6 +309,18 @@ class External(Model):
             last = hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]
         scores: Tensor = _score(network)(last)
         return scores
+
+
+def _by_row(said: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Scores (batch, outputs) of the rows of a batch, of which each part has some, by their numbers."""
+    rows, scores = (torch.cat(parts) for parts in zip(*said, strict=True))
+    return scores[rows.argsort()]
+
+
+def positions_of(settings: Any) -> int | None:
+    """How many steps a network takes, as the configuration of its texts says it; None where it does not."""
+    found = getattr(settings, "max_position_embeddings", None)
+    return found if isinstance(found, int) else None
 
 
 def configuration(folder: Path) -> dict[str, Any]:
@@ -260,9 +379,9 @@ def _require_for(config: dict[str, Any], where: str | None, data: Any) -> None:
             f"{told}: is a {name}; data with {'a label a step' if data.per_step else 'one label a sequence'} want "
             f"a {kinds[wanted]} (architectures in {CONFIG})"
         )
-    settings = transformers_config(config, where)
+    _, settings = configured(config, where)
     text = settings.get_text_config()
-    size, longest = text.vocab_size, getattr(text, "max_position_embeddings", None)
+    size, longest = text.vocab_size, positions_of(text)
     if size < data.vocabulary:
         raise BadInputError(
             f"{told}: knows {size} tokens, and the data have {data.vocabulary}; take the folder's tokenizer "
@@ -275,7 +394,7 @@ def _require_for(config: dict[str, Any], where: str | None, data: Any) -> None:
             f"{told}: says {settings.num_labels} classes, and the data have {data.outputs}; write num_labels: "
             f"{data.outputs} in {CONFIG}, without id2label and label2id"
         )
-    if isinstance(longest, int) and longest < data.length:
+    if longest is not None and longest < data.length:
         raise BadInputError(
             f"{told}: takes {longest} steps at most (max_position_embeddings), and sequences of the data have up to "
             f"{data.length}"

@@ -46,6 +46,11 @@ class Model(nn.Module, ABC):
         """Why ``initial_state`` knows no state; None where it does. Some models can only begin with ``prefill``."""
         return self.step_obstacle
 
+    @property
+    def longest(self) -> int | None:
+        """Steps that a sequence may have; None where there is no bound."""
+        return None
+
     def initial_state(self, batch: int) -> State:
         """What it keeps between two time steps, before the first one, for so many rows.
 

@@ -34,7 +34,7 @@ def network_of(config: dict[str, Any], where: object) -> Any:
 
     Raises BadInputError where transformers has no such network, or cannot build it.
     """
-    network, settings = class_of(config, where), transformers_config(config, where)
+    network, settings = configured(config, where)
     try:
         with quiet():
             return network(settings)
@@ -42,6 +42,24 @@ def network_of(config: dict[str, Any], where: object) -> Any:
         raise BadInputError(
             f"{where}: no {network.__name__} can be built as it says: {said_by(error)}"
         ) from error
+
+
+def configured(config: dict[str, Any], where: object) -> tuple[Any, Any]:
+    """The class and transformers' object of a configuration, also of a network that was saved with its sizes.
+
+    The code of such a one is that of this package, whatever lies beside its weights. Raises BadInputError where there
+    is no such network.
+    """
+    base = class_of(config, where)
+    if config.get("model_type") != CUT:
+        return base, transformers_config(config, where)
+    kind = base.config_class.model_type
+    transformers_config({**config, "model_type": kind}, where)  # which refuses what is none
+    from compressm_cli.models.modeling_cut import classes  # which needs transformers
+
+    _require_sizes(config["cut"], where)
+    config_class, network = classes(base.__name__)
+    return network, config_class.from_dict({k: v for k, v in config.items() if k != "model_type"})
 
 
 def task_of(config: dict[str, Any]) -> Task | None:
@@ -89,6 +107,22 @@ def transformers_config(config: dict[str, Any], where: object) -> Any:
             return known[kind].from_dict(config)
     except Exception as error:  # what its checks raise is of many kinds
         raise BadInputError(f"{where}: no configuration of {kind}: {said_by(error)}") from error
+
+
+def _require_sizes(cut: dict[str, Any], where: object) -> None:
+    """BadInputError where what is set of a network's modules would be anything but sizes."""
+    shapes, numbers = cut.get("shapes"), cut.get("numbers")
+    if isinstance(shapes, dict) and isinstance(numbers, dict):
+        values = [value for part in numbers.values() if isinstance(part, dict) for value in part.items()]
+        whole = all(isinstance(part, dict) for part in numbers.values())
+        named = all(not name.startswith("_") for name, _ in values)
+        if whole and named and all(map(_is_size, [*shapes.values(), *(value for _, value in values)])):
+            return
+    raise BadInputError(f"{where}: cut: not the sizes of a network that was cut; save it again")
+
+
+def _is_size(value: object) -> bool:
+    return type(value) is int or (isinstance(value, list) and all(type(one) is int for one in value))
 
 
 def _require_bounded(config: dict[str, Any], where: object) -> None:

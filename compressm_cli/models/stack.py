@@ -85,6 +85,10 @@ class Stack(BlockModel):
         total = x.where(real[..., None], 0.0).sum(dim=1, dtype=wide)
         return (total / real.sum(dim=1, keepdim=True)).to(x.dtype)
 
+    @property
+    def longest(self) -> int | None:
+        return self.encoder.positions.num_embeddings if isinstance(self.encoder, Positioned) else None
+
     def initial_state(self, batch: int) -> State:
         """The states of its blocks; where it has positions, the next one; where it is pooled, the sum and the number of
         the steps so far."""

@@ -79,7 +79,7 @@ def decoding_speed(
         inputs = random_batch(data, LARGE_BATCH, device).inputs
         prompts = [_prompt(model, inputs[:1], device) for model in models]
         times = in_alternation(prompts, SECONDS, rounds)
-        batches = [_steps(models, inputs[:rows, 0], device, rounds) for rows in (1, LARGE_BATCH)]
+        batches = [_steps(models, inputs[:rows], device, rounds) for rows in (1, LARGE_BATCH)]
         kept = [model.prefill(inputs[:1])[1].nbytes for model in models]
     return DecodingReport(
         device=str(device),
@@ -110,11 +110,18 @@ def _prompt(model: Model, inputs: Tensor, device: torch.device) -> Callable[[int
 
 
 def _stepping(model: Model, inputs: Tensor, device: torch.device) -> Callable[[int], float]:
-    """Repeats -> mean seconds of a step, each of which goes on from the one before."""
-    state = model.initial_state(len(inputs))
+    """Repeats -> mean seconds of a step, each of which goes on from the one before.
+
+    After as many steps as ``inputs`` (rows, length, ...) has, a sequence is over, and the next one begins: what a state
+    that grows costs is that of such sequences, and all models are at the same step of theirs.
+    """
+    state, steps = model.initial_state(len(inputs)), 0
 
     def step() -> None:
-        nonlocal state
-        _, state = model.step(inputs, state)
+        nonlocal state, steps
+        if steps == inputs.shape[1]:
+            state, steps = model.initial_state(len(inputs)), 0
+        _, state = model.step(inputs[:, 0], state)
+        steps += 1
 
     return lambda repeats: mean_seconds(step, repeats, device)

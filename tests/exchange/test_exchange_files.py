@@ -219,11 +219,7 @@ def test_damage_is_told_in_one_line(how: str, message: str, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (
-            {"model_type": "falcon_mamba"},
-            r'model_type is "falcon_mamba"; only "mamba" or "mamba2" can be read',
-        ),
-        ({"model_type": "jamba"}, r"supported are transformers' model_type mamba and mamba2, and mamba-ssm"),
+        ({"model_type": "jamba"}, r"architectures is missing: the class of the network"),
         ({"use_bias": True}, r"use_bias is true; only false"),
         ({"hidden_act": "gelu"}, r'hidden_act is "gelu"; only "silu"'),
         ({"layer_norm_epsilon": 0}, r"layer_norm_epsilon is 0; only a number above 0, up to 1"),

@@ -119,3 +119,14 @@ def test_what_is_no_folder_is_told(llama: Path, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(BadInputError, match=r"cannot be read as config\.json says"):
         open_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "cut", [{}, {"shapes": {}, "numbers": {"": {"_modules": 3}}}, {"shapes": {"x": "y"}, "numbers": {}}]
+)
+def test_sizes_that_are_none_are_refused(cut: dict[str, Any], llama: Path, tmp_path: Path) -> None:
+    config = json.loads((llama / "config.json").read_text())
+    config |= {"model_type": "compressm_cut", "cut": {"architecture": "LlamaForCausalLM", **cut}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BadInputError, match="cut: not the sizes of a network that was cut"):
+        open_folder(tmp_path)

@@ -83,6 +83,24 @@ def test_what_is_saved_is_the_network(
     )
 
 
+def test_what_was_saved_with_code_is_cut_and_saved_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    save_folder(cut("llama", 2), tmp_path / "saved")
+    model = open_folder(tmp_path / "saved").model
+    given = example_of(model)
+    assert CODE in {file.name for file in save_folder(model, tmp_path / "same")}
+    discover(model, (), given)
+    axes = [axis for axis in StructureMap.of(model).values() if axis.kind == "neuron"]
+    least = min(axis.size for axis in axes) // 2
+    apply_edits(model, None, [Keep(axes[0].name, range(least))])
+    save_folder(model, tmp_path / "smaller")
+    for name, wanted in (("same", cut("llama", 2)), ("smaller", model)):
+        there = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / name, trust_remote_code=True)
+        torch.testing.assert_close(scores(there.eval(), given), scores(wanted, given), rtol=1e-5, atol=1e-6)
+
+
 def test_code_in_the_folder_is_not_what_is_run_here(tmp_path: Path) -> None:
     model = cut("gpt2", 1)
     save_folder(model, tmp_path / "saved")
