@@ -42,6 +42,7 @@ def _smaller_share(value: float | None) -> float | None:
         "compressm compress mamba-130m --keep 0.5 --output half.pt data.path=text.txt",
         "compressm compress outputs/decoder --budget flops=0.6x --output small.pt",
         "compressm compress big.pt --energy 0.9 --output small.pt --recover my.yaml",
+        "compressm compress llama --budget flops=0.6x --data text.txt --recover my.yaml --output small",
     ),
 )
 def compress(
@@ -145,7 +146,9 @@ def compress(
     *,
     output: Annotated[
         Path,
-        typer.Option(metavar="FILE", help="The checkpoint to write (.pt).", autocompletion=candidates.files),
+        typer.Option(
+            metavar="FILE", help="The checkpoint to write (.pt), or folder.", autocompletion=candidates.files
+        ),
     ],
     recover: Annotated[
         str | None,
@@ -168,7 +171,7 @@ def compress(
     trained on. Layers are measured and reduced as the recipe's own compression says, where it has one.
 
     With --recover the small model is trained on with that recipe's data, training and compression; the run folder
-    is then the last line on standard output.
+    is then the last line on standard output. A folder of transformers is written when it is trained.
     """
     given = {"order": order, "total": total, "keep": keep, "energy": energy}
     target = {TARGETS[name]: value for name, value in given.items() if value is not None}
@@ -179,12 +182,10 @@ def compress(
     if budget is not None and (variant is not None or distill):
         raise BadInputError("--variant and --distill are for states; they do not go with --budget")
     if data is not None:
-        if budget is None or overrides or recover is not None:
-            raise BadInputError(
-                "--data goes with --budget and a folder of transformers, without KEY=VALUE and --recover"
-            )
+        if budget is None or overrides:
+            raise BadInputError("--data goes with --budget and a folder of transformers, without KEY=VALUE")
         pruning.folder_to_budget(
-            model, data, (budget, score or "taylor", not no_fold, uniform), output, as_json
+            model, data, (budget, score or "taylor", not no_fold, uniform), output, as_json, recover
         )
         return
     _require_writable(output)

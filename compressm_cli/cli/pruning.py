@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from compressm_cli.checkpoint import Checkpoint
     from compressm_cli.data.interface import Dataset
     from compressm_cli.engine.evaluation import Evaluation
+    from compressm_cli.engine.folder_pruning import PrunedFolder
+    from compressm_cli.engine.folder_recovery import Recovery
     from compressm_cli.engine.pruning import PrunedModel
     from compressm_cli.pruning import Pruned
 
@@ -61,27 +63,72 @@ def opened(path: Path, overrides: list[str]) -> tuple[str, "Checkpoint", "Datase
 
 
 def folder_to_budget(
-    path: Path, data: Path, how: tuple[str, str, bool, bool], output: Path, json: bool
+    path: Path, data: Path, how: tuple[str, str, bool, bool], output: Path, json: bool, recover: str | None
 ) -> None:
-    """A folder of transformers, cut to a budget, written as another one, and shown."""
+    """A folder of transformers, cut to a budget, perhaps trained on, written as another one, and shown."""
     budget, score, fold, uniform = how
     share = share_of(budget)
     if output.exists():
         raise BadInputError(f"{output}: exists already; choose another --output")
     from compressm_cli.engine.folder_pruning import prune_folder
+    from compressm_cli.engine.folder_recovery import Recovery
+    from compressm_cli.exchange.folders import open_folder
+    from compressm_cli.exchange.saving_folders import save_folder
 
     with console.stderr().status("compressing"):
-        done = prune_folder(path, data, share, score, output, fold=fold, uniform=uniform)
+        folder = open_folder(path)
+        recovery = None if recover is None else Recovery.of(folder, recover)
+        first = None if recovery is None else recovery.loss(folder.model)
+        done = prune_folder(folder, data, share, score, fold=fold, uniform=uniform)
+    if not json:
+        show(done.pruned)
+        console.stdout().print(
+            f"validation loss {done.before:.4f} -> {done.after:.4f}, on {done.tokens:,} tokens"
+        )
+    told: dict[str, Any] = {}
+    if recovery is None or first is None:
+        files = save_folder(folder.model, output, folder.tokenizer_files)
+    else:
+        files, told = _recovered(recovery, done, first, data, output)
     if json:
         validation = {"before": done.before, "after": done.after, "tokens": done.tokens}
-        told = {"model": str(path), "output": str(output), **as_json(done.pruned), "validation": validation}
-        console.write(dumps(told, indent=2, allow_nan=False) + "\n")
+        told = {**as_json(done.pruned), "validation": validation, **told}
+        content = {"model": str(path), "output": str(output), **told}
+        console.write(dumps(content, indent=2, allow_nan=False) + "\n")
         return
-    out = console.stdout()
-    show(done.pruned)
-    out.print(f"validation loss {done.before:.4f} -> {done.after:.4f}, on {done.tokens:,} tokens")
-    for file in done.files:
-        out.print(str(file), markup=False, soft_wrap=True)
+    lines = [str(file) for file in files]
+    if told:
+        known = told["recovery"]
+        losses = " -> ".join(f"{known[key]:.4f}" for key in ("before", "cut", "after"))
+        lines = [f"loss on {known['data']}: {losses} (before, cut, recovered)", *lines, known["run"]]
+    for line in lines:
+        console.stdout().print(line, markup=False, soft_wrap=True)
+
+
+def _recovered(
+    recovery: "Recovery", done: "PrunedFolder", first: float, text: Path, output: Path
+) -> tuple[list[Path], dict[str, Any]]:
+    """A folder's network, which was cut, trained on and written; the files, and what is told of it."""
+    import sys
+
+    from compressm_cli.cli.train import command_line, draw_plots
+    from compressm_cli.engine.folder_recovery import require_saveable, save_recovered
+    from compressm_cli.render.plain_view import make_view
+
+    if recovery.calibrates(text):
+        console.warn(
+            f"{text} is also data of the recipe: rows of its validation split may have calibrated the cut, and "
+            "its loss there may be too low; give --data a text apart from it"
+        )
+    with console.stderr().status("trying out how it is saved"):
+        require_saveable(recovery.folder, output)
+        cut = recovery.loss(recovery.folder.model)
+    run = recovery.train(done.axes, make_view(sys.stderr), command_line())
+    draw_plots(run)
+    network, files = save_recovered(recovery.folder, run, output)
+    losses = {"before": first, "cut": cut, "after": recovery.loss(network)}
+    told = {"run": str(run.folder), "data": "the validation split of the recipe's data", **losses}
+    return files, {"recovery": told}
 
 
 def as_json(pruned: "Pruned") -> dict[str, Any]:

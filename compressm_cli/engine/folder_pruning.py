@@ -1,4 +1,4 @@
-"""Language models in folders of transformers, cut to a budget of FLOPs in one shot, and saved as folders again."""
+"""Language models in folders of transformers, cut to a budget of FLOPs in one shot."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from compressm_cli.core.errors import BadInputError, RunFailedError
 from compressm_cli.core.modes import in_evaluation_mode
 from compressm_cli.data.tokenizer import known_tokenizer, read_tokenizer
 from compressm_cli.exchange.folders import Folder, example_of, open_folder
-from compressm_cli.exchange.saving_folders import save_folder
+from compressm_cli.models.discovered import FoundAxes
 from compressm_cli.pruning import AxesReport, Pruned, Workload, axes_report, prune
 from compressm_cli.structure.discovery import TraceError, discover
 
@@ -28,7 +28,7 @@ HELD_BATCHES = 32
 
 @dataclass(frozen=True)
 class PrunedFolder:
-    """A network that was cut to a budget and saved."""
+    """A network that was cut to a budget."""
 
     pruned: Pruned
     before: float
@@ -36,28 +36,28 @@ class PrunedFolder:
     after: float
     tokens: int
     """On how many it is the mean."""
-    files: list[Path]
+    axes: FoundAxes
+    """Those that were found in it before the cut."""
 
 
 def prune_folder(
-    path: Path, text: Path, share: float, score: str, output: Path, *, fold: bool, uniform: bool
+    folder: Folder, text: Path, share: float, score: str, *, fold: bool, uniform: bool
 ) -> PrunedFolder:
-    """Open a folder, find its axes, cut it by a file of text, and write it to a new folder.
+    """Find the axes of a folder's network, and cut it in place by a file of text.
 
-    FLOPs are those of one row. Raises BadInputError for what is no such folder or text, and for a budget that cannot be
-    met, and RunFailedError where the plan cannot be carried out.
+    FLOPs are those of one row. Raises BadInputError for what is no such network or text, and for a budget that cannot
+    be met, and RunFailedError where the plan cannot be carried out.
     """
-    folder = open_folder(path)
     workload, held = _workload(folder, text)
     model, pinned = folder.model, _discovered(folder)
+    axes = FoundAxes.of(model)
     before = _mean_loss(model, held)
     try:
         pruned = prune(model, workload, share, score, fold=fold, uniform=uniform, pinned=pinned)
     except ValueError as error:
         raise RunFailedError(f"nothing was cut: {error}") from error
     after = _mean_loss(model, held)
-    files = save_folder(model, output, folder.tokenizer_files)
-    return PrunedFolder(pruned, before, after, held[:, 1:].numel(), files)
+    return PrunedFolder(pruned, before, after, held[:, 1:].numel(), axes)
 
 
 def axes_of_folder(path: Path, text: Path | None, score: str) -> AxesReport:

@@ -34,18 +34,12 @@ def settled(recipe: Recipe, dataset: Dataset, known: Checkpoint | None = None) -
     config = recipe.model
     if not isinstance(config, External.Config):
         return recipe
-    if recipe.train.initial is not None:
-        raise BadInputError(
-            "train.initial: a network that is not ours begins with the weights of its folder (model.from), or fresh"
-        )
+    _require_own_beginning(recipe)
     if known is not None:
         return recipe.model_copy(update={"model": known.recipe.model})
     if config.axes is not None:
         return recipe
-    model = begun(recipe.model, dataset.spec).eval()
-    assert isinstance(model, External)
-    inputs, lengths = _few(dataset, config, model.sees_padding)
-    _try_out(model, inputs, lengths, dataset.spec)
+    model, inputs, lengths = tried_out(recipe, dataset)
     if any(True for _ in declared(model)):
         return recipe
     try:
@@ -57,6 +51,26 @@ def settled(recipe: Recipe, dataset: Dataset, known: Checkpoint | None = None) -
             f"compression.method: {method}: nothing to cut of this network, because {error}; write method: none"
         ) from error
     return recipe.model_copy(update={"model": config.model_copy(update={"axes": axes})})
+
+
+def tried_out(recipe: Recipe, dataset: Dataset) -> tuple[External, Tensor, Tensor | None]:
+    """A network that is not ours, as training begins with it, in evaluation mode, and with what it was called.
+
+    Raises BadInputError for a network that does not fit the data, or that sees what it is to predict.
+    """
+    _require_own_beginning(recipe)
+    model = begun(recipe.model, dataset.spec).eval()
+    assert isinstance(model, External)
+    inputs, lengths = _few(dataset, recipe.model, model.sees_padding)
+    _try_out(model, inputs, lengths, dataset.spec)
+    return model, inputs, lengths
+
+
+def _require_own_beginning(recipe: Recipe) -> None:
+    if recipe.train.initial is not None:
+        raise BadInputError(
+            "train.initial: a network that is not ours begins with the weights of its folder (model.from), or fresh"
+        )
 
 
 def begun(config: Any, spec: DataSpec) -> nn.Module:

@@ -56,6 +56,24 @@ class FoundAxes(Config):
             attributes=attributes,
         )
 
+    def within(self, prefix: str) -> "FoundAxes":
+        """The same of a network that is at ``prefix`` in a larger one."""
+        placed = [
+            (axis, f"{prefix}{axis.name}" if axis.name.startswith(":") else f"{prefix}.{axis.name}")
+            for axis in self.axes
+        ]
+        return FoundAxes(
+            axes=[
+                axis.model_copy(update={"name": name, "units": f"{prefix}.{axis.units}"})
+                for axis, name in placed
+            ],
+            tensors={f"{prefix}.{name}": dims for name, dims in self.tensors.items()},
+            roles={f"{prefix}.{name}": own for name, own in self.roles.items()},
+            attributes={
+                f"{prefix}.{module}" if module else prefix: own for module, own in self.attributes.items()
+            },
+        )
+
     def attach(self, model: nn.Module) -> None:
         """Let a network have these axes, which is built as it was when they were found.
 
