@@ -162,7 +162,7 @@ def workers(parent: int) -> list[int]:
 def largest_difference(one: Run, other: Run) -> float:
     """The largest relative difference of a logged loss; RuntimeError where steps or orders differ."""
     a, b = ([m for m in run.read_metrics() if "checksum" not in m] for run in (one, other))
-    cuts = [[(c["step"], c["order_after"]) for c in run.read_compression()] for run in (one, other)]
+    cuts = [[(c["step"], c["unit"], c["after"]) for c in run.read_compression()] for run in (one, other)]
     if cuts[0] != cuts[1]:
         raise RuntimeError(f"{other.folder}: orders {cuts[1]}, and {cuts[0]} with one process")
     if [m["step"] for m in a] != [m["step"] for m in b]:

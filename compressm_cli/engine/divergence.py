@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from compressm_cli.core.errors import RunFailedError
 from compressm_cli.data.interface import Split
-from compressm_cli.engine.distributed.agreement import gathered, is_part, state_tensors
+from compressm_cli.engine.distributed.agreement import gathered, in_any, own_part, state_tensors
 from compressm_cli.recipe.schema import RollBackConfig, StopConfig
 
 ADVICE = "try a lower train.learning_rate or set train.clip_norm (1.0 is usual)"
@@ -35,11 +35,11 @@ def require_finite(model: nn.Module, optimizer: Optimizer, step: int) -> None:
         for name, tensor in state_tensors(model, optimizer)
         if tensor.is_floating_point() and tensor.numel()
     }
-    # Tensors of which each process has a part do not mix with others, such as statistics of batches.
-    kinds = [[t for t in tensors.values() if is_part(t) is part] for part in (True, False)]
-    norms = [gathered(get_total_norm(kind, norm_type=math.inf)) for kind in kinds if kind]
+    # Of a small tensor a process may have no entry at all.
+    here = [part for part in map(own_part, tensors.values()) if part.numel()]
     # One number, so that a GPU is waited for once.
-    if bool(torch.stack(norms).isfinite().all()):
+    bad_here = ~get_total_norm(here, norm_type=math.inf).isfinite()
+    if not bool(in_any(bad_here, tensors.values())):
         return
     bad = next(name for name, tensor in tensors.items() if not gathered(tensor).isfinite().all())
     raise DivergedError(f"{bad} is not finite after step {step}")

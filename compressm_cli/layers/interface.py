@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from compressm_cli.core.axes import Axis, Slot
+from compressm_cli.core.outlines import outline_of
 from compressm_cli.layers.remembered import Remembered
 from compressm_cli.layers.state import State
 
@@ -200,6 +201,7 @@ def role_of(module: nn.Module, ndim: int, recurrent: bool) -> Role:
 
 def parameter_roles(model: nn.Module) -> dict[str, Role]:
     """The role of each parameter of a model or a layer, by the names of ``named_parameters`` and in their order."""
+    model = outline_of(model)
     recurrent = {
         f"{prefix}.{name}".removeprefix(".")
         for prefix, layer in state_space_layers(model).items()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from compressm_cli.core.axes import Axis, Slot, axes_of, declared
+from compressm_cli.core.outlines import outline_of
 from compressm_cli.structure.arguments import require_module
 from compressm_cli.structure.computed import computed_axes
 
@@ -45,6 +46,7 @@ class StructureMap(Mapping[str, Axis]):
         what is no model, or no axes.
         """
         require_module("StructureMap.of", model)
+        model = outline_of(model)
         axes = [*declared(model), *axes_of(extra, "StructureMap.of: extra is")]
         tensors = tensors_of(model)
         left_out = computed_axes(model, axes, tensors)

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
 from compressm_cli.core.axes import declared
+from compressm_cli.core.outlines import outline_of
 from compressm_cli.core.text import shorten
 from compressm_cli.core.validation import require
 from compressm_cli.layers.interface import state_space_layers
@@ -46,7 +47,7 @@ def sizes(model: nn.Module) -> dict[str, int]:
 
 def frozen(model: nn.Module) -> list[str]:
     """Names of the parameters that are not trained now."""
-    return [name for name, p in model.named_parameters() if not p.requires_grad]
+    return [name for name, p in outline_of(model).named_parameters() if not p.requires_grad]
 
 
 def apply_plan(model: nn.Module, optimizer: Optimizer | None, plan: Plan) -> None:

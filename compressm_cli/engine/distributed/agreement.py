@@ -1,7 +1,7 @@
 """That all processes of a run have the same model: made so after each change of it, and confirmed by a checksum."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -60,6 +60,20 @@ def is_part(tensor: Tensor) -> bool:
 def gathered(tensor: Tensor) -> Tensor:
     """All of a tensor of which each process has a part; another one as it is."""
     return tensor.full_tensor() if is_part(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """What this process has of a tensor, which may have no entries; another one as it is."""
+    return tensor.to_local() if is_part(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def in_any(flag: Tensor, tensors: Iterable[Tensor]) -> Tensor:
+    """Whether ``flag`` is true in any process, where they have parts of one of these tensors; else as it is."""
+    if not any(map(is_part, tensors)):
+        return flag
+    flags = flag.to(torch.int32)
+    dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+    return flags > 0
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any
+from weakref import WeakValueDictionary
 
 from torch import Tensor, nn
 
@@ -50,12 +51,16 @@ class _Unit:
 
 
 class Reader:
-    """Gives the parameters of a model without memory, in place, their values for as long as one unit is looked at."""
+    """Gives the parameters of a model without memory, in place, their values for as long as one unit is looked at.
+
+    A parameter that somebody still holds is the same object when it is looked at again, under any of its names.
+    """
 
     def __init__(self, skeleton: nn.Module, fetch: Fetch) -> None:
         self._fetch = fetch
         self._names = {id(p): name for name, p in skeleton.named_parameters()}
         self._present: _Unit | None = None
+        self._held = WeakValueDictionary[str, nn.Parameter]()
         units: dict[str, _Unit] = {}
         known: dict[int, _Unit] = {}
         layers = state_space_layers(skeleton)
@@ -80,10 +85,11 @@ class Reader:
                 parameters[leaf] = placeholder
         self._present = None
         named = {self._names[id(p)]: p for _, _, p in unit.places}
-        values = self._fetch(list(named))
-        found = {
-            id(p): nn.Parameter(values[name], requires_grad=p.requires_grad) for name, p in named.items()
-        }
+        found = {name: held for name in named if (held := self._held.get(name)) is not None}
+        if missing := [name for name in named if name not in found]:
+            values = self._fetch(missing)
+            found |= {n: nn.Parameter(values[n], requires_grad=named[n].requires_grad) for n in missing}
+        self._held.update(found)
         for parameters, leaf, placeholder in unit.places:
-            parameters[leaf] = found[id(placeholder)]
+            parameters[leaf] = found[self._names[id(placeholder)]]
         self._present = unit

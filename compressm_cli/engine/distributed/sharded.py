@@ -19,6 +19,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from compressm_cli.core.outlines import attach_outline
 from compressm_cli.engine.distributed import agreement
 from compressm_cli.engine.distributed.group import Group
 from compressm_cli.engine.distributed.lazy import Reader
@@ -136,6 +137,7 @@ def plan(method: Method, model: nn.Module, context: CheckContext) -> Plan:
         for name, mask in masks.items():  # which are read without their parameters
             set_mask(plain, name, mask)
         Reader(plain.train(model.training), fetch)
+        attach_outline(plain, share.skeleton)
         try:
             decided = ask(method, Method.plan, plain, replace(context, calibrate=calibrate))
         except Exception:
@@ -270,7 +272,7 @@ def _touched(share: Share, edit: Edit) -> list[str]:
         raise ValueError(
             f"{edit}: a model in parts (train.parallel: fsdp) cannot lose or gain modules; write ddp"
         )
-    names = set(edit.touched(draft))
+    names = {draft.canonical(name) for name in edit.touched(draft)}
     return [name for name in share.parameters if name in names]
 
 

@@ -12,14 +12,14 @@ from compressm_cli.layers.interface import parameter_roles
 def magnitudes(model: nn.Module, together: Sequence[Axis]) -> Tensor:
     """The norm of the weights of each unit (n,) of axes that keep the same ones, float64 on the CPU."""
     squares = torch.zeros(together[0].size, dtype=torch.float64)
-    roles, parameters = parameter_roles(model), dict(model.named_parameters())
+    roles = parameter_roles(model)
     for axis in together:
         if axis.kind == "state" and (found := _of_states(model.get_submodule(axis.module))) is not None:
             squares += found
             continue
         for slot in axis.slots:
             if roles.get(slot.tensor) == "matrix":
-                entries = parameters[slot.tensor].detach().abs().double().cpu().square()
+                entries = model.get_parameter(slot.tensor).detach().abs().double().cpu().square()
                 along = entries.movedim(slot.dim, 0).flatten(1).sum(dim=1)
                 places = [slot.entries(torch.tensor([unit])) for unit in range(axis.size)]
                 squares += torch.stack([along[place].sum() for place in places])
