@@ -7,9 +7,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compressm_cli.core.axes import Axis, Kind, Slot
+from compressm_cli.layers.plain import is_plain
 from compressm_cli.layers.slots import columns, rows
 from compressm_cli.layers.state import State
+from compressm_cli.ops.attention_inputs import attention_inputs
 from compressm_cli.ops.decoding import ends_of
+from compressm_cli.ops.parallel import runs_eagerly_on_cpu
 
 ROOM = 16
 """Of how many steps keys and values can be kept at first; where that is used up, of twice as many and so many more."""
@@ -90,8 +93,13 @@ class Attention(nn.Module):
 
         positions (length,), or (batch, 1, length) where rows are at different ones.
         """
+        groups, maps = len(self.groups), (self.q, self.k, self.v)
+        if positions.ndim == 1 and runs_eagerly_on_cpu(x) and all(map(is_plain, maps)):
+            turns = None if self.rope is None else self._turns(positions, x.dtype)
+            biases = None if self.q.bias is None else (self.q.bias, self.k.bias, self.v.bias)
+            weights = (self.q.weight, self.k.weight, self.v.weight)
+            return attention_inputs(x, weights, biases, groups, turns)
         q, k, v = self.q(x), self.k(x), self.v(x)
-        groups = len(self.groups)
         heads = groups * (q.shape[-1] // k.shape[-1])
         q, k, v = by_head(q, heads), by_head(k, groups), by_head(v, groups)
         if self.rope is not None:
@@ -151,15 +159,18 @@ class Attention(nn.Module):
 
     def _rotated(self, x: Tensor, positions: Tensor) -> Tensor:
         """x (batch, heads, length, qk), its pairs rotated by position * base^(-pair / all pairs); float32 at least."""
+        cos, sin = self._turns(positions, x.dtype)
+        a, b = x.to(cos.dtype).chunk(2, dim=-1)
+        return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)
+
+    def _turns(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Cosine and sine (..., length, pairs) of the angles by which pairs are rotated, in float32 at least."""
         assert self.rope is not None
         assert self.pairs is not None
         base, pairs = self.rope
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        frequencies = base ** (-self.pairs.to(wide.dtype) / pairs)
+        frequencies = base ** (-self.pairs.to(torch.promote_types(dtype, torch.float32)) / pairs)
         angles = positions[..., None] * frequencies
-        cos, sin = angles.cos(), angles.sin()
-        a, b = wide.chunk(2, dim=-1)
-        return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)
+        return angles.cos(), angles.sin()
 
     def axes(self) -> Iterator[Axis]:
         """Heads, or groups and the queries of each; the dimensions of queries and keys (or pairs of them); of values.

@@ -29,6 +29,7 @@ from compressm_cli.layers.slots import rows
 from compressm_cli.layers.state import State
 from compressm_cli.ops import gated_linear_attention, ssd
 from compressm_cli.ops.decoding import ends_of, gated_linear_states, gated_linear_step, ssd_states, ssd_step
+from compressm_cli.ops.rms_norm import rms_norm
 
 EPSILON = 1e-5
 
@@ -158,8 +159,7 @@ class GLA(SelectiveLayer):
 
     def _read_out(self, y: Tensor, u: Tensor) -> Tensor:
         """The layer's output (..., H) from that of the recurrence (..., heads, P), for its input u (..., H)."""
-        norm = self.g_norm
-        y = functional.rms_norm(y, norm.normalized_shape, wide(norm.weight), norm.eps)
+        y = rms_norm(y, wide(self.g_norm.weight), EPSILON)
         return self.o_proj((y.flatten(-2) * functional.silu(wide(self.g_proj(u)))).to(u.dtype))
 
     def _selected(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
