@@ -62,6 +62,15 @@ def opened(path: Path, overrides: list[str]) -> tuple[str, "Checkpoint", "Datase
     return chosen, replace(checkpoint, recipe=recipe.located()), dataset, names_data(overrides)
 
 
+def _has_runs(path: Path) -> bool:
+    from compressm_cli.runs.folder import Run
+
+    try:
+        return bool(Run.find(path))
+    except BadInputError:
+        return False
+
+
 def folder_to_budget(
     path: Path, data: Path, how: tuple[str, str, bool, bool], output: Path, json: bool, recover: str | None
 ) -> None:
@@ -70,6 +79,8 @@ def folder_to_budget(
     share = share_of(budget)
     if output.exists():
         raise BadInputError(f"{output}: exists already; choose another --output")
+    if path.is_file() or _has_runs(path):
+        raise BadInputError("--data goes with a folder of transformers; a model of ours takes data.KEY=VALUE")
     from compressm_cli.engine.folder_pruning import prune_folder
     from compressm_cli.engine.folder_recovery import Recovery
     from compressm_cli.exchange.folders import open_folder

@@ -40,6 +40,8 @@ class Writer:
         """Raises BadInputError for a model that says no tokens, or cannot go on step by step."""
         encoding = encoding_of(checkpoint)
         name = f"the model of {checkpoint.recipe.name}"
+        if checkpoint.data.source is not None:
+            raise BadInputError(f"{name} translates texts, and writes on none; use: compressm predict")
         if not isinstance(encoding.outputs, Tokens):
             raise BadInputError(f"{name} says classes or numbers, no text; use: compressm predict")
         self._inputs, self._device = encoding.inputs, resolve_device(device)

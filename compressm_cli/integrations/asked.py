@@ -50,6 +50,8 @@ def asked(texts: Sequence[str]) -> Asked:
             raise BadInputError(
                 f"--tasks {text}: what is in it? Write NAME=FILE, with a name of {', '.join(NAMED)}"
             )
+        elif text in (DEV, PERPLEXITY):
+            raise BadInputError(f"--tasks {text}: is asked of a file of yours; write {text}=FILE")
         else:
             found.names.append(text)
     if DEV in found.files and MMLU not in found.files:

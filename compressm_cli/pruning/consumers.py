@@ -52,8 +52,8 @@ class Consumer:
 
 
 def consumers_of(model: nn.Module, group: Group) -> tuple[list[Consumer], list[str]]:
-    """The linear maps in whose columns the units of a group are silent, and why others are none."""
-    found, reasons = dict[str, Consumer](), list[str]()
+    """The linear maps in whose columns the units of a group are silent, and why others are none, once a module."""
+    found, reasons = dict[str, Consumer](), dict[str, str]()
     if any(axis.divisors for axis in group.axes):
         return [], ["a normalization lies in between, which counts the units"]
     for slot in group.outputs:
@@ -61,10 +61,10 @@ def consumers_of(model: nn.Module, group: Group) -> tuple[list[Consumer], list[s
         if isinstance(one, Consumer):
             found[one.weight] = one
         else:
-            reasons.append(one)
+            reasons.setdefault(slot.tensor.rpartition(".")[0], one)
     if not group.outputs:
-        reasons.append("no matrix reads its units")
-    return list(found.values()), list(dict.fromkeys(reasons))
+        return [], ["no matrix reads its units"]
+    return list(found.values()), list(dict.fromkeys(reasons.values()))
 
 
 def _consumer(model: nn.Module, slot: Slot) -> Consumer | str:

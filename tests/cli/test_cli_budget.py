@@ -108,6 +108,11 @@ def test_a_folder_of_transformers_is_cut_by_a_text(
     assert "takes --data FILE" in capsys.readouterr().err
     assert command(["compress", str(folder), "--data", str(tmp_path / "none"), *options]) == 2
     assert "cannot be read as text" in capsys.readouterr().err
+    ours = tmp_path / "outputs" / "ours"
+    (ours / "v0001").mkdir(parents=True)
+    (ours / "v0001" / "run.json").write_text("{}", encoding="utf-8")
+    assert command(["compress", str(ours), "--data", str(text), *options]) == 2
+    assert "a model of ours takes data.KEY=VALUE" in capsys.readouterr().err
     assert command(["compress", str(folder), "--data", str(text), *options]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["flops"]["after"] <= 0.9 * told["flops"]["before"]

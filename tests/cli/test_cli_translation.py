@@ -98,7 +98,10 @@ def test_a_file_of_pairs_is_translated_and_judged(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["generate", "grammar", "--prompt", "the dog"], "use: compressm predict"),
+        (
+            ["generate", "grammar", "--prompt", "the dog"],
+            "writes on none; use: compressm predict",
+        ),
         (
             ["predict", "own", "long.txt", "data.format=csv", "data.text_column=de"],
             "its source has 60 tokens",

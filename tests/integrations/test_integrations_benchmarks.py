@@ -229,6 +229,7 @@ def test_groups_of_tasks(folder: Path) -> None:
         (["one.pt", "--tasks", "hellaswag=none.jsonl"], "no such file or folder: none.jsonl"),
         (["one.pt", "--tasks", "swag.jsonl"], "what is in it? Write NAME=FILE"),
         (["one.pt", "--tasks", "arc=swag.jsonl"], "arc is asked of no file"),
+        (["one.pt", "--tasks", "perplexity"], "is asked of a file of yours; write perplexity=FILE"),
         (["one.pt", "--tasks", "mmlu.dev=dev.jsonl"], "give mmlu=FILE as well"),
         (["one.pt", "--tasks", "mmlu=test.jsonl", "--shots", "2"], "give mmlu.dev=FILE as well"),
         (
