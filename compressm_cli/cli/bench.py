@@ -1,16 +1,18 @@
 """``compressm bench``: what a training step and inference take on this machine, at several orders."""
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from compressm_cli.cli import console
+from compressm_cli.cli import candidates, console
 from compressm_cli.cli.commands import Command, examples
-from compressm_cli.cli.parameters import Device, Json, Overrides, Plugins, Recipe
+from compressm_cli.cli.parameters import Device, Json, Overrides, Plugins
 from compressm_cli.core.errors import BadInputError
 
 if TYPE_CHECKING:
+    from compressm_cli.recipe import Recipe as RecipeSettings
     from compressm_cli.reports.bench import BenchReport
 
 LARGEST_ORDER = 65536
@@ -24,10 +26,19 @@ app = typer.Typer(add_completion=False)
     epilog=examples(
         "compressm bench quickstart/baseline --orders 64,32,16",
         "compressm bench my.yaml train.batch_size=256 --device cuda --json",
+        "compressm bench models/small-llama train.batch_size=4 data.length=128",
     ),
 )
 def bench(
-    recipe: Recipe,
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE",
+            help="A YAML file, the name of a shipped recipe (see: compressm recipes list), or a folder of transformers "
+            "or mamba-ssm with a language model.",
+            autocompletion=candidates.recipes,
+        ),
+    ],
     overrides: Overrides = None,
     orders: Annotated[
         str | None,
@@ -59,11 +70,10 @@ def bench(
     large matrix product.
     """
     wanted = None if orders is None else _parsed(orders)
-    from compressm_cli.recipe import load_recipe
     from compressm_cli.reports.bench import bench as measure
 
     extra = [] if device is None else [f"device={device}"]
-    resolved = load_recipe(recipe, [*(overrides or []), *extra])
+    resolved = _resolved(recipe, [*(overrides or []), *extra])
     report = measure(resolved, wanted, repeats, lambda text: typer.echo(text, err=True))
     if as_json:
         from dataclasses import asdict
@@ -71,6 +81,16 @@ def bench(
         typer.echo(json.dumps([asdict(row) for row in report.rows], indent=2, allow_nan=False))
     else:
         _show(report)
+
+
+def _resolved(source: str, overrides: list[str]) -> "RecipeSettings":
+    """A recipe; of a folder of another library the one that is made up for its model."""
+    from compressm_cli import exchange
+    from compressm_cli.recipe import load_recipe, recipe_from_mapping, recipe_to_mapping
+
+    if not exchange.is_model_folder(Path(source)):
+        return load_recipe(source, overrides)
+    return recipe_from_mapping(recipe_to_mapping(exchange.load(source).recipe), source, overrides)
 
 
 def _parsed(text: str) -> list[int]:

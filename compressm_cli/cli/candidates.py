@@ -22,8 +22,8 @@ ANY_FILE, ANY_FOLDER = "file", "dir"
 """Notes of a candidate that stands for all of them; a shell completes them better."""
 METRICS = (
     *("test_loss", "total_order", "parameters", "checkpoint_bytes", "training_flops", "inference_flops"),
-    *("total_seconds", "training_seconds", "step_seconds", "joules", "peak_memory"),
-    *("inference_seconds_single", "inference_seconds_batch"),
+    *("total_seconds", "training_seconds", "step_seconds", "joules", "peak_memory", "inference_memory"),
+    *("inference_seconds_single", "inference_seconds_batch", "text_bits_per_byte", "text_byte_perplexity"),
     *("test_perplexity", "test_bits_per_byte", "test_bits_per_token", "test_mse", "test_mae"),
 )
 """What a comparison may limit: ``Tolerances.metrics()``, whose module takes long to load."""

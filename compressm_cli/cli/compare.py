@@ -22,6 +22,7 @@ from compressm_cli.core.errors import BadInputError
 
 if TYPE_CHECKING:
     from compressm_cli.reports import ComparisonReport
+    from compressm_cli.reports.texts import Judge
 
 TOLERANCES, SPEED = "Tolerances", "Inference speed"
 
@@ -33,6 +34,7 @@ app = typer.Typer(add_completion=False)
     epilog=examples(
         "compressm compare outputs/full outputs/small --html report.html",
         "compressm compare full.pt small.pt --at-most parameters=0.8 --no-speed",
+        "compressm compare models/llama models/smaller --data text.txt",
     ),
 )
 def compare(
@@ -41,7 +43,8 @@ def compare(
         typer.Argument(
             metavar="BASELINE",
             help="A run folder (outputs/NAME/v0001), a folder of runs (outputs/NAME: the newest finished run of "
-            "each seed, as mean and 95 % interval), or a checkpoint (only what it can tell).",
+            "each seed, as mean and 95 % interval), a checkpoint (only what it can tell), or a folder of transformers "
+            "or mamba-ssm with a language model.",
             autocompletion=candidates.models,
         ),
     ],
@@ -53,6 +56,14 @@ def compare(
             autocompletion=candidates.models,
         ),
     ],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A text on which all of them, which are language models then, are judged: bits a byte.",
+            autocompletion=candidates.files,
+        ),
+    ] = None,
     as_json: Annotated[
         bool,
         typer.Option("--json", help="Print JSON: every number, not rounded.", rich_help_panel=OUTPUT),
@@ -127,7 +138,12 @@ def compare(
     tolerances = reports.Tolerances(tolerance_points, limits)
     with console.stderr().status("comparing: predictions and inference speed"):
         report = reports.compare(
-            baseline, compressed, speed=not no_speed, device=device, tolerances=tolerances
+            baseline,
+            compressed,
+            speed=not no_speed,
+            device=device,
+            tolerances=tolerances,
+            judge=None if data is None else _judge(data, device),
         )
         if html is not None:
             from compressm_cli.render.html import write_html
@@ -141,6 +157,12 @@ def compare(
         console.tell(f"figure: {path}")
     if report.broken:
         raise typer.Exit(1)
+
+
+def _judge(text: Path, device: str) -> "Judge":
+    from compressm_cli.integrations.judging import judge_of
+
+    return judge_of(text, device)
 
 
 def _limits(texts: list[str]) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Folders of transformers with language models that are not ours, as checkpoints of a recipe made up for them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,25 @@ from compressm_cli.exchange.foreign import inputs_of, recipe_of
 from compressm_cli.exchange.names import CONFIG
 from compressm_cli.models import External
 from compressm_cli.models.external import positions_of
+from compressm_cli.models.of_transformers import configured
 
 LENGTH = 256
 """Steps of a sequence, where the network takes so many: those of random tokens by default."""
+
+
+def with_length(checkpoint: Checkpoint, length: int) -> Checkpoint:
+    """The model of a folder with sequences of another length, of as many steps as it takes where these are fewer."""
+    recipe = checkpoint.recipe
+    if isinstance(recipe.model, External.Config):
+        _, settings = configured(recipe.model.configuration(), CONFIG)
+        longest = positions_of(settings.get_text_config())
+        length = length if longest is None else min(length, longest)
+    data = recipe.data.model_copy(update={"length": length})
+    return replace(
+        checkpoint,
+        recipe=recipe.model_copy(update={"data": data}),
+        data=replace(checkpoint.data, length=length),
+    )
 
 
 def load(folder: Path, config: dict[str, Any]) -> Checkpoint:

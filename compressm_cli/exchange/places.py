@@ -21,6 +21,13 @@ def is_model_folder(path: Path) -> bool:
         raise BadInputError(f"{shorten(str(path))}: cannot be looked at: {error.strerror}") from error
 
 
+def weight_bytes(folder: Path) -> int:
+    """Bytes of the files of weights in a folder; of those of several kinds, of the ones that are read."""
+    files = [entry for entry in folder.iterdir() if entry.is_file()]
+    found = (sum(f.stat().st_size for f in files if f.name.endswith(kind)) for kind in WEIGHTS)
+    return next((size for size in found if size), 0)
+
+
 def find_checkpoint(path: Path) -> tuple[Path, str, Run | None]:
     """The checkpoint that a path means, why that one, and its run; BadInputError where there is none."""
     if path.is_file():

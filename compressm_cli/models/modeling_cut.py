@@ -5,7 +5,6 @@ Written by compressm beside the weights. It is the network that transformers has
 ``config.json`` tells and the numbers that its modules compute with. Load it with ``trust_remote_code=True``.
 """
 
-import torch
 import transformers
 from torch import nn
 
@@ -35,7 +34,11 @@ def resize(network, cut):
         place, _, leaf = name.rpartition(".")
         owner = network.get_submodule(place)
         old = getattr(owner, leaf)
-        new = torch.empty(shape, dtype=old.dtype, device=old.device)
+        new = old.detach()[tuple(slice(size) for size in shape)].clone()
+        if list(new.shape) != list(shape):
+            raise ValueError(
+                f"{name} has the shape {tuple(old.shape)} before the cut, and {tuple(shape)} after it"
+            )
         setattr(owner, leaf, nn.Parameter(new) if isinstance(old, nn.Parameter) else new)
     for place, values in cut["numbers"].items():
         for name, value in values.items():

@@ -47,7 +47,18 @@ def seeds_text(seeds: list[int | None]) -> str:
 
 
 def interval_note(report: ComparisonReport) -> str:
-    """What the intervals of a comparison are."""
+    """What the intervals of a comparison are, and which text models were judged on."""
+    return _about_text(report) + _about_intervals(report)
+
+
+def _about_text(report: ComparisonReport) -> str:
+    text = report.text
+    if text is None:
+        return ""
+    return f"The text is {text.source}, {text.bytes:,} bytes, of which each model saw {text.context:,} tokens at once. "
+
+
+def _about_intervals(report: ComparisonReport) -> str:
     if any(len(arm.seeds) > 1 for arm in report.arms):
         return (
             "± is half the 95 % t-interval of the mean over the seeds; ranges are those of a change, paired by seed "

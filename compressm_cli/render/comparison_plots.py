@@ -45,7 +45,9 @@ def comparison_figures(report: ComparisonReport) -> dict[str, Painter]:
 
     @cache
     def runs() -> list[list[Run]]:
-        return [[Run.open(Path(p)) for p in arm.paths if Path(p).is_dir()] for arm in report.arms]
+        return [
+            [Run.open(Path(p)) for p in arm.paths if (Path(p) / "run.json").is_file()] for arm in report.arms
+        ]
 
     def curves(over: Spent) -> Painter:
         labels = [arm.label for arm in report.arms]

@@ -56,8 +56,9 @@ def _tiles(report: ComparisonReport) -> list[Tile]:
         tiles.append(_ratio_tile(change.ratio, title, higher_is_better=report.primary.higher_is_better))
     elif change is not None and change.difference is not None:
         tiles.append(_points_tile(change.difference, title, change.basis))
+    rows = {row.key: row for row in report.rows}
     for key, caption in TILES:
-        ratio = getattr(report.row(key).changes[1], "ratio", None)
+        ratio = getattr(rows[key].changes[1], "ratio", None) if key in rows else None
         if ratio is not None:
             tiles.append(_ratio_tile(ratio, caption))
     if report.speed is not None:

@@ -108,7 +108,7 @@ def _main_table(report: ComparisonReport) -> Table:
     rows = []
     for row in report.rows:
         rows.append(_cells(row, notes))
-        if row.key == f"validation_{report.primary.name}":
+        if row.key.startswith("validation_"):
             rows.append(_agreement_cells(report, notes))
     headings = [f"{arm.label}\n{seeds_text(arm.seeds)}" for arm in report.arms]
     if len(report.arms) == 2:

@@ -36,6 +36,9 @@ def prediction_agreement(arms: list[Arm], device: torch.device) -> list[Agreemen
 
 
 def _agreement(said: "_SaidClasses", baseline: Arm, other: Arm) -> Agreement:
+    for arm in (baseline, other):
+        if arm.is_folder:
+            return Agreement(None, {}, arm.members[0].unjudged)
     seeds = common_seeds(baseline, other)
     if not seeds:
         return Agreement(None, {}, "no seed in common")

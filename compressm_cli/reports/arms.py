@@ -6,12 +6,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.core.errors import BadInputError, command
 from compressm_cli.core.validation import LATEST, described, is_count, is_number
 from compressm_cli.data.interface import Fingerprint
 from compressm_cli.engine.origins import recipe_of
 from compressm_cli.engine.same_data import recorded
+from compressm_cli.exchange.loading import load
+from compressm_cli.exchange.networks import with_length
+from compressm_cli.exchange.places import is_model_folder
 from compressm_cli.measure.clock import STARVED
 from compressm_cli.objectives import objective_type, primary_of
 from compressm_cli.recipe import Recipe
@@ -35,7 +40,8 @@ LARGEST = 1e100
 
 @dataclass(frozen=True)
 class Member:
-    """One trained model: a finished run, or a checkpoint alone (then ``run`` and ``summary`` are None)."""
+    """One trained model: a finished run, or a checkpoint or a folder of another library alone (then ``run`` and
+    ``summary`` are None)."""
 
     path: Path
     recipe: Recipe
@@ -49,6 +55,30 @@ class Member:
     def checkpoint(self) -> Checkpoint:
         """The finished model; BadInputError where it is missing or damaged."""
         return Checkpoint.load(self.checkpoint_path)
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The finished model, on the CPU; BadInputError where its checkpoint is missing or damaged."""
+        return self.checkpoint.build_model()
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a model of another library, which tells nothing of its training."""
+        return self.run is None and self.path.is_dir()
+
+    @property
+    def unrecorded(self) -> str:
+        """Why there is no record of a training."""
+        if self.is_folder:
+            return "a folder of another library does not record it"
+        return "a checkpoint alone does not record it; give the run folder"
+
+    @property
+    def unjudged(self) -> str | None:
+        """Why a score on its data says nothing of it; None where it does."""
+        if self.is_folder:
+            return "a folder of another library has no data of its own; a text judges it: --data FILE"
+        return self.recipe.data.unjudged()
 
     @property
     def hindrance(self) -> float | None:
@@ -128,6 +158,10 @@ class Arm:
         return {m.seed: m for m in self.members if m.seed is not None}
 
     @property
+    def is_folder(self) -> bool:
+        return self.members[0].is_folder
+
+    @property
     def is_checkpoint(self) -> bool:
         return self.members[0].run is None
 
@@ -135,6 +169,7 @@ class Arm:
 def read_arms(paths: list[Path]) -> list[Arm]:
     """The arms that the arguments of a comparison mean, with distinct labels."""
     arms = [_read_arm(path) for path in paths]
+    _settle_lengths(arms)
     counts = Counter(arm.label for arm in arms)
     seen: Counter[str] = Counter()
     named = []
@@ -155,7 +190,37 @@ def common_seeds(one: Arm, other: Arm) -> list[int]:
     return sorted(set(one.by_seed) & set(other.by_seed))
 
 
+def _settle_lengths(arms: list[Arm]) -> None:
+    """Let sequences of folders be as long as those of the first model that is none, else as all of them take.
+
+    Raises BadInputError where they cannot: FLOPs and seconds of other sequences could not be compared.
+    """
+    folders = [arm for arm in arms if arm.is_folder]
+    others = [arm for arm in arms if not arm.is_folder]
+    if not folders:
+        return
+    data = [arm.members[0].checkpoint.data for arm in others]
+    for arm, spec in zip(others, data, strict=True):
+        if spec.vocabulary is None or not spec.per_step or spec.source is not None:
+            raise BadInputError(
+                f"{arm.path} is no language model, and {folders[0].path} is one: nothing of the two can be compared"
+            )
+    wanted = data[0].length if data else min(arm.members[0].checkpoint.data.length for arm in folders)
+    for arm in folders:
+        member = arm.members[0]
+        found = with_length(member.checkpoint, wanted)
+        if found.data.length < wanted:
+            raise BadInputError(
+                f"{arm.path}: takes {found.data.length} tokens at most, and sequences of {others[0].path} have "
+                f"{wanted}: FLOPs and seconds of these cannot be compared"
+            )
+        member.__dict__["checkpoint"] = found
+
+
 def _read_arm(path: Path) -> Arm:
+    if is_model_folder(path):
+        member = _held(path, load(path), None)
+        return Arm(member.recipe.name, path, [member])
     if path.is_file():
         member = _read_checkpoint(path)
         return Arm(member.recipe.name, path, [member])
@@ -242,7 +307,11 @@ def _require_possible(member: Member, split: str, told: dict[str, Any]) -> None:
 def _read_checkpoint(path: Path) -> Member:
     checkpoint = Checkpoint.load(path)
     seeds = checkpoint.recipe.seeds
-    member = Member(path.resolve(), checkpoint.recipe, seeds[0] if len(seeds) == 1 else None, path)
+    return _held(path, checkpoint, seeds[0] if len(seeds) == 1 else None)
+
+
+def _held(path: Path, checkpoint: Checkpoint, seed: int | None) -> Member:
+    member = Member(path.resolve(), checkpoint.recipe, seed, path)
     member.__dict__["checkpoint"] = checkpoint  # read once: this is where cached_property keeps it
     return member
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from compressm_cli.core.errors import BadInputError
 from compressm_cli.engine.experiment import check_recipe
 from compressm_cli.engine.threads import choose_threads, using
 from compressm_cli.engine.trainee import Setting
@@ -130,6 +131,8 @@ def _measured(
 def model_orders(setting: Setting, orders: Sequence[int] | None) -> list[dict[str, int]]:
     """Every layer's order, by module name, of each model: the recipe's own, or the same one for all layers."""
     own = surgery.orders(build_model(setting.recipe.model, setting.data))
+    if orders is not None and not own:
+        raise BadInputError("--orders: the model has no state space layers, and so no orders; leave it out")
     return [own] if orders is None else [dict.fromkeys(own, order) for order in orders]
 
 

@@ -1,6 +1,6 @@
 """``compare``: trained models side by side, from their run folders and checkpoints."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from compressm_cli.reports.inference import SpeedReport, inference_speed, resolv
 from compressm_cli.reports.metrics import axis_units, final_orders, metrics_of, start_orders
 from compressm_cli.reports.rows import Row, make_row
 from compressm_cli.reports.targets import target_metrics
+from compressm_cli.reports.texts import Judge, JudgedText, primary_of_text, text_metrics
 from compressm_cli.reports.verdict import ToleranceResult, Tolerances
 
 
@@ -59,7 +60,8 @@ class ComparisonReport:
     primary: Metric
     """What the baseline is judged by, and so all arms."""
     rows: list[Row]
-    """The first is that of the primary metric on the test split, the second the same on the validation split."""
+    """The first is that of the primary metric: on the test split, and the second the same on the validation split; or
+    on a text that was given, with which more rows begin."""
     targets: list[Row]
     """Of each real number that models say its errors on the test split, in its own unit, and R2; empty of others."""
     orders: list[LayerOrders]
@@ -73,6 +75,8 @@ class ComparisonReport:
     """Of the same models, one time step at a time."""
     decoding_reason: str | None
     """Why it was not measured."""
+    text: JudgedText | None
+    """That all models were judged on; None where none was given."""
     warnings: list[str]
     tolerances: list[ToleranceResult]
     verdict: list[str]
@@ -96,10 +100,12 @@ def compare(
     speed: bool = True,
     device: str = "auto",
     tolerances: Tolerances | None = None,
+    judge: Judge | None = None,
 ) -> ComparisonReport:
     """Compare models with a baseline.
 
-    Each path is a run folder, a folder of runs (its finished ones, the newest of each seed) or a checkpoint.
+    Each path is a run folder, a folder of runs (its finished ones, the newest of each seed), a checkpoint, or a folder
+    of another library with a language model. ``judge`` judges all of them on a text, by which they are compared then.
     Raises BadInputError where one is neither, has not finished, or a tolerance names an unknown metric.
     """
     tolerances = tolerances or Tolerances()
@@ -108,9 +114,15 @@ def compare(
     if not others:
         raise BadInputError("compare needs at least two models: a baseline and what is compared with it")
     arms = read_arms([baseline, *others])
-    primary = primary_of(arms[0].members[0].recipe)
-    tolerances.require_points(primary)
-    rows = [make_row(metric, arms) for metric in metrics_of(arms[0].members[0])]
+    members = [member for arm in arms for member in arm.members]
+    metrics = metrics_of(arms[0].members[0], any(arm.is_folder for arm in arms))
+    text, primary = None, primary_of(arms[0].members[0].recipe)
+    if judge is not None:
+        text = judge(members)
+        primary, metrics = primary_of_text(), [*text_metrics(text, members), *metrics]
+    tolerances.require_points(primary, metrics[0].key)
+    rows = [make_row(metric, arms) for metric in metrics]
+    tolerances.require_rows(rows)
     orders = _orders(arms)
     told = [row for row in rows if orders or row.key != "total_order"]
     targets = [make_row(metric, arms) for metric in target_metrics(arms[0].members[0])]
@@ -131,7 +143,8 @@ def compare(
         speed_reason=reason,
         decoding=decoded,
         decoding_reason=no_decoding,
-        warnings=differences.warnings(arms),
+        text=text,
+        warnings=[*differences.warnings(arms), *(text.notes if text is not None else [])],
         tolerances=results,
         verdict=verdict.sentences(
             [arm.label for arm in arms], primary.titles, told, measured, agreement, results
@@ -197,11 +210,13 @@ def _speed(
         checkpoints = [m.checkpoint for m in members]
     except BadInputError as error:
         return (None, str(error)) * 2
-    data = checkpoints[0].data
-    inputs = {(c.data.length, c.data.features, c.data.vocabulary, c.data.image) for c in checkpoints}
-    if len(inputs) > 1:
+    # Which tokens it reads changes no model's time: those that all of them know.
+    vocabularies = [c.data.vocabulary for c in checkpoints if c.data.vocabulary is not None]
+    data = replace(checkpoints[0].data, vocabulary=min(vocabularies, default=None))
+    shapes = ((c.data.length, c.data.features, c.data.vocabulary is None, c.data.image) for c in checkpoints)
+    if len(set(shapes)) > 1:
         return (None, "the models take inputs of different shapes") * 2
-    models = [c.build_model() for c in checkpoints]
+    models = [member.model for member in members]
     speed, reason = inference_speed(models, data, device), obstacle(models)
     if reason is not None:
         return speed, None, None, reason

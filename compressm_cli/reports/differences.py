@@ -32,6 +32,8 @@ def warnings(arms: list[Arm]) -> list[str]:
 
 def apart(baseline: Arm, other: Arm) -> str | None:
     """How the data of two arms differ, so that nothing measured on them can be compared; None where they do not."""
+    if baseline.is_folder or other.is_folder:  # which tell nothing of theirs
+        return None
     reference = baseline.members[0]
     members = [*baseline.members[1:], *other.members]
     return next((found for member in members if (found := other_data(reference, member))), None)
@@ -69,6 +71,8 @@ def _within(arm: Arm) -> list[str]:
 
 
 def _between(baseline: Arm, other: Arm) -> list[str]:
+    if baseline.is_folder or other.is_folder:
+        return []
     ours, theirs = baseline.members[0], other.members[0]
     names = f"{other.label} and {baseline.label}"
     found = []

@@ -8,14 +8,15 @@ from compressm_cli import objectives
 from compressm_cli.core.axes import units_by_kind
 from compressm_cli.core.errors import BadInputError
 from compressm_cli.core.quantities import Unit
+from compressm_cli.exchange.places import weight_bytes
 from compressm_cli.measure.flops import inference_flops
+from compressm_cli.measure.memory import held_bytes, inference_bytes
 from compressm_cli.measure.probe import example_batch
 from compressm_cli.reports.arms import Member
 
 Reading = tuple[float | None, str | None]
 """A value, or None and why there is none."""
 
-NO_RUN = "a checkpoint alone does not record it; give the run folder"
 NOT_MEASURED = "not measured in the run"
 
 
@@ -43,7 +44,7 @@ def _recorded(key: str, reason: str | None = None) -> Callable[[Member], Reading
 
     def read(member: Member) -> Reading:
         if member.summary is None:
-            return None, NO_RUN
+            return None, member.unrecorded
         value = member.amount(key)
         if value is not None:
             return value, None
@@ -66,12 +67,14 @@ def _total_order(member: Member) -> Reading:
 def _parameters(member: Member) -> Reading:
     if member.summary is not None:
         return _counted(member, "parameters.final")
-    return float(sum(p.numel() for p in member.checkpoint.build_model().parameters())), None
+    return float(sum(p.numel() for p in member.model.parameters())), None
 
 
 def _checkpoint_bytes(member: Member) -> Reading:
     if member.summary is not None:
         return _counted(member, "checkpoint_bytes")
+    if member.is_folder:
+        return float(weight_bytes(member.path)), None
     if member.checkpoint.training is not None:
         return None, "this checkpoint holds the state of training too; give a final.pt"
     return float(member.checkpoint_path.stat().st_size), None
@@ -80,18 +83,25 @@ def _checkpoint_bytes(member: Member) -> Reading:
 def _inference_flops(member: Member) -> Reading:
     if member.summary is not None:
         return _counted(member, "flops.inference_final_per_sequence")
-    checkpoint = member.checkpoint
-    return float(inference_flops(checkpoint.build_model(), example_batch(checkpoint.data, 1))), None
+    return float(inference_flops(member.model, example_batch(member.checkpoint.data, 1))), None
+
+
+def _inference_memory(member: Member) -> Reading:
+    try:
+        model, batch = member.model, example_batch(member.checkpoint.data, 1)
+    except BadInputError as error:
+        return None, str(error)
+    return float(held_bytes(model) + inference_bytes(model, batch)), None
 
 
 def _score(split: str, metric: objectives.Metric) -> Metric:
     """The row of a metric on a split."""
 
     def read(member: Member) -> Reading:
-        if unjudged := member.recipe.data.unjudged():
+        if unjudged := member.unjudged:
             return None, unjudged
         if member.summary is None:
-            return None, NO_RUN
+            return None, member.unrecorded
         own, kind = objectives.primary_of(member.recipe), objectives.objective_type(member.recipe)
         if metric != own and metric.name not in member.mapping(split):
             return None, f"the run does not tell it: it was judged by {own.title}"
@@ -114,7 +124,7 @@ def _loss(baseline: Member) -> Metric:
     loss, learned = objectives.objective_type(baseline.recipe).LOSS, _learned(baseline)
 
     def read(member: Member) -> Reading:
-        if unjudged := member.recipe.data.unjudged():
+        if unjudged := member.unjudged:
             return None, unjudged
         if _learned(member) != learned:
             own = objectives.objective_config(member.recipe).kind
@@ -122,7 +132,7 @@ def _loss(baseline: Member) -> Metric:
         value = None if member.summary is None else member.number("test.loss")
         if value is not None:
             return value, None
-        return None, NO_RUN if member.summary is None else NOT_MEASURED
+        return None, member.unrecorded if member.summary is None else NOT_MEASURED
 
     return Metric("test_loss", "test loss", loss.unit, read, measured=True, of_data=True)
 
@@ -137,13 +147,16 @@ def _learned(member: Member) -> tuple[object, dict[str, Any]]:
     return objectives.objective_type(member.recipe).loss, settings
 
 
-def metrics_of(baseline: Member) -> list[Metric]:
-    """All rows of a comparison, in the order in which they are shown: first what the baseline is judged by."""
+def metrics_of(baseline: Member, folders: bool = False) -> list[Metric]:
+    """All rows of a comparison, in the order in which they are shown: first what the baseline is judged by.
+
+    Memory of inference is among them only beside ``folders``, which have no memory of training to be told.
+    """
     objective, primary = objectives.objective_type(baseline.recipe), objectives.primary_of(baseline.recipe)
     told = {} if baseline.summary is None else baseline.mapping("test")
     others = [m for m in objective.METRICS if m != primary and m.name in told]
     scores = [_score("test", primary), _score("validation", primary), *(_score("test", m) for m in others)]
-    return [*scores, _loss(baseline), *METRICS]
+    return [*scores, _loss(baseline), *METRICS, *([INFERENCE_MEMORY] if folders else [])]
 
 
 def known_scores() -> dict[str, objectives.Metric]:
@@ -188,6 +201,10 @@ METRICS = (
     Metric("peak_memory", "peak memory", "bytes", _recorded("peak_memory.bytes"), measured=True),
 )
 """What models cost, read from the records of the runs."""
+
+INFERENCE_MEMORY = Metric("inference_memory", "memory, one sequence", "bytes", _inference_memory)
+"""Of tensors that exist at once in a forward pass, the model's own among them: counted, without short-lived buffers
+inside operators, the allocator's reserve and PyTorch itself."""
 
 SPEED_METRICS = ("inference_seconds_single", "inference_seconds_batch")
 """Measured by the comparison itself: one sequence, and a batch."""

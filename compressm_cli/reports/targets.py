@@ -6,7 +6,7 @@ from compressm_cli import objectives
 from compressm_cli.core.validation import is_number
 from compressm_cli.objectives.regression import MAE, MSE, R2
 from compressm_cli.reports.arms import Member
-from compressm_cli.reports.metrics import NO_RUN, Metric, Reading
+from compressm_cli.reports.metrics import Metric, Reading
 
 KEY = "test.targets"
 
@@ -19,7 +19,7 @@ def target_metrics(baseline: Member) -> list[Metric]:
 def _metric(name: str, metric: objectives.Metric) -> Metric:
     def read(member: Member) -> Reading:
         if member.summary is None:
-            return None, NO_RUN
+            return None, member.unrecorded
         own = _scores(member)
         if name not in own:
             return None, "the run does not tell it" if own else "the run does not tell each number"

@@ -9,8 +9,15 @@ from compressm_cli.reports import formats
 from compressm_cli.reports.agreement import Agreement
 from compressm_cli.reports.estimates import Estimate
 from compressm_cli.reports.inference import SpeedReport
-from compressm_cli.reports.metrics import METRICS, SPEED_METRICS, known_scores, limited_scores
+from compressm_cli.reports.metrics import (
+    INFERENCE_MEMORY,
+    METRICS,
+    SPEED_METRICS,
+    known_scores,
+    limited_scores,
+)
 from compressm_cli.reports.rows import Change, Row
+from compressm_cli.reports.texts import TITLES
 
 NOISE = 0.05
 """Relative differences of measurements without an interval up to this are called no clear change."""
@@ -41,7 +48,8 @@ class Tolerances:
     @staticmethod
     def metrics() -> list[str]:
         """The names that ``at_most`` may have."""
-        return ["test_loss", *(m.key for m in METRICS), *SPEED_METRICS, *limited_scores()]
+        costs = (m.key for m in (*METRICS, INFERENCE_MEMORY))
+        return ["test_loss", *costs, *SPEED_METRICS, *TITLES, *limited_scores()]
 
     def check(self) -> None:
         """BadInputError where a metric is unknown or a number makes no sense."""
@@ -59,12 +67,22 @@ class Tolerances:
         if self.points is not None and not 0 <= self.points <= 100:
             raise BadInputError(f"--tolerance-points {self.points:g}: must lie between 0 and 100")
 
-    def require_points(self, primary: Metric) -> None:
-        """BadInputError where points are asked for of a metric that has none."""
+    def require_rows(self, rows: list[Row]) -> None:
+        """BadInputError for a limit of what this comparison does not have."""
+        known = [row.key for row in rows]
+        for name in self.at_most:
+            if name not in (*known, *SPEED_METRICS):
+                where = "where a text is given, --data FILE" if name in TITLES else "of other models"
+                raise BadInputError(
+                    f"--at-most {name}: is known only {where}; here there are {', '.join((*known, *SPEED_METRICS))}"
+                )
+
+    def require_points(self, primary: Metric, key: str) -> None:
+        """BadInputError where points are asked for of a metric that has none; ``key`` is that of its row."""
         if self.points is not None and primary.unit != "share":
             raise BadInputError(
                 f"--tolerance-points: the models are judged by {primary.title}, which has no points; write "
-                f"--at-most test_{primary.name}=1.02, or another ratio"
+                f"--at-most {key}=1.02, or another ratio"
             )
 
     def results(self, labels: list[str], rows: list[Row], speed: SpeedReport | None) -> list[ToleranceResult]:
