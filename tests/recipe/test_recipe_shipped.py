@@ -10,7 +10,7 @@ from compressm_cli.recipe.problems import Place
 from compressm_cli.recipe.shipped import read_header, shipped_folder, shipped_recipes
 from compressm_cli.recipe.yaml_text import parse_yaml
 
-COUNT = 61
+COUNT = 63
 """How many recipes are shipped: one that is lost or forgotten must not go unnoticed."""
 
 NAMES = sorted(shipped_recipes())
