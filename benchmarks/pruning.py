@@ -1,7 +1,7 @@
 """What a one-shot cut to a budget of FLOPs costs a trained model, by each score, with folds and without.
 
     python benchmarks/pruning.py outputs/text-lm-decoder-baseline [--budgets 0.8,0.6] [--scores taylor,random]
-        [--rows 256] [--uniform] [--markdown] [data.path=corpus.txt]
+        [--rows 256] [--rounds 1] [--uniform] [--markdown] [data.path=corpus.txt]
 
 Trains nothing. MODEL is a run, or a checkpoint of ours, as ``compressm compress`` takes it. Each cut begins with the
 whole model and is calibrated on its training data, as ``compress --budget`` does it; the loss is that of its validation
@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--budgets", type=_shares, default=[0.8, 0.6], metavar="SHARE,...")
     parser.add_argument("--scores", type=_scores, default=list(SCORES), metavar="NAME,...")
     parser.add_argument("--rows", type=int, default=256, metavar="N", help="of the validation split, at most")
+    parser.add_argument("--rounds", type=int, default=1, metavar="N", help="that each cut is made in")
     parser.add_argument("--uniform", action="store_true", help="layers that are built alike stay alike")
     parser.add_argument("--markdown", action="store_true", help="a table for a page")
     options = parser.parse_args()
@@ -87,7 +88,12 @@ def _print(
         _row(["---"] * len(columns), True)
     for score in options.scores:
         for share in options.budgets:
-            how: dict[str, Any] = {"uniform": options.uniform, "evaluated": False, "wanted": wanted}
+            how: dict[str, Any] = {
+                "uniform": options.uniform,
+                "rounds": options.rounds,
+                "evaluated": False,
+                "wanted": wanted,
+            }
             folded, plain = (
                 prune_checkpoint(checkpoint, dataset, share, score, fold=fold, **how)
                 for fold in (True, False)

@@ -122,6 +122,16 @@ def compress(
             "--uniform", help="Layers that are built alike keep as many units.", rich_help_panel=BUDGET
         ),
     ] = False,
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Cut in so many parts, and judge and fold anew in each what is left; takes N times as long.",
+            show_default="1",
+            rich_help_panel=BUDGET,
+        ),
+    ] = None,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -177,20 +187,27 @@ def compress(
     target = {TARGETS[name]: value for name, value in given.items() if value is not None}
     if len(target) + (budget is not None) != 1:
         raise BadInputError("give exactly one of --order, --total, --keep, --energy and --budget")
-    if budget is None and (score is not None or no_fold or uniform):
-        raise BadInputError("--score, --no-fold and --uniform go with --budget, such as --budget flops=0.6x")
+    if budget is None and (score is not None or no_fold or uniform or rounds is not None):
+        raise BadInputError(
+            "--score, --no-fold, --uniform and --rounds go with --budget, such as --budget flops=0.6x"
+        )
     if budget is not None and (variant is not None or distill):
         raise BadInputError("--variant and --distill are for states; they do not go with --budget")
     if data is not None:
         if budget is None or overrides:
             raise BadInputError("--data goes with --budget and a folder of transformers, without KEY=VALUE")
         pruning.folder_to_budget(
-            model, data, (budget, score or "taylor", not no_fold, uniform), output, as_json, recover
+            model,
+            data,
+            (budget, score or "taylor", not no_fold, uniform, rounds or 1),
+            output,
+            as_json,
+            recover,
         )
         return
     _require_writable(output)
     if budget is not None:
-        how = (budget, score or "taylor", not no_fold, uniform)
+        how = (budget, score or "taylor", not no_fold, uniform, rounds or 1)
         pruned = _to_budget(model, how, overrides or [], not no_evaluation, output, as_json)
         if recover is not None:
             _recover(pruned, recover)
@@ -214,7 +231,7 @@ def compress(
 
 def _to_budget(
     path: Path,
-    how: tuple[str, str, bool, bool],
+    how: pruning.How,
     overrides: list[str],
     evaluated: bool,
     output: Path,
@@ -226,7 +243,7 @@ def _to_budget(
         raise BadInputError(
             f"{path}: a folder of transformers is cut by a text, and becomes a folder again; it takes --data FILE"
         )
-    opened, done = pruning.compressed(path, *how, overrides, evaluated)
+    opened, done = pruning.compressed(path, how, overrides, evaluated)
     if unjudged := done.checkpoint.recipe.data.unjudged():
         console.warn(f"the cut may fit the model's own data badly, and was not judged: {unjudged}")
     size = _write(done.checkpoint, output)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 ScoreName = Literal["taylor", "least_squares", "magnitude", "random"]
 """As ``compressm_cli.pruning.SCORES`` has them, which a command line need not import."""
 
+How = tuple[str, str, bool, bool, int]
+"""The budget as it was typed, the score, whether is folded, whether uniformly, and in how many rounds."""
+
 
 def share_of(budget: str) -> float:
     """``flops=0.6x`` -> 0.6; BadInputError for anything else."""
@@ -32,17 +35,24 @@ def share_of(budget: str) -> float:
     return float(found[1])
 
 
-def compressed(
-    path: Path, budget: str, score: str, fold: bool, uniform: bool, overrides: list[str], evaluated: bool
-) -> tuple[str, "PrunedModel"]:
+def compressed(path: Path, how: How, overrides: list[str], evaluated: bool) -> tuple[str, "PrunedModel"]:
     """A model of ours, cut to a budget; and which checkpoint it was."""
     from compressm_cli.engine.pruning import prune_checkpoint
 
+    budget, score, fold, uniform, rounds = how
     share = share_of(budget)
     with console.stderr().status("compressing"):
         chosen, known, dataset, wanted = opened(path, overrides)
         done = prune_checkpoint(
-            known, dataset, share, score, fold=fold, uniform=uniform, evaluated=evaluated, wanted=wanted
+            known,
+            dataset,
+            share,
+            score,
+            fold=fold,
+            uniform=uniform,
+            rounds=rounds,
+            evaluated=evaluated,
+            wanted=wanted,
         )
     return chosen, done
 
@@ -71,11 +81,9 @@ def _has_runs(path: Path) -> bool:
         return False
 
 
-def folder_to_budget(
-    path: Path, data: Path, how: tuple[str, str, bool, bool], output: Path, json: bool, recover: str | None
-) -> None:
+def folder_to_budget(path: Path, data: Path, how: How, output: Path, json: bool, recover: str | None) -> None:
     """A folder of transformers, cut to a budget, perhaps trained on, written as another one, and shown."""
-    budget, score, fold, uniform = how
+    budget, score, fold, uniform, rounds = how
     share = share_of(budget)
     if output.exists():
         raise BadInputError(f"{output}: exists already; choose another --output")
@@ -90,7 +98,7 @@ def folder_to_budget(
         folder = open_folder(path)
         recovery = None if recover is None else Recovery.of(folder, recover)
         first = None if recovery is None else recovery.loss(folder.model)
-        done = prune_folder(folder, data, share, score, fold=fold, uniform=uniform)
+        done = prune_folder(folder, data, share, score, fold=fold, uniform=uniform, rounds=rounds)
     if not json:
         show(done.pruned)
         console.stdout().print(

@@ -41,7 +41,7 @@ class PrunedFolder:
 
 
 def prune_folder(
-    folder: Folder, text: Path, share: float, score: str, *, fold: bool, uniform: bool
+    folder: Folder, text: Path, share: float, score: str, *, fold: bool, uniform: bool, rounds: int = 1
 ) -> PrunedFolder:
     """Find the axes of a folder's network, and cut it in place by a file of text.
 
@@ -53,7 +53,9 @@ def prune_folder(
     axes = FoundAxes.of(model)
     before = _mean_loss(model, held)
     try:
-        pruned = prune(model, workload, share, score, fold=fold, uniform=uniform, pinned=pinned)
+        pruned = prune(
+            model, workload, share, score, fold=fold, uniform=uniform, rounds=rounds, pinned=pinned
+        )
     except ValueError as error:
         raise RunFailedError(f"nothing was cut: {error}") from error
     after = _mean_loss(model, held)

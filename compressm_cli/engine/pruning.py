@@ -43,6 +43,7 @@ def prune_checkpoint(
     *,
     fold: bool,
     uniform: bool,
+    rounds: int = 1,
     evaluated: bool = True,
     wanted: bool = False,
 ) -> PrunedModel:
@@ -59,9 +60,8 @@ def prune_checkpoint(
     model, objective = checkpoint.build_model(), objective_of(recipe, dataset.spec)
     rows = recipe.train.rows()
     before = evaluate(model, dataset.validation, rows, objective=objective) if evaluated else None
-    pruned = planned(
-        model, workload_of(checkpoint, dataset, objective), share, score, fold=fold, uniform=uniform
-    )
+    workload = workload_of(checkpoint, dataset, objective)
+    pruned = planned(model, workload, share, score, fold=fold, uniform=uniform, rounds=rounds)
     try:
         surgery.apply_plan(model, None, pruned.plan)
     except ValueError as error:

@@ -10,6 +10,7 @@ from compressm_cli.pruning.choice import chosen
 from compressm_cli.pruning.costs import Cost, Costs
 from compressm_cli.pruning.folds import Fold, folds, others
 from compressm_cli.pruning.groups import Group, Groups
+from compressm_cli.pruning.rounds import in_rounds
 from compressm_cli.pruning.scores import SCORES, Judged, Score
 from compressm_cli.pruning.workload import Workload
 from compressm_cli.structure.plan import Plan, UnitRecord
@@ -39,6 +40,7 @@ def prune(
     *,
     fold: bool = True,
     uniform: bool = False,
+    rounds: int = 1,
     pinned: Mapping[str, str] | None = None,
     seed: int = 0,
 ) -> Pruned:
@@ -46,10 +48,13 @@ def prune(
 
     The units with the least ``score`` per FLOP leave (``SCORES``), of all axes that it declares or that were discovered
     in it but states. ``fold``: what they gave is folded into the matrices that read them. ``uniform``: layers that are
-    built alike stay alike. Raises BadInputError for a budget that cannot be met, ValueError for a share or a score that
-    there is not, and where the plan cannot be carried out.
+    built alike stay alike. ``rounds``: it is cut in so many equal parts, and what is left is judged and folded anew in
+    each. Raises BadInputError for a budget that cannot be met, ValueError for a share, a score or
+    rounds that there are not, and where the plan cannot be carried out.
     """
-    pruned = planned(model, workload, flops, score, fold=fold, uniform=uniform, pinned=pinned, seed=seed)
+    pruned = planned(
+        model, workload, flops, score, fold=fold, uniform=uniform, rounds=rounds, pinned=pinned, seed=seed
+    )
     apply_edits(model, None, pruned.plan.edits)
     return pruned
 
@@ -62,6 +67,7 @@ def planned(
     *,
     fold: bool = True,
     uniform: bool = False,
+    rounds: int = 1,
     pinned: Mapping[str, str] | None = None,
     seed: int = 0,
 ) -> Pruned:
@@ -70,7 +76,25 @@ def planned(
         raise ValueError(f"flops is a share of the network's, above 0 and below 1, not {flops}")
     if score not in SCORES:
         raise ValueError(f"there is no score {score!r}; there are {', '.join(SCORES)}")
-    by, groups = SCORES[score](workload, fold, seed), Groups.of(model, pinned)
+    if rounds < 1:
+        raise ValueError(f"there is at least one round, not {rounds}")
+
+    def once(network: nn.Module, share: float) -> Pruned:
+        return _at_once(network, workload, share, SCORES[score](workload, fold, seed), fold, uniform, pinned)
+
+    return once(model, flops) if rounds == 1 else in_rounds(model, once, flops, rounds)
+
+
+def _at_once(
+    model: nn.Module,
+    workload: Workload,
+    flops: float,
+    by: Score,
+    fold: bool,
+    uniform: bool,
+    pinned: Mapping[str, str] | None,
+) -> Pruned:
+    groups = Groups.of(model, pinned)
     judged = by.judge(model, groups.free) if groups.free else Judged()
     free = [group for group in groups.free if group.name in judged.scores]
     if not free:

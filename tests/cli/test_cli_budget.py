@@ -25,7 +25,9 @@ def run(model: Path, output: Path, *options: str) -> int:
     return command(["compress", str(model), "--budget", "flops=0.8x", "--output", str(output), *options])
 
 
-@pytest.mark.parametrize("options", [(), ("--uniform", "--score", "least_squares"), ("--no-fold",)])
+@pytest.mark.parametrize(
+    "options", [(), ("--uniform", "--score", "least_squares"), ("--no-fold", "--rounds", "2")]
+)
 def test_a_model_is_cut_to_the_budget_and_reloads(
     model: Path, tmp_path: Path, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -72,7 +74,7 @@ def test_tables_say_what_was_done(model: Path, tmp_path: Path, capsys: pytest.Ca
             "--budget 0.5: write flops= and a share of the model's FLOPs, above 0 and below 1",
         ),
         (["--budget", "flops=0.5x", "--order", "2"], "give exactly one of"),
-        (["--order", "2", "--uniform"], "--score, --no-fold and --uniform go with --budget"),
+        (["--order", "2", "--uniform"], "--score, --no-fold, --uniform and --rounds go with --budget"),
         (["--budget", "flops=0.5x", "--distill", "3"], "do not go with --budget"),
         (["--budget", "flops=0.01x"], "cannot be met: without all units that may leave"),
         (["--budget", "flops=0.5x", "data={task: digits}"], "the model was made for data with classes 257"),
