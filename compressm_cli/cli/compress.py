@@ -193,21 +193,14 @@ def compress(
         )
     if budget is not None and (variant is not None or distill):
         raise BadInputError("--variant and --distill are for states; they do not go with --budget")
-    if data is not None:
-        if budget is None or overrides:
-            raise BadInputError("--data goes with --budget and a folder of transformers, without KEY=VALUE")
-        pruning.folder_to_budget(
-            model,
-            data,
-            (budget, score or "taylor", not no_fold, uniform, rounds or 1),
-            output,
-            as_json,
-            recover,
-        )
-        return
+    if data is not None and (budget is None or overrides):
+        raise BadInputError("--data goes with --budget and a folder of transformers, without KEY=VALUE")
     _require_writable(output)
     if budget is not None:
         how = (budget, score or "taylor", not no_fold, uniform, rounds or 1)
+        if data is not None:
+            pruning.folder_to_budget(model, data, how, output, as_json, recover)
+            return
         pruned = _to_budget(model, how, overrides or [], not no_evaluation, output, as_json)
         if recover is not None:
             _recover(pruned, recover)

@@ -85,8 +85,6 @@ def folder_to_budget(path: Path, data: Path, how: How, output: Path, json: bool,
     """A folder of transformers, cut to a budget, perhaps trained on, written as another one, and shown."""
     budget, score, fold, uniform, rounds = how
     share = share_of(budget)
-    if output.exists():
-        raise BadInputError(f"{output}: exists already; choose another --output")
     if path.is_file() or _has_runs(path):
         raise BadInputError("--data goes with a folder of transformers; a model of ours takes data.KEY=VALUE")
     from compressm_cli.engine.folder_pruning import prune_folder

@@ -98,7 +98,7 @@ def test_shares_and_scores_are_those_that_there_are() -> None:
 
 
 def test_a_folder_of_transformers_is_cut_by_a_text(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, text = llama(tmp_path)
     output = tmp_path / "small"
@@ -115,6 +115,11 @@ def test_a_folder_of_transformers_is_cut_by_a_text(
     (ours / "v0001" / "run.json").write_text("{}", encoding="utf-8")
     assert command(["compress", str(ours), "--data", str(text), *options]) == 2
     assert "a model of ours takes data.KEY=VALUE" in capsys.readouterr().err
+    with monkeypatch.context() as patch:  # before anything is opened, or cut for hours
+        patch.setattr("compressm_cli.engine.folder_pruning.prune_folder", None)
+        within = ["--output", str(text / "small")]
+        assert command(["compress", str(folder), "--data", str(text), *options, *within]) == 2
+    assert f"{text / 'small'}: cannot be written" in capsys.readouterr().err
     assert command(["compress", str(folder), "--data", str(text), *options]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["flops"]["after"] <= 0.9 * told["flops"]["before"]

@@ -4,6 +4,7 @@
 """
 
 import copy
+import logging
 import re
 import sys
 from functools import cache
@@ -202,6 +203,24 @@ def test_what_cannot_be_followed_says_why() -> None:
 
     with pytest.raises(TraceError, match=r"torch\.export cannot follow Undecided: "):
         discover(Undecided(), (torch.randn(2, 3),))
+
+
+def test_sizes_that_do_not_fit_are_told_without_a_traceback() -> None:
+    class Misfit(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + torch.ones(4)
+
+    logged: list[logging.LogRecord] = []
+    handler, logger = logging.Handler(), logging.getLogger("torch._subclasses.fake_tensor")
+    handler.emit = logged.append  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    try:
+        with pytest.raises(TraceError, match=r"torch\.export cannot follow Misfit: "):
+            discover(Misfit(2, 3), (torch.randn(2, 2),))
+    finally:
+        logger.removeHandler(handler)
+    assert not logged
+    assert not logger.disabled
 
 
 def test_a_cut_that_the_code_does_not_bear_is_pinned_with_the_reason() -> None:

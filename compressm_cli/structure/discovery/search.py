@@ -1,7 +1,9 @@
 """Axes of a network that declares none: found in the graph of its operators."""
 
+import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,8 +62,7 @@ class Graph:
 def trace(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Graph:
     """Go through what a network computes of a batch. Raises TraceError where ``torch.export`` cannot."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _unheard():
             exported = torch.export.export(model, tuple(args), dict(kwargs), strict=False)
     except Exception as error:  # whatever a network's code does
         raise TraceError(f"torch.export cannot follow {type(model).__name__}: {said_by(error)}") from error
@@ -80,6 +81,19 @@ def trace(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> G
     graph.roles = tracer.roles
     graph.others = [factor for dims in tracer.known.values() for factor in _flat(dims)]
     return graph
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Nothing is told but errors: PyTorch logs tracebacks of operators that fail, also where it then goes on."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    was, logger.disabled = logger.disabled, True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = was
 
 
 def said_by(error: Exception) -> str:
