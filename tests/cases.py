@@ -224,8 +224,8 @@ EXHAUSTIVE: dict[str, Collection[str]] = {
     "reliability/test_reliability_kills.py::test_killed_and_resumed_runs_end_bit_identical": (),
     "reliability/test_reliability_kills.py::test_what_differs_is_noticed": (),
     "reliability/test_reliability_models.py::test_two_processes_do_what_one_does_and_go_on_bit_equal": (
-        "decoder: hybrid-fsdp bf16",
-        "resnet-ddp in parts",
+        "decoder: hybrid-ddp in parts",
+        "resnet-fsdp",
     ),
     "reliability/test_reliability_processes.py::test_a_signal_to_one_process_stops_all_and_they_go_on_exactly": (),
     "reliability/test_reliability_processes.py::test_all_processes_must_have_the_same_data": (),
