@@ -42,7 +42,7 @@ def _smaller_share(value: float | None) -> float | None:
         "compressm compress mamba-130m --keep 0.5 --output half.pt data.path=text.txt",
         "compressm compress outputs/decoder --budget flops=0.6x --output small.pt",
         "compressm compress big.pt --energy 0.9 --output small.pt --recover my.yaml",
-        "compressm compress llama --budget flops=0.6x --data text.txt --recover my.yaml --output small",
+        "compressm compress llama --budget flops=0.6x --data text.txt --output small",
     ),
 )
 def compress(

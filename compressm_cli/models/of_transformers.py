@@ -74,6 +74,8 @@ def task_of(config: dict[str, Any]) -> Task | None:
 def class_of(config: dict[str, Any], where: object) -> Any:
     """transformers' class of the network that a configuration tells; BadInputError where there is none."""
     transformers, names = library(), _architectures(config)
+    if "model_type" in config:
+        _kind(config, where)
     if not names:
         raise BadInputError(
             f"{where}: architectures is missing: the class of the network; {WRITE_ARCHITECTURES}"
@@ -91,9 +93,7 @@ def class_of(config: dict[str, Any], where: object) -> Any:
 def transformers_config(config: dict[str, Any], where: object) -> Any:
     """transformers' object of a configuration's mapping; BadInputError where it takes it for none."""
     transformers = library()
-    kind = config.get("model_type")
-    if not isinstance(kind, str):
-        raise BadInputError(f'{where}: model_type is missing; write it, such as "model_type": "llama"')
+    kind = _kind(config, where)
     known = transformers.CONFIG_MAPPING
     if kind not in known:
         close = get_close_matches(kind, list(known.keys()), n=3)
@@ -107,6 +107,14 @@ def transformers_config(config: dict[str, Any], where: object) -> Any:
             return known[kind].from_dict(config)
     except Exception as error:  # what its checks raise is of many kinds
         raise BadInputError(f"{where}: no configuration of {kind}: {said_by(error)}") from error
+
+
+def _kind(config: dict[str, Any], where: object) -> str:
+    kind = config.get("model_type")
+    if isinstance(kind, str):
+        return kind
+    wrong = "missing" if kind is None else shorten(str(kind))
+    raise BadInputError(f'{where}: model_type is {wrong}; write it, such as "model_type": "llama"')
 
 
 def _require_sizes(cut: dict[str, Any], where: object) -> None:
