@@ -27,6 +27,7 @@ WRITE_ARCHITECTURES = 'write it, such as "architectures": ["LlamaForCausalLM"]'
 COUNTS = re.compile(r"^(n_|num_).*(layers?|blocks?|experts?)$|^depths?$|^layers$")
 """Keys of a configuration that say how often something is built."""
 MOST_BUILT = 1000
+POSITIONS = "max_position_embeddings"
 
 
 def network_of(config: dict[str, Any], where: object) -> Any:
@@ -135,7 +136,7 @@ def _is_size(value: object) -> bool:
 
 def _require_bounded(config: dict[str, Any], where: object) -> None:
     """BadInputError where a network would be built of more modules than any is: that takes forever, also without
-    memory for weights."""
+    memory for weights. Or where it takes no steps."""
     waiting: list[tuple[str, Any]] = list(config.items())
     while waiting:
         key, value = waiting.pop()
@@ -143,6 +144,8 @@ def _require_bounded(config: dict[str, Any], where: object) -> None:
             waiting += [(str(name), inner) for name, inner in value.items()]
         elif isinstance(value, list):
             waiting += [(key, inner) for inner in value[: MOST_BUILT + 1]]
+        elif key == POSITIONS and type(value) in (int, float) and not value >= 1:
+            raise BadInputError(f"{where}: {key} is {value}; a network takes one step at least")
         elif type(value) in (int, float) and COUNTS.search(key) and abs(value) > MOST_BUILT:
             raise BadInputError(f"{where}: {shorten(key)} is {value}; at most {MOST_BUILT} can be built")
 

@@ -81,6 +81,11 @@ NORM = "model.norm.weight"
         ({"architectures": []}, r"architectures is missing"),
         ({"architectures": ["LlamaModel"]}, r"no place for lm_head.weight; the network is a LlamaModel"),
         ({"num_hidden_layers": "x"}, r"no configuration of llama: .*num_hidden_layers"),
+        (
+            {"max_position_embeddings": -1},
+            r"max_position_embeddings is -1; a network takes one step at least",
+        ),
+        ({"max_position_embeddings": 0}, r"max_position_embeddings is 0; a network takes one step at least"),
         ({"num_hidden_layers": 3}, r"the weights lack model.layers.2.\S+ and 8 more"),
         ({"intermediate_size": 50}, r"down_proj.weight has the shape \(32, 48\), and must have \(32, 50\)"),
         ({"model_type": "mine", "auto_map": {"AutoModel": "a.B"}}, r"names code .* never run unasked"),
