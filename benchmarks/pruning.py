@@ -19,7 +19,8 @@ import torch
 from compressm_cli.checkpoint import Checkpoint
 from compressm_cli.cli.pruning import opened
 from compressm_cli.core.errors import BadInputError
-from compressm_cli.data.interface import Dataset, Split
+from compressm_cli.data.interface import Dataset
+from compressm_cli.data.split import spread
 from compressm_cli.engine.evaluation import evaluate
 from compressm_cli.engine.precision import prepare
 from compressm_cli.engine.pruning import CALIBRATION_BATCHES, prune_checkpoint
@@ -62,16 +63,11 @@ def _scores(text: str) -> list[str]:
     return found
 
 
-def _spread(split: Split, most: int) -> Split:
-    """At most so many rows to judge by, from all over a split."""
-    count = min(len(split), most)
-    return split.rows(torch.arange(count) * len(split) // max(count, 1))
-
-
 def _print(
     chosen: str, checkpoint: Checkpoint, dataset: Dataset, wanted: bool, options: argparse.Namespace
 ) -> None:
-    recipe, judged = checkpoint.recipe, _spread(dataset.validation, options.rows)
+    recipe, validation = checkpoint.recipe, dataset.validation
+    judged = validation.rows(spread(len(validation), options.rows))
     objective = objective_of(recipe, dataset.spec)
 
     def loss_of(known: Checkpoint) -> float:

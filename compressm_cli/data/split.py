@@ -165,3 +165,9 @@ def _moved(values: Tensor, device: torch.device) -> Tensor:
 
 def _type_on(device: torch.device, dtype: torch.dtype) -> torch.dtype:
     return dtype if device.type == "cpu" else UNSIGNED.get(dtype, dtype)
+
+
+def spread(rows: int, most: int) -> Tensor:
+    """The numbers of at most so many rows, from all over them: their beginning may be of one kind. int64."""
+    count = min(rows, most)
+    return torch.arange(count) * rows // max(count, 1)

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from compressm_cli.core.errors import BadInputError, RunFailedError
 from compressm_cli.core.modes import in_evaluation_mode
+from compressm_cli.data.split import spread
 from compressm_cli.data.tokenizer import known_tokenizer, read_tokenizer
 from compressm_cli.exchange.folders import Folder, example_of, open_folder
 from compressm_cli.models.discovered import FoundAxes
@@ -99,16 +100,11 @@ def _workload(folder: Folder, text: Path) -> tuple[Workload, Tensor]:
     """What calibrates, and the rows that do not, from the last part of the text."""
     rows = _rows(folder, text)
     last = max(1, len(rows) // HELD_OUT)
-    held = _spread(rows[-last:], ROWS * HELD_BATCHES)
-    calibration = _spread(rows[:-last], ROWS * CALIBRATION_BATCHES)
+    held = rows[-last:]
+    held = held[spread(len(held), ROWS * HELD_BATCHES)]
+    calibration = rows[spread(len(rows) - last, ROWS * CALIBRATION_BATCHES)]
     batches = calibration.split(ROWS)
     return Workload(batches, _loss, lambda batch: batch[:, 1:].numel(), _scores, calibration[:1]), held
-
-
-def _spread(rows: Tensor, most: int) -> Tensor:
-    """At most so many rows, from all over a text: its beginning may be of one kind."""
-    count = min(len(rows), most)
-    return rows[torch.arange(count) * len(rows) // max(count, 1)]
 
 
 def _rows(folder: Folder, text: Path) -> Tensor:
