@@ -12,8 +12,7 @@ from compressm_cli.exchange.folders import open_folder
 from compressm_cli.exchange.foreign import inputs_of, recipe_of
 from compressm_cli.exchange.names import CONFIG
 from compressm_cli.models import External
-from compressm_cli.models.external import positions_of
-from compressm_cli.models.of_transformers import configured
+from compressm_cli.models.of_transformers import configured, positions_of
 
 LENGTH = 256
 """Steps of a sequence, where the network takes so many: those of random tokens by default."""

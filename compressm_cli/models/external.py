@@ -19,7 +19,7 @@ from compressm_cli.layers.state import State, check_lengths
 from compressm_cli.models.config import ModelConfig
 from compressm_cli.models.discovered import FoundAxes
 from compressm_cli.models.interface import Model
-from compressm_cli.models.of_transformers import configured, network_of, quiet, takes, task_of
+from compressm_cli.models.of_transformers import configured, network_of, positions_of, quiet, takes, task_of
 from compressm_cli.models.past import Past, Together
 
 CONFIG = "config.json"
@@ -315,12 +315,6 @@ def _by_row(said: list[tuple[Tensor, Tensor]]) -> Tensor:
     """Scores (batch, outputs) of the rows of a batch, of which each part has some, by their numbers."""
     rows, scores = (torch.cat(parts) for parts in zip(*said, strict=True))
     return scores[rows.argsort()]
-
-
-def positions_of(settings: Any) -> int | None:
-    """How many steps a network takes, as the configuration of its texts says it; None where it does not."""
-    found = getattr(settings, "max_position_embeddings", None)
-    return found if isinstance(found, int) else None
 
 
 def configuration(folder: Path) -> dict[str, Any]:

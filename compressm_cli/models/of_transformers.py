@@ -110,6 +110,12 @@ def transformers_config(config: dict[str, Any], where: object) -> Any:
         raise BadInputError(f"{where}: no configuration of {kind}: {said_by(error)}") from error
 
 
+def positions_of(settings: Any) -> int | None:
+    """How many steps a network takes, as the configuration of its texts says it; None where it does not."""
+    found = getattr(settings, POSITIONS, None)
+    return found if isinstance(found, int) else None
+
+
 def _kind(config: dict[str, Any], where: object) -> str:
     kind = config.get("model_type")
     if isinstance(kind, str):
